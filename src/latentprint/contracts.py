@@ -1,0 +1,59 @@
+"""The borders between the parts that know about networks and the parts that only count.
+
+Everything above this line of the library (networks, samplers, detectors) ends in one function type, the
+``Probe``: it is asked for trajectories by noise level and id, and answers with hits. The search for t' and the
+Monte Carlo count see nothing else, so they are tested with coins, sharded by id and resumed by missing ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ids = NDArray[np.int64]
+Times = NDArray[np.float64]
+Hits = NDArray[np.bool_]
+
+In = TypeVar("In")
+Out = TypeVar("Out")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a probe saw, one entry per id asked for, in the order asked.
+
+    Attributes:
+        hit: shape (n,). True where the sample lies in Omega_p (both detectors positive, paper Eq. 6).
+        evaluations: shape (n,). Network evaluations that each trajectory cost.
+        columns: further per-sample values of shape (n,), e.g. ``presence``, ``identity``, ``mse``, ``mae``.
+    """
+
+    hit: Hits
+    evaluations: NDArray[np.int64]
+    columns: Mapping[str, NDArray[Any]] = field(default_factory=dict[str, NDArray[Any]])
+
+    def __post_init__(self) -> None:
+        lengths = {"evaluations": len(self.evaluations)} | {k: len(v) for k, v in self.columns.items()}
+        wrong = {name: n for name, n in lengths.items() if n != len(self.hit)}
+        if wrong:
+            raise ValueError(f"an outcome needs one entry per id ({len(self.hit)}), got {wrong}")
+
+
+class Probe(Protocol):
+    """Trajectories started at noise levels ``t`` with ids ``ids`` -> what came out.
+
+    ``t`` and ``ids`` have shape (n,). The outcome for an id depends on (t, id) alone: never on its batch-mates,
+    on their order, or on how often the probe was called before.
+    """
+
+    def __call__(self, t: Times, ids: Ids) -> Outcome: ...
+
+
+class Map(Protocol):
+    """Anything that maps a function over units of work: the built-in ``map``, a process pool, a Ray pool."""
+
+    def __call__(self, function: Callable[[In], Out], units: Iterable[In], /) -> Iterator[Out]: ...
