@@ -130,8 +130,8 @@ def log_mixture(k: int, n: int, p: float, prior: tuple[float, float] = (0.5, 0.5
     """log M_n(p), the beta-binomial mixture martingale of the hypothesis q = p.
 
     ``M_n(p) = B(a + k, b + n - k) / (B(a, b) p^k (1 - p)^(n - k))``: the likelihood ratio of a rate drawn
-    from Beta(a, b) against p. Under q = p it is a nonnegative martingale from 1, so by Ville's inequality it ever
-    reaches 1/c with probability <= c (Robbins 1970, section 3; Howard et al. 2021, proposition 7).
+    from Beta(a, b) against p. Under q = p it is a nonnegative martingale from 1, so by Ville's inequality
+    it ever reaches 1/c with probability <= c (Robbins 1970, section 3; Howard et al. 2021, proposition 7).
     """
     a, b = prior
     evidence = float(_special.betaln(a + k, b + n - k) - _special.betaln(a, b))

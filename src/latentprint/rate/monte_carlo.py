@@ -1,0 +1,218 @@
+"""q by counting: n independent samples, k of them in Omega_p, ``q ~ k / n`` (paper, §5.3, Tables 1 and 2).
+
+With n fixed beforehand the interval is Clopper and Pearson's. Where sampling may stop on sight of the counts,
+that interval is void; ``monte_carlo_until`` uses the anytime-valid sequence of the beta-binomial mixture
+martingale instead (Robbins 1970; Howard et al. 2021, arXiv 1810.08240), so it may stop as soon as the question
+is answered. Beside every count stands ``missable``: the rate that this many samples could have missed.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from latentprint.contracts import Probe
+from latentprint.rate.result import Rate
+from latentprint.stats import (
+    Trials,
+    binomial_test_less,
+    confidence_sequence,
+    missable,
+    samples_to_exclude,
+)
+
+Answered = Callable[[float, float], bool]
+"""Whether an interval (low, high) of q answers the question."""
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What was counted so far.
+
+    Attributes:
+        trials: samples in Omega_p.
+        columns: sums of the outcome's yes/no columns, e.g. ``presence`` and ``identity``.
+        network_evaluations: cost so far.
+    """
+
+    trials: Trials
+    columns: Mapping[str, int]
+    network_evaluations: int
+
+
+def tally(probe: Probe, start: float, samples: int, *, batch: int = 512, first: int = 0) -> Iterator[Tally]:
+    """The running tally of ids ``first .. first + samples - 1``, from noise level ``start``, by batches.
+
+    Raises:
+        ValueError: samples or batch is not positive.
+    """
+    if samples < 1 or batch < 1:
+        raise ValueError(f"samples and batch must be at least 1, got {samples} and {batch}")
+    trials, columns, cost = Trials(0, 0), dict[str, int](), 0
+    for begin in range(first, first + samples, batch):
+        ids = np.arange(begin, min(begin + batch, first + samples), dtype=np.int64)
+        outcome = probe(np.full(len(ids), start, dtype=np.float64), ids)
+        trials += Trials(int(np.count_nonzero(outcome.hit)), len(ids))
+        cost += int(outcome.evaluations.sum())
+        for name, values in outcome.columns.items():
+            if values.dtype == np.bool_:
+                columns[name] = columns.get(name, 0) + int(np.count_nonzero(values))
+        yield Tally(trials, dict(columns), cost)
+
+
+def monte_carlo(
+    probe: Probe,
+    start: float,
+    samples: int,
+    *,
+    sampler: Mapping[str, Any],
+    level: float = 0.95,
+    expected: float | None = None,
+    batch: int = 512,
+    first: int = 0,
+    progress: Callable[[Tally], None] | None = None,
+) -> Rate:
+    """q from ``samples`` samples, a number fixed beforehand.
+
+    Args:
+        probe: trajectories by noise level and id; ``start`` is the schedule's own start T.
+        expected: q under the paper's H0, copies / N; adds its p-value and says when n is too small for it.
+        first: the first id, so that a run can be continued with fresh ids and the counts added.
+
+    Raises:
+        ValueError: samples or batch is not positive, or expected is no probability.
+    """
+    last: Tally | None = None
+    for last in tally(probe, start, samples, batch=batch, first=first):
+        if progress is not None:
+            progress(last)
+    assert last is not None  # tally refuses zero samples
+    return rate_of(last, sampler=sampler, level=level, expected=expected)
+
+
+def rate_of(
+    counted: Tally, *, sampler: Mapping[str, Any], level: float = 0.95, expected: float | None = None
+) -> Rate:
+    """The result of a finished count with n fixed beforehand, also of one that was counted elsewhere."""
+    trials = counted.trials
+    if trials.n == 0:
+        raise ValueError("a Monte Carlo rate needs at least one sample, got none")
+    low, high = trials.interval(level)
+    return _result(counted, low, high, _sentence(trials, level, expected), level, sampler, expected)
+
+
+def decided(threshold: float) -> Answered:
+    """Is q below or above ``threshold``? Answered once the interval lies on one side of it."""
+    if not 0 < threshold < 1:
+        raise ValueError(f"a policy's threshold lies strictly between 0 and 1, got {threshold}")
+    return lambda low, high: high < threshold or low > threshold
+
+
+def precise(relative: float) -> Answered:
+    """How large is q? Answered once the interval's ends differ by at most the factor ``1 + relative``."""
+    if relative <= 0:
+        raise ValueError(f"a relative width must be positive, got {relative}")
+    return lambda low, high: low > 0 and high <= (1 + relative) * low
+
+
+def monte_carlo_until(
+    probe: Probe,
+    start: float,
+    answered: Answered,
+    *,
+    most: int,
+    sampler: Mapping[str, Any],
+    level: float = 0.95,
+    near: float = 0.5,
+    expected: float | None = None,
+    batch: int = 512,
+    first: int = 0,
+    progress: Callable[[Tally], None] | None = None,
+) -> Rate:
+    """Sample until the question is answered, at most ``most`` samples; the interval is valid at any stopping.
+
+    Args:
+        answered: ``decided(threshold)``, ``precise(relative)`` or any predicate on (low, high).
+        near: where q is asked about, e.g. the threshold; centres the mixture there (prior Beta(1/2, b) of
+            that mean). It changes how soon the question is answered, never whether the interval covers.
+
+    Raises:
+        ValueError: most or batch is not positive, or near is outside (0, 1).
+    """
+    if not 0 < near < 1:
+        raise ValueError(f"near must lie strictly between 0 and 1, got {near}")
+    prior = (0.5, 0.5 * (1 - near) / near)
+    last, low, high, done = Tally(Trials(0, 0), {}, 0), 0.0, 1.0, False
+    for last in tally(probe, start, most, batch=batch, first=first):
+        now_low, now_high = confidence_sequence(last.trials.k, last.trials.n, level, prior)
+        # q lies in all of the intervals at once, hence in their intersection; where that is empty
+        # (probability below 1 - level) the latest interval stands
+        low, high = max(low, now_low), min(high, now_high)
+        if low > high:
+            low, high = now_low, now_high
+        done = answered(low, high)
+        if progress is not None:
+            progress(last)
+        if done:
+            break
+    n = last.trials.n
+    said = f"the question was answered after {n} samples" if done else _undecided(n, high, near)
+    return _result(last, low, high, f"anytime-valid; {said}", level, sampler, expected, {"stopped": done})
+
+
+def _undecided(n: int, high: float, near: float) -> str:
+    enough = samples_to_exclude(near) if high > near else n
+    more = f"; at least {enough} would be needed even with no hit at all" if enough > n else ""
+    return f"the question is still open after all {n} samples allowed{more}"
+
+
+def _sentence(trials: Trials, level: float, expected: float | None) -> str:
+    said = f"{trials.k} of {trials.n} samples lie in the private region"
+    if trials.k == 0:
+        said += f"; a rate of up to {missable(0, trials.n, level):.3g} could have been missed"
+    if expected is not None and 0 < expected < 1:
+        enough = samples_to_exclude(expected, level)
+        if trials.n < enough:
+            said += (
+                f"; {trials.n} samples are too few to tell {expected:.3g} from zero, {enough} would be enough"
+            )
+    return said
+
+
+def _result(
+    counted: Tally,
+    low: float,
+    high: float,
+    diagnostic: str,
+    level: float,
+    sampler: Mapping[str, Any],
+    expected: float | None,
+    more: Mapping[str, Any] | None = None,
+) -> Rate:
+    k, n = counted.trials.k, counted.trials.n
+    details: dict[str, Any] = {"samples": n, "hits": k, "missable": missable(k, n, level)}
+    details |= {f"{name}_hits": count for name, count in counted.columns.items()} | dict(more or {})
+    if expected is not None:
+        details |= {"expected": expected, "p_value": binomial_test_less(k, n, expected)}
+    return Rate(
+        method="monte_carlo",
+        rate=min(max(k / n, low), high),
+        low=low,
+        high=high,
+        level=level,
+        reliable=True,
+        diagnostic=diagnostic,
+        network_evaluations=counted.network_evaluations,
+        sampler=sampler,
+        trials=counted.trials,
+        details=details,
+    )
+
+
+def brute_force_samples(q: float, relative: float = 0.2) -> float:
+    """Samples that plain counting needs for a relative standard error: ``(1 - q) / (q relative^2)``."""
+    if not 0 < q < 1 or not relative > 0 or math.isinf(relative):
+        raise ValueError(f"need 0 < q < 1 and a positive relative error, got {q} and {relative}")
+    return (1 - q) / (q * relative**2)

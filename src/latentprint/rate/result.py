@@ -1,0 +1,98 @@
+"""What every estimator of q answers with: a rate, an interval, its cost, and whether it may be relied on.
+
+q(p) is the probability that **a sampler** lands in Omega_p (paper, Eq. 6). It belongs to a sampler with its
+step count, so every result names the sampler. Where a diagnostic fails, no number is offered: ``rate``,
+``low`` and ``high`` are None and ``diagnostic`` says why.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from latentprint.stats import Trials
+
+
+@dataclass(frozen=True)
+class Rate:
+    """One estimate of q.
+
+    Attributes:
+        method: "monte_carlo", "splitting" or "bridge".
+        rate, low, high: estimate and interval at ``level``; None where not reliable.
+        reliable: whether all of the method's diagnostics passed.
+        diagnostic: one sentence; "not reliable because ..." where it is not.
+        network_evaluations: what the whole estimate cost, pilots included, per image row evaluated.
+        sampler: the description of the sampler whose q this is.
+        trials: counts, where the method counts.
+        details: further numbers of the method, for reports; never a substitute for ``rate``.
+
+    Raises:
+        ValueError: a reliable rate without numbers, or numbers that are out of order or not finite.
+    """
+
+    method: str
+    rate: float | None
+    low: float | None
+    high: float | None
+    level: float
+    reliable: bool
+    diagnostic: str
+    network_evaluations: int
+    sampler: Mapping[str, Any]
+    trials: Trials | None = None
+    details: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    def __post_init__(self) -> None:
+        if not self.reliable:
+            if (self.rate, self.low, self.high) != (None, None, None):
+                raise ValueError(f"an unreliable {self.method} estimate must not offer a number as q")
+            return
+        if self.rate is None or self.low is None or self.high is None:
+            raise ValueError(f"a reliable {self.method} estimate needs a rate and both ends of its interval")
+        if not (math.isfinite(self.rate) and 0 <= self.low <= self.rate <= self.high <= 1):
+            raise ValueError(
+                f"a rate lies in its interval in [0, 1], got {self.low}, {self.rate}, {self.high}"
+            )
+
+    def holds(self, truth: float) -> bool:
+        """Whether the interval holds ``truth``; False where no interval is offered."""
+        return self.low is not None and self.high is not None and self.low <= truth <= self.high
+
+    def to_dict(self) -> dict[str, Any]:
+        """The entry in ``results.json``, schema latentprint/1: plain numbers and strings only."""
+        entry: dict[str, Any] = {
+            "sampler": dict(self.sampler),
+            "rate": self.rate,
+            "low": self.low,
+            "high": self.high,
+            "level": self.level,
+            "reliable": self.reliable,
+            "diagnostic": self.diagnostic,
+            "network_evaluations": self.network_evaluations,
+        }
+        return dict(self.details) | entry
+
+
+def unreliable(
+    method: str,
+    because: str,
+    *,
+    level: float,
+    network_evaluations: int,
+    sampler: Mapping[str, Any],
+    details: Mapping[str, Any] | None = None,
+) -> Rate:
+    """The answer where a diagnostic failed: a sentence and the cost, no number."""
+    return Rate(
+        method=method,
+        rate=None,
+        low=None,
+        high=None,
+        level=level,
+        reliable=False,
+        diagnostic=f"not reliable because {because}",
+        network_evaluations=network_evaluations,
+        sampler=sampler,
+        details=details or {},
+    )
