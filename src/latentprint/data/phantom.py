@@ -1,0 +1,142 @@
+"""Drawn images that look like axial slices through a chest: any number of them, each different, none of a
+person.
+
+Image i is a pure function of (seed, i). With coordinates (x, y) in [-1, 1]^2 it is painted from the back to
+the front in ellipses with soft edges,
+
+    v <- v + m (g - v),   m = smoothstep of (1 - r) over the edge's width,   r^2 = (u / a)^2 + (w / b)^2,
+
+where (u, w) is (x, y) about the ellipse's centre, turned by its angle: body, rim of fat, two lungs, heart,
+vessel, spine, organs below the lungs, a ring of ribs. Smooth and fine texture is added and the result is
+stored in 8 bits, so that these images pass through the same rule as real ones.
+
+Source: ours; the idea of an ellipse phantom is that of Shepp and Logan 1974.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latentprint import keys
+
+SIDE = 28
+HELDOUT = 512
+"""Phantoms that are held out, whatever the number trained on."""
+
+_RIBS = 12
+_EDGE = 0.12  # width of the soft edge, in units of r
+
+
+@dataclass(frozen=True)
+class _Ellipse:
+    x: float
+    y: float
+    a: float
+    b: float
+    angle: float
+    grey: float  # 0 black, 1 white
+
+
+def phantoms(count: int, side: int, seed: int, purpose: str) -> NDArray[np.uint8]:
+    """Images 0 .. count - 1 of one purpose ("train" or "heldout"): (count, side, side) uint8."""
+    images = np.empty((count, side, side), dtype=np.uint8)
+    for i in range(count):
+        images[i] = phantom(side, keys.generator(seed, f"phantom {purpose}", i))
+    return images
+
+
+def phantom(side: int, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """One image (side, side)."""
+    centres: NDArray[np.float64] = np.arange(1.0, 2.0 * side, 2.0) / side - 1.0
+    y, x = centres[:, None], centres[None]
+    image = np.full((side, side), 0.02)
+    for ellipse in _anatomy(rng):
+        mask = _cover(ellipse, x, y)
+        image += mask * (ellipse.grey - image)
+    image += 0.05 * image * _smooth(rng.standard_normal((5, 5)), side)
+    image += 0.015 * rng.standard_normal((side, side))
+    return np.rint(255.0 * np.clip(image, 0.0, 1.0)).astype(np.uint8)
+
+
+def _anatomy(rng: np.random.Generator) -> list[_Ellipse]:
+    def draw(low: float, high: float) -> float:
+        return float(rng.uniform(low, high))
+
+    x, y, tilt = draw(-0.06, 0.06), draw(-0.06, 0.06), draw(-0.12, 0.12)
+    width, height, tissue = draw(0.74, 0.94), draw(0.56, 0.8), draw(0.4, 0.6)
+    parts = [
+        _Ellipse(x, y, width, height, tilt, draw(0.2, 0.34)),  # fat
+        _Ellipse(x, y, width - draw(0.05, 0.12), height - draw(0.05, 0.12), tilt, tissue),
+    ]
+    vessel = draw(0.05, 0.08)
+    air, lung_x = draw(0.05, 0.18), draw(0.36, 0.44) * width
+    for side in (-1, 1):
+        parts.append(
+            _Ellipse(
+                x + side * lung_x,
+                y + draw(-0.1, 0.04),
+                draw(0.26, 0.36) * width,
+                draw(0.5, 0.68) * height,
+                side * draw(0.0, 0.3) + tilt,
+                air,
+            )
+        )
+    parts.append(
+        _Ellipse(
+            x + draw(-0.02, 0.2),
+            y + draw(-0.18, 0.08),
+            draw(0.16, 0.28),
+            draw(0.14, 0.26),
+            draw(0, 3),
+            tissue + draw(0.08, 0.2),
+        )
+    )
+    parts.append(_Ellipse(x + draw(-0.14, 0.0), y + draw(0.12, 0.22), vessel, vessel, 0.0, tissue + 0.25))
+    parts += [
+        _Ellipse(
+            x + draw(-0.5, 0.5) * width,
+            y + draw(0.3, 0.7) * height,
+            draw(0.08, 0.2),
+            draw(0.06, 0.16),
+            draw(0, 3),
+            tissue + draw(-0.18, 0.24),
+        )
+        for _ in range(3)
+    ]
+    turn = draw(0.0, 2 * math.pi / _RIBS)
+    for rib in range(_RIBS):
+        at = turn + rib * 2 * math.pi / _RIBS
+        parts.append(
+            _Ellipse(
+                x + 0.83 * width * math.cos(at),
+                y + 0.83 * height * math.sin(at),
+                draw(0.07, 0.12),
+                draw(0.035, 0.05),
+                at + math.pi / 2,
+                draw(0.75, 0.9),
+            )
+        )
+    parts.append(
+        _Ellipse(x, y + 0.62 * height, draw(0.09, 0.14), draw(0.09, 0.14), 0.0, draw(0.8, 0.95))
+    )  # spine
+    return parts
+
+
+def _cover(ellipse: _Ellipse, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How much of each pixel the ellipse covers, 0 to 1."""
+    cos, sin = math.cos(ellipse.angle), math.sin(ellipse.angle)
+    dx, dy = x - ellipse.x, y - ellipse.y
+    r = np.sqrt(((cos * dx + sin * dy) / ellipse.a) ** 2 + ((cos * dy - sin * dx) / ellipse.b) ** 2)
+    s = np.clip((1.0 - r) / _EDGE + 0.5, 0.0, 1.0)
+    return s * s * (3.0 - 2.0 * s)
+
+
+def _smooth(grid: NDArray[np.float64], side: int) -> NDArray[np.float64]:
+    """A coarse square grid -> (side, side), bilinearly."""
+    at = np.linspace(0.0, len(grid) - 1.0, side)
+    weights = np.clip(1.0 - np.abs(at[:, None] - np.arange(len(grid))), 0.0, None)
+    return weights @ grid @ weights.T
