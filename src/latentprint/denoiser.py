@@ -6,9 +6,9 @@ Everything else a network may predict is a change of variables. With x_t = alpha
     score   = (alpha D - x) / sigma^2            Tweedie's formula; the paper's s(x, t)
     v       = (alpha epsilon - sigma D) / n,  n = sqrt(alpha^2 + sigma^2)     Salimans and Ho 2022, for n = 1
 
-n is 1 for VP, where v is that of Salimans and Ho; dividing by it keeps (x / n, v) a rotation of (D, epsilon) for every
-schedule. The division by sigma (near t = 0) or by alpha (near t = T) multiplies rounding by 1/sigma or 1/alpha: the
-coefficients are float64, the images keep their own type.
+n is 1 for VP, where v is that of Salimans and Ho; dividing by it keeps (x / n, v) a rotation of (D, epsilon)
+in every schedule. The division by sigma (near t = 0) or by alpha (near t = T) multiplies rounding by 1/sigma
+or 1/alpha: the coefficients are float64, the images keep their own type.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ TIME_SCALE = 1000.0
 
 
 class Denoiser(Protocol):
-    """(x, t) -> E[x_0 | x_t = x]: x of shape (B, ...), t in float64 of shape () or (B,), answer shaped as x."""
+    """(x, t) -> E[x_0 | x_t = x]: x of shape (B, ...), t in float64 of shape () or (B,), answer as x."""
 
     @property
     def schedule(self) -> Schedule: ...
@@ -74,7 +74,7 @@ def checked(denoiser: Denoiser, x: Tensor, t: Tensor) -> Tensor:
     if not bool(out.detach().sum().isfinite()) and not bool(out.detach().isfinite().all()):
         low, high = float(t.min()), float(t.max())
         raise ValueError(
-            f"the denoiser returned NaN or infinity for times in [{low:g}, {high:g}]; it must be finite"
+            f"the denoiser must be finite; it returned NaN or infinity for t in [{low:g}, {high:g}]"
         )
     return out
 
@@ -153,18 +153,18 @@ def score(denoiser: Denoiser, x: Tensor, t: Tensor) -> Tensor:
 class NetworkDenoiser:
     """A network as a denoiser.
 
-    ``network(input, time)`` gives a tensor shaped as input, or an object that holds one as ``.sample`` (diffusers'
-    UNet2DModel). What it is given and what it predicts is the parametrisation:
+    ``network(input, time)`` gives a tensor shaped as input, or an object that holds one as ``.sample`` (as
+    diffusers' UNet2DModel does). What it is given and what it predicts is the parametrisation:
 
         parametrisation   input              time            output F
         "epsilon"         x                  1000 t / T      epsilon
         "v"               x                  1000 t / T      v
         "sample"          x                  1000 t / T      D itself
-        "edm"             c_in x / alpha     log(r) / 4      D = c_skip x / alpha + c_out F,   r = sigma / alpha
+        "edm"             c_in x / alpha     log(r) / 4      D = c_skip x / alpha + c_out F,  r = sigma/alpha
 
     with Karras et al. 2022, table 1, column EDM: c_skip = d^2 / (r^2 + d^2), c_out = r d / sqrt(r^2 + d^2),
-    c_in = 1 / sqrt(r^2 + d^2), where d = ``sigma_data`` is the standard deviation of the data. Time reaches the network
-    as a tensor (B,) of x's type. ``label``, when given, reaches it as ``class_labels``, a tensor (B,) of int64.
+    c_in = 1 / sqrt(r^2 + d^2), where d = ``sigma_data`` is the standard deviation of the data. Time reaches the
+    network as a tensor (B,) of x's type; ``label``, where given, as ``class_labels``, int64 (B,).
 
     Raises:
         ValueError: unknown parametrisation, or sigma_data is not positive.
@@ -213,9 +213,7 @@ class NetworkDenoiser:
         if self.parametrisation == "edm":
             ratio = self.schedule.ratio(t)
             if not bool((ratio > 0).all()):
-                raise ValueError(
-                    'log(r) / 4, the time of an "edm" network, is not defined at t = 0: t must lie above 0'
-                )
+                raise ValueError('the time of an "edm" network, log(r) / 4, needs t above 0')
             return ratio.log() / 4
         return torch.as_tensor(t, dtype=torch.float64) * (TIME_SCALE / self.schedule.start)
 
@@ -226,7 +224,7 @@ class NetworkDenoiser:
         return (self.sigma_data / root) ** 2, ratio * (self.sigma_data / root), 1 / root
 
     def weight(self, t: Tensor) -> Tensor:
-        """w(t) with which w |D - x_0|^2 is the plain squared error of the network's own output, float64, as t.
+        """w(t) that makes w |D - x_0|^2 the plain squared error of the network's own output; float64.
 
         1/r^2 for epsilon, n^2/sigma^2 for v, 1 for sample and 1/c_out^2 for edm (Karras et al. 2022, Eq. 8).
         """

@@ -7,12 +7,12 @@ with alpha' = f alpha and, for every schedule, the one identity  g^2 = (sigma^2)
 
     schedule   alpha        sigma                      source
     VP         exp(-B/2)    sqrt(1 - exp(-B))          Song et al. 2021, Eq. 11 and 29
-    SubVP      exp(-B/2)    1 - exp(-B)                Song et al. 2021, Eq. 12 and 29 (a deviation, not a variance)
+    SubVP      exp(-B/2)    1 - exp(-B)                Song et al. 2021, Eq. 12 and 29 (a deviation)
     VE         1            sigma_min (sigma_max/sigma_min)^t    Song et al. 2021, Eq. 9 and appendix C
     EDM        1            t                          Karras et al. 2022, table 1
 
-where B(t) = beta_min t + (beta_max - beta_min) t^2 / 2 is the integral of beta. Everything is evaluated in float64
-with expm1, log1p and asinh, so that nothing is lost by cancellation near t = 0 or near t = T.
+where B(t) = beta_min t + (beta_max - beta_min) t^2 / 2 is the integral of beta. Everything is evaluated in
+float64 with expm1, log1p and asinh, so that nothing is lost by cancellation near t = 0 or near t = T.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class Schedule(Protocol):
 
 
 def expand(value: Tensor, x: Tensor) -> Tensor:
-    """A number per batch or per row, made to multiply x: shape () or (B,) -> () or (B, 1, ..., 1), as x is stored.
+    """A number per batch or per row, made to multiply x: (B,) -> (B, 1, ..., 1), in x's type.
 
     Raises:
         ValueError: value has a shape other than () or (len(x),).
@@ -92,7 +92,7 @@ def expand(value: Tensor, x: Tensor) -> Tensor:
         return value.to(device=x.device, dtype=x.dtype)
     if value.shape != x.shape[:1]:
         raise ValueError(
-            f"a batch of shape {tuple(x.shape)} needs a time per row, got shape {tuple(value.shape)}"
+            f"a batch of shape {tuple(x.shape)} needs one time per row, got {tuple(value.shape)}"
         )
     return value.to(device=x.device, dtype=x.dtype).reshape(-1, *(1,) * (x.ndim - 1))
 
@@ -112,9 +112,7 @@ def schedule_from(config: Mapping[str, Any]) -> Schedule:
     known = {f.name for f in fields(kind)}
     unknown = sorted(set(config) - known - {"name"})
     if unknown:
-        raise ValueError(
-            f"schedule {name!r} has {', '.join(sorted(known))}; it does not know {', '.join(unknown)}"
-        )
+        raise ValueError(f"schedule {name!r} knows {', '.join(sorted(known))}; got {', '.join(unknown)}")
     values = {key: float(value) for key, value in config.items() if key != "name"}
     return kind(**values)
 
@@ -133,7 +131,7 @@ def _ratio_inside(ratio: Tensor | float, low: float, high: float) -> Tensor:
     slack = 1 + _ROUNDING
     if not bool(((ratio >= low / slack) & (ratio <= high * slack)).all()):
         raise ValueError(
-            f"sigma/alpha must lie in [{low:g}, {high:g}], got {ratio.min().item():g} to {ratio.max().item():g}"
+            f"sigma/alpha must lie in [{low:g}, {high:g}], got {ratio.min():g} to {ratio.max():g}"
         )
     return ratio.clamp(low, high)
 
@@ -257,7 +255,7 @@ class _Exploding:
 
 @dataclass(frozen=True)
 class VE(_Exploding):
-    """Variance exploding, geometric in t from sigma_min to sigma_max, T = 1 (Song et al. 2021, Eq. 9, appendix C).
+    """Variance exploding, geometric in t, T = 1 (Song et al. 2021, Eq. 9, appendix C).
 
     sigma(0) = sigma_min, not 0: the smallest noise of this schedule is not the clean image.
     """
@@ -305,7 +303,7 @@ class VE(_Exploding):
 
 @dataclass(frozen=True)
 class EDM(_Exploding):
-    """Time is the noise: sigma = t, from sigma_max down to sigma_min (Karras et al. 2022, table 1, column EDM)."""
+    """Time is the noise: sigma = t, T = sigma_max (Karras et al. 2022, table 1, column EDM)."""
 
     sigma_min: float = 0.002
     sigma_max: float = 80.0

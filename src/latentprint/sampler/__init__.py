@@ -1,0 +1,42 @@
+"""The reverse process: one loop, the steps it can take, and the grids it takes them on."""
+
+from latentprint.sampler.adaptive import RungeKutta
+from latentprint.sampler.grid import Spacing, first_column, own_times, times
+from latentprint.sampler.loop import Finished, NoiseOfStep, denoised, reverse, trajectories
+from latentprint.sampler.state import Noise, State, Step
+from latentprint.sampler.steps import (
+    DDIM,
+    Ancestral,
+    DPMSolverPP2M,
+    EulerMaruyama,
+    Heun,
+    PredictorCorrector,
+    ReverseDiffusion,
+)
+from latentprint.sampler.whole import PAPER, Sampler, sampler_from
+
+__all__ = [
+    "DDIM",
+    "PAPER",
+    "Ancestral",
+    "DPMSolverPP2M",
+    "EulerMaruyama",
+    "Finished",
+    "Heun",
+    "Noise",
+    "NoiseOfStep",
+    "PredictorCorrector",
+    "ReverseDiffusion",
+    "RungeKutta",
+    "Sampler",
+    "Spacing",
+    "State",
+    "Step",
+    "denoised",
+    "first_column",
+    "own_times",
+    "reverse",
+    "sampler_from",
+    "times",
+    "trajectories",
+]

@@ -1,0 +1,245 @@
+"""The steps from t to s < t, each from its formula, for every schedule.
+
+Notation: x_t = alpha x_0 + sigma e, D = E[x_0 | x_t], r = sigma / alpha, and between two times the forward process
+is x_t = a x_s + sqrt(v) e with a = alpha_t / alpha_s and v = sigma_t^2 - a^2 sigma_s^2 (for VP, a^2 = 1 - beta of
+DDPM). In u = x / alpha the probability-flow ODE (paper Eq. 5) reads du/dr = (u - D) / r for every schedule.
+
+All coefficients are computed in float64, one per row, and rounded to the type of x once.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from latentprint.denoiser import Denoiser, checked, score
+from latentprint.sampler.state import Noise, State, target
+from latentprint.schedule import Schedule, expand
+
+
+def _sum(*terms: tuple[Tensor, Tensor]) -> Tensor:
+    """Sum of a coefficient (B,) times an array (B, ...)."""
+    (coefficient, array), *rest = terms
+    total = expand(coefficient, array) * array
+    for coefficient, array in rest:
+        total = torch.addcmul(total, expand(coefficient, array), array)
+    return total
+
+
+def _transition(schedule: Schedule, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+    """(a, v) of the forward process from s to t; v = alpha_t^2 (r_t^2 - r_s^2), factored against cancellation."""
+    r_t, r_s = schedule.ratio(t), schedule.ratio(s)
+    a = (schedule.log_alpha(t) - schedule.log_alpha(s)).exp()
+    return a, schedule.alpha(t) ** 2 * (r_t - r_s) * (r_t + r_s)
+
+
+@dataclass(frozen=True)
+class EulerMaruyama:
+    """x_s = x - (f x - g^2 score) dt + g sqrt(dt) z: the reverse SDE, paper Eq. 3; the paper's sampler.
+
+    Source: Song et al. 2021, Eq. 6. Weak order 1 (strong order 1 too: the noise is additive).
+    """
+
+    name = "euler-maruyama"
+    evaluations = 1
+    draws = 1
+
+    def __call__(self, denoiser: Denoiser, state: State, s: Tensor, noise: Noise, /) -> State:
+        s, t, x, sch = target(state, s), state.t, state.x, denoiser.schedule
+        f, g2, dt = sch.drift(t), sch.diffusion2(t), t - s
+        # score = (alpha D - x) / sigma^2 is put in, so that x and D each get one coefficient
+        pull = g2 * dt / sch.sigma(t) ** 2
+        denoised = checked(denoiser, x, t)
+        x = _sum((1 - f * dt - pull, x), (pull * sch.alpha(t), denoised), ((g2 * dt).sqrt(), noise(0)))
+        return State(x, s, state.evaluations + 1)
+
+    def config(self) -> dict[str, Any]:
+        return {}
+
+
+@dataclass(frozen=True)
+class ReverseDiffusion:
+    """x_s = (2 - a) x + v score + sqrt(v) z: the forward step, reversed in its own discretisation.
+
+    Source: Song et al. 2021, Eq. 46 and the predictors of algorithms 2 (VE, a = 1) and 3 (VP, a = sqrt(1 -
+    beta)). For sub-VP the same a and v are those of its exact forward kernel.
+    """
+
+    name = "reverse-diffusion"
+    evaluations = 1
+    draws = 1
+
+    def __call__(self, denoiser: Denoiser, state: State, s: Tensor, noise: Noise, /) -> State:
+        s, t, x, sch = target(state, s), state.t, state.x, denoiser.schedule
+        a, v = _transition(sch, t, s)
+        pull = v / sch.sigma(t) ** 2
+        denoised = checked(denoiser, x, t)
+        x = _sum((2 - a - pull, x), (pull * sch.alpha(t), denoised), (v.sqrt(), noise(0)))
+        return State(x, s, state.evaluations + 1)
+
+    def config(self) -> dict[str, Any]:
+        return {}
+
+
+@dataclass(frozen=True)
+class PredictorCorrector:
+    """The reverse-diffusion predictor to s, then Langevin corrections at s.
+
+    correction:  e = 2 a_s (snr |z| / |score|)^2,    x = x + e score(x, s) + sqrt(2 e) z
+
+    Source: Song et al. 2021, algorithms 2 and 4 (VE, a_s = 1), 3 and 5 (VP, a_s = 1 - beta); the score of a
+    correction is taken at s, where x now stands. a_s = exp(2 f(s) (t - s)) is 1 - beta to first order, also
+    for sub-VP. Norms are per row: the batch means of the authors' code would let rows influence one another.
+
+    Raises:
+        ValueError: snr is not positive, or corrections < 1.
+    """
+
+    snr: float = 0.16
+    corrections: int = 1
+
+    name = "predictor-corrector"
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.snr) and self.snr > 0) or self.corrections < 1:
+            raise ValueError(
+                f"a corrector needs a positive snr and at least 1 correction, got {self.snr} and {self.corrections}"
+            )
+
+    @property
+    def evaluations(self) -> int:
+        return 1 + self.corrections
+
+    @property
+    def draws(self) -> int:
+        return 1 + self.corrections
+
+    def __call__(self, denoiser: Denoiser, state: State, s: Tensor, noise: Noise, /) -> State:
+        s = target(state, s)
+        x = ReverseDiffusion()(denoiser, state, s, noise).x
+        shrink = (2 * denoiser.schedule.drift(s) * (state.t - s)).exp()
+        for draw in range(1, 1 + self.corrections):
+            x = self.correct(denoiser, x, s, shrink, noise(draw))
+        return State(x, s, state.evaluations + self.evaluations)
+
+    def correct(self, denoiser: Denoiser, x: Tensor, s: Tensor, shrink: Tensor, z: Tensor) -> Tensor:
+        """One Langevin correction at s, (B,), with a_s = shrink, (B,)."""
+        gradient = score(denoiser, x, s)
+        ratio = (z.flatten(1).norm(dim=1) / gradient.flatten(1).norm(dim=1)).to("cpu", torch.float64)
+        size = 2 * shrink * (self.snr * ratio) ** 2
+        return _sum((torch.ones_like(size), x), (size, gradient), ((2 * size).sqrt(), z))
+
+    def config(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Ancestral:
+    """x_s ~ N(a sigma_s^2 x + alpha_s v D, sigma_s^2 v sigma_t^2) / sigma_t^2: the posterior of x_s given x_t and x_0 = D.
+
+    Source: Ho et al. 2020, Eq. 6 and 7, with the lower variance beta-tilde.
+    """
+
+    name = "ancestral"
+    evaluations = 1
+    draws = 1
+
+    def __call__(self, denoiser: Denoiser, state: State, s: Tensor, noise: Noise, /) -> State:
+        s, t, x, sch = target(state, s), state.t, state.x, denoiser.schedule
+        a, v = _transition(sch, t, s)
+        shrink = (sch.sigma(s) / sch.sigma(t)) ** 2
+        gain = v / sch.sigma(t) ** 2
+        denoised = checked(denoiser, x, t)
+        spread = (gain.sqrt() * sch.sigma(s), noise(0))
+        x = _sum((a * shrink, x), (sch.alpha(s) * gain, denoised), spread)
+        return State(x, s, state.evaluations + 1)
+
+    def config(self) -> dict[str, Any]:
+        return {}
+
+
+def _ddim(schedule: Schedule, x: Tensor, denoised: Tensor, t: Tensor, s: Tensor) -> Tensor:
+    """alpha_s D + sigma_s epsilon, i.e. u_s = D + (r_s / r_t) (u_t - D): exact where D does not change."""
+    keep = schedule.sigma(s) / schedule.sigma(t)
+    return _sum((keep, x), (schedule.alpha(s) - keep * schedule.alpha(t), denoised))
+
+
+@dataclass(frozen=True)
+class DDIM:
+    """x_s = alpha_s D + sigma_s epsilon: Euler's step of the probability-flow ODE in r. Order 1, no noise.
+
+    Source: Song, Meng, Ermon 2021, Eq. 12 with eta = 0; Karras et al. 2022, Eq. 4.
+    """
+
+    name = "ddim"
+    evaluations = 1
+    draws = 0
+
+    def __call__(self, denoiser: Denoiser, state: State, s: Tensor, noise: Noise, /) -> State:
+        s = target(state, s)
+        denoised = checked(denoiser, state.x, state.t)
+        return State(_ddim(denoiser.schedule, state.x, denoised, state.t, s), s, state.evaluations + 1)
+
+    def config(self) -> dict[str, Any]:
+        return {}
+
+
+@dataclass(frozen=True)
+class Heun:
+    """The trapezoidal step of du/dr = (u - D) / r, order 2, no noise.
+
+    Euler gives u' = D + q (u - D) with q = r_s / r_t; with D' the denoiser at (u', s) the mean of both slopes gives
+    u_s = u' + (1/q - 1) / 2 (D' - D).
+
+    Source: Karras et al. 2022, algorithm 1. The correction is made at the last step of the grid too, which
+    ends above r = 0; their uncorrected step to 0 is the sampler's last denoising.
+    """
+
+    name = "heun"
+    evaluations = 2
+    draws = 0
+
+    def __call__(self, denoiser: Denoiser, state: State, s: Tensor, noise: Noise, /) -> State:
+        s, t, sch = target(state, s), state.t, denoiser.schedule
+        denoised = checked(denoiser, state.x, t)
+        trial = _ddim(sch, state.x, denoised, t, s)
+        second = checked(denoiser, trial, s)
+        half = sch.alpha(s) * (sch.ratio(t) / sch.ratio(s) - 1) / 2
+        x = torch.addcmul(trial, expand(half, trial), second - denoised)
+        return State(x, s, state.evaluations + 2)
+
+    def config(self) -> dict[str, Any]:
+        return {}
+
+
+@dataclass(frozen=True)
+class DPMSolverPP2M:
+    """DDIM with D extrapolated to the middle of the step from this and the last evaluation: order 2, one evaluation.
+
+    With h = log(r_t / r_s) and h' that of the step before:  D + h / (2 h') (D - D')  takes the place of D.
+    Memory per row: (D', 1/h'), so that a row without a past takes DDIM's step.
+
+    Source: Lu et al. 2022, "DPM-Solver++", algorithm 2.
+    """
+
+    name = "dpm-solver++2m"
+    evaluations = 1
+    draws = 0
+
+    def __call__(self, denoiser: Denoiser, state: State, s: Tensor, noise: Noise, /) -> State:
+        s, t, sch = target(state, s), state.t, denoiser.schedule
+        h = (sch.ratio(t) / sch.ratio(s)).log()
+        denoised = checked(denoiser, state.x, t)
+        middle = denoised
+        if state.memory:
+            before, inverse = state.memory
+            middle = torch.addcmul(denoised, expand(h * inverse / 2, before), denoised - before)
+        x = _ddim(sch, state.x, middle, t, s)
+        return State(x, s, state.evaluations + 1, (denoised, 1 / h))
+
+    def config(self) -> dict[str, Any]:
+        return {}

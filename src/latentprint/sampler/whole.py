@@ -1,0 +1,106 @@
+"""A sampler as a whole: a step, a grid and a last denoising. q belongs to it, so results name it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from torch import Tensor
+
+from latentprint.sampler.adaptive import RungeKutta
+from latentprint.sampler.grid import Spacing, own_times, times
+from latentprint.sampler.state import Step
+from latentprint.sampler.steps import (
+    DDIM,
+    Ancestral,
+    DPMSolverPP2M,
+    EulerMaruyama,
+    Heun,
+    PredictorCorrector,
+    ReverseDiffusion,
+)
+from latentprint.schedule import Schedule
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """``steps`` times ``step`` on the grid ``spacing``, then, where ``denoise``, E[x_0 | x_end] as the image.
+
+    Raises:
+        ValueError: steps < 1 (an unknown spacing is refused by ``times``).
+    """
+
+    step: Step
+    steps: int
+    spacing: Spacing = "karras"
+    denoise: bool = True
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"a sampler needs at least 1 step, got {self.steps}")
+
+    def grid(self, schedule: Schedule) -> Tensor:
+        """The common times of all rows, float64 (steps + 1,)."""
+        return times(schedule, self.steps, self.spacing)
+
+    def evaluations(self, schedule: Schedule, t: float | None = None) -> int | None:
+        """Network evaluations of a row that starts at t (T where not given); None for an adaptive step."""
+        if self.step.evaluations is None:
+            return None
+        start = schedule.start if t is None else t
+        steps = len(own_times(self.grid(schedule), start)) - 1
+        return steps * self.step.evaluations + (self.denoise and start > 0)
+
+    def describe(self) -> dict[str, Any]:
+        """Plain values that name the sampler in results; ``sampler_from`` reads them."""
+        return {
+            "step": self.step.name,
+            **self.step.config(),
+            "steps": self.steps,
+            "spacing": self.spacing,
+            "denoise": self.denoise,
+            "stochastic": self.step.draws > 0,
+        }
+
+
+PAPER = Sampler(EulerMaruyama(), 1000, "uniform", denoise=True)
+"""The paper's: Euler-Maruyama of the reverse SDE, 1,000 steps, no noise in the last image (Song et al. 2021)."""
+
+
+def sampler_from(description: Mapping[str, Any]) -> Sampler:
+    """The sampler that ``Sampler.describe`` described; ``stochastic`` follows from the step and may be left out.
+
+    Raises:
+        ValueError: unknown step, unknown or missing key, or a value that the step or the sampler refuses.
+    """
+    kinds: dict[str, Any] = {
+        kind.name: kind
+        for kind in (
+            EulerMaruyama,
+            ReverseDiffusion,
+            PredictorCorrector,
+            Ancestral,
+            DDIM,
+            Heun,
+            DPMSolverPP2M,
+            RungeKutta,
+        )
+    }
+    values = dict(description)
+    name = values.pop("step", None)
+    if name not in kinds:
+        raise ValueError(f"a step is one of {', '.join(kinds)}; got {name!r}")
+    kind = kinds[name]
+    stochastic = values.pop("stochastic", None)
+    own = {f.name: values.pop(f.name) for f in fields(kind) if f.name in values}
+    allowed = {"steps", "spacing", "denoise"}
+    if set(values) - allowed or "steps" not in values:
+        raise ValueError(
+            f"sampler {name!r} needs steps and knows spacing, denoise and {[f.name for f in fields(kind)]}; "
+            f"got {sorted(values)}"
+        )
+    sampler = Sampler(kind(**own), **values)
+    if stochastic not in (None, sampler.step.draws > 0):
+        raise ValueError(f"step {name!r} has stochastic = {sampler.step.draws > 0}, got {stochastic}")
+    return sampler
