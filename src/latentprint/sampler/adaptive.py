@@ -1,9 +1,9 @@
 """The probability-flow ODE by an embedded Runge-Kutta pair, each row with its own step size.
 
 In u = x / alpha and w = -log(sigma / alpha), which rises as the noise falls, the ODE (paper Eq. 5) is
-du/dw = D(alpha u, t(w)) - u. One call attempts one step of the pair of orders 5 and 4; a row whose error is above its
-tolerance stays where it is and tries again with a smaller step. Solvers that take one norm over the batch let
-rows influence one another (torchdiffeq does); here a row's result depends on the row alone.
+du/dw = D(alpha u, t(w)) - u. One call attempts one step of the pair of orders 5 and 4; a row whose error is
+above its tolerance stays where it is and tries again with a smaller step. Solvers that take one norm over the
+batch let rows influence one another (torchdiffeq does); here a row's result depends on the row alone.
 
 Sources: Dormand and Prince 1980 (coefficients); Hairer, Norsett, Wanner 1993, II.4 (step size control).
 """
@@ -76,10 +76,7 @@ class RungeKutta:
         w, goal = -sch.ratio(t).log(), -sch.ratio(s).log()
         arrives = size >= goal - w
         h = torch.where(arrives, goal - w, size)
-        stage_times = [
-            torch.where(arrives, s, sch.time((-w - c * h).exp())) if c == 1 else sch.time((-w - c * h).exp())
-            for c in _NODES
-        ]
+        stage_times = [torch.where(arrives & (c == 1), s, sch.time((-w - c * h).exp())) for c in _NODES]
         u_next, error, slope_next = _dormand_prince(denoiser, u, slope, h, stage_times)
         norm = self._norm(error, u, u_next, sch.ratio(t))
         accept = norm <= 1
@@ -88,8 +85,8 @@ class RungeKutta:
         size = torch.where(accept & arrives, torch.maximum(size, h * factor), h * factor)
         if not bool((size > _SMALLEST).all()):
             raise ValueError(
-                f"the step size fell below {_SMALLEST:g}: rtol {self.rtol:g} and atol {self.atol:g} cannot be met in "
-                f"{state.x.dtype}"
+                f"the step size fell below {_SMALLEST:g}: rtol {self.rtol:g}, atol {self.atol:g} "
+                f"are too small for {state.x.dtype}"
             )
         t_next = torch.where(accept, stage_times[-1], t)
         yes = expand(accept.to(torch.float64), u) > 0
@@ -125,7 +122,7 @@ class RungeKutta:
 def _dormand_prince(
     denoiser: Denoiser, u: Tensor, slope: Tensor, h: Tensor, stage_times: list[Tensor]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(u after h, estimate of its error, slope there): six evaluations, the last serving as the next step's first."""
+    """(u after h, its estimated error, slope there): six evaluations, the last one the next step's first."""
     sch: Schedule = denoiser.schedule
     size, slopes, at = expand(h, u), [slope], u
     for weights, t in zip(_WEIGHTS, stage_times, strict=True):

@@ -19,7 +19,7 @@ Spacing = Literal["uniform", "log-snr", "karras"]
 RHO = 7.0
 
 MERGE = 0.25
-"""A row that starts less than this share of an interval above a grid point goes to the point below it at once."""
+"""A row that starts less than this share of an interval above a grid point goes to the one after it."""
 
 
 def times(schedule: Schedule, steps: int, spacing: Spacing) -> Tensor:
@@ -46,7 +46,7 @@ def times(schedule: Schedule, steps: int, spacing: Spacing) -> Tensor:
 
 
 def first_column(grid: Tensor, t: Tensor) -> Tensor:
-    """Which column of ``grid`` a row that starts at t, (n,), goes to first; len(grid) where it has none to go to.
+    """The column of ``grid`` that a row which starts at t, (n,), goes to first; len(grid) for none.
 
     It is the next grid point below t, or the one after it where the next is closer than MERGE of its
     interval: methods that look back divide by their last step.

@@ -1,4 +1,4 @@
-"""The reverse process: one loop, and its staggered form for many trajectories that start at different times."""
+"""The reverse process: one loop, and its staggered form for many rows that start at different times."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def no_noise(draw: int) -> Tensor:
 def reverse(
     denoiser: Denoiser, x: Tensor, times: Tensor, step: Step, noise_of_step: NoiseOfStep | None = None
 ) -> Iterator[State]:
-    """Walk from ``times[0]``, where x stands, down to ``times[-1]``; yields the state at each of ``times[1:]``.
+    """Walk from ``times[0]``, where x stands, down to ``times[-1]``; yields the state at each time after.
 
     x: (B, ...) float32 or float64; times: (n,), falling, in (0, T].
 
@@ -63,7 +63,7 @@ def _walk(
 
 
 def denoised(denoiser: Denoiser, state: State) -> State:
-    """The last denoising: x becomes E[x_0 | x_t], at t = 0; one evaluation. Rows at t = 0 stay as they are."""
+    """The last denoising: x becomes E[x_0 | x_t], at t = 0; one evaluation. Rows at t = 0 stay."""
     noisy = (state.t > 0).nonzero()[:, 0]
     if len(noisy) == 0:
         return state
@@ -73,7 +73,7 @@ def denoised(denoiser: Denoiser, state: State) -> State:
 
 
 class Finished(NamedTuple):
-    """Trajectories that ended: rows (m,) int64 into the starts, x (m, ...), network evaluations (m,) int64."""
+    """Trajectories that ended: rows (m,) int64 into the starts, x (m, ...), evaluations (m,) int64."""
 
     rows: Tensor
     x: Tensor

@@ -12,7 +12,7 @@ from torch import Tensor
 from latentprint.denoiser import Denoiser
 
 Noise = Callable[[int], Tensor]
-"""Number of the draw within this step -> N(0, I), of the shape, type and device of x. The only way noise comes in."""
+"""Number of the draw within this step -> N(0, I), like x. The only way noise comes in."""
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """The steps from t to s < t, each from its formula, for every schedule.
 
-Notation: x_t = alpha x_0 + sigma e, D = E[x_0 | x_t], r = sigma / alpha, and between two times the forward process
-is x_t = a x_s + sqrt(v) e with a = alpha_t / alpha_s and v = sigma_t^2 - a^2 sigma_s^2 (for VP, a^2 = 1 - beta of
-DDPM). In u = x / alpha the probability-flow ODE (paper Eq. 5) reads du/dr = (u - D) / r for every schedule.
+Notation: x_t = alpha x_0 + sigma e, D = E[x_0 | x_t], r = sigma / alpha, and between two times the forward
+process is x_t = a x_s + sqrt(v) e with a = alpha_t / alpha_s, v = sigma_t^2 - a^2 sigma_s^2 (for VP, a^2 is
+the 1 - beta of DDPM). In u = x / alpha the probability-flow ODE (paper Eq. 5) is du/dr = (u - D) / r for all.
 
 All coefficients are computed in float64, one per row, and rounded to the type of x once.
 """
@@ -31,7 +31,7 @@ def _sum(*terms: tuple[Tensor, Tensor]) -> Tensor:
 
 
 def _transition(schedule: Schedule, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
-    """(a, v) of the forward process from s to t; v = alpha_t^2 (r_t^2 - r_s^2), factored against cancellation."""
+    """(a, v) of the forward process from s to t; v = alpha_t^2 (r_t^2 - r_s^2), here as a product."""
     r_t, r_s = schedule.ratio(t), schedule.ratio(s)
     a = (schedule.log_alpha(t) - schedule.log_alpha(s)).exp()
     return a, schedule.alpha(t) ** 2 * (r_t - r_s) * (r_t + r_s)
@@ -107,7 +107,7 @@ class PredictorCorrector:
     def __post_init__(self) -> None:
         if not (math.isfinite(self.snr) and self.snr > 0) or self.corrections < 1:
             raise ValueError(
-                f"a corrector needs a positive snr and at least 1 correction, got {self.snr} and {self.corrections}"
+                f"a corrector needs snr > 0 and at least 1 correction, got {self.snr} and {self.corrections}"
             )
 
     @property
@@ -139,7 +139,7 @@ class PredictorCorrector:
 
 @dataclass(frozen=True)
 class Ancestral:
-    """x_s ~ N(a sigma_s^2 x + alpha_s v D, sigma_s^2 v sigma_t^2) / sigma_t^2: the posterior of x_s given x_t and x_0 = D.
+    """x_s ~ N((a sigma_s^2 x + alpha_s v D) / sigma_t^2, v sigma_s^2 / sigma_t^2), posterior for x_0 = D.
 
     Source: Ho et al. 2020, Eq. 6 and 7, with the lower variance beta-tilde.
     """
@@ -192,8 +192,8 @@ class DDIM:
 class Heun:
     """The trapezoidal step of du/dr = (u - D) / r, order 2, no noise.
 
-    Euler gives u' = D + q (u - D) with q = r_s / r_t; with D' the denoiser at (u', s) the mean of both slopes gives
-    u_s = u' + (1/q - 1) / 2 (D' - D).
+    Euler gives u' = D + q (u - D) with q = r_s / r_t; with D' the denoiser at (u', s) the mean of both slopes
+    gives u_s = u' + (1/q - 1) / 2 (D' - D).
 
     Source: Karras et al. 2022, algorithm 1. The correction is made at the last step of the grid too, which
     ends above r = 0; their uncorrected step to 0 is the sampler's last denoising.
@@ -218,7 +218,7 @@ class Heun:
 
 @dataclass(frozen=True)
 class DPMSolverPP2M:
-    """DDIM with D extrapolated to the middle of the step from this and the last evaluation: order 2, one evaluation.
+    """DDIM with D extrapolated to the middle of the step from this and the last evaluation; order 2.
 
     With h = log(r_t / r_s) and h' that of the step before:  D + h / (2 h') (D - D')  takes the place of D.
     Memory per row: (D', 1/h'), so that a row without a past takes DDIM's step.

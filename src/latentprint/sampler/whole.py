@@ -65,11 +65,11 @@ class Sampler:
 
 
 PAPER = Sampler(EulerMaruyama(), 1000, "uniform", denoise=True)
-"""The paper's: Euler-Maruyama of the reverse SDE, 1,000 steps, no noise in the last image (Song et al. 2021)."""
+"""The paper's: Euler-Maruyama of the reverse SDE, 1,000 steps, a noiseless last image (Song et al. 2021)."""
 
 
 def sampler_from(description: Mapping[str, Any]) -> Sampler:
-    """The sampler that ``Sampler.describe`` described; ``stochastic`` follows from the step and may be left out.
+    """The sampler that ``Sampler.describe`` described; ``stochastic`` may be left out.
 
     Raises:
         ValueError: unknown step, unknown or missing key, or a value that the step or the sampler refuses.
