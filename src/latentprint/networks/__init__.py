@@ -1,0 +1,20 @@
+"""Networks and their files: the U-Net of the score model, saved models, and tensors that survive a crash."""
+
+from latentprint.networks.files import FileError, commit, committed
+from latentprint.networks.saved import ModelError, load_model, save_model
+from latentprint.networks.unet import DIGITS, PAPER, SMALL28, UNetConfig, build_unet, parameters
+
+__all__ = [
+    "DIGITS",
+    "PAPER",
+    "SMALL28",
+    "FileError",
+    "ModelError",
+    "UNetConfig",
+    "build_unet",
+    "commit",
+    "committed",
+    "load_model",
+    "parameters",
+    "save_model",
+]

@@ -1,0 +1,104 @@
+"""A trained model as files: what diffusers reads, and what it does not know.
+
+    config.json                           the network's shape   } diffusers' own format: the folder loads with
+    diffusion_pytorch_model.safetensors   its weights           } UNet2DModel.from_pretrained
+    latentprint.json                      schedule, parametrisation, sigma_data; written last
+
+Weights are read from safetensors only. A pickle can run any code while it is being read, so none ever is.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from diffusers.models.unets.unet_2d import UNet2DModel
+from torch import nn
+
+from latentprint.denoiser import NetworkDenoiser
+from latentprint.networks.files import FileError, pack, read_json, unpack, write
+from latentprint.schedule import schedule_from
+
+CONFIG, WEIGHTS, ABOUT = "config.json", "diffusion_pytorch_model.safetensors", "latentprint.json"
+SCHEMA = "latentprint-model/1"
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+
+
+class ModelError(ValueError):
+    """A folder that holds no model we can use, for the reason given in one sentence."""
+
+
+def save_model(folder: Path, denoiser: NetworkDenoiser) -> None:
+    """Write a model whose network is a diffusers ``UNet2DModel``.
+
+    Raises:
+        ModelError: the network is of another class.
+        OSError: the disk is full or the folder cannot be written.
+    """
+    network = denoiser.network
+    if not isinstance(network, UNet2DModel):
+        raise ModelError(f"only diffusers' UNet2DModel can be saved, got {type(network).__name__}")
+    write(folder / CONFIG, network.to_json_string().encode())
+    write(folder / WEIGHTS, pack(network.state_dict()))
+    about = {"schema": SCHEMA, **denoiser.config()}
+    write(folder / ABOUT, (json.dumps(about, indent=2) + "\n").encode())
+
+
+def load_model(folder: Path, device: torch.device | str = "cpu") -> NetworkDenoiser:
+    """Read what ``save_model`` wrote; the network is in evaluation mode and needs no gradient.
+
+    Raises:
+        ModelError: a file is missing, damaged or a pickle, or weights and configuration do not fit together.
+    """
+    refuse_pickles(folder)
+    try:
+        about, config = read_json(folder / ABOUT), read_json(folder / CONFIG)
+        tensors = unpack(folder / WEIGHTS)
+    except FileError as error:
+        raise ModelError(f"there is no whole model in {folder}: {error}") from error
+    if about.get("schema") != SCHEMA:
+        raise ModelError(f"{folder / ABOUT} must be of schema {SCHEMA!r}, got {about.get('schema')!r}")
+    network = cast(nn.Module, _network(folder, config, tensors)).to(device).eval().requires_grad_(False)
+    try:
+        return NetworkDenoiser(
+            network,
+            schedule_from(about["schedule"]),
+            about["parametrisation"],
+            float(about["sigma_data"]),
+            about["label"],
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelError(f"{folder / ABOUT} does not describe a model: {error}") from error
+
+
+def refuse_pickles(folder: Path) -> None:
+    """Nothing, unless ``folder`` offers its weights as a pickle and not as safetensors.
+
+    Raises:
+        ModelError: it does, or the folder does not exist.
+    """
+    if not folder.is_dir():
+        raise ModelError(f"there is no folder {folder}")
+    pickles = sorted(f.name for f in folder.iterdir() if f.suffix.lower() in PICKLES)
+    if pickles and not (folder / WEIGHTS).exists():
+        raise ModelError(
+            f"{folder / pickles[0]} is a pickle, which can run any code while it is read, so it is refused: "
+            f"save the model as safetensors"
+        )
+
+
+def _network(folder: Path, config: Mapping[str, Any], tensors: dict[str, torch.Tensor]) -> UNet2DModel:
+    if config.get("_class_name") != "UNet2DModel":
+        raise ModelError(f"{folder / CONFIG} must be of a UNet2DModel, got {config.get('_class_name')!r}")
+    try:
+        with torch.random.fork_rng(devices=[]):  # the constructor draws weights, which are replaced at once
+            network = cast(UNet2DModel, UNet2DModel.from_config(dict(config)))
+        network.load_state_dict(tensors)
+    except (RuntimeError, TypeError, ValueError) as error:
+        first = str(error).strip().splitlines()
+        detail = first[min(1, len(first) - 1)].strip() if first else type(error).__name__
+        raise ModelError(f"the weights in {folder} do not fit its {CONFIG}: {detail}") from error
+    return network

@@ -1,0 +1,125 @@
+"""The network of the score model: a U-Net that sees the noisy image and the time.
+
+Level k works at size / 2^k; a level has ``layers_per_block`` residual blocks on the way down and one more
+on the way up. The paper (§5.2, appendix A) takes diffusers' ``UNet2DModel`` of 128-128-256-... channels and
+keeps its three outermost levels, because 28 can be halved only twice: 28 -> 14 -> 7.
+
+Source: von Platen et al. 2022 (diffusers, ``UNet2DModel``); Ho et al. 2020 for the architecture.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from diffusers.models.unets.unet_2d import UNet2DModel
+
+from latentprint.streams import Streams
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """The network's shape; the defaults are the paper's.
+
+    Attributes:
+        channels: channels of each level, outermost first; there are as many levels as entries.
+        layers_per_block: residual blocks of a level on the way down; on the way up there is one more.
+        attention: for each level, whether its blocks attend; empty means nowhere.
+        middle_attention: whether the innermost, middle block attends.
+        norm_groups: groups of the group normalisation; divides every entry of ``channels``.
+        head_channels: channels of one attention head, where there is attention.
+
+    Raises:
+        ValueError: an entry is not positive, ``attention`` has another length, or a division leaves a rest.
+    """
+
+    channels: tuple[int, ...] = (128, 128, 256)
+    layers_per_block: int = 2
+    attention: tuple[bool, ...] = ()
+    middle_attention: bool = True
+    norm_groups: int = 32
+    head_channels: int = 8
+
+    def __post_init__(self) -> None:
+        numbers = (*self.channels, self.layers_per_block, self.norm_groups, self.head_channels)
+        if not self.channels or any(number < 1 for number in numbers):
+            raise ValueError(f"a U-Net needs at least one level and positive numbers throughout, got {self}")
+        if self.attention and len(self.attention) != len(self.channels):
+            raise ValueError(
+                f"attention needs one entry for each of the {len(self.channels)} levels, "
+                f"got {len(self.attention)}"
+            )
+        if rest := [c for c in self.channels if c % self.norm_groups]:
+            raise ValueError(f"{self.norm_groups} norm groups must divide every level's channels, got {rest}")
+        attending = [
+            c
+            for c, on in zip(self.channels, self.attention or (False,) * len(self.channels), strict=True)
+            if on
+        ] + [self.channels[-1]] * self.middle_attention
+        if rest := [c for c in attending if c % self.head_channels]:
+            raise ValueError(
+                f"heads of {self.head_channels} channels must divide the levels that attend, got {rest}"
+            )
+
+    @property
+    def divisor(self) -> int:
+        """Heights and widths must be multiples of this: 2 to the number of halvings."""
+        return 2 ** (len(self.channels) - 1)
+
+
+PAPER = UNetConfig()
+"""The paper's network for 28 x 28 images (17.3 million parameters)."""
+
+DIGITS = UNetConfig((32, 64), layers_per_block=1, middle_attention=False, norm_groups=8)
+"""For the 8 x 8 digits of the demo: 0.6 million parameters, about a minute and a half on two CPU cores."""
+
+SMALL28 = UNetConfig((32, 64, 64), layers_per_block=1, middle_attention=False, norm_groups=8)
+"""For 28 x 28 images on two CPU cores: 1.1 million parameters."""
+
+
+def build_unet(
+    config: UNetConfig, channels: int, size: int | tuple[int, int], streams: Streams
+) -> UNet2DModel:
+    """A freshly initialised network for images (B, channels, height, width), on the CPU, in float32.
+
+    Args:
+        config: the network's shape.
+        channels: channels of the images, 1 or more.
+        size: the side of square images, or (height, width), in pixels.
+        streams: the weights are a function of their seed alone; torch's global generator is left as it was.
+
+    Raises:
+        ValueError: a side is not a multiple of ``config.divisor``, or ``channels`` is not positive.
+    """
+    sides = (size, size) if isinstance(size, int) else size
+    if channels < 1 or min(sides) < 1:
+        raise ValueError(f"images need positive channels and sides, got {channels} channels of {sides}")
+    if any(side % config.divisor for side in sides):
+        below = [max(1, side // config.divisor) * config.divisor for side in sides]
+        raise ValueError(
+            f"a U-Net of {len(config.channels)} levels needs heights and widths that are multiples of "
+            f"{config.divisor}, got {sides[0]} x {sides[1]}; use fewer levels, or images of "
+            f"{below[0]} x {below[1]}"
+        )
+    attention = config.attention or (False,) * len(config.channels)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(streams.generator("network.weights").integers(2**63)))
+        return UNet2DModel(
+            sample_size=size,
+            in_channels=channels,
+            out_channels=channels,
+            block_out_channels=config.channels,
+            layers_per_block=config.layers_per_block,
+            down_block_types=tuple("AttnDownBlock2D" if on else "DownBlock2D" for on in attention),
+            up_block_types=tuple("AttnUpBlock2D" if on else "UpBlock2D" for on in reversed(attention)),
+            add_attention=config.middle_attention,
+            attention_head_dim=config.head_channels,
+            norm_num_groups=config.norm_groups,
+            downsample_type="conv",
+            upsample_type="conv",
+        )
+
+
+def parameters(network: torch.nn.Module) -> int:
+    """How many trainable numbers a network has."""
+    return sum(p.numel() for p in network.parameters() if p.requires_grad)

@@ -1,0 +1,375 @@
+"""Denoising score matching: the network learns E[x_0 | x_t] from images and their noise.
+
+    L = E_t E_x0 E_e [ lambda(t) | s(x_t, t) - grad log p(x_t | x_0) |^2 ]                      (paper Eq. 4)
+    x_t = alpha x_0 + sigma e
+
+With s = (alpha D - x) / sigma^2 (Tweedie) and grad log p(x_t | x_0) = (alpha x_0 - x) / sigma^2 the bracket
+is (alpha^2 / sigma^4) | D - x_0 |^2: lambda only sets the weight w(t) of | D(x_t, t) - x_0 |^2. The choices
+here:
+
+    weighting "output"       w that makes it the plain squared error of what the network itself predicts: for
+                             "epsilon" lambda = sigma^2 (Song et al. 2021), "edm" Karras et al. 2022, Eq. 8
+    weighting "likelihood"   lambda = g^2, a bound on the negative log-likelihood (Song, Durkan et al. 2021)
+    times "uniform"          t uniform on [end, T]
+    times "lognormal"        log(sigma/alpha) normal, cut off at the ends (Karras et al. 2022, table 1)
+
+Times are stratified over the batch, which leaves their distribution alone and lowers the variance of the
+loss. Every random number is a function of (seed, how many images came before), images come in permuted
+epochs so that each is seen equally often, and a checkpoint holds all that a step depends on: on one device,
+training that was stopped and resumed ends with the same bits as training that was not.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from latentprint.denoiser import NetworkDenoiser, Parametrisation
+from latentprint.networks import FileError, commit, committed, load_model, save_model
+from latentprint.schedule import Schedule, expand
+from latentprint.settings import plain
+from latentprint.streams import Streams
+
+__all__ = [
+    "TrainConfig",
+    "TrainState",
+    "TrainingError",
+    "draw_indices",
+    "draw_times",
+    "load_model",
+    "loss_of",
+    "save_model",
+    "train",
+    "weight",
+]
+
+_REPORT = 10
+"""Steps between two states: the loss leaves the device once in so many steps."""
+
+
+class TrainingError(ValueError):
+    """Training cannot go on, for the reason given in one sentence."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a score model is trained; the defaults are the paper's 30,000 steps.
+
+    Attributes:
+        steps: optimiser steps.
+        batch: images per step.
+        learning_rate: of Adam, at its highest.
+        warmup: steps over which the learning rate rises linearly from 0.
+        decay: how it falls afterwards, to 0 at the last step: "none", "linear" or "cosine".
+        beta2: Adam's second moment decay.
+        weight_decay: decoupled (AdamW).
+        clip: largest norm of the gradient.
+        ema: decay of the weight average per step; it begins as (1 + k) / (10 + k): the first weights fade.
+        parametrisation: what the network predicts, see `latentprint.denoiser.NetworkDenoiser`.
+        sigma_data: standard deviation of the data, for "edm"; None measures it on the training images.
+        weighting, times: see the module.
+        log_ratio_mean, log_ratio_std: of log(sigma/alpha), for times "lognormal".
+        precision: "bfloat16" runs the network, not the optimiser, in half precision (autocast).
+        checkpoint_seconds: time between two checkpoints.
+
+    Raises:
+        ValueError: a number is outside its range.
+    """
+
+    steps: int = 30_000
+    batch: int = 128
+    learning_rate: float = 2e-4
+    warmup: int = 500
+    decay: Literal["none", "linear", "cosine"] = "none"
+    beta2: float = 0.999
+    weight_decay: float = 0.0
+    clip: float = 1.0
+    ema: float = 0.9999
+    parametrisation: Parametrisation = "epsilon"
+    sigma_data: float | None = None
+    weighting: Literal["output", "likelihood"] = "output"
+    times: Literal["uniform", "lognormal"] = "uniform"
+    log_ratio_mean: float = -0.8
+    log_ratio_std: float = 1.0
+    precision: Literal["float32", "bfloat16"] = "float32"
+    checkpoint_seconds: float = 30.0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "learning_rate", "clip", "log_ratio_std"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+        for name in ("warmup", "weight_decay", "checkpoint_seconds"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
+        if not (0 <= self.ema < 1 and 0 <= self.beta2 < 1):
+            raise ValueError(f"ema and beta2 must lie in [0, 1), got {self.ema} and {self.beta2}")
+
+    def rate(self, step: int) -> float:
+        """The learning rate of step 0, 1, ..., steps - 1."""
+        rise = min(1.0, (step + 1) / (self.warmup + 1))
+        done = max(0.0, (step - self.warmup) / max(1, self.steps - self.warmup))
+        fall = {"none": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}[self.decay]
+        return self.learning_rate * rise * fall
+
+
+@dataclass(frozen=True)
+class TrainState:
+    """Where training stands after ``step`` of ``steps`` optimiser steps.
+
+    Attributes:
+        step, steps: done, and in all.
+        images: training images seen so far, repeats counted.
+        loss: mean of Eq. 4 over the steps since the last state; None where no step was made.
+        learning_rate: of the last step.
+        denoiser: the model with averaged weights. It is the living one: the next state changes its weights.
+    """
+
+    step: int
+    steps: int
+    images: int
+    loss: float | None
+    learning_rate: float
+    denoiser: NetworkDenoiser
+
+
+def train(
+    images: NDArray[np.float32],
+    network: nn.Module,
+    schedule: Schedule,
+    config: TrainConfig,
+    streams: Streams,
+    device: torch.device | str = "cpu",
+    checkpoint: Path | None = None,
+) -> Iterator[TrainState]:
+    """Train ``network`` on images (N, C, H, W) in [-1, 1]; yields a state every 10 steps and after the last.
+
+    With ``checkpoint``, a folder, training continues from what that folder holds and saves itself there every
+    ``config.checkpoint_seconds`` and at the end; a finished training yields its last state at once.
+
+    Raises:
+        ValueError: ``images`` has another shape or type, or is empty, or is not finite.
+        TrainingError: the loss stopped being finite, or ``checkpoint`` belongs to another training.
+    """
+    pixels = _checked(images)
+    run = _Run.begin(pixels, network, schedule, config, streams, torch.device(device))
+    if checkpoint is not None:
+        run.resume(checkpoint)
+    if run.step == config.steps:
+        yield run.state(None)
+        return
+    losses: list[Tensor] = []
+    saved = time.monotonic()
+    while run.step < config.steps:
+        losses.append(run.advance())
+        last = run.step == config.steps
+        if run.step % _REPORT and not last:
+            continue
+        loss = run.mean_loss(losses)
+        losses.clear()
+        if checkpoint is not None and (last or time.monotonic() - saved >= config.checkpoint_seconds):
+            run.checkpoint(checkpoint)
+            saved = time.monotonic()
+        yield run.state(loss)
+
+
+def draw_times(config: TrainConfig, schedule: Schedule, streams: Streams, first: int, batch: int) -> Tensor:
+    """The times of images number ``first`` ... ``first + batch - 1``: float64, (batch,), one per stratum."""
+    place = streams.uniform("train.time", range(first, first + batch), 0, (1,), dtype=torch.float64)[:, 0]
+    uniform = (torch.arange(batch) + place) / batch
+    if config.times == "uniform":
+        return schedule.end + (schedule.start - schedule.end) * uniform
+    ends = torch.stack([schedule.ratio(schedule.end), schedule.ratio(schedule.start)])
+    low, high = torch.special.ndtr((ends.log() - config.log_ratio_mean) / config.log_ratio_std)
+    normal = torch.special.ndtri(low + (high - low) * uniform)
+    ratio = (config.log_ratio_mean + config.log_ratio_std * normal).exp()
+    return schedule.time(ratio.clamp(ends[0], ends[1])).clamp(schedule.end, schedule.start)
+
+
+def draw_indices(streams: Streams, first: int, batch: int, count: int) -> NDArray[np.int64]:
+    """Which of ``count`` images come as number ``first`` ... ``first + batch - 1``: shape (batch,)."""
+    places = np.arange(first, first + batch)
+    return np.array([_epoch(streams, int(p) // count, count)[int(p) % count] for p in places], dtype=np.int64)
+
+
+@lru_cache(maxsize=8)
+def _epoch(streams: Streams, epoch: int, count: int) -> NDArray[np.int64]:
+    return streams.generator("train.order", epoch).permutation(count)
+
+
+def weight(config: TrainConfig, denoiser: NetworkDenoiser, t: Tensor) -> Tensor:
+    """w(t) of |D - x_0|^2 in the loss: float64, shaped as t."""
+    if config.weighting == "output":
+        return denoiser.weight(t)
+    schedule = denoiser.schedule
+    return schedule.diffusion2(t) * schedule.alpha(t) ** 2 / schedule.sigma(t) ** 4
+
+
+def loss_of(
+    config: TrainConfig, denoiser: NetworkDenoiser, images: Tensor, t: Tensor, noise: Tensor
+) -> Tensor:
+    """Eq. 4 on a batch: images and noise (B, C, H, W), t (B,); the mean over images and pixels, shape ()."""
+    schedule = denoiser.schedule
+    x = expand(schedule.alpha(t), images) * images + expand(schedule.sigma(t), images) * noise
+    # The root inside the square: w reaches 1e6 where D - x_0 is 1e-3 of it, and neither may overflow alone.
+    error = expand(weight(config, denoiser, t).sqrt(), images) * (denoiser(x, t) - images)
+    return error.square().mean()
+
+
+def _checked(images: NDArray[np.float32]) -> NDArray[np.float32]:
+    if images.ndim != 4 or images.dtype != np.float32 or not len(images):
+        raise ValueError(
+            f"training needs float32 images of shape (N, C, H, W) with N of 1 or more, "
+            f"got {images.dtype} of shape {images.shape}"
+        )
+    if not np.isfinite(images).all():
+        raise ValueError("training images must be finite, got NaN or infinity")
+    return np.ascontiguousarray(images)
+
+
+@dataclass
+class _Run:
+    """What changes while training; ``step`` is how many steps are done."""
+
+    identity: dict[str, Any]
+    pixels: Tensor
+    config: TrainConfig
+    streams: Streams
+    denoiser: NetworkDenoiser
+    average: NetworkDenoiser
+    optimiser: torch.optim.AdamW
+    step: int = 0
+
+    @classmethod
+    def begin(
+        cls,
+        pixels: NDArray[np.float32],
+        network: nn.Module,
+        schedule: Schedule,
+        config: TrainConfig,
+        streams: Streams,
+        device: torch.device,
+    ) -> _Run:
+        spread = config.sigma_data if config.sigma_data is not None else float(pixels.std(dtype=np.float64))
+        network = network.to(device).train()
+        mean = copy.deepcopy(network).eval().requires_grad_(False)
+        optimiser = torch.optim.AdamW(
+            network.parameters(),
+            lr=config.learning_rate,
+            betas=(0.9, config.beta2),
+            weight_decay=config.weight_decay,
+            fused=True,
+        )
+        # Constant images have no spread; any positive number serves as their unit.
+        denoiser = NetworkDenoiser(network, schedule, config.parametrisation, spread or 1.0)
+        identity = {
+            "config": {k: v for k, v in plain(config).items() if k != "checkpoint_seconds"},
+            "denoiser": dict(denoiser.config()),
+            "seed": streams.seed,
+            "images": sha256(pixels.tobytes()).hexdigest(),
+            "shape": list(pixels.shape),
+        }
+        data = torch.from_numpy(pixels).to(device)
+        return cls(identity, data, config, streams, denoiser, replace(denoiser, network=mean), optimiser)
+
+    def advance(self) -> Tensor:
+        """One optimiser step; its loss, on the device."""
+        config, device = self.config, self.pixels.device
+        first = self.step * config.batch
+        rows = torch.from_numpy(draw_indices(self.streams, first, config.batch, len(self.pixels))).to(device)
+        t = draw_times(config, self.denoiser.schedule, self.streams, first, config.batch).to(device)
+        shape = tuple(self.pixels.shape[1:])
+        noise = self.streams.noise("train.noise", range(first, first + config.batch), 0, shape, device=device)
+        for group in self.optimiser.param_groups:
+            group["lr"] = config.rate(self.step)
+        with torch.backends.cudnn.flags(deterministic=True, benchmark=False), _precision(config, device):
+            loss = loss_of(config, self.denoiser, self.pixels[rows], t, noise)
+        self.optimiser.zero_grad(set_to_none=True)
+        with torch.backends.cudnn.flags(deterministic=True, benchmark=False):
+            loss.backward()
+        parameters = list(self.denoiser.network.parameters())
+        torch.nn.utils.clip_grad_norm_(parameters, config.clip)
+        self.optimiser.step()
+        keep = min(config.ema, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            for mean, now in zip(self.average.network.parameters(), parameters, strict=True):
+                mean.lerp_(now, 1 - keep)
+        self.step += 1
+        return loss.detach()
+
+    def mean_loss(self, losses: list[Tensor]) -> float:
+        values = torch.stack(losses).double().cpu()
+        wrong = (~values.isfinite()).nonzero().flatten().tolist()
+        if wrong:
+            step = self.step - len(losses) + wrong[0]
+            raise TrainingError(
+                f"the loss became {float(values[wrong[0]])} at step {step} with learning rate "
+                f"{self.config.rate(step):.2g}: lower the learning rate or raise the warm-up"
+            )
+        return float(values.mean())
+
+    def state(self, loss: float | None) -> TrainState:
+        seen, rate = self.step * self.config.batch, self.config.rate(self.step - 1)
+        return TrainState(self.step, self.config.steps, seen, loss, rate, self.average)
+
+    def checkpoint(self, folder: Path) -> None:
+        """Write weights, average and optimiser state; a crash leaves the previous checkpoint whole."""
+        tensors = {f"network.{k}": v for k, v in self.denoiser.network.state_dict().items()}
+        tensors |= {f"average.{k}": v for k, v in self.average.network.state_dict().items()}
+        for index, values in self.optimiser.state_dict()["state"].items():
+            tensors |= {f"optimiser.{index}.{k}": v for k, v in values.items()}
+        commit(folder, tensors, self.identity | {"step": self.step})
+
+    def resume(self, folder: Path) -> None:
+        """Continue from the checkpoint in ``folder``, if one was committed there.
+
+        Raises:
+            TrainingError: it is damaged, or its images, seed or settings are others.
+        """
+        try:
+            found = committed(folder)
+        except FileError as error:
+            raise TrainingError(f"{error}; delete that folder to train anew") from error
+        if found is None:
+            return
+        tensors, about = found
+        step = about.pop("step")
+        for key, value in self.identity.items():
+            if about.get(key) != value:
+                raise TrainingError(
+                    f"the checkpoint in {folder} is of another training: "
+                    f"its {key} is {about.get(key)}, not {value}"
+                )
+        self._load(tensors)
+        self.step = int(step)
+
+    def _load(self, tensors: dict[str, Tensor]) -> None:
+        parts: dict[str, dict[str, Tensor]] = {"network": {}, "average": {}, "optimiser": {}}
+        for key, value in tensors.items():
+            part, name = key.split(".", 1)
+            parts[part][name] = value
+        self.denoiser.network.load_state_dict(parts["network"])
+        self.average.network.load_state_dict(parts["average"])
+        moments: dict[int, dict[str, Tensor]] = {}
+        for key, value in parts["optimiser"].items():
+            index, name = key.split(".", 1)
+            moments.setdefault(int(index), {})[name] = value
+        groups = self.optimiser.state_dict()["param_groups"]
+        self.optimiser.load_state_dict({"state": moments, "param_groups": groups})
+
+
+def _precision(config: TrainConfig, device: torch.device) -> AbstractContextManager[Any]:
+    half = config.precision == "bfloat16"
+    return torch.autocast(device.type, dtype=torch.bfloat16) if half else nullcontext()
