@@ -1,7 +1,7 @@
 """Every test runs under one guard: it must leave the process's global numerical state as it found it.
 
-Randomness is an argument here (`latentprint.streams`, `latentprint.keys`), so a test or the code under it that moves
-a global generator, or changes torch's defaults for the tests after it, has a fault.
+Randomness is an argument here (`latentprint.streams`, `latentprint.keys`), so a test or the code under it
+that moves a global generator, or changes torch's defaults for the tests after it, has a fault.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 
 def global_state() -> dict[str, object]:
     """What no test may change, each as a value that can be compared."""
-    name, keys, position, *gauss = np.random.get_state(legacy=True)  # noqa: NPY002 (it is looked at, not drawn from)
+    name, keys, position, *gauss = np.random.get_state(legacy=True)  # noqa: NPY002
     return {
         "torch's default generator": torch.get_rng_state().numpy().tobytes(),
         "torch's default dtype": torch.get_default_dtype(),
@@ -36,7 +36,8 @@ def restore(state: dict[str, object], torch_rng: torch.Tensor, numpy_rng: object
 @pytest.fixture(autouse=True)
 def global_state_stays_put() -> Iterator[None]:
     """Fails the test that moved global state, and puts it back so that only this test fails."""
-    before, torch_rng, numpy_rng = global_state(), torch.get_rng_state(), np.random.get_state()  # noqa: NPY002
+    before, torch_rng = global_state(), torch.get_rng_state()
+    numpy_rng = np.random.get_state()  # noqa: NPY002
     yield
     after = global_state()
     moved = [name for name in before if before[name] != after[name]]

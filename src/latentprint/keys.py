@@ -2,7 +2,9 @@
 
     key = the first 8 bytes, little-endian, of BLAKE2b(decimal digits of seed, 0x00, purpose in UTF-8)
 
-Every random number is drawn under such a key: counter-based in torch by `latentprint.streams`, and by `generator` below for the parts that never import torch (splits, fingerprints). Two purposes under one seed, or one purpose under two seeds, share nothing; there is no global generator anywhere.
+Every random number is drawn under such a key: counter-based in torch by `latentprint.streams`, and by
+`generator` below for the parts that never import torch (splits, fingerprints). Two purposes under one seed,
+or one purpose under two seeds, share nothing; there is no global generator.
 
 Source: BLAKE2 (Saarinen and Aumasson, RFC 7693).
 """

@@ -1,0 +1,75 @@
+"""Counter-based normals beside torch.randn: how much a reproducible number costs.
+
+Compares one call of ``Streams.noise`` with one of ``torch.randn`` for 64 x 3 x 28 x 28 in float32, in
+alternation, so that a slow moment of the machine meets both. The aim is a median ratio of at most 3 on a CPU: the
+noise of a step is then a small part of any network evaluation, and a result that does not depend on batch, order
+or restart costs nearly nothing.
+
+    python benchmarks/streams.py [--quick] [--json] [--device cuda]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+
+import torch
+
+from latentprint.streams import Streams
+
+SHAPE = (3, 28, 28)
+
+
+def seconds(function: Callable[[], object], device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    start = time.perf_counter()
+    function()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start
+
+
+def compare(rows: int, rounds: int, device: torch.device) -> dict[str, object]:
+    streams, ids = Streams(0), torch.arange(rows)
+    generator = torch.Generator(device).manual_seed(0)
+    ours: list[float] = []
+    theirs: list[float] = []
+    for step in range(rounds + 10):
+        a = seconds(lambda step=step: streams.noise("benchmark", ids, step, SHAPE, device=device), device)
+        b = seconds(lambda: torch.randn(rows, *SHAPE, generator=generator, device=device), device)
+        if step >= 10:  # the first calls warm caches and the allocator
+            ours.append(a)
+            theirs.append(b)
+    return {
+        "shape": [rows, *SHAPE],
+        "device": device.type,
+        "threads": torch.get_num_threads(),
+        "rounds": rounds,
+        "streams_ms": statistics.median(ours) * 1e3,
+        "randn_ms": statistics.median(theirs) * 1e3,
+        "ratio": statistics.median(a / b for a, b in zip(ours, theirs, strict=True)),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Streams.noise beside torch.randn")
+    parser.add_argument("--quick", action="store_true", help="fewer rounds")
+    parser.add_argument("--json", action="store_true", help="one object on stdout, nothing else")
+    parser.add_argument("--device", default="cpu")
+    arguments = parser.parse_args()
+    rounds = 200 if arguments.quick else 2000
+    print(f"{rounds} rounds on {arguments.device}", file=sys.stderr)
+    result = compare(64, rounds, torch.device(arguments.device))
+    if arguments.json:
+        print(json.dumps(result))
+    else:
+        print("\n".join(f"{name:12} {value}" for name, value in result.items()))
+
+
+if __name__ == "__main__":
+    main()
