@@ -274,7 +274,7 @@ def _draw_index(train: ImageSet, rng: np.random.Generator, tolerance: float) -> 
         if len(copies_of(train.pixels[candidate], train.pixels, tolerance)) == 1:
             return candidate
     raise FingerprintError(
-        f"each of the {len(train)} images has a near copy within {tolerance:g}, so that no un-marked original "
+        f"each of the {len(train)} images has a near copy within {tolerance:g}, so no un-marked original "
         "could leave the training set; remove the copies or lower the tolerance"
     )
 
