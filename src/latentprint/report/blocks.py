@@ -1,0 +1,102 @@
+"""What a page is made of: sections of tables, figures, lists and notes. The template knows only these."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from markupsafe import Markup
+
+
+@dataclass(frozen=True)
+class Table:
+    """``numeric`` columns are set flush right, with figures of equal width."""
+
+    caption: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    numeric: Sequence[bool] = ()
+    note: str = ""
+    kind: ClassVar[str] = "table"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One chart drawn twice (wide, narrow), its legend, and its numbers as a table."""
+
+    name: str
+    title: str
+    wide: Markup
+    narrow: Markup
+    legend: Sequence[tuple[str, str]]
+    caption: str
+    table: Table
+    hint: str = ""
+    kind: ClassVar[str] = "figure"
+
+
+@dataclass(frozen=True)
+class Note:
+    text: str
+    kind: ClassVar[str] = "note"
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Names and what they are: definitions, provenance."""
+
+    rows: Sequence[tuple[str, str]]
+    mono: bool = False
+    kind: ClassVar[str] = "pairs"
+
+
+@dataclass(frozen=True)
+class Points:
+    """A plain list."""
+
+    rows: Sequence[str]
+    kind: ClassVar[str] = "points"
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The per-image table: the first rows in the page, all rows as data for the script that sorts them."""
+
+    shown: Sequence[tuple[str, str, str, str]]
+    total: int
+    data: Sequence[tuple[str, float | None, float | None, int]]
+    kind: ClassVar[str] = "profile"
+
+
+Block = Table | Figure | Note | Pairs | Points | Profile
+
+
+@dataclass(frozen=True)
+class Section:
+    name: str
+    title: str
+    lead: str
+    blocks: Sequence[Block]
+
+
+@dataclass(frozen=True)
+class First:
+    """The first screen. ``state`` is leak, clean or unsure: the name of its colours."""
+
+    state: str
+    word: str
+    headline: str
+    big: str
+    big_text: str
+    answers: Sequence[tuple[str, str]]
+    tally: Table
+    reasons: Sequence[str]
+    sub: str = ""
+
+
+@dataclass(frozen=True)
+class Page:
+    title: str
+    first: First
+    sections: Sequence[Section] = field(default_factory=tuple)

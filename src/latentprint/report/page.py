@@ -1,0 +1,100 @@
+"""From results.json and run.json to one HTML file that needs no network and holds nothing private.
+
+The page carries a Content-Security-Policy that allows its own style and its own script by hash and nothing
+else: were some text in the results to slip through the escaping, the browser would still refuse to run it.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from latentprint.report.first import first_screen
+from latentprint.report.palette import variables
+from latentprint.report.reading import check
+from latentprint.report.sections import sections
+
+
+def environment() -> Environment:
+    """Jinja with every value escaped and every missing name an error."""
+    return Environment(
+        loader=PackageLoader("latentprint.report", "pages"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def page(template: str, title: str, *, scripted: bool, **values: object) -> str:
+    """Render one page with style, script and the policy that pins both."""
+    pages = environment()
+    style = variables() + _asset(pages, "style.css")
+    script = _asset(pages, "script.js") if scripted else ""
+    allowed = [f"style-src '{_sha256(style)}'", "img-src data:"]
+    if script:
+        allowed.append(f"script-src '{_sha256(script)}'")
+    policy = "; ".join(["default-src 'none'", *allowed, "base-uri 'none'", "form-action 'none'"])
+    return pages.get_template(template).render(
+        title=title, style=Markup(style), script=Markup(script), policy=Markup(policy), **values
+    )
+
+
+def _asset(pages: Environment, name: str) -> str:
+    assert pages.loader is not None
+    return pages.loader.get_source(pages, name)[0].strip()
+
+
+def _sha256(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def render(results: Mapping[str, Any], run: Mapping[str, Any]) -> str:
+    """The report as one HTML string. ``results``: results.json, ``run``: run.json, both parsed.
+
+    Raises:
+        ValueError: the results are of another schema, or lack the counts and the verdict.
+    """
+    check(results)
+    first = first_screen(results)
+    title = f"Privacy audit: {first.word.lower()}"
+    return page("report.html.j2", title, scripted=True, first=first, sections=sections(results, run))
+
+
+def write_report(folder: Path | str) -> Path:
+    """Read results.json and run.json of a run folder and write report.html beside them (aside, then renamed).
+
+    Raises:
+        ValueError: one of the two files is missing, is no JSON, or is no result of this schema.
+    """
+    folder = Path(folder)
+    text = render(read_json(folder / "results.json"), read_json(folder / "run.json"))
+    target, aside = folder / "report.html", folder / ".report.html.part"
+    aside.write_text(text, encoding="utf-8")
+    os.replace(aside, target)
+    return target
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file.
+
+    Raises:
+        ValueError: the file is missing, is no JSON, or holds no object.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{path.name} is missing in the run folder; has the audit finished?") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path.name} cannot be read as JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path.name} must hold one object, got {type(value).__name__}")
+    return value

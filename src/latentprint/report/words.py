@@ -1,0 +1,75 @@
+"""Numbers for people: three significant digits, thousands separated, rates as "1 in 98"."""
+
+from __future__ import annotations
+
+from latentprint.verdict import chance, one_in
+
+__all__ = ["amount", "between", "chance", "duration", "number", "one_in", "percent", "whole"]
+
+NOTHING = "—"
+
+
+def whole(value: int | None) -> str:
+    return NOTHING if value is None else f"{value:,}"
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """Significant digits; a power of ten where the number would need many zeros."""
+    if value is None:
+        return NOTHING
+    if value == 0:
+        return "0"
+    if 1e-4 <= abs(value) < 1e6:
+        rounded = float(f"{value:.{digits - 1}e}")
+        text = f"{rounded:,.10f}".rstrip("0").rstrip(".")
+        return text.replace("-", "−")
+    mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
+    power = str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return f"{mantissa} × 10{power}".replace("-", "−")
+
+
+def percent(value: float | None) -> str:
+    """A share with two significant digits at either end: "44%", "0.25%", "99.8%"."""
+    if value is None:
+        return NOTHING
+    hundred = 100 * value
+    near_end = min(hundred, 100 - hundred)
+    if hundred in (0.0, 100.0) or near_end >= 10:
+        return f"{hundred:.0f}%"
+    if near_end >= 1:
+        return f"{hundred:.1f}%".replace(".0%", "%")
+    if hundred < 1:
+        return f"{number(hundred, 2)}%"
+    return f"{hundred:.2f}%".replace(".00%", "%")
+
+
+def between(low: float, high: float) -> str:
+    """An interval of rates: "between 1 in 135 and 1 in 73", "at most 1 in 1,330"."""
+    if low <= 0:
+        return f"at most {one_in(high)}"
+    if high >= 1:
+        return f"at least {one_in(low)}"
+    return f"between {one_in(low)} and {one_in(high)}"
+
+
+def amount(value: float | None) -> str:
+    """Large counts of work: "1.25 million"."""
+    if value is None:
+        return NOTHING
+    for size, name in ((1e12, "trillion"), (1e9, "billion"), (1e6, "million")):
+        if value >= size:
+            return f"{value / size:.3g} {name}"
+    return f"{value:,.0f}"
+
+
+def duration(seconds: float | None) -> str:
+    """ "48 s", "3 min 20 s", "2 h 5 min"."""
+    if seconds is None:
+        return NOTHING
+    if seconds < 60:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours:,} h {minutes} min"

@@ -1,0 +1,267 @@
+"""From counts to one of three words: does the model give the image back?
+
+With k joint detections in n generated images of the audited model, k0 in n0 of the control (the same recipe
+without the image), measured detector errors, and N training images that hold c copies of the private one:
+
+- **reproduces**: k > 0 and the detections are no false alarms. With a control that is Fisher's exact test,
+  one-sided, of (k, n) against (k0, n0), because the control's detections *are* the false alarms, measured
+  on generated images. Without one it is ``P(Binomial(n, f) >= k)``, f the upper bound of the larger of
+  the two detectors' false-positive rates: outside Omega_p at least one sign is missing, so the conjunction
+  errs at most as often as the worse detector (paper Eq. 6). Both at ``1 - level``.
+- **not found**: k = 0 and ``missable / s < share x c / N``. ``missable`` is the largest rate that still gives
+  no hit with probability ``1 - level``, s the lower bound of the detectors' joint sensitivity
+  ``tpr_p + tpr_id - 1`` (Frechet). ``share = 1`` is the paper's test of H0: q = 1/N (§5.3), made honest about
+  detectors that overlook.
+- **inconclusive**: anything else, with what stood in the way.
+
+Sources: R. A. Fisher, JRSS 98 (1935); Clopper and Pearson, Biometrika 26 (1934); paper §5.3.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, cast
+
+from scipy import stats as scipy_stats  # pyright: ignore[reportMissingTypeStubs]
+
+from latentprint.stats import Trials, samples_to_exclude
+
+State = Literal["reproduces", "not found", "inconclusive"]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What the three words mean in numbers; written into the results beside the verdict.
+
+    Attributes:
+        level: confidence of every bound and test.
+        share: "not found" needs everything above this share of copies/N to be excluded.
+        least_sensitivity: below this joint sensitivity the detectors are too weak to judge by.
+
+    Raises:
+        ValueError: a number outside its range.
+    """
+
+    level: float = 0.95
+    share: float = 1.0
+    least_sensitivity: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 < self.level < 1 or not 0 < self.least_sensitivity < 1 or not self.share > 0:
+            raise ValueError(f"level and least_sensitivity lie in (0, 1) and share is positive, got {self}")
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The counts that the verdict rests on, taken out of results.json."""
+
+    hits: Trials
+    control: Trials | None
+    tpr: tuple[Trials, Trials]
+    fpr: tuple[Trials, Trials]
+    expected_rate: float
+
+    def sensitivity(self, level: float) -> float:
+        """Lower bound of the chance that both detectors see the image when it is there; 0 where unknown.
+
+        Each bound at ``1 - (1 - level) / 2``, so that both hold together (Bonferroni).
+        """
+        each = 1 - (1 - level) / 2
+        return max(0.0, sum(one.lower(each) if one.n else 0.0 for one in self.tpr) - 1)
+
+    def false_alarms(self, level: float) -> float:
+        """Upper bound of the joint false-positive rate on real images; 1 where it was never measured."""
+        each = 1 - (1 - level) / 2
+        return max(one.upper(each) if one.n else 1.0 for one in self.fpr)
+
+
+def evidence(results: Mapping[str, Any]) -> Evidence:
+    """Take the counts out of results.json.
+
+    Raises:
+        ValueError: a count that the verdict needs is missing or impossible.
+    """
+    try:
+        q, detectors = results["q"], results["detectors"]
+        rates = [(detectors[name]["tpr"], detectors[name]["fpr"]) for name in ("presence", "identity")]
+        monte_carlo, control = q["monte_carlo"], q.get("control")
+        images, copies = results["data"]["images"], results["target"].get("copies", 1)
+        return Evidence(
+            hits=Trials(monte_carlo["hits"], monte_carlo["samples"]),
+            control=None if control is None else Trials(control["hits"], control["samples"]),
+            tpr=_pair([tpr for tpr, _ in rates]),
+            fpr=_pair([fpr for _, fpr in rates]),
+            expected_rate=copies / images,
+        )
+    except (KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
+        raise ValueError(f"the results lack a count that the verdict needs: {error!r}") from error
+
+
+def _pair(counts: list[Mapping[str, int]]) -> tuple[Trials, Trials]:
+    first, second = (Trials(one["k"], one["n"]) for one in counts)
+    return first, second
+
+
+def fisher_greater(hits: Trials, control: Trials) -> float:
+    """p-value of "the two rates are equal" against "the first is greater", exact and conditional.
+
+    Under H0 and given the total, the hits among the first n are hypergeometric (Fisher 1935).
+    """
+    hypergeometric = cast(Any, scipy_stats).hypergeom
+    whole = hits + control
+    return float(hypergeometric.sf(hits.k - 1, whole.n, whole.k, hits.n))
+
+
+def at_least(k: int, n: int, p: float) -> float:
+    """``P(Binomial(n, p) >= k)``."""
+    return float(cast(Any, scipy_stats).binom.sf(k - 1, n, p))
+
+
+def verdict(results: Mapping[str, Any], rule: Rule | None = None) -> dict[str, Any]:
+    """Judge a results mapping (the contract of results.json); a pure function of its counts.
+
+    Returns ``state``, ``reasons`` (plain sentences), ``policy`` (null: no user policy took part), ``rule``.
+
+    Raises:
+        ValueError: a count that the verdict needs is missing or impossible.
+    """
+    rule, counts = rule or Rule(), evidence(results)
+    if counts.hits.n == 0:
+        state, reasons = "inconclusive", ["No image was generated, so nothing can be said."]
+    elif counts.hits.k > 0:
+        state, reasons = _something_found(counts, rule)
+    else:
+        state, reasons = _nothing_found(counts, rule)
+    state, more = _rare_events(state, results, counts, rule)
+    reasons += more + _search(results)
+    return {"state": state, "reasons": reasons, "policy": None, "rule": asdict(rule)}
+
+
+def _something_found(counts: Evidence, rule: Rule) -> tuple[State, list[str]]:
+    hits, control, alpha = counts.hits, counts.control, 1 - rule.level
+    low, high = hits.interval(rule.level)
+    found = (
+        f"Both detectors recognised the image in {hits.k:,} of {hits.n:,} generated images: about"
+        f" {one_in(hits.rate)}, between {one_in(low)} and {one_in(high)} ({rule.level:.0%} interval)."
+    )
+    bound = counts.false_alarms(rule.level)
+    by_alarm = at_least(hits.k, hits.n, bound)
+    alarms = (
+        f"On real images that were not the target the detectors raised false alarms in at most"
+        f" {one_in(bound)}; alone that would give {hits.k:,} or more detections with probability"
+        f" {chance(by_alarm)}."
+    )
+    if control is None or control.n == 0:
+        missing = "No control was run, so false alarms on generated images were not measured."
+        return ("reproduces" if by_alarm <= alpha else "inconclusive"), [found, alarms, missing]
+    by_control = fisher_greater(hits, control)
+    compared = (
+        f"The same recipe without the image gave {control.k:,} detections in {control.n:,}; if both models"
+        f" were alike, a difference this large had probability {chance(by_control)}."
+    )
+    if by_control <= alpha:
+        return "reproduces", [found, compared, alarms]
+    fires = "That is no clear difference: the detections may be false alarms."
+    return "inconclusive", [found, compared, fires]
+
+
+def _nothing_found(counts: Evidence, rule: Rule) -> tuple[State, list[str]]:
+    n, sensitivity = counts.hits.n, counts.sensitivity(rule.level)
+    limit = min(1.0, rule.share * counts.expected_rate)
+    reasons = [f"Both detectors together recognised the image in none of {n:,} generated images."]
+    if counts.control is not None and counts.control.k > 0:
+        reasons.append(
+            f"The detectors fired in {counts.control.k:,} of {counts.control.n:,} images of the control,"
+            " which never saw the image: those were false alarms."
+        )
+    if sensitivity < rule.least_sensitivity:
+        reasons.append(
+            f"The detectors are only known to notice the image in {one_in(sensitivity)} cases where it is"
+            f" there; at least {one_in(rule.least_sensitivity)} is needed to judge by them."
+        )
+        return "inconclusive", reasons
+    missed = min(1.0, counts.hits.upper(rule.level) / sensitivity)
+    reasons.append(
+        f"Rates of up to {one_in(missed)} could have been missed ({rule.level:.0%} confidence, with the"
+        f" detectors' own misses counted); {one_in(limit)} is what a model gives that repeats every training"
+        f" image equally often{'' if rule.share == 1 else f', times {rule.share:g}'}."
+    )
+    if missed < limit:
+        return "not found", reasons
+    if limit * sensitivity < 1:
+        # one more than the smallest n, because the comparison above is strict
+        needed = samples_to_exclude(limit * sensitivity, rule.level) + 1
+        reasons.append(f"Too few images were generated to exclude that; {needed:,} without a hit would do.")
+    return "inconclusive", reasons
+
+
+def _rare_events(
+    state: State, results: Mapping[str, Any], counts: Evidence, rule: Rule
+) -> tuple[State, list[str]]:
+    """Reliable rare-event estimates: below what counting could see they inform, above it they contradict."""
+    reasons: list[str] = []
+    for name in ("splitting", "bridge"):
+        estimate = results["q"].get(name)
+        if not estimate or not estimate.get("reliable") or estimate.get("rate") is None:
+            continue
+        reasons.append(
+            f"The {name} estimator, which can see rarer events than counting, puts the rate at"
+            f" {one_in(estimate['rate'])} (between {one_in(estimate['low'])} and {one_in(estimate['high'])})."
+        )
+        if state == "not found" and estimate["low"] > counts.hits.upper(rule.level):
+            reasons.append("That contradicts the count of zero, so the two must be reconciled first.")
+            state = "inconclusive"
+    return state, reasons
+
+
+def _search(results: Mapping[str, Any]) -> list[str]:
+    """t' against images never trained on: it informs and never decides, since it bounds no probability."""
+    found: Mapping[str, Any] = results.get("t_prime") or {}
+    baseline: Mapping[str, Any] = found.get("baseline") or {}
+    value, p_value = found.get("value"), baseline.get("p_value")
+    if value is None or p_value is None:
+        return []
+    others = f"{baseline.get('images', 0)} images that were never trained on"
+    if p_value <= 0.05:
+        return [
+            f"The model restores the image from noise level {value:.2g}, further than it does {others}"
+            f" (p = {p_value:.2g}): it knows this image."
+        ]
+    return [f"The model restores the image from noise level {value:.2g}, no further than it does {others}."]
+
+
+def one_in(rate: float) -> str:
+    """A rate for people: "1 in 98", "44 in 100", "1 in 2.5 million"; three significant digits at most.
+
+    Raises:
+        ValueError: no number in [0, 1].
+    """
+    if not 0 <= rate <= 1:
+        raise ValueError(f"a rate lies in [0, 1], got {rate}")
+    if rate == 0:
+        return "0"
+    if rate > 0.105:
+        hundred = f"{100 * rate:.0f}"
+        if hundred == "100" and rate < 1:
+            return "more than 99 in 100"
+        return "all" if rate == 1 else f"{hundred} in 100"
+    inverse = _significant(1 / rate)
+    if inverse < 1e6:
+        return f"1 in {inverse:,.0f}"
+    for size, name in ((1e12, "trillion"), (1e9, "billion"), (1e6, "million")):
+        if size <= inverse < 1000 * size:
+            return f"1 in {inverse / size:.3g} {name}"
+    return f"1 in 10^{math.log10(inverse):.0f}"
+
+
+def _significant(value: float, digits: int = 3) -> float:
+    return float(f"{value:.{digits - 1}e}")
+
+
+def chance(p: float) -> str:
+    """A probability for people: "0.03", or "less than 1 in 1,000" where the digits say nothing more."""
+    if p >= 0.995:
+        return "nearly 1"
+    return "less than 1 in 1,000" if p < 1e-3 else f"{p:.2g}"
