@@ -54,7 +54,9 @@ def test_the_papers_network_works_at_28_14_and_7_pixels():
 
 def test_levels_attend_where_they_are_told_to():
     network = tiny()
-    attends = [any("attentions" in name for name, _ in block.named_children()) for block in network.down_blocks]
+    attends = [
+        any("attentions" in name for name, _ in block.named_children()) for block in network.down_blocks
+    ]
     back = [any("attentions" in name for name, _ in block.named_children()) for block in network.up_blocks]
     assert attends == [False, True] and back == [True, False]
 
@@ -66,7 +68,9 @@ def test_weights_are_a_function_of_the_seed():
 
 
 def test_a_size_that_cannot_be_halved_is_refused_with_one_that_can():
-    with pytest.raises(ValueError, match=r"multiples of 4, got 30 x 28; use fewer levels, or images of 28 x 28"):
+    with pytest.raises(
+        ValueError, match=r"multiples of 4, got 30 x 28; use fewer levels, or images of 28 x 28"
+    ):
         build_unet(PAPER, 1, (30, 28), Streams(0))
 
 
@@ -129,7 +133,9 @@ def test_pickled_weights_are_refused_and_never_opened(tmp_path: Path):
     save_model(folder, NetworkDenoiser(tiny(), SubVP()))
     (folder / "diffusion_pytorch_model.safetensors").unlink()
     (folder / "diffusion_pytorch_model.bin").write_bytes(pickle.dumps(Bomb(mark)))
-    with pytest.raises(ModelError, match=r"diffusion_pytorch_model\.bin is a pickle.*save the model as safetensors"):
+    with pytest.raises(
+        ModelError, match=r"diffusion_pytorch_model\.bin is a pickle.*save the model as safetensors"
+    ):
         load_model(folder)
     assert not mark.exists()
 

@@ -24,26 +24,28 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from latentprint.contracts import InputError
 from latentprint.denoiser import NetworkDenoiser, Parametrisation
-from latentprint.networks import FileError, commit, committed, load_model, save_model
+from latentprint.networks import FileError, ModelError, commit, committed, load_model, save_model
 from latentprint.schedule import Schedule, expand
 from latentprint.settings import plain
 from latentprint.streams import Streams
 
 __all__ = [
+    "ModelError",
     "TrainConfig",
     "TrainState",
     "TrainingError",
@@ -60,7 +62,7 @@ _REPORT = 10
 """Steps between two states: the loss leaves the device once in so many steps."""
 
 
-class TrainingError(ValueError):
+class TrainingError(InputError):
     """Training cannot go on, for the reason given in one sentence."""
 
 
@@ -275,11 +277,11 @@ class _Run:
         # Constant images have no spread; any positive number serves as their unit.
         denoiser = NetworkDenoiser(network, schedule, config.parametrisation, spread or 1.0)
         identity = {
+            "seed": streams.seed,
+            "shape": list(pixels.shape),
+            "images": sha256(pixels.tobytes()).hexdigest(),
             "config": {k: v for k, v in plain(config).items() if k != "checkpoint_seconds"},
             "denoiser": dict(denoiser.config()),
-            "seed": streams.seed,
-            "images": sha256(pixels.tobytes()).hexdigest(),
-            "shape": list(pixels.shape),
         }
         data = torch.from_numpy(pixels).to(device)
         return cls(identity, data, config, streams, denoiser, replace(denoiser, network=mean), optimiser)
@@ -346,11 +348,12 @@ class _Run:
             return
         tensors, about = found
         step = about.pop("step")
-        for key, value in self.identity.items():
-            if about.get(key) != value:
+        here, there = _flat(self.identity), _flat(about)
+        for key, value in here.items():
+            if there.get(key) != value:
                 raise TrainingError(
                     f"the checkpoint in {folder} is of another training: "
-                    f"its {key} is {about.get(key)}, not {value}"
+                    f"its {key} is {there.get(key)!r}, not {value!r}"
                 )
         self._load(tensors)
         self.step = int(step)
@@ -368,6 +371,15 @@ class _Run:
             moments.setdefault(int(index), {})[name] = value
         groups = self.optimiser.state_dict()["param_groups"]
         self.optimiser.load_state_dict({"state": moments, "param_groups": groups})
+
+
+def _flat(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """Nested mappings as one: {"a": {"b": 1}} -> {"a.b": 1}."""
+    out: dict[str, Any] = {}
+    for key, value in values.items():
+        below = cast(Mapping[str, Any], value) if isinstance(value, Mapping) else None
+        out |= _flat(below, f"{path}{key}.") if below is not None else {f"{path}{key}": value}
+    return out
 
 
 def _precision(config: TrainConfig, device: torch.device) -> AbstractContextManager[Any]:

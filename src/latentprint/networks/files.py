@@ -20,10 +20,12 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
+from latentprint.contracts import InputError
+
 MARKER = "commit.json"
 
 
-class FileError(ValueError):
+class FileError(InputError):
     """A folder that does not hold what it should, for the reason given in one sentence."""
 
 

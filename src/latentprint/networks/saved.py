@@ -18,6 +18,7 @@ import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
 from torch import nn
 
+from latentprint.contracts import InputError
 from latentprint.denoiser import NetworkDenoiser
 from latentprint.networks.files import FileError, pack, read_json, unpack, write
 from latentprint.schedule import schedule_from
@@ -27,7 +28,7 @@ SCHEMA = "latentprint-model/1"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 
-class ModelError(ValueError):
+class ModelError(InputError):
     """A folder that holds no model we can use, for the reason given in one sentence."""
 
 
