@@ -1,6 +1,6 @@
 """Finite sets of images, as points (Memorised) or under Gaussian kernels (Mixture).
 
-With x_t = alpha x_0 + sigma e a mixture stays one, p_t = sum_i w_i N(alpha x_i, V I), V = alpha^2 h^2 + sigma^2:
+With x_t = alpha x_0 + sigma e it is p_t = sum_i w_i N(alpha x_i, V I), V = alpha^2 h^2 + sigma^2, and
 
     w_i(x, t) ~ w_i exp(-|x - alpha x_i|^2 / 2V)              the probability that x came from image i
     D(x, t)   = k x + (1 - k alpha) sum_i w_i(x, t) x_i,      k = alpha h^2 / V
