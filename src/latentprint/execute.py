@@ -108,13 +108,13 @@ def run_probe(
     """Ask the probe for ids (n,) at noise levels t (n,), unit by unit; the outcome is in the order asked.
 
     Ids that the sink already holds under ``purpose`` are not asked again. Each unit is appended to the sink
-    as soon as it is finished, as the columns ``id``, ``t``, ``hit``, ``evaluations`` and those of the outcome,
+    as soon as it is finished, as the columns ``id``, ``t``, ``hit``, ``evaluations`` and the outcome's own,
     so that an interruption costs the units in flight only. ``map`` may run units in parallel and yield them
     in any order.
 
     Raises:
         ValueError: t and ids differ in length; an id twice, or negative; the probe answered with another
-            number of rows, or with a hit that is no bool; the sink holds an id at another noise level than asked.
+            number of rows, or with a hit that is no bool; the sink holds an id at another noise level.
     """
     t, ids = np.asarray(t, np.float64), np.asarray(ids, np.int64)
     _check_request(t, ids)

@@ -1,0 +1,35 @@
+"""The search for t' (paper Alg. 1): asks a Probe, answers with a TPrime. No torch.
+
+``plan`` says what is asked and under which ids, ``methods`` who asks it, ``boundary`` what follows from the
+counts, ``baseline`` what it means against images that the model never saw.
+"""
+
+from latentprint.search.baseline import NullLaw, Profile, Ranked, null_law, profile, scan
+from latentprint.search.boundary import Falling, Interval, TPrime, conclude, falling_test
+from latentprint.search.methods import bisection, exhaustive, reduced_range, sequential, subsample
+from latentprint.search.plan import Plan, even_grid, ids_of, index_of, target_of, trials_from_rows
+
+__all__ = [
+    "Falling",
+    "Interval",
+    "NullLaw",
+    "Plan",
+    "Profile",
+    "Ranked",
+    "TPrime",
+    "bisection",
+    "conclude",
+    "even_grid",
+    "exhaustive",
+    "falling_test",
+    "ids_of",
+    "index_of",
+    "null_law",
+    "profile",
+    "reduced_range",
+    "scan",
+    "sequential",
+    "subsample",
+    "target_of",
+    "trials_from_rows",
+]
