@@ -1,0 +1,219 @@
+"""Rows by id in part files, each of which is written once and whole.
+
+    FOLDER/part-PURPOSE@FIRST-LAST.parquet           rows of scalars: columns (n,), among them ``id``
+    FOLDER/PURPOSE/part-FIRST-LAST.safetensors       rows of arrays: ``id`` (n,), ``values`` (n, ...)
+
+A name is a function of the ids alone, so that writing the same ids again replaces the same file; ids with
+gaps add a hash of themselves. An id belongs to one part: parts never overlap.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latentprint.store.files import RunError, disk, write_aside
+
+Columns = dict[str, NDArray[Any]]
+Encode = Callable[[Columns], bytes]
+Decode = Callable[[bytes], Columns]
+
+_PURPOSE = re.compile(r"[a-z0-9_][a-z0-9._-]{0,99}")
+
+
+def require_purpose(purpose: str) -> str:
+    """The purpose, if it may become part of a file name.
+
+    Raises:
+        RunError: other characters than a-z, 0-9, dot, underscore and hyphen, a leading dot or hyphen, or
+            none.
+    """
+    if not _PURPOSE.fullmatch(purpose) or purpose.endswith("."):
+        raise RunError(f"a purpose must be made of a-z, 0-9, '.', '_' and '-', got {purpose[:100]!r}")
+    return purpose
+
+
+def parquet_bytes(columns: Columns) -> bytes:
+    """Columns (n,) of booleans, integers and floats -> a Parquet file."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    sink = io.BytesIO()
+    # from_pandas=False keeps NaN a number instead of turning it into a missing value.
+    arrays = [pa.array(column, from_pandas=False) for column in columns.values()]
+    pq.write_table(pa.table(arrays, names=list(columns)), sink, compression="zstd")
+    return sink.getvalue()
+
+
+def parquet_columns(content: bytes) -> Columns:
+    """The inverse of `parquet_bytes`."""
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(io.BytesIO(content))
+    return {name: table[name].to_numpy() for name in table.column_names}
+
+
+def safetensors_bytes(columns: Columns) -> bytes:
+    """Arrays (n, ...) -> a safetensors file."""
+    from safetensors.numpy import save
+
+    return save({name: np.ascontiguousarray(column) for name, column in columns.items()})
+
+
+def safetensors_columns(content: bytes) -> Columns:
+    """The inverse of `safetensors_bytes`."""
+    from safetensors.numpy import load
+
+    return load(content)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What is known of a part without reading it again."""
+
+    ids: NDArray[np.int64]  # rising
+    kinds: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]]
+    columns: Columns | None
+
+    def holds(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Those of the rising ``ids`` that are in this part."""
+        apart = ids[-1] < self.ids[0] or ids[0] > self.ids[-1]
+        return ids[:0] if apart else np.intersect1d(self.ids, ids)
+
+
+@dataclass
+class Parts:
+    """The parts of one purpose. The folder is read once: while a run is locked, nobody else writes it.
+
+    Attributes:
+        keep: whether rows read or written are kept in memory, or read again when they are asked for.
+    """
+
+    folder: Path
+    prefix: str
+    suffix: str
+    encode: Encode
+    decode: Decode
+    keep: bool
+    _known: dict[str, _Part] | None = None
+
+    def append(self, columns: Mapping[str, NDArray[Any]]) -> None:
+        """Writes one part, or replaces the part of the very same ids.
+
+        Raises:
+            RunError: no ``id``; ids that are no integers, negative or repeated, or held by another part;
+                columns of different lengths, or other ones than in the parts before; the disk is full.
+        """
+        part = _checked(columns, self._what())
+        if not len(part["id"]):
+            return
+        name, known, new = self._name(part["id"]), self._load(), self._part(part)
+        for other, held in known.items():
+            if other == name:
+                continue
+            self._require_alike(new, held)
+            if len(twice := held.holds(new.ids)):
+                raise RunError(f"{self._what()} already holds id {twice[0]} in another part")
+        write_aside(self.folder / name, self.encode(part))
+        known[name] = new
+
+    def rows(self) -> Columns:
+        """All rows, sorted by id; an empty mapping where there are none.
+
+        Raises:
+            RunError: a part is damaged, has other columns than another, or repeats an id.
+        """
+        known = self._load()
+        if not known:
+            return {}
+        first = next(iter(known.values()))
+        for part in known.values():
+            self._require_alike(part, first)
+        parts = [part.columns or self._read(self.folder / name) for name, part in known.items()]
+        whole = {name: np.concatenate([part[name] for part in parts]) for name in first.kinds}
+        order = np.argsort(whole["id"], kind="stable")
+        ids = whole["id"][order]
+        if len(twice := ids[1:][ids[1:] == ids[:-1]]):
+            raise RunError(f"{self._what()} holds id {twice[0]} more than once; remove one of its parts")
+        return {name: column[order] for name, column in whole.items()}
+
+    def missing(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Those of ``ids`` that no part holds, in the order given."""
+        held = [part.ids for part in self._load().values()]
+        return ids[~np.isin(ids, np.concatenate(held))] if held else ids
+
+    def _load(self) -> dict[str, _Part]:
+        if self._known is None:
+            paths = sorted(self.folder.glob(f"*{self.suffix}"))
+            ours = [path for path in paths if path.name.startswith(self.prefix)]
+            self._known = {path.name: self._part(self._read(path)) for path in ours}
+        return self._known
+
+    def _part(self, columns: Columns) -> _Part:
+        kinds = {name: (column.dtype, column.shape[1:]) for name, column in columns.items()}
+        return _Part(columns["id"], kinds, columns if self.keep else None)
+
+    def _read(self, path: Path) -> Columns:
+        with disk(path, "read"):
+            content = path.read_bytes()
+        try:
+            part = _checked(self.decode(content), repr(str(path)))
+        except RunError:
+            raise
+        except Exception as error:  # the readers of foreign libraries raise errors of their own on damage
+            raise RunError(f"{str(path)!r} is damaged; remove it and repeat the command") from error
+        if not len(part["id"]) or path.name != self._name(part["id"]):
+            raise RunError(
+                f"{str(path)!r} holds other ids than its name says; remove it and repeat the command"
+            )
+        return part
+
+    def _name(self, ids: NDArray[np.int64]) -> str:
+        first, last = int(ids[0]), int(ids[-1])
+        gaps = "" if last - first + 1 == len(ids) else "-" + blake2b(ids.tobytes(), digest_size=4).hexdigest()
+        return f"{self.prefix}{first:09d}-{last:09d}{gaps}{self.suffix}"
+
+    def _require_alike(self, part: _Part, other: _Part) -> None:
+        if part.kinds == other.kinds:
+            return
+        for name in [*part.kinds, *other.kinds]:
+            a, b = (
+                "missing" if kind is None else f"{kind[0]}{list(kind[1]) or ''}"
+                for kind in (part.kinds.get(name), other.kinds.get(name))
+            )
+            if a != b:
+                raise RunError(f"{self._what()}: the column {name!r} is {a} in one part and {b} in another")
+
+    def _what(self) -> str:
+        return f"{self.folder.name}/{self.prefix.rstrip('@')}"
+
+
+def _checked(columns: Mapping[str, NDArray[Any]], what: str) -> Columns:
+    """Columns of one length, sorted by id, in types that keep."""
+    part = {name: np.asarray(column) for name, column in columns.items()}
+    if "id" not in part or part["id"].dtype.kind not in "iu" or part["id"].ndim != 1:
+        raise RunError(f"{what} needs a column 'id' of integers")
+    for name, column in part.items():
+        if column.dtype.kind not in "biuf" or column.ndim < 1 or len(column) != len(part["id"]):
+            raise RunError(
+                f"{what}: the column {name!r} needs one number for each of {len(part['id'])} ids, "
+                f"got {column.dtype} of shape {column.shape}"
+            )
+    order = np.argsort(part["id"], kind="stable")
+    ids = part["id"][order].astype(np.int64)
+    if len(ids) and ids[0] < 0:
+        raise RunError(f"{what}: an id must be 0 or more, got {ids[0]}")
+    if len(twice := ids[1:][ids[1:] == ids[:-1]]):
+        raise RunError(f"{what}: id {twice[0]} occurs more than once")
+    # Column order is part of the file; by name, with the id first, it is the same however the caller built
+    # the mapping.
+    names = ["id", *sorted(name for name in part if name != "id")]
+    return {name: ids if name == "id" else part[name][order] for name in names}

@@ -1,0 +1,430 @@
+"""One directory per run: settings, the state of each stage, rows by id.
+
+    run.json          schema, settings, versions, git, facts noted (device, manifest, ...), stages with their
+    payloads probes/           rows of scalars by purpose and id          (`latentprint.store.parts`) arrays/
+    rows of arrays by purpose and id lock              the process that writes
+
+Every file is wholly there or not at all, a stage is finished when run.json says so, and what is missing is
+asked for by id; so a run that was killed at any moment and opened again with the same settings continues
+where it was.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from hashlib import sha256
+from importlib import metadata
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latentprint.store.files import Lock, RunError, disk, from_json, plain, sweep, to_json, write_aside
+from latentprint.store.parts import (
+    Parts,
+    parquet_bytes,
+    parquet_columns,
+    require_purpose,
+    safetensors_bytes,
+    safetensors_columns,
+)
+
+SCHEMA = "latentprint/run/1"
+
+_OWN = (
+    "schema",
+    "settings",
+    "settings_sha256",
+    "seed",
+    "began",
+    "finished",
+    "versions",
+    "git",
+    "sessions",
+    "stages",
+)
+_PACKAGES = ("latentprint", "torch", "torchvision", "diffusers", "numpy", "scipy", "scikit-learn", "pyarrow")
+
+
+@dataclass(frozen=True)
+class StageState:
+    """Where one stage stands.
+
+    Attributes:
+        done: whether it was finished.
+        payload: what it was finished with; empty before.
+        seconds: the time it took, all sessions together; None where it was not measured.
+    """
+
+    name: str
+    done: bool
+    payload: Mapping[str, Any]
+    seconds: float | None
+
+
+class Run:
+    """A run that this process may read, and write if `open` made it. Use it as a context manager."""
+
+    def __init__(self, path: Path, record: dict[str, Any], lock: Lock | None) -> None:
+        self.path = path
+        self._record = record
+        self._lock = lock
+        self._pid = os.getpid()
+        self._parts: dict[str, Parts] = {}
+        self._clock: dict[str, float] = {}
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], settings: Mapping[str, Any], *, fresh: bool = False) -> Run:
+        """Creates the run, or continues it if the folder holds a run of the very same settings.
+
+        Args:
+            settings: everything that the results follow from, in JSON's types.
+            fresh: begin anew; a run that the folder already holds is moved to PATH.old-1 (-2, ...), not
+                deleted.
+
+        Raises:
+            RunError: the folder holds a run with other settings (the first difference is named) or something
+                else, is being written by another process, or cannot be written.
+        """
+        folder = Path(path)
+        wanted = plain(settings, "settings")
+        with disk(folder, "opened"):
+            if folder.exists() and not folder.is_dir():
+                raise RunError(f"{str(folder)!r} is not a folder, so no run can be written there")
+            folder.mkdir(parents=True, exist_ok=True)
+            _require_ours(folder)
+        lock = Lock(folder / "lock")
+        try:
+            if fresh and (folder / "run.json").exists():
+                _move_away(folder)
+                lock.release()
+                folder.mkdir(parents=True, exist_ok=True)
+                lock = Lock(folder / "lock")
+            record = _continued(folder, wanted) if (folder / "run.json").exists() else _begun(wanted)
+            for part in (folder, folder / "probes", *_folders(folder / "arrays")):
+                sweep(part)
+            run = cls(folder, record, lock)
+            record["sessions"].append({"began": _now(), "versions": _versions(), "git": _git()})
+            run._commit()
+        except BaseException:
+            lock.release()
+            raise
+        return run
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> Run:
+        """A run to look at: not locked, and refusing to be written.
+
+        Raises:
+            RunError: the folder holds no run, or one of another schema.
+        """
+        folder = Path(path)
+        if not (folder / "run.json").is_file():
+            raise RunError(f"{str(folder)!r} holds no run: there is no run.json in it")
+        return cls(folder, _record(folder), None)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Lets other processes write the run; closing twice does no harm."""
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """The settings as they were saved."""
+        return self._record["settings"]
+
+    @property
+    def record(self) -> Mapping[str, Any]:
+        """run.json."""
+        return self._record
+
+    def note(self, facts: Mapping[str, Any]) -> None:
+        """Sets facts in run.json that no result follows from: device, manifest, weights_sha256 and the like.
+
+        Raises:
+            RunError: a name that run.json uses itself, a value JSON cannot hold, or the run cannot be
+                written.
+        """
+        if own := [name for name in facts if name in _OWN]:
+            raise RunError(f"run.json keeps {own[0]!r} itself; note the fact under another name")
+        changed = {name: plain(value, name) for name, value in facts.items()}
+        if any(
+            self._record.get(name) != value or name not in self._record for name, value in changed.items()
+        ):
+            self._record.update(changed)
+            self._commit()
+
+    def stage(self, name: str) -> StageState:
+        """Where a stage stands; one that was never begun is not done."""
+        entry = self._record["stages"].get(require_purpose(name), {})
+        return StageState(name, entry.get("state") == "done", entry.get("payload", {}), entry.get("seconds"))
+
+    def begin(self, name: str) -> None:
+        """Starts a stage's clock. The time of a session that is interrupted is not counted."""
+        self._clock[require_purpose(name)] = time.monotonic()
+        entry = self._record["stages"].setdefault(name, {"state": "begun"})
+        if entry["state"] != "done":
+            self._commit()
+
+    def finish(self, name: str, payload: Mapping[str, Any] | None = None) -> None:
+        """Commits a stage with a small payload: from then on it is done, and stays so. Finishing again
+        replaces it.
+
+        Raises:
+            RunError: a value JSON cannot hold, or the run cannot be written (the stage is not done then).
+        """
+        entry: dict[str, Any] = {"state": "done", "finished": _now()}
+        if (began := self._clock.get(require_purpose(name))) is not None:
+            entry["seconds"] = round(time.monotonic() - began, 3)
+        entry["payload"] = plain(payload or {}, name)
+        stages = self._record["stages"]
+        before = stages.get(name)
+        stages[name] = entry
+        try:
+            self._commit()
+        except BaseException:
+            if before is None:
+                del stages[name]
+            else:
+                stages[name] = before
+            raise
+
+    def complete(self) -> None:
+        """Writes down when the run ended."""
+        self._record["finished"] = _now()
+        self._commit()
+
+    def append(self, purpose: str, columns: Mapping[str, NDArray[Any]], /) -> None:
+        """Keeps rows: columns (n,), among them ``id``. The very same ids again replace their rows.
+
+        Raises:
+            RunError: rows that do not fit those before (`Parts.append`), or the run cannot be written.
+        """
+        self._require_writer()
+        if wide := [name for name, column in columns.items() if np.ndim(column) != 1]:
+            raise RunError(
+                f"{purpose}: the column {wide[0]!r} needs one number per id; arrays go to append_array"
+            )
+        self._rows(purpose).append(columns)
+
+    def rows(self, purpose: str, /) -> dict[str, NDArray[Any]]:
+        """All rows of a purpose, sorted by id, each id once; an empty mapping where there are none.
+
+        Raises:
+            RunError: a part is damaged, or an id occurs twice.
+        """
+        return self._rows(purpose).rows()
+
+    def missing(self, purpose: str, ids: Iterable[int] | NDArray[np.int64], /) -> NDArray[np.int64]:
+        """Those of ``ids`` that have no row yet, in the order given."""
+        return self._rows(purpose).missing(_ids(ids))
+
+    def append_array(
+        self, purpose: str, ids: Iterable[int] | NDArray[np.int64], values: NDArray[Any], /
+    ) -> None:
+        """Keeps one array per id: values (n, ...), e.g. features or images.
+
+        Raises:
+            RunError: as `append`.
+        """
+        self._require_writer()
+        self._arrays(purpose).append({"id": _ids(ids), "values": values})
+
+    def array(self, purpose: str, /) -> tuple[NDArray[np.int64], NDArray[Any]] | None:
+        """(ids (n,) rising, values (n, ...)) of a purpose, or None where nothing was kept.
+
+        Raises:
+            RunError: a part is damaged, or an id occurs twice.
+        """
+        kept = self._arrays(purpose).rows()
+        return (kept["id"], kept["values"]) if kept else None
+
+    def missing_array(self, purpose: str, ids: Iterable[int] | NDArray[np.int64], /) -> NDArray[np.int64]:
+        """Those of ``ids`` that have no array yet, in the order given."""
+        return self._arrays(purpose).missing(_ids(ids))
+
+    def write(self, name: str, content: bytes) -> Path:
+        """Writes a file of the run whole or not at all, e.g. report.html or evidence/target.png.
+
+        Raises:
+            RunError: the name leaves the run's folder, or the run cannot be written.
+        """
+        self._require_writer()
+        path = self.path / name
+        if ".." in Path(name).parts or Path(name).is_absolute() or name in ("run.json", "lock", ""):
+            raise RunError(f"a file of a run must lie inside its folder, got {name!r}")
+        write_aside(path, content)
+        return path
+
+    def write_json(self, name: str, value: Mapping[str, Any]) -> Path:
+        """Writes a JSON file of the run; equal values give equal bytes.
+
+        Raises:
+            RunError: a value JSON cannot hold, or as `write`.
+        """
+        return self.write(name, to_json(value, name))
+
+    def _rows(self, purpose: str) -> Parts:
+        prefix = f"part-{require_purpose(purpose)}@"
+        parts = Parts(self.path / "probes", prefix, ".parquet", parquet_bytes, parquet_columns, keep=True)
+        return self._parts.setdefault(prefix, parts)
+
+    def _arrays(self, purpose: str) -> Parts:
+        folder = self.path / "arrays" / require_purpose(purpose)
+        parts = Parts(folder, "part-", ".safetensors", safetensors_bytes, safetensors_columns, keep=False)
+        return self._parts.setdefault(f"{purpose}/", parts)
+
+    def _commit(self) -> None:
+        self._require_writer()
+        write_aside(self.path / "run.json", to_json(self._record, "run.json"))
+
+    def _require_writer(self) -> None:
+        if self._lock is None:
+            raise RunError(f"the run {str(self.path)!r} was opened to be read, or is closed")
+        if os.getpid() != self._pid:
+            raise RunError(
+                f"the run {str(self.path)!r} is written by the process that opened it, not by its children"
+            )
+
+
+def _ids(ids: Iterable[int] | NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.asarray(ids if isinstance(ids, np.ndarray) else list(ids), dtype=np.int64)
+
+
+def _folders(folder: Path) -> list[Path]:
+    return [folder, *(entry for entry in folder.glob("*") if entry.is_dir())]
+
+
+def _require_ours(folder: Path) -> None:
+    """A folder without run.json may hold only what a run killed in its first moment leaves."""
+    if (folder / "run.json").exists():
+        return
+    foreign = sorted(entry.name for entry in folder.iterdir() if entry.name not in ("lock", ".run.json.tmp"))
+    if foreign:
+        raise RunError(
+            f"{str(folder)!r} is not empty and holds no run (there is {foreign[0]!r}, but no run.json); "
+            "name an empty or new folder"
+        )
+
+
+def _move_away(folder: Path) -> None:
+    number = 1
+    while (aside := folder.with_name(f"{folder.name}.old-{number}")).exists():
+        number += 1
+    with disk(folder, "moved away"):
+        folder.rename(aside)
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    path = folder / "run.json"
+    record = from_json(path)
+    if record.get("schema") != SCHEMA:
+        raise RunError(
+            f"{str(path)!r} has the schema {record.get('schema')!r}; this version reads {SCHEMA!r}"
+        )
+    wrong = [key for key, kind in _KINDS.items() if not isinstance(record.get(key), kind)]
+    if wrong:
+        raise RunError(f"{str(path)!r} is damaged: {wrong[0]!r} is missing or of another type")
+    return record
+
+
+_KINDS: dict[str, type] = {"settings": dict, "stages": dict, "sessions": list}
+
+
+def _begun(settings: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "schema": SCHEMA,
+        "settings": settings,
+        "settings_sha256": sha256(to_json(settings, "settings")).hexdigest(),
+        "seed": settings.get("seed"),
+        "began": _now(),
+        "finished": None,
+        "versions": _versions(),
+        "git": _git(),
+        "sessions": [],
+        "stages": {},
+    }
+
+
+def _continued(folder: Path, wanted: dict[str, Any]) -> dict[str, Any]:
+    record = _record(folder)
+    difference = _difference(record["settings"], wanted, "")
+    if difference is not None:
+        raise RunError(
+            f"{str(folder)!r} holds a run with other settings: {difference}; name another "
+            "folder, or begin anew with --fresh"
+        )
+    return record
+
+
+def _difference(held: Any, wanted: Any, where: str) -> str | None:
+    """The first setting in which two differ, with both values; None where they agree."""
+    if isinstance(held, dict) and isinstance(wanted, dict):
+        for key in [*wanted, *(key for key in held if key not in wanted)]:
+            name = f"{where}.{key}" if where else str(key)
+            if key not in held or key not in wanted:
+                a, b = ("not set" if key not in side else _short(side[key]) for side in (held, wanted))
+                return f"{name} is {a} there and {b} here"
+            if (difference := _difference(held[key], wanted[key], name)) is not None:
+                return difference
+        return None
+    if isinstance(held, list) and isinstance(wanted, list) and len(held) == len(wanted):
+        found = (
+            _difference(a, b, f"{where}[{i}]") for i, (a, b) in enumerate(zip(held, wanted, strict=True))
+        )
+        return next((difference for difference in found if difference is not None), None)
+    # 1 and True are equal in Python, 1 and 1.0 as well; only the first pair differs as a setting.
+    if held == wanted and isinstance(held, bool) == isinstance(wanted, bool):
+        return None
+    return f"{where or 'the whole'} is {_short(held)} there and {_short(wanted)} here"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def _git() -> dict[str, Any] | None:
+    """The state of the source this code runs from, None where it is not a git checkout."""
+    source = Path(__file__).resolve().parent
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(source), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        # An installed copy may lie inside somebody else's checkout, of which this file is no part.
+        git("ls-files", "--error-unmatch", Path(__file__).name)
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "-uno"))}
+    except (OSError, subprocess.SubprocessError):
+        return None
