@@ -1,0 +1,179 @@
+"""The confidential page: the private image, what came back from its noised copies, the samples that match.
+
+The figures are those of the paper: x_t over t and what the reverse process made of it (Fig. 4), false
+positives of one detector alone (Fig. 8), copies with their absolute pixel error ``|x' - x_p|`` (Fig. 10).
+Images are embedded as PNG, so the page is one file; it must stay where the training images may stay.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from markupsafe import Markup
+from numpy.typing import NDArray
+from PIL import Image
+
+from latentprint.report import words
+from latentprint.report.page import page
+
+Pixels = NDArray[np.float32]
+
+SHOWN = 48
+"""Samples shown of each kind; the page says how many more there are."""
+
+
+@dataclass(frozen=True)
+class Noised:
+    """x_t drawn around x_p at noise level t, and what came back from it. Images (C, H, W) in [-1, 1]."""
+
+    t: float
+    image: Pixels
+    result: Pixels
+    presence: float
+    identity: float
+    hit: bool
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image generated from the prior, (C, H, W) in [-1, 1], with the detectors' probabilities."""
+
+    id: int
+    image: Pixels
+    mse: float
+    presence: float
+    identity: float
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the page shows.
+
+    Attributes:
+        target: the private image, (C, H, W) in [-1, 1].
+        noised: by rising t.
+        samples: generated images that both detectors recognised.
+        false_positives: generated images that one detector alone recognised.
+        original: the private image before it was marked, if there is one.
+
+    Raises:
+        ValueError: an image of another shape than the target's, or one that is not finite.
+    """
+
+    target: Pixels
+    noised: Sequence[Noised] = ()
+    samples: Sequence[Sample] = ()
+    false_positives: Sequence[Sample] = ()
+    original: Pixels | None = None
+
+    def __post_init__(self) -> None:
+        every = [self.target, *(n.image for n in self.noised), *(n.result for n in self.noised)]
+        every += [s.image for s in (*self.samples, *self.false_positives)]
+        every += [] if self.original is None else [self.original]
+        for image in every:
+            finite = bool(np.isfinite(image).all())
+            if image.ndim != 3 or image.shape != self.target.shape or not finite:
+                raise ValueError(
+                    f"evidence needs finite images of the target's shape (C, H, W) = {self.target.shape}, got"
+                    f" {image.shape}{'' if finite else ' with values that are not finite'}"
+                )
+
+
+@dataclass(frozen=True)
+class Card:
+    source: Markup
+    alt: str
+    lines: Sequence[str]
+    difference: Markup | None = None
+
+
+def png(image: Pixels) -> Markup:
+    """A (C, H, W) image in [-1, 1] as a PNG data URI; values outside are clipped, as any display would.
+
+    One channel is grey, three are RGB; any other number is laid side by side in grey.
+    """
+    levels = np.clip((np.asarray(image, dtype=np.float64) + 1) * 127.5, 0, 255).round().astype(np.uint8)
+    channels = levels.shape[0]
+    plane = levels.transpose(1, 2, 0) if channels == 3 else np.concatenate(list(levels), axis=1)
+    file = io.BytesIO()
+    Image.fromarray(plane).save(file, format="PNG", optimize=True)
+    return Markup("data:image/png;base64," + base64.b64encode(file.getvalue()).decode())
+
+
+def difference(first: Pixels, second: Pixels, full: float) -> Pixels:
+    """``|first - second|`` averaged over channels, as an image (1, H, W): -1 is no difference, 1 ``full``."""
+    gap = np.abs(first.astype(np.float64) - second.astype(np.float64)).mean(axis=0, keepdims=True)
+    return (2 * np.clip(gap / full, 0, 1) - 1).astype(np.float32)
+
+
+def _largest(target: Pixels, images: Sequence[Pixels]) -> float:
+    """The scale of a row of difference maps: its largest channel-averaged difference, never 0."""
+    gaps = [float(np.abs(i.astype(np.float64) - target).mean(axis=0).max()) for i in images]
+    return max([*gaps, 1e-6])
+
+
+def _score(presence: float, identity: float) -> str:
+    return f"mark {words.number(presence)}, image {words.number(identity)}"
+
+
+def _cards(target: Pixels, samples: Sequence[Sample], full: float) -> list[Card]:
+    return [
+        Card(
+            png(one.image),
+            f"generated image {one.id}",
+            (f"no. {one.id}", f"MSE {words.number(one.mse)}", _score(one.presence, one.identity)),
+            png(difference(one.image, target, full)),
+        )
+        for one in samples[:SHOWN]
+    ]
+
+
+def render_evidence(evidence: Evidence) -> str:
+    """The page as one HTML string. Confidential: it holds the private image."""
+    target, samples = evidence.target, sorted(evidence.samples, key=lambda one: one.mse)
+    alone = sorted(evidence.false_positives, key=lambda one: one.mse)
+    noised = sorted(evidence.noised, key=lambda one: one.t)
+    full = _largest(target, [one.image for one in samples[:SHOWN]])
+    full_alone = _largest(target, [one.image for one in alone[:SHOWN]])
+    rows = [
+        (
+            f"t = {one.t:.3g}",
+            png(one.image),
+            png(one.result),
+            png(difference(one.result, target, 2.0)),
+            _score(one.presence, one.identity),
+            one.hit,
+        )
+        for one in noised
+    ]
+    return page(
+        "evidence.html.j2",
+        "CONFIDENTIAL evidence",
+        scripted=False,
+        target=png(target),
+        original=None if evidence.original is None else png(evidence.original),
+        noised=rows,
+        samples=_cards(target, samples, full),
+        samples_all=len(samples),
+        samples_scale=words.number(full),
+        alone=_cards(target, alone, full_alone),
+        alone_all=len(alone),
+        alone_scale=words.number(full_alone),
+    )
+
+
+def write_evidence(folder: Path | str, evidence: Evidence) -> Path:
+    """Write ``evidence/index.html`` in a run folder (aside, then renamed), readable by its owner only."""
+    place = Path(folder) / "evidence"
+    place.mkdir(parents=True, exist_ok=True)
+    target, aside = place / "index.html", place / ".index.html.part"
+    aside.write_text(render_evidence(evidence), encoding="utf-8")
+    aside.chmod(0o600)
+    os.replace(aside, target)
+    return target
