@@ -1,0 +1,23 @@
+"""How likely an image is: the probability-flow ODE (paper Eq. 5), its divergence, the density they give."""
+
+from latentprint.likelihood.density import Likelihood, bits_per_dim, dequantise, grey_step, log_likelihood
+from latentprint.likelihood.divergence import Divergence, Exact, Hutchinson
+from latentprint.likelihood.flow import DORMAND_PRINCE, HEUN, RK4, FlowState, Method, flow, integrate
+
+__all__ = [
+    "DORMAND_PRINCE",
+    "HEUN",
+    "RK4",
+    "Divergence",
+    "Exact",
+    "FlowState",
+    "Hutchinson",
+    "Likelihood",
+    "Method",
+    "bits_per_dim",
+    "dequantise",
+    "flow",
+    "grey_step",
+    "integrate",
+    "log_likelihood",
+]

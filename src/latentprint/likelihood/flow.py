@@ -1,0 +1,285 @@
+"""The probability-flow ODE with the density it carries along.
+
+    dx/dt = f x - g^2/2 score                            (paper Eq. 5)
+    d log p_t(x_t) / dt = - div (f x - g^2/2 score)      along a solution (Song et al. 2021, appendix D.2)
+
+With the denoiser D for the score, r = sigma / alpha, lambda = log r, n = sqrt(1 + r^2), y = x / (alpha n) and
+d numbers in an image, both equations become
+
+    dy/dlambda = (y / n - D) / n,      d log p(y) / dlambda = alpha tr(dD/dx) - d / n^2
+
+for every schedule, and log p_t(x) = log p(y) - d log(alpha n). Nothing is divided by sigma, y keeps unit
+scale from image to noise, and equal steps in lambda suit all noise levels. lambda is finite where sigma is
+above 0, so the smallest time is ``schedule.end``.
+
+Each row of a batch is integrated by itself, with its own steps: its density does not depend on batch-mates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from latentprint.denoiser import Denoiser
+from latentprint.likelihood.divergence import Divergence, Trace
+from latentprint.schedule import Schedule, expand
+from latentprint.streams import Ids
+
+
+@dataclass(frozen=True)
+class Method:
+    """An explicit Runge-Kutta method, in Butcher's notation; ``error`` is b minus the embedded method's b."""
+
+    name: str
+    order: int
+    c: tuple[float, ...]
+    a: tuple[tuple[float, ...], ...]
+    b: tuple[float, ...]
+    error: tuple[float, ...] = ()
+
+
+HEUN = Method("heun", 2, (0.0, 1.0), ((), (1.0,)), (0.5, 0.5))
+RK4 = Method(
+    "rk4", 4, (0.0, 0.5, 0.5, 1.0), ((), (0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)), (1 / 6, 1 / 3, 1 / 3, 1 / 6)
+)
+_DP_LAST = (35 / 384, 0.0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84)
+DORMAND_PRINCE = Method(  # Dormand and Prince 1980, "A family of embedded Runge-Kutta formulae", RK5(4)7M
+    "dormand-prince",
+    5,
+    (0.0, 1 / 5, 3 / 10, 4 / 5, 8 / 9, 1.0, 1.0),
+    (
+        (),
+        (1 / 5,),
+        (3 / 40, 9 / 40),
+        (44 / 45, -56 / 15, 32 / 9),
+        (19372 / 6561, -25360 / 2187, 64448 / 6561, -212 / 729),
+        (9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656),
+        _DP_LAST,
+    ),
+    (*_DP_LAST, 0.0),
+    (71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40),
+)
+
+
+@dataclass(frozen=True)
+class FlowState:
+    """Where a trajectory of the probability-flow ODE stands.
+
+    Attributes:
+        x: (B, ...).
+        t: (B,) float64, one time per row.
+        log_density_change: (B,) float64, log p_t(x) - log p_first(x_first), in nats.
+        standard_error: (B,) float64, of the change, from the probes of `Hutchinson`; 0 for `Exact`.
+        evaluations: (B,) int64, passes through the network so far, forward and backward.
+    """
+
+    x: Tensor
+    t: Tensor
+    log_density_change: Tensor
+    standard_error: Tensor
+    evaluations: Tensor
+
+
+def flow(
+    denoiser: Denoiser,
+    x: Tensor,
+    times: Tensor,
+    divergence: Divergence,
+    method: Method = RK4,
+    *,
+    ids: Ids | None = None,
+) -> Iterator[FlowState]:
+    """Walk the probability-flow ODE along a grid, upwards or downwards, and carry the log density along.
+
+    Args:
+        denoiser: E[x_0 | x_t], differentiable in x.
+        x: (B, ...) at times[0].
+        times: (n + 1,) or (n + 1, B), rising or falling strictly, within [schedule.end, schedule.start].
+        divergence: `Exact` or `Hutchinson`.
+        method: a step of ``method`` from each time to the next, in lambda = log(sigma / alpha).
+        ids: (B,), the names of the rows, for the probes of `Hutchinson`.
+
+    Yields:
+        The state after each step.
+
+    Raises:
+        ValueError: times that do not rise or fall strictly or leave the schedule; an x, a denoiser or a
+            divergence that does not fit (see `Trace` and `latentprint.denoiser.checked`).
+    """
+    times = torch.as_tensor(times, dtype=torch.float64, device=x.device)
+    if times.ndim not in (1, 2) or len(times) < 2 or times.shape[1:] not in ((), x.shape[:1]):
+        raise ValueError(
+            f"times must have shape (n + 1,) or (n + 1, {len(x)}), n of 1 or more; got {tuple(times.shape)}"
+        )
+    steps = times.diff(dim=0)
+    if not bool((steps > 0).all()) and not bool((steps < 0).all()):
+        raise ValueError("times must rise strictly or fall strictly")
+    if times.ndim == 1:
+        times = times[:, None].expand(-1, len(x))
+    problem = _Problem(denoiser, divergence, x, ids)
+    rows = torch.arange(len(x), device=x.device)
+    lam = problem.log_ratio(times)
+    y, total = problem.to_y(x, lam[0]), problem.no_change()
+    for k in range(len(times) - 1):
+        stages = problem.stages(method, rows, y, lam[k], lam[k + 1] - lam[k], [])
+        y, total = _add(y, total, lam[k + 1] - lam[k], method.b, stages)
+        spent = torch.full_like(rows, (k + 1) * len(method.b) * problem.trace.evaluations)
+        yield problem.state(y, total, lam[0], lam[k + 1], times[k + 1], spent)
+
+
+def integrate(
+    denoiser: Denoiser,
+    x: Tensor,
+    t: Tensor | float,
+    to: Tensor | float,
+    divergence: Divergence,
+    *,
+    tolerance: float = 1e-5,
+    ids: Ids | None = None,
+    most_steps: int = 10_000,
+) -> FlowState:
+    """As `flow`, from t to another time, with Dormand and Prince's steps chosen for each row by itself.
+
+    Args:
+        denoiser: E[x_0 | x_t], differentiable in x.
+        x: (B, ...) at time t.
+        t: the time of x, one or (B,).
+        to: where to go, one or (B,), on either side of t.
+        divergence: `Exact` or `Hutchinson`.
+        tolerance: the error allowed to a step, for y relative to 1 + abs(y) (root mean square over an
+            image) and for the log density in nats per dimension. What float32 can hold is about 1e-6.
+        ids: (B,), the names of the rows, for the probes of `Hutchinson`.
+        most_steps: give up after as many steps of one row, refused ones counted.
+
+    Raises:
+        ValueError: as for `flow`; a tolerance that is not positive; a row that needs more than
+            ``most_steps``.
+    """
+    if not 0 < tolerance < 1:
+        raise ValueError(f"a tolerance must lie between 0 and 1, got {tolerance}")
+    problem = _Problem(denoiser, divergence, x, ids)
+    first, last = (
+        torch.as_tensor(time, dtype=torch.float64, device=x.device).expand(len(x)) for time in (t, to)
+    )
+    start, stop = problem.log_ratio(first), problem.log_ratio(last)
+    y, total = problem.to_y(x, start), problem.no_change()
+    spent = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+    lam, step = start.clone(), (stop - start) / 32
+    rows = (lam != stop).nonzero()[:, 0]
+    # The slope at each row's present state, where known: a step's last stage is the first of the next.
+    kept: list[_Slope] = []
+    tries = 0
+    while len(rows):
+        if (tries := tries + 1) > most_steps:
+            raise ValueError(
+                f"{len(rows)} of {len(x)} rows did not arrive in {most_steps} steps; tolerance {tolerance:g}"
+            )
+        left = stop[rows] - lam[rows]
+        finishes = step[rows].abs() >= left.abs() * (1 - 1e-12)
+        h = torch.where(finishes, left, step[rows])
+        stages = problem.stages(DORMAND_PRINCE, rows, y[rows], lam[rows], h, kept)
+        spent[rows] += (len(DORMAND_PRINCE.b) - len(kept)) * problem.trace.evaluations
+        y_new, total_new = _add(y[rows], total[rows], h, DORMAND_PRINCE.b, stages)
+        error = _error(y[rows], y_new, h, stages, problem.dims) / tolerance
+        good = error <= 1
+        # 0.9 for safety, and between a fifth and five times the last step (Hairer et al. 1993, II.4).
+        step[rows] = h * (0.9 * error.clamp(min=1e-10) ** -0.2).clamp(0.2, 5.0)
+        taken = rows[good]
+        y[taken], total[taken] = y_new[good], total_new[good]
+        lam[taken] = torch.where(finishes, stop[rows], lam[rows] + h)[good]
+        goes_on = lam[rows] != stop[rows]
+        rows, kept = rows[goes_on], [_choose(good, stages[-1], stages[0], goes_on)]
+    return problem.state(y, total, start, stop, last, spent)
+
+
+_Slope = tuple[Tensor, Tensor]  # (dy/dlambda, d log p/dlambda by probe) of some rows
+
+
+class _Problem:
+    """The ODE in (y, lambda) for one batch, as in the module's head."""
+
+    def __init__(self, denoiser: Denoiser, divergence: Divergence, x: Tensor, ids: Ids | None) -> None:
+        if x.ndim < 2 or not x.is_floating_point():
+            raise ValueError(f"x must be floats of shape (B, ...), got {x.dtype} of shape {tuple(x.shape)}")
+        if not bool(x.isfinite().all()):
+            raise ValueError("x must be finite, and it holds NaN or infinity")
+        self.schedule: Schedule = denoiser.schedule
+        self.trace = Trace(denoiser, divergence, x, ids)
+        self.dims = self.trace.dims
+        self._zero = torch.zeros(len(x), self.trace.forms, dtype=torch.float64, device=x.device)
+
+    def log_ratio(self, t: Tensor) -> Tensor:
+        """lambda; refuses times outside [end, start]."""
+        low, high = self.schedule.end, self.schedule.start
+        if not bool(((t >= low * (1 - 1e-12)) & (t <= high)).all()):
+            raise ValueError(
+                f"times must lie in [{low:g}, {high:g}], got {t.min().item():g} to {t.max().item():g}"
+            )
+        return self.schedule.ratio(t).log()
+
+    def log_scale(self, lam: Tensor) -> Tensor:
+        """log(alpha n), where x = alpha n y."""
+        ratio = lam.exp()
+        return self.schedule.log_alpha(self.schedule.time(ratio)) + 0.5 * torch.log1p(ratio * ratio)
+
+    def to_y(self, x: Tensor, lam: Tensor) -> Tensor:
+        return x.detach() * expand((-self.log_scale(lam)).exp(), x)
+
+    def no_change(self) -> Tensor:
+        return self._zero.clone()
+
+    def slope(self, rows: Tensor, y: Tensor, lam: Tensor) -> _Slope:
+        ratio = lam.exp()
+        t, n2 = self.schedule.time(ratio), 1 + ratio * ratio
+        alpha, root = self.schedule.alpha(t), n2.sqrt()
+        denoised, traces = self.trace(y * expand(alpha * root, y), t, rows)
+        dy = y / expand(n2, y) - denoised / expand(root, y)
+        return dy, alpha[:, None] * traces - (self.dims / n2)[:, None]
+
+    def stages(
+        self, method: Method, rows: Tensor, y: Tensor, lam: Tensor, h: Tensor, known: Sequence[_Slope]
+    ) -> list[_Slope]:
+        """The slopes at the method's stages; ``known`` holds the first ones where they are known already."""
+        slopes = list(known)
+        for c, a in list(zip(method.c, method.a, strict=True))[len(known) :]:
+            at = y
+            for weight, (dy, _) in zip(a, slopes, strict=True):
+                if weight:
+                    at = at + expand(weight * h, y) * dy
+            slopes.append(self.slope(rows, at, lam + c * h))
+        return slopes
+
+    def state(
+        self, y: Tensor, total: Tensor, lam0: Tensor, lam: Tensor, t: Tensor, spent: Tensor
+    ) -> FlowState:
+        x = y * expand(self.log_scale(lam).exp(), y)
+        change = total.mean(1) - self.dims * (self.log_scale(lam) - self.log_scale(lam0))
+        return FlowState(x, t, change, self.trace.standard_error(total), spent)
+
+
+def _add(
+    y: Tensor, total: Tensor, h: Tensor, weights: tuple[float, ...], slopes: list[_Slope]
+) -> tuple[Tensor, Tensor]:
+    for weight, (dy, dlog) in zip(weights, slopes, strict=True):
+        if weight:
+            y = y + expand(weight * h, y) * dy
+            total = total + (weight * h)[:, None] * dlog
+    return y, total
+
+
+def _error(y: Tensor, y_new: Tensor, h: Tensor, slopes: list[_Slope], dims: int) -> Tensor:
+    """The larger of two errors per row: of y relative to 1 + abs(y), and of the log density per dimension."""
+    zero = torch.zeros_like(y), torch.zeros_like(slopes[0][1])
+    in_y, in_log = _add(*zero, h, DORMAND_PRINCE.error, slopes)
+    relative = in_y / (1 + torch.maximum(y.abs(), y_new.abs()))
+    of_y = relative.flatten(1).pow(2).mean(1, dtype=torch.float64).sqrt()
+    return torch.maximum(of_y, in_log.abs().amax(1) / dims)
+
+
+def _choose(good: Tensor, after: _Slope, before: _Slope, rows: Tensor) -> _Slope:
+    """The slope at the present state, ``after`` where the step was taken, of the rows that go on."""
+    dy = torch.where(expand(good, after[0]).bool(), after[0], before[0])
+    return dy[rows], torch.where(good[:, None], after[1], before[1])[rows]
