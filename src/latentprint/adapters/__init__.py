@@ -1,0 +1,92 @@
+"""Models and samples that somebody else made: opened without their code, and without trust in their files."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from latentprint.adapters.diffusers import DiscreteDenoiser, is_diffusers, open_diffusers
+from latentprint.adapters.discrete import DiscreteSchedule, alphas_cumprod, discrete_schedule
+from latentprint.adapters.edm import CONFIG as EDM_CONFIG
+from latentprint.adapters.edm import OWN, open_edm, open_own
+from latentprint.adapters.files import refuse_pickle
+from latentprint.adapters.function import FunctionDenoiser, from_function
+from latentprint.adapters.latent import LatentCodec
+from latentprint.adapters.opened import Opened
+from latentprint.networks import ModelError
+
+Kind = Literal["latentprint", "diffusers", "edm", "samples"]
+
+__all__ = [
+    "DiscreteDenoiser",
+    "DiscreteSchedule",
+    "FunctionDenoiser",
+    "Kind",
+    "LatentCodec",
+    "ModelError",
+    "Opened",
+    "alphas_cumprod",
+    "discrete_schedule",
+    "from_function",
+    "open_model",
+    "recognise",
+]
+
+
+def recognise(path: str | os.PathLike[str]) -> Kind:
+    """What lies at ``path``: "samples" is a folder, .npz or .npy of generated images, the others are models.
+
+    Nothing but names is looked at.
+
+    Raises:
+        ModelError: there is nothing, a pickle, or a file of another kind.
+    """
+    place = Path(path)
+    if not place.exists():
+        raise ModelError(f"there is no model or folder {os.fspath(path)!r}")
+    if place.is_file():
+        refuse_pickle(place.name)
+        if place.suffix.lower() in (".npz", ".npy"):
+            return "samples"
+        raise ModelError(
+            f"{place.name!r} is a single file; a model is a folder with its configuration, samples are a "
+            "folder, an "
+            ".npz or an .npy file"
+        )
+    if (place / OWN).exists():
+        return "latentprint"
+    if (place / EDM_CONFIG).exists():
+        return "edm"
+    if is_diffusers(place):
+        return "diffusers"
+    for name in sorted(os.listdir(place)):
+        refuse_pickle(name)
+    if (place / "config.json").exists():
+        raise ModelError(
+            f"{os.fspath(path)!r} holds a network but no scheduler_config.json, without which the noise it "
+            "was trained "
+            "with is not known"
+        )
+    return "samples"
+
+
+def open_model(path: str | os.PathLike[str], *, label: int | None = None) -> Opened:
+    """A model from outside, ready to be audited.
+
+    Args:
+        path: a folder that diffusers, ``save_model`` or ``latentprint.adapters.edm`` describe.
+        label: the class to audit, for a model that is conditional on one.
+
+    Raises:
+        ModelError: it is no such folder, is refused for safety, or cannot be read; the sentence says what to
+            do.
+    """
+    kind, folder = recognise(path), Path(path)
+    if kind == "samples":
+        raise ModelError(
+            f"{os.fspath(path)!r} holds no model; generated images are audited as samples "
+            "(latentprint.adapters.samples)"
+        )
+    opener = {"latentprint": open_own, "edm": open_edm, "diffusers": open_diffusers}[kind]
+    return opener(folder, label=label)

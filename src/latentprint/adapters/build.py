@@ -1,0 +1,159 @@
+"""Networks from configurations that nobody vouches for.
+
+The class is chosen from a literal table, never imported by the name a file gives; every setting is checked
+against a range. The network is first built without memory (torch's "meta" device), which says what shapes its
+weights must have; only when the files hold exactly these is anything loaded. So no configuration can set
+aside more than the files themselves are long (twice, where they hold half precision).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.autoencoders.vq_model import VQModel
+from diffusers.models.unets.unet_2d import UNet2DModel
+from torch import nn
+
+from latentprint.adapters.fields import (
+    Field,
+    a_flag,
+    a_number,
+    a_size,
+    a_whole,
+    maybe,
+    nothing,
+    one_of,
+    read_fields,
+    several,
+    short,
+)
+from latentprint.adapters.files import inside, read_json, read_tensors, weight_files
+from latentprint.networks import ModelError
+
+MAX_SIDE = 4096
+"""The longest side of the images of a model, in pixels."""
+
+_LEVELS, _LAYERS, _CHANNELS = 8, 16, 8192
+_CHANNEL = a_whole(1, _CHANNELS)
+_ACTIVATION = one_of("silu", "swish", "mish", "gelu", "relu")
+_DOWN = ("DownBlock2D", "AttnDownBlock2D", "ResnetDownsampleBlock2D")
+_UP = ("UpBlock2D", "AttnUpBlock2D", "ResnetUpsampleBlock2D")
+
+UNET: dict[str, Field] = {
+    "sample_size": maybe(a_size(MAX_SIDE)),
+    "in_channels": a_whole(1, 64),
+    "out_channels": a_whole(1, 128),
+    "center_input_sample": a_flag,
+    "time_embedding_type": one_of("positional", "learned"),
+    "time_embedding_dim": maybe(_CHANNEL),
+    "freq_shift": a_whole(0, 1),
+    "flip_sin_to_cos": a_flag,
+    "down_block_types": several(one_of(*_DOWN), 1, _LEVELS),
+    "mid_block_type": maybe(one_of("UNetMidBlock2D")),
+    "up_block_types": several(one_of(*_UP), 1, _LEVELS),
+    "block_out_channels": several(_CHANNEL, 1, _LEVELS),
+    "layers_per_block": a_whole(1, _LAYERS),
+    "mid_block_scale_factor": a_number(1e-3, 1e3),
+    "downsample_padding": a_whole(0, 2),
+    "downsample_type": one_of("conv", "resnet"),
+    "upsample_type": one_of("conv", "resnet"),
+    "dropout": a_number(0.0, 1.0),
+    "act_fn": _ACTIVATION,
+    "attention_head_dim": maybe(_CHANNEL),
+    "norm_num_groups": a_whole(1, _CHANNELS),
+    "attn_norm_num_groups": maybe(_CHANNEL),
+    "norm_eps": a_number(0.0, 1.0),
+    "resnet_time_scale_shift": one_of("default", "scale_shift"),
+    "add_attention": a_flag,
+    "class_embed_type": nothing,
+    "num_class_embeds": maybe(a_whole(1, 10**6)),
+    "num_train_timesteps": maybe(a_whole(1, 100_000)),
+}
+
+_AUTOENCODER: dict[str, Field] = {
+    "in_channels": a_whole(1, 16),
+    "out_channels": a_whole(1, 16),
+    "down_block_types": several(one_of("DownEncoderBlock2D", "AttnDownEncoderBlock2D"), 1, _LEVELS),
+    "up_block_types": several(one_of("UpDecoderBlock2D", "AttnUpDecoderBlock2D"), 1, _LEVELS),
+    "block_out_channels": several(_CHANNEL, 1, _LEVELS),
+    "layers_per_block": a_whole(1, _LAYERS),
+    "act_fn": _ACTIVATION,
+    "latent_channels": a_whole(1, 64),
+    "norm_num_groups": a_whole(1, _CHANNELS),
+    "sample_size": a_size(MAX_SIDE),
+    "scaling_factor": a_number(1e-6, 1e6),
+    "force_upcast": a_flag,
+    "mid_block_add_attention": a_flag,
+}
+
+AUTOENCODER_KL: dict[str, Field] = _AUTOENCODER | {
+    "shift_factor": maybe(a_number(-1e6, 1e6)),
+    "latents_mean": nothing,
+    "latents_std": nothing,
+    "use_quant_conv": a_flag,
+    "use_post_quant_conv": a_flag,
+}
+
+VQ: dict[str, Field] = _AUTOENCODER | {
+    "num_vq_embeddings": a_whole(1, 10**6),
+    "vq_embed_dim": maybe(a_whole(1, _CHANNELS)),
+    "norm_type": one_of("group", "spatial"),
+    "lookup_from_codebook": a_flag,
+}
+
+_KINDS: dict[str, tuple[Callable[..., nn.Module], dict[str, Field]]] = {
+    "UNet2DModel": (UNet2DModel, UNET),
+    "AutoencoderKL": (AutoencoderKL, AUTOENCODER_KL),
+    "VQModel": (VQModel, VQ),
+}
+
+
+def build(config: Mapping[str, Any], folder: Path, allowed: tuple[str, ...]) -> tuple[nn.Module, list[Path]]:
+    """The network that ``config`` describes with the weights of ``folder``, and the files these came from.
+
+    It is in evaluation mode, in float32, on the CPU, and needs no gradient.
+
+    Raises:
+        ModelError: the class is none of ``allowed``, a setting is refused, or the weights are missing,
+            damaged or not those of this network.
+    """
+    name = config.get("_class_name")
+    if not isinstance(name, str) or name not in allowed:
+        raise ModelError(f"a network of class {short(name)} is not understood; {' or '.join(allowed)} is")
+    kind, fields = _KINDS[name]
+    values = read_fields(config, fields, name)
+    if values.get("time_embedding_type") == "learned" and values.get("num_train_timesteps") is None:
+        raise ModelError("a UNet2DModel with a learned time embedding must state num_train_timesteps")
+    files = weight_files(folder)
+    try:
+        with torch.device("meta"):
+            network = kind(**values)
+    except Exception as error:  # diffusers' constructors let errors of any type through on settings at odds
+        raise ModelError(f"the settings of {name} do not fit together: {short(error)}") from error
+    expected = {key: tuple(value.shape) for key, value in network.state_dict().items()}
+    tensors = read_tensors(files, expected)
+    network.load_state_dict(cast(dict[str, Any], tensors), strict=True, assign=True)
+    if left := [key for key, buffer in network.named_buffers() if buffer.is_meta]:
+        raise ModelError(f"the weights of {name} do not hold {left[0]!r}, without which it cannot run")
+    return network.eval().requires_grad_(False), files
+
+
+def read_network(folder: Path, allowed: tuple[str, ...]) -> tuple[nn.Module, dict[str, Any], list[Path]]:
+    """``build`` from the folder's own ``config.json``; also returns that configuration, with its defaults.
+
+    Raises:
+        ModelError: see ``build``.
+    """
+    config = read_json(inside(folder, "config.json"))
+    network, files = build(config, folder, allowed)
+    complete = {key: value for key, value in config.items() if not key.startswith("_")}
+    return network, {**dict(cast(Any, network).config), **complete}, files
+
+
+def sides(size: int | list[int] | tuple[int, int]) -> tuple[int, int]:
+    """A side, or both, as (height, width)."""
+    return (size, size) if isinstance(size, int) else (size[0], size[1])

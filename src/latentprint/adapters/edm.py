@@ -1,0 +1,132 @@
+"""A network of Karras et al. (2022) as safetensors with a configuration of ours, and a model trained by
+latentprint.
+
+An EDM-style folder:
+
+    edm.json            {"format": "latentprint-edm/1",
+                         "network": {...},          the settings of a diffusers UNet2DModel
+                         "sigma_data": 0.5, "sigma_min": 0.002, "sigma_max": 80.0}
+    *.safetensors       the network's weights, by the names of UNet2DModel
+
+    D(x, sigma) = c_skip x + c_out F(c_in x, log(sigma) / 4)
+
+    c_skip = d^2 / (sigma^2 + d^2),  c_out = sigma d / sqrt(sigma^2 + d^2),  c_in = 1 / sqrt(sigma^2 + d^2)
+
+with d = sigma_data. Checkpoints of the authors' own repository are pickles that carry code: they are refused,
+and no converter can make safe what must be run to be read; export their tensors where they were made.
+
+A latentprint folder is what ``save_model`` writes: config.json, weights and latentprint.json.
+
+Source: Karras et al. 2022, table 1, column EDM.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from torch import nn
+
+from latentprint.adapters.build import build, read_network, sides
+from latentprint.adapters.diffusers import require_label
+from latentprint.adapters.fields import number, short
+from latentprint.adapters.files import files_sha256, inside, read_json
+from latentprint.adapters.opened import Opened
+from latentprint.denoiser import Denoiser, IdentityCodec, NetworkDenoiser, Parametrisation
+from latentprint.networks import ModelError
+from latentprint.schedule import EDM, schedule_from
+
+CONFIG = "edm.json"
+FORMAT = "latentprint-edm/1"
+OWN = "latentprint.json"
+OWN_SCHEMA = "latentprint-model/1"
+
+_KEYS = {"format", "network", "sigma_data", "sigma_min", "sigma_max"}
+
+
+def open_edm(folder: Path, *, label: int | None = None) -> Opened:
+    """The model of a folder with an ``edm.json``.
+
+    Raises:
+        ModelError: the configuration or the weights are refused, or the label is missing, needless or
+            unknown.
+    """
+    config = read_json(inside(folder, CONFIG))
+    if config.get("format") != FORMAT:
+        raise ModelError(f"{CONFIG} must be of format {FORMAT!r}, got {short(config.get('format'))}")
+    if unknown := sorted(set(config) - _KEYS):
+        raise ModelError(
+            f"{CONFIG} has the setting {short(unknown[0])}; known are {', '.join(sorted(_KEYS))}"
+        )
+    inner = config.get("network")
+    if not isinstance(inner, dict):
+        raise ModelError(f"{CONFIG} must hold the network's settings under 'network'")
+    settings = {"_class_name": "UNet2DModel"} | cast(dict[str, Any], inner)
+    network, files = build(settings, folder, ("UNet2DModel",))
+    complete = {**dict(cast(Any, network).config), **settings}
+    low, high = (
+        number(config.get(k, d), k, 1e-9, 1e6) for k, d in (("sigma_min", 0.002), ("sigma_max", 80.0))
+    )
+    if not low < high:
+        raise ModelError(f"sigma_min must lie below sigma_max, got {low:g} and {high:g}")
+    data = number(config.get("sigma_data", 0.5), "sigma_data", 1e-6, 1e6)
+    if complete["time_embedding_type"] != "positional":
+        raise ModelError("a network of continuous noise levels needs a positional time embedding")
+    chosen = require_label(complete.get("num_class_embeds"), label)
+    denoiser = NetworkDenoiser(network, EDM(low, high), "edm", data, chosen)
+    return _opened(folder, network, complete, denoiser, files, "edm")
+
+
+def open_own(folder: Path, *, label: int | None = None) -> Opened:
+    """The model of a folder that ``save_model`` wrote, its files trusted no more than those of others.
+
+    Raises:
+        ModelError: the configuration or the weights are refused, or the label is needless or another than its
+            own.
+    """
+    about = read_json(inside(folder, OWN))
+    if about.get("schema") != OWN_SCHEMA:
+        raise ModelError(f"{OWN} must be of schema {OWN_SCHEMA!r}, got {short(about.get('schema'))}")
+    network, config, files = read_network(folder, ("UNet2DModel",))
+    own = about.get("label")
+    chosen = require_label(config.get("num_class_embeds"), own if label is None else label)
+    data = number(about.get("sigma_data", 0.5), "sigma_data", 1e-6, 1e6)
+    schedule = about.get("schedule")
+    if not isinstance(schedule, dict):
+        raise ModelError(f"{OWN} must hold a schedule")
+    try:
+        found = schedule_from(cast(dict[str, Any], schedule))
+        predicts = cast(Parametrisation, about.get("parametrisation"))
+        denoiser = NetworkDenoiser(network, found, predicts, data, chosen)
+    except (TypeError, ValueError, OverflowError, ArithmeticError) as error:
+        raise ModelError(f"{OWN} does not describe a model: {short(error)}") from error
+    return _opened(folder, network, config, denoiser, files, "latentprint")
+
+
+def _opened(
+    folder: Path,
+    network: nn.Module,
+    config: Mapping[str, Any],
+    denoiser: Denoiser,
+    files: list[Path],
+    kind: str,
+) -> Opened:
+    if config.get("sample_size") is None:
+        raise ModelError("the network's settings must state its sample_size, the side of what it works on")
+    if config["in_channels"] != config["out_channels"]:
+        raise ModelError(
+            f"the network takes {config['in_channels']} channels and gives {config['out_channels']}"
+        )
+    shape = (int(config["in_channels"]), *sides(config["sample_size"]))
+    return Opened(
+        denoiser=denoiser,
+        codec=IdentityCodec(),
+        shape=shape,
+        image_shape=shape,
+        sampler_hint={"step": "heun", "steps": 32, "spacing": "karras"},
+        weights_sha256=files_sha256([file.resolve() for file in files], folder.resolve()),
+        kind=kind,
+        notes=(),
+        networks=(network,),
+    )

@@ -1,0 +1,103 @@
+"""The space of a latent model: images to latents and back, by a variational or vector-quantised autoencoder.
+
+    encode   z = (mu(image) - shift) scale        mu: the mean of q(z | image) for an AutoencoderKL, the
+    latents decode   image = decoder(z / scale + shift)       before quantisation for a VQModel, which decode
+    quantises
+
+The mean, not a draw, is taken: x_p has one latent, and nothing about an audit depends on a draw that nobody
+recorded.
+
+Source: Rombach et al. 2022, section 3.1 and appendix G; diffusers, AutoencoderKL and VQModel (scaling_factor,
+shift_factor).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+from torch import Tensor, nn
+
+from latentprint.networks import ModelError
+
+
+@dataclass(frozen=True, eq=False)
+class LatentCodec:
+    """An autoencoder as a ``Codec``.
+
+    Attributes:
+        autoencoder: an AutoencoderKL or a VQModel of diffusers.
+        scale, shift: of the formulas above.
+        quantised: whether it is a VQModel.
+        image_shape: (C, H, W) of the images.
+        latent_shape: (C, H, W) of the latents.
+    """
+
+    autoencoder: nn.Module
+    scale: float
+    shift: float
+    quantised: bool
+    image_shape: tuple[int, int, int]
+    latent_shape: tuple[int, int, int]
+
+    @staticmethod
+    def of(
+        autoencoder: nn.Module, config: Mapping[str, Any], latent_shape: tuple[int, int, int]
+    ) -> LatentCodec:
+        """The codec of an autoencoder with its (checked) configuration, for a model of latents of this shape.
+
+        Raises:
+            ModelError: the autoencoder's latents have other channels than the model's, or its images other
+                channels going in than coming out.
+        """
+        quantised = config["_class_name"] == "VQModel"
+        channels = config["latent_channels"]
+        if quantised:
+            channels = config.get("vq_embed_dim") or channels
+        if channels != latent_shape[0]:
+            raise ModelError(
+                f"the autoencoder's latents have {channels} channels, the model's {latent_shape[0]}"
+            )
+        if config["in_channels"] != config["out_channels"]:
+            raise ModelError(
+                f"the autoencoder takes images of {config['in_channels']} channels and gives "
+                f"{config['out_channels']}"
+            )
+        factor = 2 ** (len(config["block_out_channels"]) - 1)
+        _, height, width = latent_shape
+        return LatentCodec(
+            autoencoder,
+            float(config["scaling_factor"]),
+            float(config.get("shift_factor") or 0.0),
+            quantised,
+            (int(config["in_channels"]), height * factor, width * factor),
+            latent_shape,
+        )
+
+    def encode(self, images: Tensor, /) -> Tensor:
+        """Images (n, C, H, W) in [-1, 1] -> latents (n, c, h, w).
+
+        Raises:
+            ValueError: the images have another shape than the model's.
+        """
+        _require(images, self.image_shape, "images")
+        found = cast(Any, self.autoencoder).encode(images)
+        latents = found.latents if self.quantised else found.latent_dist.mean
+        return (latents - self.shift) * self.scale
+
+    def decode(self, latents: Tensor, /) -> Tensor:
+        """Latents (n, c, h, w) -> images (n, C, H, W), not clipped.
+
+        Raises:
+            ValueError: the latents have another shape than the model's.
+        """
+        _require(latents, self.latent_shape, "latents")
+        return cast(Tensor, cast(Any, self.autoencoder).decode(latents / self.scale + self.shift).sample)
+
+
+def _require(x: Tensor, shape: tuple[int, int, int], what: str) -> None:
+    if tuple(x.shape[1:]) != shape:
+        raise ValueError(
+            f"the model's {what} have shape (n, {', '.join(map(str, shape))}), got {tuple(x.shape)}"
+        )
