@@ -145,12 +145,12 @@ def test_the_flow_carries_the_density_of_a_gaussian_both_ways(schedule, upwards)
     assert torch.equal(states[-1].t, times[-1:].expand(3))
 
 
-@pytest.mark.parametrize(("method", "n"), [(HEUN, 40), (RK4, 24), (DORMAND_PRINCE, 45)])
+@pytest.mark.parametrize(("method", "n"), [(HEUN, 40), (RK4, 24), (DORMAND_PRINCE, 24)])
 def test_each_method_has_its_order_in_x_and_in_the_density(method: Method, n: int):
     model, x = gaussian(VP()), images(2)
 
     def errors(n: int) -> tuple[float, float]:
-        times = grid(model.schedule, n, 0.02, 0.9)
+        times = grid(model.schedule, n, 0.05, 0.5)
         *_, last = flow(model, x, times, Exact(), method)
         want = model.carry(x, times[:1].expand(2), last.t)
         change = model.log_density(want, last.t) - model.log_density(x, times[:1].expand(2))
@@ -215,7 +215,7 @@ def test_there_and_back_again():
     down = integrate(model, up.x, 0.7, 0.05, Exact(), tolerance=1e-8)
     assert (down.x - x).abs().max() < 1e-5
     assert (down.log_density_change + up.log_density_change).abs().max() < 1e-5
-    *_, walked = flow(model, x, grid(model.schedule, 200, 0.05, 0.7), Exact())
+    *_, walked = flow(model, x, grid(model.schedule, 80, 0.05, 0.7), Exact())
     assert (walked.log_density_change - up.log_density_change).abs().max() < 1e-5
     starts = torch.tensor([0.05, 0.05, 0.1, 0.1, 0.7], dtype=torch.float64)
     mixed = integrate(model, x, starts, 0.7, Exact(), tolerance=1e-8)
