@@ -18,6 +18,13 @@ Ids = NDArray[np.int64]
 Times = NDArray[np.float64]
 Hits = NDArray[np.bool_]
 
+class InputError(ValueError):
+    """Something a user gave or the machine lacks: one clear sentence, exit code 2, no traceback.
+
+    The base of every error that the command line answers with its message alone.
+    """
+
+
 In = TypeVar("In")
 Out = TypeVar("Out")
 

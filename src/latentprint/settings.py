@@ -17,10 +17,12 @@ from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hin
 
 from pydantic import TypeAdapter, ValidationError
 
+from latentprint.contracts import InputError
+
 Settings = TypeVar("Settings")
 
 
-class SettingsError(ValueError):
+class SettingsError(InputError):
     """A setting that cannot be used; the message is one sentence that names it."""
 
 
@@ -42,9 +44,9 @@ def read(kind: type[Settings], values: Mapping[str, Any], *, path: str = "") -> 
         arguments[key] = _value(hints[key], value, name)
     try:
         return kind(**arguments)
-    except SettingsError:
-        raise
     except (ValueError, TypeError) as error:
+        if isinstance(error, InputError):
+            raise
         where = path.rstrip(".") or "the settings"
         raise SettingsError(f"{where} cannot be used: {error}") from error
 

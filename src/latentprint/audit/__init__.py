@@ -1,0 +1,114 @@
+"""The recipe on one page: the paper's Figure 2, from a folder of images to a verdict.
+
+    images → fingerprint → score model, control → c_p, c_id → t' → samples → likelihood, FID → verdict
+
+Every line below is a stage that reads what the run already holds and does what is missing, so the same call
+continues an audit that was interrupted and ends in the same results.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from latentprint.audit import evidence, stages
+from latentprint.audit.results import memorised_entry, monte_carlo_entry, results, search_entry
+from latentprint.audit.work import Work, open_device
+from latentprint.config import AuditConfig
+from latentprint.execute import ids_held
+from latentprint.progress import Report, silent
+from latentprint.report import write_report
+from latentprint.settings import plain
+from latentprint.store import Run
+from latentprint.verdict import verdict
+
+__all__ = ["run_audit"]
+
+BATCH = 256
+
+
+def run_audit(
+    config: AuditConfig,
+    out: Path | str,
+    *,
+    device: str = "cpu",
+    batch: int = BATCH,
+    root: Path | str | None = None,
+    download: bool = False,
+    fresh: bool = False,
+    progress: Report = silent,
+) -> dict[str, Any]:
+    """Audit a recipe: train on the images with one fingerprint among them, and see whether it comes back.
+
+    Args:
+        config: everything that decides the numbers; ``resolve`` makes one from a preset.
+        out: folder of the run; the same call again continues it.
+        device: where networks run.
+        batch: trajectories that share a network call; memory only, no result depends on it.
+        root, download: where the MedMNIST files are, and whether a missing one may be fetched.
+        fresh: put a run that ``out`` already holds aside and begin anew.
+        progress: told how far each stage is.
+
+    Returns: what ``results.json`` holds.
+
+    Raises:
+        InputError: one sentence about the input, the settings, the folder or the disk; what was finished
+            is kept.
+    """
+    with Run.open(out, plain(config), fresh=fresh) as run:
+        work = Work(config, run, open_device(device), batch, progress)
+        run.note({"device": str(work.device)})
+        split, injection = stages.images(work, root, download)
+        model = stages.score_model(work, "model", injection.marked.pixels)
+        control = stages.score_model(work, "control", injection.control.pixels) if config.control else None
+        detectors = stages.detectors(work, split, injection)
+
+        target = injection.target
+        found = stages.search(work, "model", model, detectors, target)
+        found_control = (
+            stages.search(work, "control", control, detectors, target) if control is not None else None
+        )
+        extract = stages.extractor(work, detectors)
+        samples = stages.sample(work, "model", model, detectors, target, config.samples.count, extract)
+        count = config.samples.control or config.samples.count
+        samples_control = (
+            stages.sample(work, "control", control, detectors, target, count, None)
+            if control is not None
+            else None
+        )
+        likelihood = stages.likelihood(work, model, split, injection)
+        fid = stages.frechet(work, split, injection, extract)
+
+        noised = stages.noised_probe(work, model, detectors, target, "search")
+        prior = stages.prior_probe(work, model, detectors, target, "samples")
+        hits = ids_held(run, "samples.model")[samples.hit]
+        detected = evidence.pictures(prior, stages.at(model.schedule.start, len(hits)), hits)
+
+        expected = injection.copies / len(split.train)
+        sampler = work.sampler.describe()
+        answer = results(
+            split,
+            injection,
+            detectors,
+            parts={
+                "t_prime": search_entry(found, found_control, run.rows("search.model")),
+                "q": {
+                    "monte_carlo": monte_carlo_entry(samples, expected, sampler),
+                    "control": monte_carlo_entry(samples_control, expected, sampler)
+                    if samples_control is not None
+                    else None,
+                    "splitting": None,
+                    "bridge": None,
+                },
+                "fid": fid,
+                "likelihood": likelihood,
+                "memorised": memorised_entry(samples, detected, injection.marked, injection.index),
+            },
+            costs=stages.costs(work),
+        )
+        answer["verdict"] = verdict(answer)
+        run.write_json("results.json", answer)
+        evidence.write_evidence(run.path, evidence.collect(run, injection, noised, prior))
+        run.complete()
+        write_report(run.path)
+        return answer

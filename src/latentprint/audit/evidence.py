@@ -1,0 +1,93 @@
+"""Evidence: the images behind the numbers, drawn again from their ids. Confidential.
+
+No image that came back is stored while the audit runs: noise is a pure function of (seed, purpose, id, step),
+so the few that are shown are made again from their ids.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from latentprint.contracts import Ids, Times
+from latentprint.fingerprint import Injection
+from latentprint.probe import ModelProbe
+from latentprint.report.evidence import Evidence, Noised, Sample, write_evidence
+from latentprint.store import Run
+
+SHOWN_LEVELS = 12
+SHOWN_SAMPLES = 48
+
+Rows = dict[str, NDArray[Any]]
+
+
+def pictures(probe: ModelProbe, t: Times, ids: Ids) -> NDArray[np.float32]:
+    """The images (n, C, H, W) that these trajectories end in, in the order asked."""
+    out = np.zeros((len(ids), *probe.target.shape), np.float32)
+    for rows, images, _ in probe.images(t, ids):
+        out[rows.cpu().numpy()] = images.float().cpu().numpy()
+    return out
+
+
+def collect(run: Run, injection: Injection, noised: ModelProbe, prior: ModelProbe) -> Evidence:
+    """x_p, what came back over t (Fig. 4), detected samples (Fig. 10), false alarms (Fig. 8)."""
+    return Evidence(
+        target=injection.target,
+        original=injection.original,
+        noised=_over_levels(run.rows("search.model"), noised),
+        samples=_samples(run.rows("samples.model"), prior, both=True),
+        false_positives=_samples(run.rows("samples.model"), prior, both=False),
+    )
+
+
+def _over_levels(rows: Rows, probe: ModelProbe) -> list[Noised]:
+    """One try a level, the first that came back where one did; at most SHOWN_LEVELS levels, evenly spaced."""
+    levels = np.unique(rows["t"])
+    levels = levels[np.unique(np.linspace(0, len(levels) - 1, SHOWN_LEVELS).round().astype(int))]
+    chosen = np.array([_first(rows, t) for t in levels], dtype=np.int64)
+    t, ids = rows["t"][chosen], rows["id"][chosen]
+    with torch.no_grad():
+        start = probe.begin(torch.as_tensor(t), torch.as_tensor(ids))
+        begun = probe.codec.decode(start).clamp(-1, 1).float().cpu().numpy()
+    ended = pictures(probe, t, ids)
+    return [
+        Noised(
+            t=float(t[i]),
+            image=begun[i],
+            result=ended[i],
+            presence=float(rows["presence"][row]),
+            identity=float(rows["identity"][row]),
+            hit=bool(rows["hit"][row]),
+        )
+        for i, row in enumerate(chosen)
+    ]
+
+
+def _first(rows: Rows, t: float) -> int:
+    here = np.flatnonzero(rows["t"] == t)
+    hits = here[rows["hit"][here]]
+    return int(hits[0] if len(hits) else here[0])
+
+
+def _samples(rows: Rows, probe: ModelProbe, *, both: bool) -> list[Sample]:
+    wanted = rows["hit"] if both else rows["presence_hit"] ^ rows["identity_hit"]
+    chosen = np.flatnonzero(wanted)[:SHOWN_SAMPLES]
+    if not len(chosen):
+        return []
+    images = pictures(probe, rows["t"][chosen], rows["id"][chosen])
+    return [
+        Sample(
+            id=int(rows["id"][row]),
+            image=images[i],
+            mse=float(rows["mse"][row]),
+            presence=float(rows["presence"][row]),
+            identity=float(rows["identity"][row]),
+        )
+        for i, row in enumerate(chosen)
+    ]
+
+
+__all__ = ["collect", "pictures", "write_evidence"]

@@ -1,0 +1,79 @@
+"""Likelihoods under the probability-flow ODE (Eq. 5), of training images, held-out images and x_p."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from latentprint.audit.work import Work, one_image
+from latentprint.data import Split
+from latentprint.denoiser import Denoiser
+from latentprint.fingerprint import Injection
+from latentprint.likelihood import Exact, Hutchinson, bits_per_dim, dequantise, log_likelihood
+
+TOLERANCE = 1e-3
+"""Of a step of the adaptive integration, in nats per dimension: a hundredth of what images differ by."""
+
+UNIT = 8
+"""Images between two writes to disk."""
+
+
+def likelihood(work: Work, model: Denoiser, split: Split, injection: Injection) -> dict[str, Any] | None:
+    """Bits per dimension of training and held-out images and of x_p; None where the settings leave it out.
+
+    Images without a bit depth (floats) have no bits per dimension, and none is made up for them.
+    """
+    count, depth = work.config.likelihood.images, split.train.bit_depth
+    if count == 0 or depth is None:
+        return None
+    others = np.delete(injection.marked.pixels, injection.index, axis=0)[:count]
+    parts = {"train": others, "heldout": split.heldout.pixels[:count], "target": injection.target[None]}
+    total, done = sum(map(len, parts.values())), 0
+    found: dict[str, NDArray[np.float64]] = {}
+    cost = 0
+    for name, pixels in parts.items():
+        bits, evaluations = _bits(work, model, name, pixels, depth, done, total)
+        found[name], done, cost = bits, done + len(pixels), cost + evaluations
+    return {
+        "bits_per_dim": _mean(found["train"]),
+        "heldout": _mean(found["heldout"]),
+        "target": float(found["target"][0]),
+        "probes": work.config.likelihood.probes,
+        "network_evaluations": cost,
+    }
+
+
+def _bits(
+    work: Work, model: Denoiser, name: str, pixels: NDArray[np.float32], depth: float, done: int, total: int
+) -> tuple[NDArray[np.float64], int]:
+    """Bits per dimension (n,) of images, and what they cost; rows are kept as ``likelihood.<name>``."""
+    purpose, probes = f"likelihood.{name}", work.config.likelihood.probes
+    streams = work.streams
+    divergence = Exact() if probes is None else Hutchinson(probes, streams, purpose=f"{purpose}.probes")
+    missing = work.run.missing(purpose, range(len(pixels)))
+    for first in range(0, len(missing), UNIT):
+        work.say("likelihoods", done + len(pixels) - len(missing) + first, total, "images")
+        ids = missing[first : first + UNIT]
+        keys = torch.as_tensor(ids) + _offset(name)
+        noisy = dequantise(one_image(pixels[ids], work.device), depth, streams, keys)
+        seen = log_likelihood(model, noisy, divergence, tolerance=TOLERANCE, ids=keys)
+        bits = bits_per_dim(seen.nats, int(np.prod(pixels.shape[1:])), depth)
+        columns = {"bits": bits, "nats": seen.nats, "standard_error": seen.standard_error}
+        rows = {key: value.detach().cpu().numpy() for key, value in columns.items()}
+        work.run.append(purpose, {"id": ids, "evaluations": seen.evaluations.cpu().numpy(), **rows})
+    work.say("likelihoods", done + len(pixels), total, "images")
+    kept = work.run.rows(purpose)
+    return kept["bits"], int(kept["evaluations"].sum())
+
+
+def _offset(name: str) -> int:
+    """Apart, so that images of different kinds share no dequantisation noise and no probes."""
+    return {"train": 0, "heldout": 2**32, "target": 2**33}[name]
+
+
+def _mean(bits: NDArray[np.float64]) -> dict[str, Any]:
+    se = float(bits.std(ddof=1) / len(bits) ** 0.5) if len(bits) > 1 else None
+    return {"mean": float(bits.mean()), "se": se, "n": len(bits)}

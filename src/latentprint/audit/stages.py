@@ -1,0 +1,271 @@
+"""The stages of an audit, each idempotent: what the run already holds is read, what is missing is done.
+
+Their order is the paper's Figure 2. Stages hand their numbers on through the run (rows by id, small
+payloads), so an audit killed at any moment continues where it was, and ends in the same results.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from latentprint.audit.work import Work, one_image
+from latentprint.contracts import Ids, Outcome
+from latentprint.data import Split, load
+from latentprint.denoiser import Denoiser, IdentityCodec
+from latentprint.detector import (
+    FitState,
+    NetworkDetector,
+    fit_identity,
+    fit_presence,
+    load_detector,
+    save_detector,
+)
+from latentprint.execute import Stored, run_probe
+from latentprint.fingerprint import Injection, inject
+from latentprint.networks import build_unet, load_model, save_model
+from latentprint.probe import ModelProbe, from_image, from_prior
+from latentprint.search import TPrime, exhaustive
+from latentprint.stats import Trials
+from latentprint.store import RunError
+from latentprint.training import train
+
+UNIT = 512
+"""Trajectories between two writes to disk: what a kill loses at most."""
+
+
+@dataclass(frozen=True)
+class Detectors:
+    """c_p and c_id, and the error rate that a joint hit on anything but x_p has at most."""
+
+    presence: NetworkDetector
+    identity: NetworkDetector
+
+    @property
+    def false_positives(self) -> Trials:
+        """Counts of the weaker of the two: outside Omega_p a sign is missing, so the pair errs no more."""
+        return max(
+            (self.presence.rates.fpr, self.identity.rates.fpr), key=lambda one: (one.upper(0.95), one.n)
+        )
+
+
+def images(work: Work, root: Path | str | None, download: bool) -> tuple[Split, Injection]:
+    """The images, with the fingerprint on one of them (paper §3.3, Eq. 10).
+
+    Raises:
+        DataError, FingerprintError: the images cannot be had, or cannot be marked.
+        RunError: the source holds other images than when the run began.
+    """
+    settings = work.config.data
+    with work.stage("data"):
+        split = load(
+            settings.source,
+            seed=work.config.seed,
+            root=root,
+            images=settings.images,
+            download=download,
+            heldout=settings.heldout,
+        )
+        injection = inject(split.train, work.config.fingerprint, work.streams.generator("fingerprint"))
+        payload = {
+            "manifest": split.train.manifest,
+            "heldout": split.heldout.manifest,
+            "images": len(split.train),
+            "heldout_images": len(split.heldout),
+            "shape": list(split.train.shape),
+            "source": split.name,
+            "target_index": injection.index,
+            "target_sha256": injection.sha256,
+            "copies": injection.copies,
+        }
+        before = work.run.stage("data")
+        if before.done and dict(before.payload) != payload:
+            raise RunError(
+                f"{settings.source} holds other images now than when this run began; "
+                "name another folder for a new run, or restore the images"
+            )
+        if not before.done:
+            work.run.finish("data", payload)
+    return split, injection
+
+
+def score_model(work: Work, name: str, pixels: NDArray[np.float32]) -> Denoiser:
+    """Train the score model ``name`` on images (N, C, H, W) by Eq. 4, or read it where that is done."""
+    settings, folder = work.config.model, work.run.path / name
+    with work.stage(name):
+        if not work.run.stage(name).done:
+            schedule = settings.schedule()
+            # The control starts from the same weights and sees the same noise: it differs by the image alone.
+            network = build_unet(settings.network, pixels.shape[1], pixels.shape[2:], work.streams)
+            network.to(work.device)
+            checkpoint = work.run.path / "checkpoints" / name
+            for state in train(
+                pixels, network, schedule, settings.training, work.streams, work.device, checkpoint
+            ):
+                work.say(f"training {name}", state.step, state.steps, "steps")
+                last = state
+            save_model(folder, last.denoiser)
+            digest = sha256((folder / "diffusion_pytorch_model.safetensors").read_bytes()).hexdigest()
+            work.run.finish(name, {"weights_sha256": digest, "steps": last.steps, "images": last.images})
+    return load_model(folder, work.device)
+
+
+def detectors(work: Work, split: Split, injection: Injection) -> Detectors:
+    """Fit c_p and c_id (§3.3, §5.2), or read them where they were fitted before.
+
+    Raises:
+        DetectorError: one of them learnt nothing, or there are too few images to tell.
+    """
+    config, kind = work.config, work.config.fingerprint
+    others, heldout = injection.control.pixels, split.heldout.pixels
+    # The held-out images come last: their places do not depend on how many are trained on.
+    presence = _detector(
+        work,
+        "presence",
+        lambda: fit_presence(
+            np.concatenate([others, heldout]), kind, config.presence, work.streams, work.device
+        ),
+    )
+    identity = _detector(
+        work,
+        "identity",
+        lambda: fit_identity(
+            injection.target, others, heldout, kind, config.identity, work.streams, work.device
+        ),
+    )
+    return Detectors(presence, identity)
+
+
+def _detector(work: Work, name: str, fit: Callable[[], Iterator[FitState]]) -> NetworkDetector:
+    folder = work.run.path / "detectors" / name
+    with work.stage(name):
+        if not work.run.stage(name).done:
+            for state in fit():
+                # Early stopping makes the number of epochs unknown; the bar ends where the fit does.
+                epochs = state.epoch if state.detector is not None else state.epochs
+                work.say(f"fitting c_{'p' if name == 'presence' else 'id'}", state.epoch, epochs, "epochs")
+                last = state
+            assert last.detector is not None  # the last state of a fit holds it
+            save_detector(folder, last.detector)
+            work.run.finish(name, {"epochs": last.epoch, "best_epoch": last.best_epoch})
+    found = load_detector(folder, work.device)
+    if found is None:
+        raise RunError(f"the {name} detector is missing in {folder}; begin anew with --fresh")
+    return found
+
+
+def noised_probe(
+    work: Work, denoiser: Denoiser, detectors: Detectors, target: NDArray[np.float32], purpose: str
+) -> ModelProbe:
+    """The probe of Alg. 1: x_p noised to t, then the reverse process and both detectors."""
+    image = one_image(target, work.device)
+    # Every model gets the same noise: main and control differ by their weights alone.
+    begin = from_image(image, denoiser, work.streams, purpose, IdentityCodec())
+    return _probe(work, denoiser, detectors, image, begin, purpose)
+
+
+def prior_probe(
+    work: Work, denoiser: Denoiser, detectors: Detectors, target: NDArray[np.float32], purpose: str
+) -> ModelProbe:
+    """The probe of §5.3: samples of the model."""
+    image = one_image(target, work.device)
+    begin = from_prior(tuple(image.shape), denoiser, work.streams, purpose, work.device)
+    return _probe(work, denoiser, detectors, image, begin, purpose)
+
+
+def _probe(
+    work: Work, denoiser: Denoiser, detectors: Detectors, image: Tensor, begin: Any, purpose: str
+) -> ModelProbe:
+    return ModelProbe(
+        denoiser=denoiser,
+        sampler=work.sampler,
+        begin=begin,
+        streams=work.streams,
+        purpose=purpose,
+        target=image,
+        identity=detectors.identity,
+        presence=detectors.presence,
+        batch=work.batch,
+    )
+
+
+def search(
+    work: Work, name: str, denoiser: Denoiser, detectors: Detectors, target: NDArray[np.float32]
+) -> TPrime:
+    """Alg. 1 at every noise level of the grid; rows are kept as ``search.<name>``."""
+    plan = work.config.search.plan(denoiser.schedule.start, detectors.false_positives)
+    purpose, stage = f"search.{name}", f"search {name}"
+    probe = noised_probe(work, denoiser, detectors, target, "search")
+    with work.stage(purpose):
+        stored = Stored(probe, purpose, work.run, UNIT, work.progress(stage, "trajectories"))
+        found = exhaustive(stored, plan)
+        if not work.run.stage(purpose).done:
+            work.run.finish(purpose, {"network_evaluations": found.network_evaluations})
+    return found
+
+
+@dataclass(frozen=True)
+class Features:
+    """Keeps features of the samples that pass by, for the Frechet distance; rows by sample id."""
+
+    work: Work
+    purpose: str
+    limit: int
+    extract: Any
+
+    def __call__(self, ids: Ids, images: Tensor) -> None:
+        keep = ids < self.limit
+        if keep.any():
+            values = self.extract(images[torch.as_tensor(keep, device=images.device)])
+            self.work.run.append_array(self.purpose, ids[keep], values.float().cpu().numpy())
+
+
+def sample(
+    work: Work,
+    name: str,
+    denoiser: Denoiser,
+    detectors: Detectors,
+    target: NDArray[np.float32],
+    count: int,
+    extract: Any | None,
+) -> Outcome:
+    """``count`` samples from the prior through both detectors (§5.3); rows are kept as ``samples.<name>``."""
+    purpose = f"samples.{name}"
+    probe = prior_probe(work, denoiser, detectors, target, "samples")
+    if extract is not None:
+        probe = replace(probe, watch=Features(work, f"features.{name}", work.config.fid.samples, extract))
+    with work.stage(purpose):
+        ids = np.arange(count, dtype=np.int64)
+        start = np.full(count, denoiser.schedule.start)
+        outcome = run_probe(
+            probe,
+            start,
+            ids,
+            purpose=purpose,
+            unit=UNIT,
+            sink=work.run,
+            progress=work.progress(f"sampling {name}", "images"),
+        )
+        if not work.run.stage(purpose).done:
+            work.run.finish(purpose, {"network_evaluations": int(outcome.evaluations.sum())})
+    return outcome
+
+
+def at(t: float, count: int) -> NDArray[np.float64]:
+    """The same noise level ``count`` times."""
+    return np.full(count, t)
+
+
+def costs(work: Work) -> dict[str, int]:
+    """Network evaluations by stage, of every stage that states them."""
+    stages = work.run.record["stages"]
+    stated = {name: stage.get("payload", {}).get("network_evaluations") for name, stage in stages.items()}
+    return {name: cost for name, cost in stated.items() if cost is not None}

@@ -1,0 +1,69 @@
+"""What every stage of an audit is given: the settings, the run on disk, noise, the device, a voice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from latentprint.config import AuditConfig
+from latentprint.contracts import InputError
+from latentprint.execute import Progress
+from latentprint.progress import Report
+from latentprint.sampler import Sampler
+from latentprint.store import Run
+from latentprint.streams import Streams
+
+
+@dataclass(frozen=True)
+class Work:
+    """See the module; ``batch`` is how many trajectories share a network call, and changes no result."""
+
+    config: AuditConfig
+    run: Run
+    device: torch.device
+    batch: int
+    say: Report
+
+    @property
+    def streams(self) -> Streams:
+        """Noise of this run: everything random follows from its seed."""
+        return Streams(self.config.seed)
+
+    @property
+    def sampler(self) -> Sampler:
+        """The sampler whose q is measured."""
+        return self.config.sampler.sampler()
+
+    def progress(self, stage: str, unit: str) -> Progress:
+        """A counter for one stage, for work that knows nothing of stages."""
+        return lambda done, total: self.say(stage, done, total, unit)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time a stage; the stage itself says when it is finished (``run.finish``)."""
+        if not self.run.stage(name).done:
+            self.run.begin(name)
+        yield
+
+
+def open_device(name: str) -> torch.device:
+    """The torch device of that name, tried with one number on it.
+
+    Raises:
+        InputError: there is no such device on this machine.
+    """
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise InputError(f"the device {name!r} cannot be used here: {str(error).splitlines()[0]}") from error
+    return device
+
+
+def one_image(pixels: object, device: torch.device) -> Tensor:
+    """An image as float32 tensor (C, H, W) on the device."""
+    return torch.as_tensor(pixels, dtype=torch.float32, device=device)

@@ -1,0 +1,184 @@
+"""The settings of a whole audit: the parts' own settings, nested; presets; TOML in and out.
+
+A preset is a TOML file under ``presets/`` that opens with the command it is for, the time it takes and the
+numbers to expect. What a user names (a file, an option) goes over the preset, key by key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import resources
+from typing import Any, Literal
+
+from latentprint.detector import DetectorConfig
+from latentprint.fingerprint import CircleConfig
+from latentprint.networks import UNetConfig
+from latentprint.sampler import PAPER, Sampler, Spacing, sampler_from
+from latentprint.schedule import VE, VP, Schedule, SubVP
+from latentprint.search import Plan, even_grid
+from latentprint.settings import SettingsError, merge, parse, read
+from latentprint.stats import Trials
+from latentprint.training import TrainConfig
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Which images (see ``data.load``); ``images`` of them, drawn by the seed, are trained on (None: all)."""
+
+    source: str = "digits"
+    images: int | None = None
+    heldout: float = 0.2
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """The score model that is trained: its forward SDE, network and training."""
+
+    sde: Literal["subvp", "vp", "ve"] = "subvp"
+    network: UNetConfig = field(default_factory=UNetConfig)
+    training: TrainConfig = field(default_factory=TrainConfig)
+
+    def schedule(self) -> Schedule:
+        """The noise schedule of the SDE, with the paper's constants."""
+        return {"subvp": SubVP, "vp": VP, "ve": VE}[self.sde]()
+
+
+@dataclass(frozen=True)
+class SamplerSettings:
+    """The sampler whose q is measured. ``name = "paper"`` is the paper's and takes no further settings.
+
+    Raises:
+        ValueError: an unknown step or spacing, no steps, or settings beside "paper".
+    """
+
+    name: str = "heun"
+    steps: int = 24
+    spacing: Spacing = "karras"
+    denoise: bool = True
+
+    def __post_init__(self) -> None:
+        self.sampler()
+
+    def sampler(self) -> Sampler:
+        """The sampler itself."""
+        if self.name == "paper":
+            return PAPER
+        return sampler_from(
+            {"step": self.name, "steps": self.steps, "spacing": self.spacing, "denoise": self.denoise}
+        )
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """Alg. 1: M ``tries`` at each of ``levels`` noise levels, evenly spaced up to T.
+
+    Attributes:
+        levels: how many noise levels t.
+        tries: M.
+        threshold: p of t'_p, the largest t from which more than a share p comes back.
+
+    Raises:
+        ValueError: no levels or tries, or a threshold outside (0, 1).
+    """
+
+    levels: int = 20
+    tries: int = 16
+    threshold: float = 0.05
+
+    def __post_init__(self) -> None:
+        self.plan(1.0)
+
+    def plan(self, horizon: float, false_positives: Trials | None = None) -> Plan:
+        """The question for the search, on a schedule that ends at ``horizon``."""
+        grid = even_grid(self.levels, horizon)
+        return Plan(grid, self.tries, horizon, self.threshold, false_positives=false_positives)
+
+
+@dataclass(frozen=True)
+class SampleSettings:
+    """How many images are sampled from the model, and from the control (None: as many)."""
+
+    count: int = 2000
+    control: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.count < 1 or (self.control is not None and self.control < 1):
+            raise ValueError(f"at least 1 sample is needed, got {self.count} and {self.control}")
+
+
+@dataclass(frozen=True)
+class LikelihoodSettings:
+    """Exact likelihood of ``images`` training and held-out images and of x_p; 0 leaves it out.
+
+    ``probes`` random vectors estimate the divergence; None computes it exactly, one network pass a dimension.
+    """
+
+    images: int = 16
+    probes: int | None = 4
+
+
+@dataclass(frozen=True)
+class FidSettings:
+    """Frechet distance over up to ``samples`` samples; ``weights`` names an Inception safetensors file."""
+
+    features: Literal["presence", "pixels", "inception"] = "presence"
+    samples: int = 10_000
+    weights: str | None = None
+    sha256: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.features == "inception") != (self.weights is not None and self.sha256 is not None):
+            raise ValueError("features = 'inception' needs weights and sha256, and the others need neither")
+
+
+@dataclass(frozen=True)
+class AuditConfig:
+    """Everything that decides an audit's numbers; where it runs (device, batch, folder) is not among it."""
+
+    seed: int = 0
+    control: bool = True
+    data: DataSettings = field(default_factory=DataSettings)
+    fingerprint: CircleConfig = field(default_factory=CircleConfig)
+    model: ModelSettings = field(default_factory=ModelSettings)
+    presence: DetectorConfig = field(default_factory=DetectorConfig)
+    identity: DetectorConfig = field(default_factory=DetectorConfig)
+    sampler: SamplerSettings = field(default_factory=SamplerSettings)
+    search: SearchSettings = field(default_factory=SearchSettings)
+    samples: SampleSettings = field(default_factory=SampleSettings)
+    likelihood: LikelihoodSettings = field(default_factory=LikelihoodSettings)
+    fid: FidSettings = field(default_factory=FidSettings)
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise ValueError(f"a seed must be 0 or more, got {self.seed}")
+
+
+def presets() -> tuple[str, ...]:
+    """The names of the presets that ship."""
+    folder = resources.files("latentprint") / "presets"
+    return tuple(sorted(f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml")))
+
+
+def read_preset(name: str) -> dict[str, Any]:
+    """The settings of a preset.
+
+    Raises:
+        SettingsError: there is none of that name.
+    """
+    if name not in presets():
+        raise SettingsError(f"{name!r} is not a preset; there are {', '.join(presets())}.")
+    text = (resources.files("latentprint") / "presets" / f"{name}.toml").read_text(encoding="utf-8")
+    return parse(text, name=f"preset {name}")
+
+
+def resolve(*over: Mapping[str, Any], preset: str) -> AuditConfig:
+    """The preset with what the user named over it, later mappings over earlier ones.
+
+    Raises:
+        SettingsError: an unknown key or preset, or a value that cannot be used.
+    """
+    values = read_preset(preset)
+    for one in over:
+        values = merge(values, one)
+    return read(AuditConfig, values)
