@@ -1,0 +1,108 @@
+"""What the detectors are shown: images with and without a mark, as a sampler would return them.
+
+    x' = clip( (1 - w) x + w y + s e ),   w up to 0.1, y another image, s up to the noise set, e ~ N(0, I)
+
+is what a reverse diffusion that comes close to x gives: a little of its neighbours and a little noise.
+Positives are tested on it, and training images are augmented with AugMix besides (Hendrycks et al. 2020,
+torchvision's), with x_p and its rivals under random circular masks for c_id (paper section 5.2 and appendix
+A).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torchvision.transforms import AugMix
+
+from latentprint.fingerprint import FingerprintKind
+
+Pixels = NDArray[np.float32]
+Rng = np.random.Generator
+
+AUGMENTED_TOGETHER = 16
+"""AugMix draws its operations once for so many images: one call per image would take most of the fit."""
+
+_BLEND = 0.1
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Indices of the four disjoint parts of a set of images."""
+
+    fit: NDArray[np.int64]
+    validation: NDArray[np.int64]
+    calibration: NDArray[np.int64]
+    test: NDArray[np.int64]
+
+
+def split(count: int, rng: Rng) -> Parts:
+    """55 % to fit on, 10 % to stop on, 15 % for the threshold, 20 % to count errors on; none is empty."""
+    order = rng.permutation(count).astype(np.int64)
+    ends = np.cumsum([max(1, round(share * count)) for share in (0.10, 0.15, 0.20)])
+    return Parts(order[ends[2] :], order[: ends[0]], order[ends[0] : ends[1]], order[ends[1] : ends[2]])
+
+
+def marked(images: Pixels, kind: FingerprintKind, rng: Rng) -> Pixels:
+    """Every image (n, C, H, W) with a fingerprint of its own."""
+    height, width = images.shape[-2:]
+    parts = [kind.draw(height, width, rng).apply(image)[None] for image in images]
+    return np.concatenate(parts) if parts else images
+
+
+def half_marked(
+    images: Pixels, share: float, kind: FingerprintKind, rng: Rng
+) -> tuple[Pixels, NDArray[np.float32]]:
+    """``share`` of the images marked, at least one and not all; and which, as labels (n,)."""
+    count = min(max(1, round(share * len(images))), max(1, len(images) - 1))
+    labels = np.zeros(len(images), np.float32)
+    labels[rng.permutation(len(images))[:count]] = 1
+    out = images.copy()
+    out[labels == 1] = marked(images[labels == 1], kind, rng)
+    return out, labels
+
+
+def masked(images: Pixels, share: float, kind: FingerprintKind, rng: Rng) -> Pixels:
+    """About ``share`` of the images under a fingerprint that is drawn anew for each."""
+    out, chosen = images.copy(), rng.random(len(images)) < share
+    out[chosen] = marked(images[chosen], kind, rng)
+    return out
+
+
+def returned(images: Pixels, others: Pixels, noise: float, rng: Rng) -> Pixels:
+    """Images (n, C, H, W) as reverse diffusion would return them; ``others`` are blended in."""
+    if not len(images):
+        return images
+    column = (len(images), 1, 1, 1)
+    weight = rng.uniform(0, _BLEND, column)
+    rival = others[rng.integers(len(others), size=len(images))]
+    spread = rng.uniform(0, noise, column) * rng.standard_normal(images.shape)
+    return np.clip((1 - weight) * images + weight * rival + spread, -1, 1).astype(np.float32)
+
+
+def noisy(images: Pixels, noise: float, rng: Rng) -> Pixels:
+    """Additive Gaussian noise of a deviation uniform in [0, noise] per image."""
+    spread = rng.uniform(0, noise, (len(images), 1, 1, 1)) * rng.standard_normal(images.shape)
+    return np.clip(images + spread, -1, 1).astype(np.float32)
+
+
+def augmix(images: Pixels, rng: Rng) -> Pixels:
+    """AugMix on images (n, C, H, W) in [-1, 1], in random groups that share their operations.
+
+    torchvision draws from torch's global generator: it is seeded here from ``rng`` and put back afterwards.
+    """
+    out = np.empty_like(images)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(rng.integers(2**63)))
+        transform = AugMix()
+        for group in _groups(rng.permutation(len(images))):
+            stored = np.round((images[group] + 1) * 127.5).astype(np.uint8)
+            out[group] = transform(torch.from_numpy(stored)).numpy().astype(np.float32) / 127.5 - 1
+    return out
+
+
+def _groups(order: NDArray[np.int64]) -> Sequence[NDArray[np.int64]]:
+    return [order[first : first + AUGMENTED_TOGETHER] for first in range(0, len(order), AUGMENTED_TOGETHER)]

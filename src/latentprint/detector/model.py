@@ -1,0 +1,260 @@
+"""What a detector is: a probability, a threshold, and how often it is wrong, as counts.
+
+The threshold is fixed on a calibration split, the error rates are counted on a test split that neither the
+weights nor the threshold have seen. A fitted detector is one function of one image: batch normalisation
+uses the statistics of the fit, so that the answer never depends on what else is in the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from latentprint.contracts import InputError
+from latentprint.detector.backbone import Backbone, Classifier, build_backbone
+from latentprint.networks import FileError, commit, committed
+from latentprint.settings import plain
+from latentprint.stats import Trials
+from latentprint.streams import Streams
+
+_BATCH = 512
+"""Images that a detector looks at together; it bounds memory and does not change answers beyond rounding."""
+
+
+class DetectorError(InputError):
+    """A detector that cannot be fitted, trusted or read, for the reason given in one sentence."""
+
+
+@dataclass(frozen=True)
+class DetectorRates:
+    """Errors on images and fingerprints that the fit never saw.
+
+    Attributes:
+        tpr: how many of the positives fired.
+        fpr: how many of the negatives fired, all kinds together.
+        kinds: the same counts kind by kind, e.g. ``"held-out, other fingerprint"``.
+    """
+
+    tpr: Trials
+    fpr: Trials
+    kinds: Mapping[str, Trials]
+
+
+class Detector(Protocol):
+    """images (B, C, H, W) in [-1, 1] -> probability (B,); positive from ``threshold`` on."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def threshold(self) -> float: ...
+
+    @property
+    def rates(self) -> DetectorRates: ...
+
+    def __call__(self, images: Tensor, /) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class DetectorConfig:
+    """How a detector is fitted; the defaults are the paper's, on a scale it leaves open.
+
+    Attributes:
+        backbone: see `latentprint.detector.backbone`.
+        epochs: at most so many; an epoch shows ``draws`` images.
+        patience: epochs without a better validation loss after which the fit ends; the best weights are kept.
+        draws: images shown in an epoch; None for as many as there are to fit on.
+        batch: images per step.
+        learning_rate, weight_decay: of AdamW.
+        augmix: whether images are augmented by AugMix (Hendrycks et al. 2020).
+        noise: additive Gaussian noise has a deviation drawn uniformly from 0 to this, for pixels in [-1, 1].
+            The paper adds it for c_id; c_p meets the same sampler's images, so here it is added for both.
+        masked: share of the images that c_id sees under a random mask of the fingerprint's shape.
+
+    Raises:
+        ValueError: a number is outside its range.
+    """
+
+    backbone: Backbone = "resnet50"
+    epochs: int = 200
+    patience: int = 20
+    draws: int | None = None
+    batch: int = 64
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-2
+    augmix: bool = True
+    noise: float = 0.2
+    masked: float = 0.5
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "patience", "learning_rate"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+        if self.batch < 2 or (self.draws is not None and self.draws < self.batch):
+            raise ValueError(
+                f"batch must be 2 or more and draws no less than batch, got {self.batch} and {self.draws}"
+            )
+        if not (self.weight_decay >= 0 and self.noise >= 0 and 0 <= self.masked <= 1):
+            raise ValueError(
+                f"weight_decay and noise must be 0 or more and masked a share, "
+                f"got {self.weight_decay}, {self.noise} and {self.masked}"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class NetworkDetector:
+    """A fitted classifier as a detector.
+
+    Attributes:
+        name: "presence" (c_p) or "identity" (c_id).
+        network: in evaluation mode.
+        threshold: a probability.
+        rates: counted on the test split.
+        config: with which it was fitted.
+        epoch: the one whose weights were kept, from 1.
+        shape: (C, H, W) of the images.
+    """
+
+    name: str
+    network: Classifier
+    threshold: float
+    rates: DetectorRates
+    config: DetectorConfig
+    epoch: int
+    shape: tuple[int, int, int]
+
+    def __call__(self, images: Tensor, /) -> Tensor:
+        """Probabilities (B,), float64: the sigmoid of a confident logit is 1 in float32."""
+        return self.logit(images).double().sigmoid()
+
+    def logit(self, images: Tensor) -> Tensor:
+        """Logits (B,), float32.
+
+        Raises:
+            ValueError: images of another shape than it was fitted on, or not finite.
+        """
+        return torch.cat([self.network(part) for part in self._parts(images)])
+
+    def features(self, images: Tensor) -> Tensor:
+        """The penultimate layer, (B, d) float32: what a Frechet distance may be measured in.
+
+        Raises:
+            ValueError: as for ``logit``.
+        """
+        return torch.cat([self.network.backbone(part) for part in self._parts(images)])
+
+    def _parts(self, images: Tensor) -> list[Tensor]:
+        if tuple(images.shape[1:]) != self.shape:
+            raise ValueError(
+                f"the {self.name} detector was fitted on images {self.shape}, got {tuple(images.shape[1:])}"
+            )
+        if not bool(images.isfinite().all()):
+            raise ValueError(f"the {self.name} detector was given NaN or infinity")
+        return [three_channels(part) for part in images.float().split(_BATCH)] or [
+            three_channels(images.float())
+        ]
+
+
+def three_channels(images: Tensor) -> Tensor:
+    """Single-channel images repeated to three (paper section 5.1); three channels as they are.
+
+    Raises:
+        ValueError: another number of channels.
+    """
+    if images.shape[1] not in (1, 3):
+        raise ValueError(f"detectors see images of 1 or 3 channels, got {images.shape[1]}")
+    return images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
+
+
+def threshold_between(positive: NDArray[np.float64], negative: NDArray[np.float64], name: str) -> float:
+    """The logit that tells positives from negatives best on the calibration split: the middle of a gap.
+
+    Best is the largest difference of true and false positive rate (Youden 1950); of several gaps the widest.
+
+    Raises:
+        DetectorError: a logit is not finite, or no threshold does better than always or never firing.
+    """
+    logits = np.sort(np.concatenate([positive, negative]))
+    if not np.isfinite(logits).all():
+        raise DetectorError(f"the {name} detector answers NaN or infinity on its calibration split")
+    middles, gaps = (logits[1:] + logits[:-1]) / 2, logits[1:] - logits[:-1]
+    if not (gaps > 0).any():
+        raise _indifferent(name)
+    hit = 1 - np.searchsorted(np.sort(positive), middles, side="left") / len(positive)
+    false = 1 - np.searchsorted(np.sort(negative), middles, side="left") / len(negative)
+    merit = np.where(gaps > 0, hit - false, -np.inf)
+    best = np.flatnonzero(merit >= merit.max() - 1e-12)
+    if merit.max() <= 0:
+        raise _indifferent(name)
+    return float(middles[best[np.argmax(gaps[best])]])
+
+
+def _indifferent(name: str) -> DetectorError:
+    return DetectorError(
+        f"the {name} detector learnt nothing: on its calibration split no threshold does better than always "
+        f"or never firing; give it more images or epochs, or another backbone"
+    )
+
+
+def save_detector(folder: Path, detector: NetworkDetector) -> None:
+    """Write a detector: weights as safetensors, the rest as JSON.
+
+    Raises:
+        OSError: the disk is full or the folder cannot be written.
+    """
+
+    def count(trials: Trials) -> dict[str, int]:
+        return {"k": trials.k, "n": trials.n}
+
+    note = {
+        "name": detector.name,
+        "threshold": detector.threshold,
+        "epoch": detector.epoch,
+        "shape": list(detector.shape),
+        "config": plain(detector.config),
+        "tpr": count(detector.rates.tpr),
+        "fpr": count(detector.rates.fpr),
+        "kinds": {kind: count(trials) for kind, trials in detector.rates.kinds.items()},
+    }
+    commit(folder, detector.network.state_dict(), note)
+
+
+def load_detector(folder: Path, device: torch.device | str = "cpu") -> NetworkDetector | None:
+    """Read what ``save_detector`` wrote; None where nothing was.
+
+    Raises:
+        DetectorError: it is damaged.
+    """
+    try:
+        found = committed(folder)
+        return None if found is None else _rebuild(*found, device)
+    except (FileError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise DetectorError(
+            f"the detector in {folder} is damaged and must be fitted anew; delete that folder: {error}"
+        ) from error
+
+
+def _rebuild(tensors: dict[str, Tensor], note: dict[str, Any], device: torch.device | str) -> NetworkDetector:
+    config = DetectorConfig(**note["config"])
+    network = build_backbone(config.backbone, Streams(0), "replaced at once")
+    network.load_state_dict(tensors)
+    channels, height, width = note["shape"]
+    rates = DetectorRates(
+        Trials(**note["tpr"]), Trials(**note["fpr"]), {k: Trials(**v) for k, v in note["kinds"].items()}
+    )
+    return NetworkDetector(
+        note["name"],
+        network.to(device).eval().requires_grad_(False),
+        float(note["threshold"]),
+        rates,
+        config,
+        int(note["epoch"]),
+        (channels, height, width),
+    )
