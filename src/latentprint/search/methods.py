@@ -212,14 +212,18 @@ class _Rule:
 
     def way(self, seen: Trials, levels: int) -> int:
         """1 up, -1 down, 0 undecided; wrong at any time with probability ``error / levels`` at most."""
-        if not seen.n:
-            return 0
-        bar = math.log(levels / self.error)
-        up = seen.rate > self.up and log_mixture(seen.k, seen.n, self.up, PRIOR) >= bar
-        down = seen.rate < self.down and log_mixture(seen.k, seen.n, self.down, PRIOR) >= bar
+        error = self.error / levels
+        up, down = _excluded(seen, self.up, error) > 0, _excluded(seen, self.down, error) < 0
         if up and down:
             return 1 if seen.rate >= self.above else -1
         return int(up) - int(down)
+
+
+def _excluded(seen: Trials, bound: float, error: float) -> int:
+    """1 where the sequence at 1 - ``error`` lies above ``bound``, -1 where below it, 0 where it holds it."""
+    if not seen.n or log_mixture(seen.k, seen.n, bound, PRIOR) < -math.log(error):
+        return 0
+    return 1 if seen.rate > bound else -1
 
 
 def _rule(plan: Plan, slack: float) -> _Rule:
@@ -266,30 +270,19 @@ def _by_sequences(book: _Book, rule: _Rule, levels: int) -> tuple[Interval, Inte
     """Intervals of t'_p that assume nothing and that P(return | t) falls, and the largest certain t."""
     plan, count = book.plan, len(book.plan.grid)
 
-    def sides(error: float) -> list[tuple[float, float]]:
-        return [confidence_sequence(one.k, one.n, 1 - error, PRIOR) for one in book.trials]
-
-    def where(keep: Sequence[bool]) -> list[float]:
-        return [t for t, kept in zip(plan.grid, keep, strict=True) if kept]
+    def where(bound: float, error: float, sides: Sequence[int]) -> list[float]:
+        at = [_excluded(one, bound, error) for one in book.trials]
+        return [t for t, side in zip(plan.grid, at, strict=True) if side in sides]
 
     def interval(low: list[float], high: list[float], assumes: str) -> Interval:
         ends = low[-1] if low else None, high[-1] if high else None
         return Interval(*ends, threshold=plan.threshold, level=plan.level, assumes=assumes)
 
-    all_levels, alone = sides(rule.error / 2 / count), sides(rule.error / 2)
-    visited = sides(rule.error / levels)
-    free = interval(
-        where([low > rule.above for low, _ in all_levels]),
-        where([high >= rule.below for _, high in alone]),
-        NOTHING,
-    )
-    excluded = [i for i, (_, high) in enumerate(visited) if high < rule.below]
-    falling = interval(
-        where([low > rule.above for low, _ in visited]),
-        list(plan.grid[: min(excluded, default=count)]),
-        FALLS,
-    )
-    certain = where([low > rule.false for low, _ in all_levels])
+    one_of_all, alone, visited = rule.error / 2 / count, rule.error / 2, rule.error / levels
+    free = interval(where(rule.above, one_of_all, (1,)), where(rule.below, alone, (0, 1)), NOTHING)
+    lowest = min(where(rule.below, visited, (-1,)), default=math.inf)
+    falling = interval(where(rule.above, visited, (1,)), [t for t in plan.grid if t < lowest], FALLS)
+    certain = where(rule.false, one_of_all, (1,))
     return free, falling, certain[-1] if certain else None
 
 
