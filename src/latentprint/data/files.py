@@ -119,8 +119,10 @@ def _require_plain(image: Image.Image, name: str) -> None:
             f"the image {name!r} has the mode {image.mode}; save it as 8-bit grey, 8-bit RGB, 16-bit grey "
             "or float grey"
         )
-    tiles: object = getattr(image, "tile", None)  # how the decoder reads the file: "RGB;16B" and the like
-    if _TYPES[image.mode].itemsize == 1 and "16" in str(tiles):
+    tiles: object = getattr(
+        image, "tile", None
+    )  # how the decoder reads the file; "RGB;16B" and the like in it
+    if _TYPES[image.mode].itemsize == 1 and ";16" in str(tiles):
         raise DataError(
             f"the image {name!r} has 16-bit colours, of which half would be lost; save it as 8-bit RGB"
         )

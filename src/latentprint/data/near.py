@@ -9,6 +9,7 @@ means, images further apart than the tolerance need not be compared, and nothing
 
 from __future__ import annotations
 
+import math
 from hashlib import blake2b
 
 import numpy as np
@@ -35,7 +36,7 @@ def copies_of(
     _require_tolerance(tolerance)
     if pixels.shape[1:] != target.shape:
         raise DataError(f"a target of shape {target.shape} cannot be compared with images {pixels.shape[1:]}")
-    flat, goal = pixels.reshape(len(pixels), -1), target.reshape(-1)
+    flat, goal = pixels.reshape(len(pixels), target.size), target.reshape(-1)
     near = np.zeros(len(flat), dtype=np.bool_)
     step = max(1, _VALUES // max(1, flat.shape[1]))
     for start in range(0, len(flat), step):
@@ -44,8 +45,7 @@ def copies_of(
 
 
 def near_duplicates(pixels: NDArray[np.float32], tolerance: float = NEAR) -> list[tuple[int, ...]]:
-    """Groups of images that are copies of one another, each a rising tuple of positions in ``pixels`` (N, C,
-    H, W).
+    """Groups of images that are copies of one another: rising positions in ``pixels`` (N, C, H, W).
 
     A group is joined by single linkage: each member lies within ``tolerance`` of another member. 0.0 finds
     exact copies alone. Memory is bounded whatever the number of copies; images without a copy appear in no
@@ -55,9 +55,9 @@ def near_duplicates(pixels: NDArray[np.float32], tolerance: float = NEAR) -> lis
         DataError: the tolerance is negative or not a number.
     """
     _require_tolerance(tolerance)
-    flat = np.ascontiguousarray(pixels.reshape(len(pixels), -1))
+    flat = np.ascontiguousarray(pixels.reshape(len(pixels), math.prod(pixels.shape[1:])))
     group = _exact(flat)
-    if tolerance > 0.0 and len(flat) > 0:
+    if tolerance > 0.0 and flat.size > 0:
         group = _near(flat, group, tolerance)
     members: dict[int, list[int]] = {}
     for i, g in enumerate(group.tolist()):
