@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from latentprint.audit import evidence, stages
+from latentprint.audit.distance import distance, extractor
+from latentprint.audit.likelihoods import likelihood
 from latentprint.audit.results import memorised_entry, monte_carlo_entry, results, search_entry
 from latentprint.audit.work import Work, open_device
 from latentprint.config import AuditConfig
@@ -68,7 +70,7 @@ def run_audit(
         found_control = (
             stages.search(work, "control", control, detectors, target) if control is not None else None
         )
-        extract = stages.extractor(work, detectors)
+        extract = extractor(work, detectors)
         samples = stages.sample(work, "model", model, detectors, target, config.samples.count, extract)
         count = config.samples.control or config.samples.count
         samples_control = (
@@ -76,8 +78,8 @@ def run_audit(
             if control is not None
             else None
         )
-        likelihood = stages.likelihood(work, model, split, injection)
-        fid = stages.frechet(work, split, injection, extract)
+        bits = likelihood(work, model, split, injection)
+        fid = distance(work, injection.marked.pixels, split.heldout.pixels, extract)
 
         noised = stages.noised_probe(work, model, detectors, target, "search")
         prior = stages.prior_probe(work, model, detectors, target, "samples")
@@ -101,7 +103,7 @@ def run_audit(
                     "bridge": None,
                 },
                 "fid": fid,
-                "likelihood": likelihood,
+                "likelihood": bits,
                 "memorised": memorised_entry(samples, detected, injection.marked, injection.index),
             },
             costs=stages.costs(work),

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from latentprint.audit.stages import Detectors
@@ -130,12 +131,12 @@ def memorised_entry(
     """Errors of the detected samples (n, C, H, W) to x_p, and how many have x_p as nearest training image."""
     if not len(detected):
         return {"count": 0, "mse": None, "mae": None, "nearest": None}
-    neighbours = nearest(detected, train.pixels)
+    neighbours = nearest(torch.from_numpy(detected), torch.from_numpy(train.pixels))
     return {
         "count": len(detected),
         "mse": _spread(outcome.columns["mse"][outcome.hit]),
         "mae": _spread(outcome.columns["mae"][outcome.hit]),
-        "nearest": {"target": int(np.count_nonzero(neighbours.index == index)), "n": len(detected)},
+        "nearest": {"target": int((neighbours.index[:, 0] == index).sum()), "n": len(detected)},
     }
 
 

@@ -31,6 +31,7 @@ from latentprint.detector import (
 )
 from latentprint.execute import Stored, run_probe
 from latentprint.fingerprint import Injection, inject
+from latentprint.metrics.frechet import Extractor
 from latentprint.networks import build_unet, load_model, save_model
 from latentprint.probe import ModelProbe, from_image, from_prior
 from latentprint.search import TPrime, exhaustive
@@ -219,7 +220,7 @@ class Features:
     work: Work
     purpose: str
     limit: int
-    extract: Any
+    extract: Extractor
 
     def __call__(self, ids: Ids, images: Tensor) -> None:
         keep = ids < self.limit
@@ -235,7 +236,7 @@ def sample(
     detectors: Detectors,
     target: NDArray[np.float32],
     count: int,
-    extract: Any | None,
+    extract: Extractor | None,
 ) -> Outcome:
     """``count`` samples from the prior through both detectors (§5.3); rows are kept as ``samples.<name>``."""
     purpose = f"samples.{name}"

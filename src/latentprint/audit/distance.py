@@ -1,0 +1,59 @@
+"""The Frechet distance of the samples to the training images and to held-out ones (Table 2)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latentprint.audit.stages import Detectors
+from latentprint.audit.work import Work, one_image
+from latentprint.metrics.frechet import (
+    DetectorFeatures,
+    Extractor,
+    InceptionFeatures,
+    Moments,
+    PixelFeatures,
+    frechet,
+    moments,
+)
+
+_CHUNK = 256
+
+
+def extractor(work: Work, detectors: Detectors) -> Extractor:
+    """The features that the settings name.
+
+    Raises:
+        MetricError: the Inception weights are missing, or are not those of the given sha256.
+    """
+    settings = work.config.fid
+    if settings.features == "pixels":
+        return PixelFeatures()
+    if settings.features == "presence":
+        return DetectorFeatures(detectors.presence)
+    assert settings.weights is not None and settings.sha256 is not None  # FidSettings holds them together
+    return InceptionFeatures(Path(settings.weights), settings.sha256, str(work.device))
+
+
+def distance(
+    work: Work, train: NDArray[np.float32], heldout: NDArray[np.float32], extract: Extractor
+) -> dict[str, Any]:
+    """FID of the first samples to training and held-out images (N, C, H, W); the features are named."""
+    kept = work.run.array("features.model")
+    assert kept is not None  # sampling keeps them before any row
+    _, values = kept
+    generated = Moments.of(values)
+
+    def of(pixels: NDArray[np.float32]) -> Moments:
+        starts = range(0, len(pixels), _CHUNK)
+        return moments((one_image(pixels[i : i + _CHUNK], work.device) for i in starts), extract)
+
+    return {
+        "train": frechet(generated, of(train)),
+        "test": frechet(generated, of(heldout)) if len(heldout) > 1 else None,
+        "features": extract.name,
+        "samples": len(values),
+    }

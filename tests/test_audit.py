@@ -1,0 +1,141 @@
+"""The whole audit, small: its contract, its resumption after a kill, and its independence of the batch."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import numpy as np
+import pytest
+
+import latentprint
+from latentprint import resolve, run_audit
+from latentprint.config import AuditConfig
+from latentprint.stats import Trials
+from latentprint.store import Run, RunError
+
+TINY: dict[str, Any] = {
+    "data": {"images": 24},
+    "model": {"training": {"steps": 24, "batch": 16, "checkpoint_seconds": 0.0}},
+    "presence": {"epochs": 4, "draws": 256},
+    "identity": {"epochs": 4, "draws": 256},
+    "sampler": {"steps": 4},
+    "search": {"levels": 4, "tries": 3},
+    "samples": {"count": 40},
+    "likelihood": {"images": 2, "probes": 2},
+}
+
+
+def tiny(**over: Any) -> AuditConfig:
+    return resolve(TINY, over, preset="demo")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    out = tmp_path_factory.mktemp("audit") / "run"
+    return out, run_audit(tiny(), out)
+
+
+def test_results_hold_the_contract(finished: tuple[Path, dict[str, Any]]) -> None:
+    out, results = finished
+    schema = json.loads((Path(latentprint.__file__).parent / "report" / "schema.json").read_text())
+    jsonschema.validate(results, schema)
+    assert json.loads((out / "results.json").read_text()) == json.loads(json.dumps(results))
+
+
+def test_every_number_of_the_results_follows_from_the_stored_rows(
+    finished: tuple[Path, dict[str, Any]],
+) -> None:
+    out, results = finished
+    run = Run.read(out)
+    rows, q = run.rows("samples.model"), results["q"]["monte_carlo"]
+    assert q["samples"] == len(rows["id"]) == 40
+    assert q["hits"] == np.count_nonzero(rows["presence_hit"] & rows["identity_hit"])
+    assert (q["low"], q["high"]) == Trials(q["hits"], q["samples"]).interval(0.95)
+    assert q["expected"] == pytest.approx(40 * results["target"]["copies"] / 24)
+    found, searched = results["t_prime"], run.rows("search.model")
+    assert found["grid"] == [0.25, 0.5, 0.75, 1.0]
+    for t, hits in zip(found["grid"], found["hits"], strict=True):
+        assert hits == np.count_nonzero(searched["hit"][searched["t"] == t])
+    with_hits = [t for t, hits in zip(found["grid"], found["hits"], strict=True) if hits]
+    assert found["value"] == (with_hits[-1] if with_hits else None)
+    assert results["costs"]["network_evaluations"]["samples.model"] == rows["evaluations"].sum() == 40 * 9
+
+
+def test_the_saved_model_loads_with_diffusers(finished: tuple[Path, dict[str, Any]]) -> None:
+    from diffusers import UNet2DModel
+
+    out, _ = finished
+    network = UNet2DModel.from_pretrained(out / "model", use_safetensors=True)
+    assert network.config["in_channels"] == 1
+    assert not list(out.rglob("*.pt")) + list(out.rglob("*.bin")) + list(out.rglob("*.pkl"))
+
+
+def test_the_report_and_results_hold_no_pixels_and_no_paths(finished: tuple[Path, dict[str, Any]]) -> None:
+    out, _ = finished
+    shared = (out / "report.html").read_text() + (out / "results.json").read_text()
+    assert "data:image" not in shared
+    assert str(out) not in shared
+    assert "data:image/png" in (out / "evidence" / "index.html").read_text()
+
+
+def test_hits_do_not_depend_on_the_batch(finished: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    out, results = finished
+    other = run_audit(tiny(), tmp_path / "other", batch=7)
+    assert other["t_prime"]["hits"] == results["t_prime"]["hits"]
+    assert other["q"]["monte_carlo"]["hits"] == results["q"]["monte_carlo"]["hits"]
+    one, two = Run.read(out).rows("samples.model"), Run.read(tmp_path / "other").rows("samples.model")
+    assert (one["hit"] == two["hit"]).all()
+    np.testing.assert_allclose(one["mse"], two["mse"], rtol=1e-3)
+
+
+def test_a_finished_run_is_read_and_not_done_again(finished: tuple[Path, dict[str, Any]]) -> None:
+    out, results = finished
+    before = (out / "results.json").read_bytes()
+    began = time.monotonic()
+    assert run_audit(tiny(), out) == results
+    assert (out / "results.json").read_bytes() == before
+    assert time.monotonic() - began < 30
+
+
+def test_another_runs_folder_is_refused_with_the_difference(
+    finished: tuple[Path, dict[str, Any]],
+) -> None:
+    out, _ = finished
+    with pytest.raises(RunError, match=r"search\.tries is 3 there and 5 here"):
+        run_audit(tiny(search={"levels": 4, "tries": 5}), out)
+
+
+@pytest.mark.slow
+def test_kill_9_at_any_moment_then_the_same_command_gives_the_same_results(
+    finished: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    straight, _ = finished
+    out, settings = tmp_path / "killed", tmp_path / "tiny.json"
+    settings.write_text(json.dumps(TINY))
+    program = (
+        "import json, sys; from latentprint import resolve, run_audit;"
+        "run_audit(resolve(json.load(open(sys.argv[1])), preset='demo'), sys.argv[2])"
+    )
+    kills, rng = 0, np.random.default_rng(3)
+    for attempt in range(60):
+        process = subprocess.Popen([sys.executable, "-c", program, str(settings), str(out)])
+        # Later attempts are given longer, so that the test ends on a slow machine too.
+        deadline = time.monotonic() + rng.uniform(3, 9) + attempt
+        while process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        if process.poll() is not None:
+            break
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        kills += 1
+    assert process.returncode == 0
+    assert kills >= 1
+    assert (out / "results.json").read_bytes() == (straight / "results.json").read_bytes()
