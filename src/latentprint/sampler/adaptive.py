@@ -33,7 +33,7 @@ _ERROR = (71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1
 
 _FIRST = 0.1  # first step in w of a row without a past; the control corrects it within a few steps
 _SAFETY, _SHRINK, _GROW = 0.9, 0.2, 5.0
-_SMALLEST = 1e-10
+_SMALLEST = 1e-6
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,8 @@ class RungeKutta:
 
     def __call__(self, denoiser: Denoiser, state: State, s: Tensor, noise: Noise, /) -> State:
         s = torch.as_tensor(s, dtype=torch.float64, device="cpu").expand_as(state.t)
+        if self.rtol + self.atol < 10 * torch.finfo(state.x.dtype).eps:
+            raise ValueError(f"rtol {self.rtol:g}, atol {self.atol:g} are too small for {state.x.dtype}")
         going = (state.t > s).nonzero()[:, 0]
         if len(going) == len(state.t):
             return self._attempt(denoiser, state, s)
