@@ -1,5 +1,6 @@
 """q(p), the probability that a sampler gives the private image back, by three independent estimators."""
 
+from latentprint.rate.levels import Inside, Pushforward, Score
 from latentprint.rate.monte_carlo import (
     Tally,
     brute_force_samples,
@@ -10,10 +11,17 @@ from latentprint.rate.monte_carlo import (
     rate_of,
     tally,
 )
+from latentprint.rate.pushforward import SamplerPushforward
 from latentprint.rate.result import Rate, unreliable
+from latentprint.rate.splitting import SplittingConfig, splitting
 
 __all__ = [
+    "Inside",
+    "Pushforward",
     "Rate",
+    "SamplerPushforward",
+    "Score",
+    "SplittingConfig",
     "Tally",
     "brute_force_samples",
     "decided",
@@ -21,6 +29,7 @@ __all__ = [
     "monte_carlo_until",
     "precise",
     "rate_of",
+    "splitting",
     "tally",
     "unreliable",
 ]

@@ -3,7 +3,8 @@
 With n fixed beforehand the interval is Clopper and Pearson's. Where sampling may stop on sight of the counts,
 that interval is void; ``monte_carlo_until`` uses the anytime-valid sequence of the beta-binomial mixture
 martingale instead (Robbins 1970; Howard et al. 2021, arXiv 1810.08240), so it may stop as soon as the
-question is answered. Beside every count stands ``missable``: the rate that this many samples could have missed.
+question is answered. Beside every count stands ``missable``: the rate that this many samples could have
+missed.
 """
 
 import math

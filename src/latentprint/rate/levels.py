@@ -1,0 +1,248 @@
+"""Subset simulation: from all of the noise down to the part of it that lands in Omega, by levels.
+
+    q = P(z in Omega) = prod_j P(z in A_j | z in A_{j-1}),    z ~ N(0, I)
+    A_j = {score(z) <= L_j or z in Omega}
+
+Each level L_j is a quantile of the scores in A_{j-1}, so each factor is about ``share``. The population of
+A_j is grown from the survivors by chains of preconditioned Crank-Nicolson moves
+
+    z' = sqrt(1 - b^2) z + b xi,    accepted where z' lies in A_j,
+
+which leave N(0, I) restricted to A_j unchanged. All states of all chains are kept (Au and Beck's chains;
+called waste-free by Dau and Chopin 2022). Omega is in every A_j, whatever the score says of it, so a poor
+score costs precision, never correctness. Replicates share nothing but the step b, which follows their joint
+acceptance rate.
+
+Sources: S. Au, J. Beck, Prob. Eng. Mech. 16 (2001); S. Cotter, G. Roberts, A. Stuart, D. White, Stat. Sci. 28
+(2013); I. Papaioannou et al., Prob. Eng. Mech. 41 (2015) (step from acceptance); H. Dau, N. Chopin, JRSS B 84
+(2022).
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+Score = Callable[[Tensor], Tensor]
+"""Images (n, ...) -> (n,), finite; falls towards Omega."""
+
+Inside = Callable[[Tensor], Tensor]
+"""Images (n, ...) -> (n,) bool: in Omega or not."""
+
+
+class Pushforward(Protocol):
+    """A sampler as a deterministic map of its Gaussian noise.
+
+    ``latent`` numbers of noise per sample: x_T for an ODE; x_T and all increments for a stochastic sampler.
+    ``evaluations`` is what one sample costs in network evaluations. Each row depends on its own noise alone.
+    """
+
+    @property
+    def latent(self) -> int: ...
+
+    @property
+    def evaluations(self) -> int: ...
+
+    def __call__(self, z: Tensor, /) -> Tensor:
+        """(n, latent) -> images (n, ...)."""
+        ...
+
+
+@dataclass
+class Landscape:
+    """Scores of noise, by batches, counted and partly remembered.
+
+    Where z lands in Omega its score is -inf. ``remembered`` keeps (z, score before that) of the latest
+    samples, at most ``memory`` numbers, for whoever wants to learn from evaluations already paid for.
+
+    Raises:
+        ValueError (on call): the score is not finite, or score or inside do not answer with one value per
+        image.
+    """
+
+    push: Pushforward
+    score: Score
+    inside: Inside
+    device: torch.device
+    batch: int = 4096
+    memory: int = 50_000_000
+    samples: int = 0
+    remembered: list[tuple[Tensor, Tensor]] = field(default_factory=list[tuple[Tensor, Tensor]])
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """(n, latent) on the CPU -> (n,) float64 on the CPU."""
+        parts = [self._land(part) for part in z.split(self.batch)]
+        raw = torch.cat([p[0] for p in parts])
+        hit = torch.cat([p[1] for p in parts])
+        self.samples += len(z)
+        self._remember(z, raw)
+        return raw.masked_fill(hit, -math.inf)
+
+    def _land(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            images = self.push(z.to(self.device))
+            raw, hit = self.score(images), self.inside(images)
+        n = (len(z),)
+        if raw.shape != n or hit.shape != n or hit.dtype != torch.bool:
+            raise ValueError(
+                f"score and inside must give one number and one bool for each of {n[0]} images, got shapes "
+                f"{tuple(raw.shape)} and {tuple(hit.shape)} ({hit.dtype})"
+            )
+        if not bool(raw.isfinite().all()):
+            bad = int((~raw.isfinite()).sum())
+            raise ValueError(f"the score must be finite; {bad} of {n[0]} images got NaN or infinity")
+        return raw.to("cpu", torch.float64), hit.to("cpu")
+
+    def _remember(self, z: Tensor, raw: Tensor) -> None:
+        self.remembered.append((z, raw))
+        held = sum(part.numel() for part, _ in self.remembered)
+        while held > self.memory and len(self.remembered) > 1:
+            held -= self.remembered.pop(0)[0].numel()
+
+
+@dataclass(frozen=True)
+class Population:
+    """The state of all replicates after a level.
+
+    Attributes:
+        z: (replicates, particles, latent). scores: (replicates, particles), -inf in Omega.
+        log_q: (replicates,) log of the product of the factors so far; final where ``done``.
+        done: (replicates,) whether the last factor, the share of Omega itself, is in.
+        stalled: (replicates,) whether no level below the last could be found.
+        ancestors: (replicates, particles) which first particle each descends from.
+        step, acceptance: of the moves of this level. level: how many levels were made.
+    """
+
+    z: Tensor
+    scores: Tensor
+    log_q: Tensor
+    done: Tensor
+    stalled: Tensor
+    ancestors: Tensor
+    step: float
+    acceptance: float
+    level: int
+
+
+def first_population(land: Landscape, replicates: int, particles: int, g: torch.Generator) -> Population:
+    """Independent noise, scored."""
+    z = torch.randn(replicates, particles, land.push.latent, generator=g)
+    none = torch.zeros(replicates, dtype=torch.bool)
+    return Population(
+        z=z,
+        scores=land(z.flatten(0, 1)).reshape(replicates, particles),
+        log_q=torch.zeros(replicates, dtype=torch.float64),
+        done=none,
+        stalled=none,
+        ancestors=torch.arange(particles).repeat(replicates, 1),
+        step=0.5,
+        acceptance=1.0,
+        level=0,
+    )
+
+
+def climb(
+    land: Landscape,
+    population: Population,
+    *,
+    share: float,
+    chain: int,
+    target: float,
+    most: int,
+    g: torch.Generator,
+) -> Iterator[Population]:
+    """Level after level until every replicate is done or stalled, or ``most`` levels were made.
+
+    Args:
+        share: each level keeps about this share. chain: states per chain, the survivor included.
+        target: acceptance rate that the step b is steered to.
+    """
+    while population.level < most:
+        population = _finish(population, share)
+        active = (~(population.done | population.stalled)).nonzero()[:, 0]
+        if not len(active):
+            break
+        population = _next(land, population, active, share=share, chain=chain, target=target, g=g)
+        yield population
+    yield _finish(population, share)
+
+
+def _finish(p: Population, share: float) -> Population:
+    """Replicates whose share of Omega reached ``share`` take it as their last factor."""
+    hits = (p.scores == -math.inf).double().mean(1)
+    now = ~p.done & ~p.stalled & (hits >= share)
+    log_q = torch.where(now, p.log_q + hits.clamp(min=1e-300).log(), p.log_q)
+    return replace(p, log_q=log_q, done=p.done | now)
+
+
+def _next(
+    land: Landscape,
+    p: Population,
+    active: Tensor,
+    *,
+    share: float,
+    chain: int,
+    target: float,
+    g: torch.Generator,
+) -> Population:
+    """One level: quantile, survivors, chains."""
+    particles = p.scores.shape[1]
+    keep = max(1, int(share * particles))
+    levels = p.scores[active].sort(dim=1).values[:, keep - 1]
+    alive = p.scores[active] <= levels[:, None]
+    survivors = alive.sum(1)
+    # a quantile that keeps everyone, because all scores are equal, leads nowhere
+    stuck = survivors == particles
+    stalled = p.stalled.clone()
+    stalled[active[stuck]] = True
+    active, levels, alive, survivors = (v[~stuck] for v in (active, levels, alive, survivors))
+    if not len(active):
+        return replace(p, stalled=stalled, level=p.level + 1)
+    log_q = p.log_q.clone()
+    log_q[active] += (survivors.double() / particles).log()
+    seeds = -(-particles // chain)
+    chosen = torch.stack([_choose(row.nonzero()[:, 0], seeds, g) for row in alive])
+    rows = active[:, None].expand_as(chosen)
+    start = (p.z[rows, chosen], p.scores[rows, chosen], p.ancestors[rows, chosen])
+    z, scores, ancestors, step, accepted = _walk(land, start, levels, chain, p.step, target, g)
+    new_z, new_scores, new_ancestors = p.z.clone(), p.scores.clone(), p.ancestors.clone()
+    new_z[active], new_scores[active] = z[:, :particles], scores[:, :particles]
+    new_ancestors[active] = ancestors[:, :particles]
+    return Population(new_z, new_scores, log_q, p.done, stalled, new_ancestors, step, accepted, p.level + 1)
+
+
+def _choose(alive: Tensor, count: int, g: torch.Generator) -> Tensor:
+    """``count`` of the survivors, each as often as any other up to one."""
+    rounds = [alive[torch.randperm(len(alive), generator=g)] for _ in range(-(-count // len(alive)))]
+    return torch.cat(rounds)[:count]
+
+
+def _walk(
+    land: Landscape,
+    start: tuple[Tensor, Tensor, Tensor],
+    levels: Tensor,
+    chain: int,
+    step: float,
+    target: float,
+    g: torch.Generator,
+) -> tuple[Tensor, Tensor, Tensor, float, float]:
+    """Chains of ``chain`` states from each start; all states, interleaved by move."""
+    z, scores, ancestors = start
+    kept_z, kept_scores, rates = [z], [scores], list[float]()
+    for move in range(1, chain):
+        noise = torch.randn(z.shape, generator=g)
+        proposal = math.sqrt(1 - step**2) * z + step * noise
+        proposed = land(proposal.flatten(0, 1)).reshape(scores.shape)
+        accept = proposed <= levels[:, None]
+        z = torch.where(accept[..., None], proposal, z)
+        scores = torch.where(accept, proposed, scores)
+        kept_z.append(z)
+        kept_scores.append(scores)
+        rates.append(float(accept.double().mean()))
+        # Robbins-Monro on log b: gains of 1/sqrt(move) settle within a level and can still follow the next
+        step = min(0.99, max(1e-4, step * math.exp((rates[-1] - target) / math.sqrt(move))))
+    accepted = sum(rates) / len(rates) if rates else 0.0
+    return torch.cat(kept_z, 1), torch.cat(kept_scores, 1), ancestors.repeat(1, chain), step, accepted

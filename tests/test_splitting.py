@@ -1,0 +1,352 @@
+"""Splitting on maps whose q is a formula: balls, half-spaces, two modes, a coin hidden in the noise."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats as scipy_stats
+from torch import Tensor
+
+from latentprint import rate
+from latentprint.known import Mixture
+from latentprint.rate import levels, tilt, weights
+from latentprint.rate.pushforward import SamplerPushforward
+from latentprint.rate.splitting import SplittingConfig, splitting
+from latentprint.sampler.adaptive import RungeKutta
+from latentprint.sampler.loop import reverse
+from latentprint.sampler.steps import Ancestral, Heun
+from latentprint.sampler.whole import Sampler
+from latentprint.schedule import VP
+from latentprint.stats import Trials
+
+SAMPLER = {"step": "identity", "steps": 1}
+
+
+@dataclass(frozen=True)
+class Identity:
+    """The sampler that returns its noise: whatever is known of N(0, I) is known of it."""
+
+    latent: int
+    evaluations: int = 1
+
+    def __call__(self, z: Tensor) -> Tensor:
+        return z
+
+
+def ball(centre: Tensor, radius: float) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
+    def score(x: Tensor) -> Tensor:
+        return (x - centre).norm(dim=1)
+
+    return score, lambda x: score(x) < radius
+
+
+def ball_radius(centre: Tensor, q: float) -> float:
+    """P(|z - c| < r) is the noncentral chi-square CDF with d degrees and noncentrality |c|^2 at r^2."""
+    return math.sqrt(scipy_stats.ncx2.ppf(q, len(centre), float((centre**2).sum())))
+
+
+@pytest.mark.parametrize("q", [3e-4, 1e-6, 1e-9])
+@pytest.mark.parametrize("latent", [6, 64])
+def test_ball_in_closed_form(q: float, latent: int):
+    centre = torch.full((latent,), 3 / math.sqrt(latent))
+    score, inside = ball(centre, ball_radius(centre, q))
+    found = splitting(Identity(latent, 3), score, inside, sampler=SAMPLER, seed=4, level=0.999)
+    assert found.reliable, found.diagnostic
+    assert found.holds(q)
+    assert found.rate == pytest.approx(q, rel=0.7)
+    assert found.network_evaluations == 3 * found.details["samples"]
+    assert found.network_evaluations < 3 * rate.brute_force_samples(q) / 2
+    assert found.sampler == SAMPLER
+
+
+def test_half_space_whose_score_is_unbounded():
+    found = splitting(
+        Identity(20), lambda x: -x[:, 3], lambda x: x[:, 3] > 5.5, sampler=SAMPLER, seed=0, level=0.999
+    )
+    assert found.reliable, found.diagnostic
+    assert found.holds(float(scipy_stats.norm.sf(5.5)))
+
+
+def test_omega_is_not_a_level_of_the_score():
+    # Omega needs z0 large and z1 positive, the score knows of z0 only, and prefers z1 < 0
+    found = splitting(
+        Identity(10),
+        lambda x: -x[:, 0] + 0.3 * x[:, 1],
+        lambda x: (x[:, 0] > 3.7) & (x[:, 1] > 0),
+        sampler=SAMPLER,
+        seed=1,
+        level=0.999,
+    )
+    assert found.reliable, found.diagnostic
+    assert found.holds(float(scipy_stats.norm.sf(3.7)) / 2)
+
+
+def test_two_modes_of_unequal_size_are_both_counted():
+    q = 1 - (1 - float(scipy_stats.norm.sf(4.3))) * (1 - float(scipy_stats.norm.sf(4.5)))
+    found = splitting(
+        Identity(12),
+        lambda x: torch.minimum(4.3 - x[:, 0], 4.5 - x[:, 1]),
+        lambda x: (x[:, 0] > 4.3) | (x[:, 1] > 4.5),
+        sampler=SAMPLER,
+        seed=2,
+        level=0.999,
+    )
+    assert found.holds(q) if found.reliable else "not reliable because" in found.diagnostic
+
+
+def test_frequent_events_are_counted_with_exact_intervals():
+    score, inside = ball(torch.zeros(3), ball_radius(torch.zeros(3), 0.3))
+    found = splitting(Identity(3), score, inside, sampler=SAMPLER, seed=0, level=0.999)
+    assert found.details["stage"] == "count"
+    assert found.trials is not None
+    assert (found.low, found.high) == found.trials.interval(0.999)
+    assert found.holds(0.3)
+
+
+def test_a_leak_that_the_score_does_not_lead_to_is_counted_or_declined_never_invented():
+    leak = float(scipy_stats.norm.isf(1e-3))
+    held = 0
+    for seed in range(6):
+        found = splitting(
+            Identity(16),
+            lambda x: torch.where(x[:, 0] > leak, torch.zeros(len(x)), 1 + x[:, 1:].norm(dim=1)),
+            lambda x: x[:, 0] > leak,
+            sampler=SAMPLER,
+            seed=seed,
+            level=0.999,
+        )
+        if found.reliable:
+            assert found.holds(1e-3), (found.low, found.rate, found.high, found.details)
+            held += 1
+    assert held >= 4
+
+
+def test_what_cannot_be_hit_is_said_and_no_number_is_given():
+    def nowhere(x: Tensor) -> Tensor:
+        return torch.zeros(len(x), dtype=torch.bool)
+
+    config = SplittingConfig(particles=100, levels=12)
+    far = splitting(Identity(4), lambda x: x.norm(dim=1), nowhere, sampler=SAMPLER, seed=0, config=config)
+    assert (far.reliable, far.rate, far.low, far.high) == (False, None, None, None)
+    assert "no sample reached the region" in far.diagnostic
+    flat = splitting(
+        Identity(4), lambda x: torch.ones(len(x)), nowhere, sampler=SAMPLER, seed=0, config=config
+    )
+    assert "share one score" in flat.diagnostic
+    assert flat.network_evaluations > 0
+
+
+def test_same_seed_same_result_whatever_the_batch():
+    centre = torch.full((6,), 1.0)
+    score, inside = ball(centre, ball_radius(centre, 1e-5))
+
+    def run(seed: int, batch: int) -> rate.Rate:
+        config = SplittingConfig(particles=60, batch=batch)
+        return splitting(Identity(6), score, inside, sampler=SAMPLER, seed=seed, config=config)
+
+    one, other = run(1, 7), run(1, 4096)
+    assert (one.rate, one.low, one.high) == (other.rate, other.low, other.high)
+    assert run(2, 4096).rate != other.rate
+
+
+def test_moves_leave_the_gaussian_unchanged_and_levels_restrict_it():
+    g = torch.Generator().manual_seed(0)
+    land = levels.Landscape(
+        Identity(2),
+        lambda x: x[:, 0],
+        lambda x: torch.zeros(len(x), dtype=torch.bool),
+        torch.device("cpu"),
+    )
+    first = levels.first_population(land, 4, 4000, g)
+    walk = list(levels.climb(land, first, share=0.25, chain=10, target=0.44, most=2, g=g))
+    level = walk[0].scores.max().item()
+    assert level == pytest.approx(scipy_stats.norm.ppf(0.25), abs=0.05)
+    # in A_1 the first coordinate is a normal cut off above the level, the second untouched
+    cut = scipy_stats.truncnorm(-np.inf, level)
+    z = walk[0].z[:, ::1].flatten(0, 1).double().numpy()
+    assert z[:, 0].mean() == pytest.approx(cut.mean(), abs=0.03)
+    assert z[:, 0].std() == pytest.approx(cut.std(), rel=0.05)
+    assert z[:, 1].mean() == pytest.approx(0, abs=0.06)
+    assert z[:, 1].std() == pytest.approx(1, rel=0.04)
+    assert walk[0].log_q.tolist() == pytest.approx([math.log(0.25)] * 4)
+    assert 0.3 < walk[1].acceptance < 0.6
+
+
+def test_ties_count_everyone_at_the_level():
+    g = torch.Generator().manual_seed(0)
+    land = levels.Landscape(
+        Identity(1),
+        lambda x: (x[:, 0] > 0).double(),
+        lambda x: torch.zeros(len(x), dtype=torch.bool),
+        torch.device("cpu"),
+    )
+    first = levels.first_population(land, 4, 1000, g)
+    low = (first.scores == 0).double().mean(1)
+    one = next(levels.climb(land, first, share=0.1, chain=10, target=0.44, most=5, g=g))
+    assert one.log_q.exp().tolist() == pytest.approx(low.tolist())
+
+
+def test_coverage_over_many_cases_and_cost():
+    held = reliable = 0
+    cases = 60
+    for seed in range(cases):
+        q = 10 ** -(1 + 8 * seed / cases)
+        latent = (5, 24)[seed % 2]
+        centre = torch.randn(latent, generator=torch.Generator().manual_seed(seed)) / math.sqrt(latent) * 2
+        score, inside = ball(centre, ball_radius(centre, q))
+        found = splitting(Identity(latent), score, inside, sampler=SAMPLER, seed=seed)
+        reliable += found.reliable
+        held += found.holds(q)
+    assert reliable >= 0.8 * cases
+    assert Trials(held, reliable).upper(0.999) >= 0.95
+    assert held / reliable >= 0.85
+
+
+def test_bad_input_is_refused_with_a_sentence():
+    def never(x: Tensor) -> Tensor:
+        return torch.zeros(len(x), dtype=torch.bool)
+
+    with pytest.raises(ValueError, match="finite"):
+        splitting(Identity(2), lambda x: x[:, 0] / 0, never, sampler=SAMPLER, seed=0)
+    with pytest.raises(ValueError, match="one number and one bool"):
+        splitting(Identity(2), lambda x: x, never, sampler=SAMPLER, seed=0)
+    with pytest.raises(ValueError, match="would be enough to begin"):
+        splitting(
+            Identity(2), lambda x: x[:, 0], never, sampler=SAMPLER, seed=0, config=SplittingConfig(most=10)
+        )
+    with pytest.raises(ValueError, match="0 numbers"):
+        splitting(Identity(0), lambda x: x[:, 0], never, sampler=SAMPLER, seed=0)
+    with pytest.raises(ValueError, match="replicates"):
+        SplittingConfig(replicates=2)
+
+
+def test_tilt_finds_the_centre_of_a_ball_and_its_weights_are_unbiased():
+    g = torch.Generator().manual_seed(0)
+    centre = torch.zeros(30)
+    centre[0] = 3.0
+    proposal = tilt.Tilt(centre.double(), (0.8, 0.9), "hand")
+    z = proposal.draw(200_000, g)
+    # the density integrates to one: E_g[phi/g] = 1 over a set that g covers
+    near = (z - centre).norm(dim=1) < 4.0
+    mean = float((proposal.log_ratio(z).exp() * near).mean())
+    assert mean == pytest.approx(scipy_stats.ncx2.cdf(16.0, 30, 9.0), rel=0.05)
+    sample = torch.randn(6000, 30, generator=g)
+    score = (sample - centre).norm(dim=1).double()
+    groups = list((centre * 0.8 + 0.3 * torch.randn(80, 30, generator=g)).split(20))
+    fitted = tilt.fit_tilt(groups, [(sample[:3000], score[:3000]), (sample[3000:], score[3000:])])
+    assert fitted.mean / fitted.mean.norm() @ (centre.double() / 3) > 0.99
+    with pytest.raises(ValueError, match="at least 2 replicates"):
+        tilt.fit_tilt(groups[:1], [])
+
+
+def test_particles_out_of_reach_are_seen():
+    near, far = torch.zeros(50, 4), torch.full((50, 4), 5.0)
+    proposal = tilt.Tilt(torch.zeros(4, dtype=torch.float64), (0.5,), "hand")
+    drawn = proposal.log_ratio(proposal.draw(2000, torch.Generator().manual_seed(0))).numpy()
+    assert tilt.uncovered(proposal, [near, far], drawn) == 0.5
+    assert tilt.uncovered(proposal, [near], drawn) == 0.0
+
+
+def test_effective_sample_size_and_interval_by_hand():
+    few = weights.weighted(np.log(np.array([1.0, 1.0, 2.0])))
+    assert few.mean == pytest.approx(4 / 3)
+    assert few.effective == pytest.approx(16 / 6)
+    assert few.error == pytest.approx(np.std([1, 1, 2], ddof=1) / math.sqrt(3) / (4 / 3))
+    scaled = weights.weighted(np.log(np.array([1.0, 1.0, 2.0])) - 800)
+    assert scaled.effective == pytest.approx(few.effective)
+    low, high = weights.log_interval(1e-6, 0.1, 1e9, 0.95)
+    assert low * high == pytest.approx(1e-12)
+    assert high / 1e-6 == pytest.approx(math.exp(0.1 * 1.959964), rel=1e-5)
+    assert weights.weighted(np.array([-np.inf, -np.inf])).mean == 0
+    with pytest.raises(ValueError, match="finite"):
+        weights.weighted(np.array([0.0, np.nan]))
+
+
+@pytest.mark.parametrize("k", [0.2, 0.5, 1.0])
+def test_pareto_k_of_pareto_weights(k: float):
+    u = np.random.default_rng(0).uniform(size=40_000)
+    found = weights.pareto_k(-k * np.log(u))
+    assert found == pytest.approx(k, abs=0.12)
+    assert weights.pareto_k(np.zeros(10)) is None
+    assert weights.pareto_k(np.zeros(100)) == -math.inf
+
+
+def mixture(images: int, width: float) -> Mixture:
+    g = torch.Generator().manual_seed(3)
+    return Mixture(torch.randn(images, 1, 4, 4, generator=g) * 0.7, width, VP())
+
+
+def near(x: Tensor, centre: Tensor) -> Tensor:
+    return (x - centre).flatten(1).norm(dim=1)
+
+
+def test_the_noise_of_a_stochastic_sampler_is_its_path():
+    model = mixture(5, 0.2)
+    sampler = Sampler(Ancestral(), 7)
+    push = SamplerPushforward(model, sampler, (1, 4, 4))
+    assert push.latent == 16 * 8
+    assert push.evaluations == 8
+    z = torch.randn(3, push.latent, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(push(z)[1:2], push(z[1:2]))
+    changed = z.clone()
+    changed[:, -1] += 1.0  # the last increment moves the last state, and with it the image
+    assert (push(changed) - push(z)).abs().max() > 1e-4
+    # one trajectory by hand, with the loop's own noise
+    x, parts = z[:, :16].reshape(3, 1, 4, 4), z.reshape(3, 8, 1, 4, 4)
+    for state in reverse(
+        model, x, sampler.grid(model.schedule), Ancestral(), lambda c: lambda _: parts[:, c]
+    ):
+        x = state.x
+    expected = model(x, torch.tensor(model.schedule.end, dtype=torch.float64))
+    assert torch.allclose(push(z), expected, atol=1e-5)
+    with pytest.raises(ValueError, match="noise has shape"):
+        push(z[:, :-1])
+    with pytest.raises(ValueError, match="adaptive"):
+        SamplerPushforward(model, Sampler(RungeKutta(), 4), (1, 4, 4))
+
+
+def ball_of(model: Mixture, index: int, q: float) -> float:
+    low, high = 0.1, 4.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if model.q(model.images[index], middle) < q else (low, middle)
+    return high
+
+
+def split_model(model: Mixture, sampler: Sampler, radius: float) -> tuple[SamplerPushforward, rate.Rate]:
+    push = SamplerPushforward(model, sampler, (1, 4, 4))
+    found = splitting(
+        push,
+        lambda x: near(x, model.images[2]),
+        lambda x: near(x, model.images[2]) < radius,
+        sampler=sampler.describe(),
+        seed=0,
+        level=0.999,
+    )
+    return push, found
+
+
+def test_a_mixture_model_end_to_end():
+    model = mixture(6, 0.25)
+    _, found = split_model(model, Sampler(Heun(), 60), ball_of(model, 2, 1e-5))
+    assert found.reliable, found.diagnostic
+    assert found.rate == pytest.approx(1e-5, rel=0.6)
+    assert found.sampler["steps"] == 60
+
+
+def test_a_stochastic_sampler_agrees_with_counting_its_own_samples():
+    model = mixture(6, 0.25)
+    radius = ball_of(model, 2, 2e-4)
+    push, found = split_model(model, Sampler(Ancestral(), 15), radius)
+    assert found.reliable, found.diagnostic
+    assert found.low is not None
+    assert found.high is not None
+    g = torch.Generator().manual_seed(9)
+    z = torch.randn(40_000, push.latent, generator=g)
+    counted = Trials(int((near(push(z), model.images[2]) < radius).sum()), len(z))
+    low, high = counted.interval(0.999)
+    assert found.low < high
+    assert found.high > low
