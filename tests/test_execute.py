@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from latentprint.contracts import Ids, Outcome, Times
 from latentprint.execute import MemorySink, Stored, ids_held, run_probe, units
+from latentprint.store import Run
 
 
 @dataclass(frozen=True)
@@ -141,6 +142,16 @@ def test_a_stored_probe_asks_for_each_id_once_over_all_its_calls():
     same(probe(t[:20], ids[:20]), t[:20], ids[:20])
     same(probe(t[::-1], ids[::-1]), t[::-1], ids[::-1])
     assert len(inner.asked) == 30
+
+
+def test_a_run_on_disk_is_a_sink(tmp_path):
+    t, ids = request(20)
+    with Run.open(tmp_path / "run", {"seed": 0}) as run, pytest.raises(KeyboardInterrupt):
+        run_probe(Recorder(2), t, ids, unit=6, sink=run)
+    rest = Recorder()
+    with Run.open(tmp_path / "run", {"seed": 0}) as run:
+        same(run_probe(rest, t, ids, unit=5, sink=run), t, ids)
+    assert len(rest.asked) == 8
 
 
 def test_a_process_pool_is_a_map():

@@ -29,7 +29,7 @@ class Sink(Protocol):
     """Where finished rows go. ``store.Run`` is one on disk, ``MemorySink`` one in memory."""
 
     def append(self, purpose: str, columns: Mapping[str, NDArray[Any]], /) -> object:
-        """Keep the rows of one unit: columns (n,), among them ``id``. Keeping them twice is harmless."""
+        """Keep the rows of one unit: columns (n,), among them ``id``, none of which is kept already."""
         ...
 
     def rows(self, purpose: str, /) -> Mapping[str, NDArray[Any]]:
