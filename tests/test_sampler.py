@@ -1,7 +1,7 @@
-"""Samplers held to the Gaussian in closed form: orders of convergence measured, exactness where theory has it.
+"""Samplers held to the Gaussian in closed form: orders measured, exactness where theory has it.
 
-The model is p_0 = N(m, v): D, the marginal p_t = N(alpha m, alpha^2 v + sigma^2) and the probability flow are known,
-written here from the formulas and not from `latentprint.known`.
+The model is p_0 = N(m, v): D, p_t = N(alpha m, alpha^2 v + sigma^2) and the probability flow are known, written
+here from the formulas and not from `latentprint.known`.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def even(schedule, high, low, n):
 
 
 def uneven(schedule, high, low, n):
-    """Steps in log r that alternate between 1 and 3 shares: a wrong weight of the step before shows only here."""
+    """Steps in log r that alternate between 1 and 3 shares: a wrong weight of the last step shows only here."""
     shares = torch.tensor([1.0, 3.0] * (n // 2), dtype=F64)
     where = torch.cat([number([0.0]), (shares / shares.sum()).cumsum(0)])
     return schedule.time((math.log(high) + where.clamp(max=1.0) * math.log(low / high)).exp())
@@ -98,7 +98,7 @@ def final(states):
     return last
 
 
-# --- the probability flow ------------------------------------------------------------------------------------------
+# --- the probability flow ---
 
 
 @pytest.mark.parametrize("grid", [even, uneven], ids=["even", "uneven"])
@@ -118,7 +118,7 @@ def test_deterministic_steps_have_their_order(schedule, step, order, grid):
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=kind)
 def test_runge_kutta_has_order_five(schedule):
-    """With no tolerance to keep it takes one step of its pair per interval of the grid, here of less than 0.1."""
+    """With no tolerance to keep it takes one step of its pair per interval, here of less than 0.1."""
     model, errors = Normal(schedule), []
     for n in (45, 90):
         t = even(schedule, 3.0, 0.05, n)
@@ -147,7 +147,7 @@ def test_runge_kutta_keeps_its_tolerance_and_spends_more_for_less(schedule):
 
 
 def test_runge_kutta_rows_do_not_know_each_other():
-    """A row among others that need far smaller steps ends at the very bits, and at the cost, that it has alone."""
+    """A row among others that need far smaller steps has the very bits, and the cost, that it has alone."""
 
     class Rows:
         schedule = VP()
@@ -171,7 +171,7 @@ def test_runge_kutta_says_when_a_type_is_too_coarse_for_its_tolerance():
         final(reverse(model, torch.ones(2, 4), even(VP(), 3.0, 0.05, 1), RungeKutta(0.0, 1e-14)))
 
 
-# --- the reverse SDE ---------------------------------------------------------------------------------------------
+# --- the reverse SDE ---
 
 
 def affine(step, model, t, s):
@@ -184,7 +184,7 @@ def affine(step, model, t, s):
 @pytest.mark.parametrize("step", STOCHASTIC, ids=kind)
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=kind)
 def test_stochastic_steps_have_weak_order_one(schedule, step):
-    """Mean and variance of the chain, exactly by recursion, against those of p_s: the reverse SDE keeps p_t."""
+    """Mean and variance of the chain, exactly by recursion, against p_s: the reverse SDE keeps p_t."""
     model, errors = Normal(schedule), []
     for n in (64, 128, 256):
         grid = even(schedule, 3.0, 0.3, n)
@@ -203,7 +203,7 @@ def test_stochastic_steps_have_weak_order_one(schedule, step):
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=kind)
 def test_euler_maruyama_has_strong_order_one(schedule):
-    """Against the path of the same Brownian motion on a fine grid: order 1, because the noise does not depend on x."""
+    """Against the same Brownian motion on a fine grid: order 1, because the noise does not depend on x."""
     model, fine, paths = Normal(schedule), 1024, 200
     high, low = schedule.time(2.0).item(), schedule.time(0.1).item()
     dw = torch.randn(fine, paths, 1, generator=torch.Generator().manual_seed(3), dtype=F64)
@@ -223,7 +223,7 @@ def test_euler_maruyama_has_strong_order_one(schedule):
 @pytest.mark.parametrize("step", [Ancestral(), *DETERMINISTIC], ids=kind)
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=kind)
 def test_one_image_is_sampled_exactly_in_any_number_of_steps(schedule, step):
-    """For a single image D is constant: ancestral sampling keeps p_t = N(alpha m, sigma^2) exactly, the ODE r."""
+    """For a single image D is constant: ancestral sampling keeps N(alpha m, sigma^2) exactly, the ODE too."""
     model = Normal(schedule, mean=0.7, variance=0.0)
     grid = even(schedule, 3.0, 0.05, 3)
     mean, variance = (m.item() for m in model.moments(grid[0]))
@@ -249,7 +249,7 @@ def test_one_euler_maruyama_step_is_equation_6_of_song(schedule):
 
 
 def song(schedule, t, s):
-    """(factor of x, factor of the score) of the predictors in Song et al. 2021, algorithms 2 (VE) and 3 (VP)."""
+    """(factor of x, factor of the score) in the predictors of Song et al. 2021, algorithms 2 (VE), 3 (VP)."""
     if isinstance(schedule, VE | EDM):
         return 1.0, (schedule.sigma(t) ** 2 - schedule.sigma(s) ** 2).item()
     beta = 1 - math.exp(-(schedule.integral(t) - schedule.integral(s)).item())
@@ -264,7 +264,7 @@ def song(schedule, t, s):
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=kind)
 def test_predictor_and_corrector_are_algorithms_2_to_5_of_song(schedule):
-    """One step by hand: predict with the score at t, correct with the score at s, the norms of each row alone."""
+    """One step by hand: predict with the score at t, correct with that at s, norms of each row."""
     model, t, s, snr = Normal(schedule), 0.6, 0.59, 0.16
     generator = torch.Generator().manual_seed(1)
     x, z0, z1, z2 = (torch.randn(2, 50, generator=generator, dtype=F64) for _ in range(4))
@@ -299,7 +299,7 @@ def test_predictor_and_corrector_are_algorithms_2_to_5_of_song(schedule):
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=kind)
 def test_corrections_at_s_leave_the_law_at_s(schedule):
-    """Langevin steps with the score of p_s keep N(alpha_s m, ..): 400 small ones, 512 pixels, each row by itself."""
+    """Langevin steps with the score of p_s keep N(alpha_s m, ..): 400 small ones, 512 pixels."""
     model, s = Normal(schedule), schedule.time(0.4)
     streams, step = Streams(0), PredictorCorrector(0.05)
     centre, spread = (m.item() for m in model.moments(s))
@@ -309,7 +309,7 @@ def test_corrections_at_s_leave_the_law_at_s(schedule):
     for i in range(1, 401):
         x = step.correct(model, x, rows, shrink, streams.noise("langevin", range(4), i, (512,), dtype=F64))
         squares.append(((x - centre) ** 2).mean().item())
-    # (1 - size/(2 spread))-chains at this snr have a variance 0.25 % above; the mean over steps scatters by about 1 %
+    # at this snr the chain's own variance is 0.25 % above; the mean over steps scatters by about 1 %
     assert sum(squares[100:]) / 300 == pytest.approx(spread, rel=0.04)
 
 
@@ -329,7 +329,7 @@ def test_predictor_corrector_samples_the_law(schedule):
     assert end.var().item() == pytest.approx(spread, rel=0.1)
 
 
-# --- grids -------------------------------------------------------------------------------------------------------
+# --- grids ---
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=kind)
@@ -366,11 +366,11 @@ def test_where_a_row_joins_the_grid():
             first_column(grid, number([0.5, wrong]))
 
 
-# --- the staggered pass ------------------------------------------------------------------------------------------
+# --- the staggered pass ---
 
 
 class TwoImages:
-    """The exact denoiser of {-1, +1} (weights 0.3, 0.7) in every pixel by itself: not affine, cheap, stiff."""
+    """The exact denoiser of {-1, +1} (weights 0.3, 0.7) in every pixel by itself: not affine, stiff."""
 
     def __init__(self, schedule):
         self.schedule, self.batches = schedule, []
@@ -399,7 +399,7 @@ def one_at_a_time(model, sampler, t, key, begin, streams, purpose):
 @pytest.mark.parametrize("denoise", [True, False])
 @pytest.mark.parametrize("step", EVERY, ids=kind)
 def test_staggered_rows_are_the_rows_of_the_plain_loop(step, denoise):
-    """Whatever the batch and the order: the same evaluations, and values to the last digits, for every step."""
+    """Whatever the batch and the order: the same evaluations, values to the last digits."""
     schedule, streams, n = SubVP(), Streams(4), 23
     sampler = Sampler(step, 9, "karras", denoise)
     starts = torch.rand(n, generator=torch.Generator().manual_seed(0), dtype=F64)
@@ -458,7 +458,7 @@ def test_evaluations_are_counted_as_made():
 
 
 def test_batches_are_full_until_the_rows_run_out():
-    """40 rows of different lengths in batches of 8: every batch is full while rows wait, the network sees few calls."""
+    """40 rows of different lengths in batches of 8: every batch is full while rows wait."""
     model, n, batch = TwoImages(VP()), 40, 8
     sampler = Sampler(DDIM(), 20, "uniform", denoise=True)
     starts = torch.linspace(0.05, 1.0, n, dtype=F64)
@@ -475,7 +475,7 @@ def test_batches_are_full_until_the_rows_run_out():
         )
     )
     total = int(torch.cat([d.evaluations for d in done]).sum())
-    # a plain loop over groups of 8 takes its longest row each time; here only the tail, one longest row, is not full
+    # only the tail, which is as long as one longest row at most, is not full
     assert len(model.batches) <= total / batch + 21
     full = sum(size == batch for size in model.batches)
     assert full >= total / batch - 21
@@ -545,7 +545,7 @@ def test_float32_follows_float64():
         torch.testing.assert_close(narrow, wide.float(), rtol=0, atol=2e-5)
 
 
-# --- names and refusals ------------------------------------------------------------------------------------------
+# --- names and refusals ---
 
 
 def test_samplers_go_round_by_their_description():
@@ -598,7 +598,7 @@ def test_steps_go_down_only(step):
 
 
 class Wrong:
-    """Right at first, wrong from the second evaluation on: refusals must hold at every step, not only the first."""
+    """Right at first, wrong from the second evaluation on: refusals must hold at every step."""
 
     schedule = VP()
 
