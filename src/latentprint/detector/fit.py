@@ -146,8 +146,8 @@ def fit_identity(
     """Fit c_id: ``target`` x_p (C, H, W) against ``others``, the rest of the training set, and ``heldout``.
 
     Both are (n, C, H, W) in [-1, 1]; the last state holds the detector.
-    Its false positives are counted on held-out images of the test split and on the other training images, each
-    as they are and under another fingerprint.
+    Its false positives are counted on held-out images of the test split and on the other training images,
+    each as they are and under another fingerprint.
 
     Raises:
         DetectorError: fewer than 1 other or 10 held-out images, or the fit learnt nothing.

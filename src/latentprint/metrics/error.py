@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def mse(images: Tensor, target: Tensor) -> Tensor:
-    """Mean squared error in [0, 1] units: images (n, C, H, W) and target (C, H, W) in [-1, 1] -> float64 (n,).
+    """Mean squared error in [0, 1] units: images (n, C, H, W), target (C, H, W) in [-1, 1] -> float64 (n,).
 
     Raises:
         ValueError: the target has another shape than one image.

@@ -1,6 +1,6 @@
 """The nearest training images of each sampled image.
 
-    distance(a, b) = sqrt( mean (a - b)^2 )     pixels in [0, 1], so it lies in [0, 1]: the root of `error.mse`
+    distance(a, b) = sqrt( mean (a - b)^2 ),   pixels in [0, 1], so it lies in [0, 1]: the root of `error.mse`
 
 By itself a distance says little; it needs its background. ``nearest(train, train, same=True)`` is how far
 training images are from each other, ``nearest(heldout, train)`` how far an image is that was never trained
@@ -15,8 +15,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+Images = Tensor | NDArray[np.float32]
 
 BLOCK = 2048
 """Rows of either side that are compared at once: 32 MiB of distances, with the images as float64 beside."""
@@ -36,12 +40,12 @@ class Neighbours:
 
 
 def nearest(
-    queries: Tensor, reference: Tensor, k: int = 1, *, same: bool = False, block: int = BLOCK
+    queries: Images, reference: Images, k: int = 1, *, same: bool = False, block: int = BLOCK
 ) -> Neighbours:
     """The ``k`` nearest of ``reference`` (m, C, H, W) to each of ``queries`` (n, C, H, W), both in [-1, 1].
 
     Args:
-        queries, reference: the two sets, on one device.
+        queries, reference: the two sets, as arrays or as tensors on one device.
         k: how many neighbours.
         same: both are the same set in the same order, and no image is its own neighbour.
         block: rows of either side that are compared at once; it bounds memory only.
@@ -49,6 +53,7 @@ def nearest(
     Raises:
         ValueError: images of different shapes, fewer than k candidates, or ``same`` with different sizes.
     """
+    queries, reference = torch.as_tensor(queries), torch.as_tensor(reference)
     candidates = len(reference) - same
     if queries.shape[1:] != reference.shape[1:]:
         raise ValueError(
