@@ -1,0 +1,224 @@
+"""Is this recipe safer than that one, or is it noise? Rates of several runs, each against the first.
+
+For runs a (the reference) and b with k_a of n_a and k_b of n_b hits:
+
+    difference   d = q_b - q_a, interval by combining the two exact intervals (l, u) of the rates:
+                 d - sqrt((p_b - l_b)^2 + (u_a - p_a)^2)  to  d + sqrt((u_b - p_b)^2 + (p_a - l_a)^2)
+    ratio        rho = q_b / q_a; given the sum, k_b ~ Binomial(k_a + k_b, n_b rho / (n_a + n_b rho)) for rare
+                 hits, so the Clopper-Pearson interval of that share gives one of rho
+    test         Fisher's exact test, two-sided, of "the rates are equal"
+
+With m runs the m - 1 comparisons hold together: each at level 1 - (1 - level) / (m - 1) (Bonferroni).
+
+Sources: G. Zou, A. Donner, Statist. Med. 27 (2008) for the difference ("square and add", Newcombe 1998, here
+with Clopper-Pearson limits); Przyborowski, Wilenski, Biometrika 31 (1940) for the ratio; Fisher 1935.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, cast
+
+from scipy import stats as scipy_stats  # pyright: ignore[reportMissingTypeStubs]
+
+from latentprint.stats import Trials
+from latentprint.verdict import chance, evidence, one_in
+
+
+@dataclass(frozen=True)
+class Line:
+    """One run in the table. ``low`` and ``high``: exact interval of the rate at ``level``."""
+
+    name: str
+    images: int
+    samples: int
+    hits: int
+    rate: float
+    low: float
+    high: float
+    level: float
+    times_expected: float
+    missable: float
+    t_prime: float | None
+    state: str
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A run against the reference.
+
+    Attributes:
+        low, high: interval of the difference of the rates, ``rate - reference rate``.
+        ratio_low, ratio_high: interval of their ratio; ``ratio_high`` None where nothing bounds it.
+        p_value: of "the rates are equal", adjusted for the number of comparisons (times m - 1, at most 1).
+        level: confidence with which all comparisons hold together.
+        sentence: the answer in words.
+    """
+
+    name: str
+    reference: str
+    difference: float
+    low: float
+    high: float
+    ratio: float | None
+    ratio_low: float
+    ratio_high: float | None
+    p_value: float
+    level: float
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Runs side by side; ``cautions`` say where they do not compare like with like."""
+
+    lines: tuple[Line, ...]
+    differences: tuple[Difference, ...]
+    cautions: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for ``--json`` and for the page."""
+        return {
+            "schema": "latentprint/comparison/1",
+            "runs": [asdict(line) for line in self.lines],
+            "differences": [asdict(difference) for difference in self.differences],
+            "cautions": list(self.cautions),
+        }
+
+
+def difference_interval(first: Trials, second: Trials, level: float = 0.95) -> tuple[float, float]:
+    """Interval of ``q_second - q_first`` (see the module)."""
+    (l1, u1), (l2, u2) = first.interval(level), second.interval(level)
+    p1, p2 = first.rate, second.rate
+    d = p2 - p1
+    return d - math.hypot(p2 - l2, u1 - p1), d + math.hypot(u2 - p2, p1 - l1)
+
+
+def ratio_interval(first: Trials, second: Trials, level: float = 0.95) -> tuple[float, float | None]:
+    """Interval of ``q_second / q_first`` for rare hits; (0, None) where neither run had one."""
+    total = first.k + second.k
+    if total == 0:
+        return 0.0, None
+    low, high = Trials(second.k, total).interval(level)
+    scale = first.n / second.n
+    return scale * low / (1 - low), None if high == 1 else scale * high / (1 - high)
+
+
+def equality_p(first: Trials, second: Trials) -> float:
+    """p-value of "the two rates are equal", two-sided: all tables no likelier than the one seen (Fisher)."""
+    table = [[first.k, first.n - first.k], [second.k, second.n - second.k]]
+    return float(cast(Any, scipy_stats).fisher_exact(table).pvalue)
+
+
+def compare(runs: Mapping[str, Mapping[str, Any]], level: float = 0.95) -> Comparison:
+    """Compare results by name; the first is the reference.
+
+    Raises:
+        ValueError: fewer than two runs, results without counts, or a run without samples.
+    """
+    if len(runs) < 2:
+        raise ValueError(f"a comparison needs at least two runs, got {len(runs)}")
+    lines = tuple(_line(name, results, level) for name, results in runs.items())
+    reference, *others = lines
+    each = 1 - (1 - level) / len(others)
+    differences = tuple(_difference(reference, one, level, each, len(others)) for one in others)
+    return Comparison(lines, differences, tuple(_cautions(runs)))
+
+
+def _line(name: str, results: Mapping[str, Any], level: float) -> Line:
+    counts = evidence(results)
+    if counts.hits.n == 0:
+        raise ValueError(f"{name} holds no generated images, so it has no rate to compare")
+    low, high = counts.hits.interval(level)
+    return Line(
+        name=name,
+        images=results["data"]["images"],
+        samples=counts.hits.n,
+        hits=counts.hits.k,
+        rate=counts.hits.rate,
+        low=low,
+        high=high,
+        level=level,
+        times_expected=counts.hits.rate / counts.expected_rate,
+        missable=counts.hits.upper(level),
+        t_prime=(results.get("t_prime") or {}).get("value"),
+        state=(results.get("verdict") or {}).get("state", "not judged"),
+    )
+
+
+def _difference(first: Line, second: Line, level: float, each: float, number: int) -> Difference:
+    one, two = Trials(first.hits, first.samples), Trials(second.hits, second.samples)
+    low, high = difference_interval(one, two, each)
+    ratio_low, ratio_high = ratio_interval(one, two, each)
+    p_value = min(1.0, number * equality_p(one, two))
+    return Difference(
+        name=second.name,
+        reference=first.name,
+        difference=two.rate - one.rate,
+        low=low,
+        high=high,
+        ratio=two.rate / one.rate if one.k else None,
+        ratio_low=ratio_low,
+        ratio_high=ratio_high,
+        p_value=p_value,
+        level=level,
+        sentence=_sentence(first, second, ratio_low, ratio_high, p_value, level),
+    )
+
+
+def _sentence(first: Line, second: Line, low: float, high: float | None, p_value: float, level: float) -> str:
+    rates = f"{_rate(second)} against {_rate(first)}"
+    if p_value > 1 - level:
+        return (
+            f"{second.name} cannot be told from {first.name} ({rates}): the difference may be noise:"
+            f" one this large has a chance of {chance(p_value)}."
+        )
+    if second.rate < first.rate:
+        bounded = high is not None and high < 1
+        how = f"at least {1 / (high or 1):.3g} times more rarely than" if bounded else "more rarely than"
+    else:
+        how = f"at least {low:.3g} times as often as" if low > 1 else "more often than"
+    return (
+        f"{second.name} gives the image back {how} {first.name} ({rates}); were they alike, the"
+        f" chance of this would be {chance(p_value)}."
+    )
+
+
+def _rate(line: Line) -> str:
+    return one_in(line.rate) if line.hits else f"none in {line.samples:,}"
+
+
+def _cautions(runs: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Differences between the runs that are not the recipe's."""
+    asked: Sequence[tuple[str, str, str]] = (
+        ("the private image", "target", "sha256"),
+        ("the training images", "data", "sha256"),
+        ("the way of generating", "sampler", ""),
+        ("the recognisers' networks", "backbone", ""),
+    )
+    cautions: list[str] = []
+    for what, part, key in asked:
+        values = {_key(results, part, key) for results in runs.values()}
+        if len(values) > 1:
+            cautions.append(f"The runs differ in {what}, so a difference may be due to that.")
+    return cautions
+
+
+def _key(results: Mapping[str, Any], part: str, key: str) -> str:
+    if part == "sampler":
+        return repr(sorted((results["q"]["monte_carlo"].get("sampler") or {}).items()))
+    if part == "backbone":
+        return repr([results["detectors"][name].get("backbone") for name in ("presence", "identity")])
+    return repr(results[part].get(key))
+
+
+__all__: Sequence[str] = [
+    "Comparison",
+    "Difference",
+    "Line",
+    "compare",
+    "difference_interval",
+    "ratio_interval",
+]
