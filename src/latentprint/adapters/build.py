@@ -150,8 +150,7 @@ def read_network(folder: Path, allowed: tuple[str, ...]) -> tuple[nn.Module, dic
     """
     config = read_json(inside(folder, "config.json"))
     network, files = build(config, folder, allowed)
-    complete = {key: value for key, value in config.items() if not key.startswith("_")}
-    return network, {**dict(cast(Any, network).config), **complete}, files
+    return network, {**dict(cast(Any, network).config), **config}, files
 
 
 def sides(size: int | list[int] | tuple[int, int]) -> tuple[int, int]:

@@ -264,9 +264,9 @@ def _denoiser(
 ) -> tuple[Denoiser, tuple[str, ...]]:
     """The network with its noise, and notes."""
     prediction = scheduler.get("prediction_type", "epsilon")
-    if prediction not in _PREDICTIONS:
+    if not isinstance(prediction, str) or prediction not in _PREDICTIONS:
         raise ModelError(f"prediction_type must be one of {', '.join(_PREDICTIONS)}, got {short(prediction)}")
-    predicts = _PREDICTIONS[cast(str, prediction)]
+    predicts = _PREDICTIONS[prediction]
     channels = (unet["in_channels"], unet["out_channels"])
     learned = scheduler.get("variance_type") in ("learned", "learned_range")
     if channels[1] != channels[0] * (2 if learned else 1):
