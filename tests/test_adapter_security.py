@@ -1,4 +1,4 @@
-"""Model files that mean harm: refused with a sentence, before memory is set aside and without running them."""
+"""Model files that mean harm: refused with a sentence, before memory is set aside and without being run."""
 
 from __future__ import annotations
 

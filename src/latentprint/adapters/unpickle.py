@@ -1,7 +1,8 @@
 """The other process of `latentprint.adapters.convert`: IN, a pickle -> OUT, its tensors as safetensors.
 
 Run by its path, isolated (``python -I``), so that nothing of latentprint, of the working directory or of the
-environment is in reach; it imports torch and safetensors alone. Says nothing when it is done, else the reason.
+environment is in reach; it imports torch and safetensors alone. Says nothing when it is done, else the
+reason.
 """
 
 from __future__ import annotations
