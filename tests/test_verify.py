@@ -219,7 +219,7 @@ def test_changed_rows_are_found(folder: Path, tmp_path: Path) -> None:
 
 def test_changed_settings_weights_and_detectors_are_found(tmp_path: Path) -> None:
     results, _ = honest()
-    with Run.open(tmp_path / "run", {"seed": 0, "steps": 2000}) as run:
+    with Run.open(tmp_path / "run", {"seed": 0, "sampler": {"steps": 48}, "steps": 2000}) as run:
         run.write_json("results.json", results)
         (tmp_path / "run" / "model").mkdir()
         (tmp_path / "run" / "model" / "diffusion_pytorch_model.safetensors").write_bytes(b"weights")
@@ -232,6 +232,8 @@ def test_changed_settings_weights_and_detectors_are_found(tmp_path: Path) -> Non
     found = verify(tmp_path / "run")
     assert [c.path for c in found.altered] == [
         "run.json settings",
+        "q.monte_carlo.sampler.steps",
+        "q.control.sampler.steps",
         "run.json model weights",
         "detectors.presence.tpr",
     ]

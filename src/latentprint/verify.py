@@ -48,6 +48,14 @@ LIKELIHOODS = {
     "target": "likelihood.target",
 }
 
+SETTINGS = {
+    "q.monte_carlo.sampler.steps": "sampler.steps",
+    "q.control.sampler.steps": "sampler.steps",
+    "t_prime.threshold": "search.threshold",
+    "likelihood.probes": "likelihood.probes",
+}
+"""Which setting of run.json a number repeats."""
+
 
 @dataclass(frozen=True)
 class Check:
@@ -405,6 +413,10 @@ def from_files(folder: Path, results: Mapping[str, Any], record: Mapping[str, An
     """Settings, weights and detectors against what run.json and results.json say of them."""
     settings, noted = record.get("settings"), record.get("settings_sha256")
     yield Check("run.json settings", noted, sha256(to_json(settings, "settings")).hexdigest(), "files")
+    for path, key in SETTINGS.items():
+        wanted = _at(settings, key)
+        if wanted is not None and _at(results, path) is not None:
+            yield Check(path, _at(results, path), wanted, "files")
     payload = _at(record, "stages.data.payload")
     if isinstance(payload, dict):
         for path, key in (
@@ -426,7 +438,7 @@ def from_files(folder: Path, results: Mapping[str, Any], record: Mapping[str, An
     for name in ("presence", "identity"):
         for file in sorted((folder / "detectors" / name).glob("*.json")):
             note = _at(_results(file), "note")
-            for key in ("tpr", "fpr", "threshold"):
+            for key in ("tpr", "fpr", "threshold", "kinds"):
                 if isinstance(note, dict) and key in note:
                     path = f"detectors.{name}.{key}"
                     yield Check(path, _at(results, path), note[key], "files")

@@ -248,3 +248,27 @@ def strips(groups: Sequence[Dots], label: str, width: float, x_label: str) -> Ma
             x, high = px(value), y + 54 - 6.2 * min(stack, 4)
             body.append(_mark(x, high, SHAPES.get(group.css, "circle"), group.css, tip))
     return _svg(width, height, label, body)
+
+
+def bars(groups: Sequence[tuple[str, int, int]], label: str, width: float, x_label: str) -> Markup:
+    """(name, known, unknown) as stacked bars with the total above each."""
+    left, right, top, bottom, height = 4.0, 4.0, 22.0, 46.0, 240.0
+    most = max([a + b for _, a, b in groups] + [1])
+    step, inner = (width - left - right) / len(groups), height - top - bottom
+    floor = height - bottom
+    body: list[Markup] = [_line(left, floor, width - right, floor, "axis")]
+    for i, (name, known, unknown) in enumerate(groups):
+        x, middle = left + i * step + step * 0.14, left + (i + 0.5) * step
+        tall, low = known / most * inner, unknown / most * inner
+        tip = f"{name}: {known + unknown:,} images, {known:,} of them known"
+        for css, y, size in (("baseline", floor - low, low), ("model", floor - low - tall, tall)):
+            if size:
+                body.append(_tag("rect", x=x, y=y, width=step * 0.72, height=size, class_=f"bar {css}"))
+        if known + unknown:
+            body.append(_text(middle, floor - low - tall - 6, f"{known + unknown:,}", "middle"))
+        first = name.split("–")[0]
+        body.append(_text(middle, floor + 18, name if width > 500 else first, "middle"))
+        column = {"x": left + i * step, "y": top, "width": step, "height": inner}
+        body.append(_tag("rect", _tag("title", tip), **column, class_="column", data_tip=tip))
+    body.append(_text(width / 2, height - 6, x_label, "middle", "label"))
+    return _svg(width, height, label, body)

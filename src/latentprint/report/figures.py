@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from markupsafe import Markup
@@ -206,6 +206,10 @@ def strip_figure(results: Mapping[str, Any]) -> Figure | None:
     ]
     if others:
         groups.append(charts.Dots(f"{len(others)} images never trained on", "baseline", others))
+    title = (
+        "The same limit for images the model has never seen" if others else "The same limit in the control"
+    )
+    beside = "those never trained on" if others else "the control's"
     label = "Dot chart of t', the largest amount of noise from which each image came back. " + " ".join(
         f"{g.name}: " + ", ".join("never" if v is None else f"{v:.3g}" for v in g.values[:30]) + "."
         for g in groups
@@ -214,10 +218,40 @@ def strip_figure(results: Mapping[str, Any]) -> Figure | None:
     rows = [(g.name, ", ".join("never" if v is None else f"{v:.3g}" for v in g.values)) for g in groups]
     return Figure(
         "strip",
-        "The same limit for images the model has never seen",
+        title,
         draw(charts.WIDE),
         draw(charts.NARROW),
         (),
-        "An image that stands far to the right of those never trained on is known to the model.",
+        f"An image that stands far to the right of {beside} is known to the model.",
         Table("t′ of each image", ("Image", "t′"), rows, (False, False)),
+    )
+
+
+def profile_figure(values: Sequence[tuple[float | None, bool]]) -> Figure:
+    """How many training images lie at each t', and which of them the model knows; (t', known) each."""
+    labels = ["never"] + [f"{i / 10:g}–{(i + 1) / 10:g}" for i in range(10)]
+    unknown, known = [0] * 11, [0] * 11
+    for value, found in values:
+        place = 0 if value is None else 1 + min(9, int(value * 10 + 1e-9))
+        (known if found else unknown)[place] += 1
+    bars = [*zip(labels, known, unknown, strict=True)]
+    label = "Bar chart: number of training images by t'. " + " ".join(
+        f"{name}: {a + b:,}, of which {a:,} known." for name, a, b in bars if a + b
+    )
+    draw: Draw = lambda width: charts.bars(bars, label, width, "t′")  # noqa: E731
+    table = Table(
+        "Training images by t′",
+        ("t′", "Known to the model", "Not known"),
+        [(name, f"{a:,}", f"{b:,}") for name, a, b in bars],
+        (False, True, True),
+    )
+    return Figure(
+        "profile-chart",
+        "Training images by the most noise from which they came back",
+        draw(charts.WIDE),
+        draw(charts.NARROW),
+        [("model", "Known to the model"), ("baseline", "Not told from images never trained on")],
+        "The further to the right, the better the model knows an image.",
+        table,
+        "Point at the chart to read its values.",
     )

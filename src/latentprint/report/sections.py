@@ -7,7 +7,7 @@ from typing import Any
 
 from latentprint.report import words
 from latentprint.report.blocks import Block, Note, Pairs, Points, Profile, Section, Table
-from latentprint.report.figures import curve_figure, rates_figure, strip_figure
+from latentprint.report.figures import curve_figure, profile_figure, rates_figure, strip_figure
 from latentprint.report.glossary import GLOSSARY, LIMITS
 from latentprint.report.provenance import provenance, stage_rows
 from latentprint.report.reading import at, count, digest, items, mapping, number, rate, trials
@@ -47,7 +47,7 @@ def _search(results: Mapping[str, Any]) -> Section | None:
         f" image from it{f', {tries} times at each level' if tries else ''}. A model that has learned the"
         " image by heart brings it back even from much noise."
     )
-    statement = text(results, "t_prime.statement")
+    said = [text(results, f"t_prime.{key}") for key in ("statement", "falling.sentence")]
     found, control = number(results, "t_prime.value"), mapping(results, "t_prime.control")
     plain = "It never came back." if found is None else f"It still came back from t′\u00a0=\u00a0{found:.3g}."
     if control:
@@ -64,8 +64,7 @@ def _search(results: Mapping[str, Any]) -> Section | None:
             f" p\u00a0=\u00a0{words.number(p_value, 2)}."
         )
     notes: list[Block] = [Note(plain)]
-    if statement:
-        notes.append(Note(statement))
+    notes += [Note(one) for one in said if one]
     return Section("search", "How well the model remembers it", lead, [*notes, *figures])
 
 
@@ -149,6 +148,9 @@ def _counts(results: Mapping[str, Any]) -> Section:
         _errors(results),
         Pairs(tests),
     ]
+    kinds = _kinds(results)
+    if kinds is not None:
+        blocks.insert(3, kinds)
     lead = "Counts first; every rate on this page is made of them."
     return Section("counts", "Counts and how reliable they are", lead, blocks)
 
@@ -190,6 +192,19 @@ def _errors(results: Mapping[str, Any]) -> Table:
     )
 
 
+def _kinds(results: Mapping[str, Any]) -> Table | None:
+    """The false alarms by kind of image, where the detectors say so."""
+    rows: list[tuple[str, ...]] = []
+    for name, key in (("Mark", "presence"), ("Image", "identity")):
+        for kind, counts in mapping(results, f"detectors.{key}.kinds").items():
+            one, said = trials({"x": counts}, "x"), text({"x": kind}, "x", 80)
+            if one is not None and said is not None:
+                upper = words.percent(one.interval()[1])
+                rows.append((name, said, f"{one.k:,} of {one.n:,}", f"at most {upper}"))
+    head = ("Recogniser", "Images", "False alarms", "95% interval")
+    return Table("False alarms by kind of image", head, rows, (False, False, True, True)) if rows else None
+
+
 def _profile(results: Mapping[str, Any]) -> Section | None:
     rows = [
         (
@@ -214,7 +229,10 @@ def _profile(results: Mapping[str, Any]) -> Section | None:
         f"{len(data):,} training images, each named by the hash of its content. The model knows {known:,} of"
         " them better than images it was never trained on (false discoveries controlled)."
     )
-    return Section("profile", "The training images one by one", lead, [Profile(shown, len(data), data)])
+    figure = profile_figure([(value, found is True) for _, value, _, found in order])
+    return Section(
+        "profile", "The training images one by one", lead, [figure, Profile(shown, len(data), data)]
+    )
 
 
 def _memorised(results: Mapping[str, Any]) -> Section | None:
@@ -227,7 +245,9 @@ def _memorised(results: Mapping[str, Any]) -> Section | None:
         if mapping(source, key)
     ]
     n, nearest, of = count(source, "count"), count(source, "nearest.target"), count(source, "nearest.n")
-    lead = f"{words.whole(n)} generated images were recognised by both recognisers."
+    lead = "No generated image was recognised by both recognisers."
+    if n:
+        lead = f"{n:,} generated {'image was' if n == 1 else 'images were'} recognised by both recognisers."
     if nearest is not None and of:
         lead += f" For {nearest:,} of {of:,} of them the private image is the nearest of all training images."
     head = ("Difference to the private image", "Smallest", "Median", "Largest")
