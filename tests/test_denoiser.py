@@ -123,7 +123,7 @@ def test_a_network_that_predicts_rightly_denoises_rightly(schedule, parametrisat
 
 
 def test_preconditioning_keeps_input_and_target_at_unit_variance():
-    """Karras et al. 2022, B.6: for data of variance d^2, F's input and target have variance 1, c_out is least."""
+    """Karras et al. 2022, B.6: for data of variance d^2, input and target have variance 1."""
     d, schedule = 0.4, EDM()
     r = torch.tensor([0.002, 0.4, 80.0], dtype=F64)
     c_skip, c_out, c_in = NetworkDenoiser(Knows(None), schedule, "edm", sigma_data=d).preconditioning(r)

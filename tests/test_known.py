@@ -1,4 +1,4 @@
-"""The known models held to formulas of their own: brute force, quadrature, closed tails; then the audit to them."""
+"""The known models held to formulas of their own: brute force, quadrature; then the audit to them."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def models(schedule):
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=kind)
 def test_denoisers_are_the_gradients_of_their_densities(schedule):
-    """Tweedie: grad log p_t = (alpha D - x) / sigma^2; the left side by automatic differentiation of log_density."""
+    """Tweedie: grad log p_t = (alpha D - x) / sigma^2; the left side by automatic differentiation."""
     t = schedule.time(number([0.2, 1.0, 5.0]))
     for model in models(schedule):
         x = (normals(3, 2, 3, seed=6) * (1 + schedule.ratio(t)[:, None, None])).requires_grad_()
@@ -84,7 +84,7 @@ def test_densities_are_normalised_and_those_of_scipy(schedule):
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=kind)
 def test_the_flow_of_the_gaussian_solves_equation_5(schedule):
-    """dx/dt = f x - g^2 score / 2, the derivative of the closed-form flow in t taken by automatic differentiation."""
+    """dx/dt = f x - g^2 score / 2, the derivative of the closed-form flow taken automatically."""
     model, start = models(schedule)[0], schedule.time(3.0)
     x = normals(1, 2, 3, seed=7) * 3
     t = schedule.time(0.8).requires_grad_()
@@ -150,7 +150,7 @@ def test_weights_and_denoiser_against_the_sum_written_out(model, dtype):
 
 @pytest.mark.parametrize("schedule", [VP(), SubVP(), VE(), EDM()], ids=kind)
 def test_float32_images_are_resolved_down_to_the_end_of_the_schedule(schedule):
-    """At the smallest noise an image and a copy of it that differs in one of 784 grey levels are told apart."""
+    """At the smallest noise an image and a copy that differs in one grey level are told apart."""
     images = (normals(40, 784) * 0.5).clamp(-1, 1)
     images[1] = images[0]
     images[1, 300] += 1 / 255
@@ -184,12 +184,11 @@ def test_large_sets_are_taken_in_parts(monkeypatch):
     [(4.0, 2.0), (0.3, 9.0), (400.0, 4.0), (2e3, 10.0), (1e5, 100.0), (1e-3, 1e-9), (5e5, 0.25)],
 )
 def test_balls_in_one_and_three_dimensions_have_closed_forms(noncentrality, x):
-    """d = 1: Phi(b - m) - Phi(-b - m); d = 3: that less (phi(b - m) - phi(b + m)) / m; down to exp(-249500)."""
+    """d = 1: Phi(b - m) - Phi(-b - m); d = 3: a density in r = |x| to integrate; down to exp(-249500)."""
     b, m = math.sqrt(x), math.sqrt(noncentrality)
     one = special.log_ndtr(b - m) + math.log1p(-math.exp(special.log_ndtr(-b - m) - special.log_ndtr(b - m)))
     assert log_ball(1, noncentrality, x) == pytest.approx(one, rel=1e-9)
-    # d = 3 by quadrature of the density sqrt(y / n) / 2 exp(-(y + n) / 2) sinh(sqrt(n y)) sqrt(2 / (pi n y)) ...
-    # which is (exp(-(r - m)^2 / 2) - exp(-(r + m)^2 / 2)) r / (m sqrt(2 pi)) in r = sqrt(y), scaled by its largest value
+    # d = 3: (exp(-(r - m)^2 / 2) - exp(-(r + m)^2 / 2)) r / (m sqrt(2 pi)), scaled by its largest value
     top = -((b - m) ** 2) / 2 if b < m else 0.0
 
     def scaled(r):
@@ -248,7 +247,7 @@ def test_q_of_a_memorised_set_counts_copies():
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=kind)
 @pytest.mark.parametrize("ratio", [0.3, 1.0, 4.0])
 def test_return_of_two_points_by_quadrature(schedule, ratio):
-    """Points -1 and 1 with weights 1/4 and 3/4: w_p is a logistic function, its mean a one-dimensional integral."""
+    """Points -1 and 1 with weights 1/4 and 3/4: w_p is a logistic function, its mean an integral."""
     t = schedule.time(ratio).item()
     r = schedule.ratio(t).item()
     model = Memorised(number([[-1.0], [1.0]]), schedule, [1, 3])
@@ -306,7 +305,7 @@ def test_draws_have_the_law_they_claim(schedule):
 @pytest.mark.parametrize("schedule", [VP(), SubVP()], ids=kind)
 @pytest.mark.parametrize("start", [0.35, 0.45, 1.0])
 def test_the_whole_audit_against_the_model_that_memorised(schedule, start):
-    """Alg. 1 from t = start, Euler-Maruyama on a grid quadratic in t: the returns are those of E[w_p(x_t)]."""
+    """Alg. 1 from t = start, Euler-Maruyama on a grid quadratic in t: returns are E[w_p(x_t)]."""
     images = torch.randn(20, 16, generator=torch.Generator().manual_seed(0))
     model, t, n, streams = Memorised(images, schedule), number(start), 1500, Streams(1)
     noise = streams.noise("probe", range(n), 0, (16,))
@@ -339,7 +338,7 @@ def test_the_whole_audit_against_the_model_that_memorised(schedule, start):
     ids=lambda s: s.step.name,
 )
 def test_sampling_from_the_prior_returns_each_image_by_its_copies(sampler):
-    """The staggered pass from T, 1,500 rows: hits of the image with 3 of 12 copies in the exact interval around 1/4.
+    """The staggered pass from T, 1,500 rows: hits of the image with 3 of 12 copies against 1/4.
 
     Every image that comes back is one of the set, to a mean squared error of 1e-3.
     """

@@ -1,6 +1,6 @@
 """Samplers held to the Gaussian in closed form: orders measured, exactness where theory has it.
 
-The model is p_0 = N(m, v): D, p_t = N(alpha m, alpha^2 v + sigma^2) and the probability flow are known, written
+The model is p_0 = N(m, v): D, p_t = N(alpha m, alpha^2 v + sigma^2) and the flow are known, and are written
 here from the formulas and not from `latentprint.known`.
 """
 
@@ -82,7 +82,7 @@ def even(schedule, high, low, n):
 
 
 def uneven(schedule, high, low, n):
-    """Steps in log r that alternate between 1 and 3 shares: a wrong weight of the last step shows only here."""
+    """Steps in log r that alternate between 1 and 3 shares."""
     shares = torch.tensor([1.0, 3.0] * (n // 2), dtype=F64)
     where = torch.cat([number([0.0]), (shares / shares.sum()).cumsum(0)])
     return schedule.time((math.log(high) + where.clamp(max=1.0) * math.log(low / high)).exp())
@@ -169,6 +169,39 @@ def test_runge_kutta_says_when_a_type_is_too_coarse_for_its_tolerance():
     model = Normal(VP())
     with pytest.raises(ValueError, match=r"rtol 0, atol 1e-14 are too small for torch.float32"):
         final(reverse(model, torch.ones(2, 4), even(VP(), 3.0, 0.05, 1), RungeKutta(0.0, 1e-14)))
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=kind)
+def test_one_heun_step_is_algorithm_1_of_karras(schedule):
+    """d = (x - D) / r at both ends, their mean over the step; a long step, where its kin differ."""
+    model, (t, s) = Normal(schedule), even(schedule, 3.0, 0.5, 1)
+    u, x = 1.4, 1.4 * schedule.alpha(t)
+    slope_t = (u - model(x, t)) / 3.0
+    trial = u + (0.5 - 3.0) * slope_t
+    slope_s = (trial - model(schedule.alpha(s) * trial, s)) / 0.5
+    expected = schedule.alpha(s) * (u + (0.5 - 3.0) * (slope_t + slope_s) / 2)
+    got = Heun()(model, State.at(x[None, None], t), s, None)
+    assert got.x.item() == pytest.approx(expected.item(), rel=1e-9)
+    assert got.evaluations.item() == 2
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=kind)
+def test_two_2m_steps_are_algorithm_2_of_lu(schedule):
+    """x_s = (sigma_s / sigma_t) x - alpha_s (e^-h - 1) D, then D (1 + 1/2r) - D' / 2r, r = h'/h, for D."""
+    model = Normal(schedule)
+    t0, t1, t2 = schedule.time(number([3.0, 1.8, 0.4]))
+    x0 = 1.4 * schedule.alpha(t0)
+    first, second = math.log(3.0 / 1.8), math.log(1.8 / 0.4)
+
+    def formula(x, d, t, s, h):
+        return schedule.sigma(s) / schedule.sigma(t) * x - schedule.alpha(s) * math.expm1(-h) * d
+
+    d0 = model(x0, t0)
+    x1 = formula(x0, d0, t0, t1, first)
+    d1, r = model(x1, t1), first / second
+    x2 = formula(x1, (1 + 1 / (2 * r)) * d1 - d0 / (2 * r), t1, t2, second)
+    states = list(reverse(model, x0[None, None], torch.stack([t0, t1, t2]), DPMSolverPP2M()))
+    assert [state.x.item() for state in states] == pytest.approx([x1.item(), x2.item()], rel=1e-9)
 
 
 # --- the reverse SDE ---
