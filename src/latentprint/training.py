@@ -291,7 +291,8 @@ class _Run:
         config, device = self.config, self.pixels.device
         first = self.step * config.batch
         rows = torch.from_numpy(draw_indices(self.streams, first, config.batch, len(self.pixels))).to(device)
-        t = draw_times(config, self.denoiser.schedule, self.streams, first, config.batch).to(device)
+        # Times stay on the CPU: a schedule's arithmetic on a GPU would wait for it at every check.
+        t = draw_times(config, self.denoiser.schedule, self.streams, first, config.batch)
         shape = tuple(self.pixels.shape[1:])
         noise = self.streams.noise("train.noise", range(first, first + config.batch), 0, shape, device=device)
         for group in self.optimiser.param_groups:

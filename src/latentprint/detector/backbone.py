@@ -55,7 +55,7 @@ class Classifier(nn.Module):
 def build_backbone(name: Backbone, streams: Streams, purpose: str) -> Classifier:
     """A randomly initialised classifier; its weights are a function of the seed and the purpose alone."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(streams.generator(f"{purpose}.weights").integers(2**63)))
+        torch.default_generator.manual_seed(int(streams.generator(f"{purpose}.weights").integers(2**63)))
         if name == "small":
             return Classifier(Small(), Small.width)
         network = (resnet50 if name == "resnet50" else resnet18)(weights=None)

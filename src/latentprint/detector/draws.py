@@ -96,7 +96,7 @@ def augmix(images: Pixels, rng: Rng) -> Pixels:
     """
     out = np.empty_like(images)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(rng.integers(2**63)))
+        torch.default_generator.manual_seed(int(rng.integers(2**63)))
         transform = AugMix()
         for group in _groups(rng.permutation(len(images))):
             stored = np.round((images[group] + 1) * 127.5).astype(np.uint8)

@@ -103,7 +103,7 @@ def build_unet(
         )
     attention = config.attention or (False,) * len(config.channels)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(streams.generator("network.weights").integers(2**63)))
+        torch.default_generator.manual_seed(int(streams.generator("network.weights").integers(2**63)))
         return UNet2DModel(
             sample_size=size,
             in_channels=channels,
