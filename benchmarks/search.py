@@ -1,23 +1,24 @@
 """The search for t': Alg. 1 run as in the paper beside ours. Same model, same detector, same device, one run.
 
-    theirs  one t at a time, M = 16 trajectories in a batch, Euler-Maruyama on a grid of 1,000 steps (paper §5.3)
+    theirs  one t at a time, M = 16 trajectories in a batch, Euler-Maruyama on a grid of 1,000 steps (paper 5.3)
     ours    all t and tries in one staggered pass, ancestral steps (--steps, Karras' spacing); for t' alone,
             bisection with 5 anchors, and the sequential search
 
-Both sample the reverse SDE. A probability-flow ODE (Heun, DPM-Solver++) is as fast, but P(return | t) from the
-noised image is another function for it, so it would answer another question than Alg. 1.
+Both sample the reverse SDE. A probability-flow ODE (Heun, DPM-Solver++) is as fast, but P(return | t) from
+the noised image is another function for it, so it would answer another question than Alg. 1.
 
     ratio_curve    time of theirs for the whole grid / time of ours: 50 is asked for on 2 CPU cores
     ratio_tprime   time of theirs for the whole grid / time of the bisection: 200 is asked for
-    curves_agree   at every t measured on both sides, theirs lies inside our simultaneous band
+    curves_agree   at every t measured on both sides, their rate lies inside our simultaneous band
 
-The slow side is measured on some of the levels (--measured) and extrapolated to the others by its time per step;
-"extrapolated" in the output says how much of it. Alg. 1 as printed returns at the first hit; its time, estimated from
-where our curve ends, is given as ratio_tprime_first_hit.
+The slow side is measured on some levels (--measured) and extrapolated to the others by its time per step; the
+output says how much of it. Alg. 1 as printed returns at the first hit: its time, estimated from where our curve
+ends, is given as ratio_tprime_first_hit. On a machine that others use too, --cpu-time compares processor
+seconds instead of seconds on the wall; the output says which.
 
-The model is, in this order: --model FOLDER, one trained here on 100 digits (--train STEPS), or, where neither is
-given, the exact denoiser of 100 images with an untrained network run beside it at every step and its output thrown
-away: the answers are then those of a model that memorised, the time is the network's. "model" in the output says which.
+The model is --model FOLDER, or one trained here on 100 images (--train STEPS), or, where neither is given, the
+exact denoiser of 100 images with an untrained network run beside it at every step and its output dropped: the
+answers are then those of a model that memorised, the time is the network's. The output says which it was.
 
     python benchmarks/search.py [--quick] [--json] [--network digits|small28|paper] [--train 1200] [--device cuda]
 """
@@ -32,7 +33,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -94,14 +95,21 @@ class Nearest:
         return ((distance.argmin(1) == self.target) & (distance[:, self.target] < self.radius)).float()
 
 
-def timed(work: Callable[[], Any], device: torch.device) -> tuple[Any, float]:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    start = time.perf_counter()
-    result = work()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return result, time.perf_counter() - start
+@dataclass(frozen=True)
+class Watch:
+    """(result, seconds) of a piece of work."""
+
+    device: torch.device
+    clock: Callable[[], float]
+
+    def __call__(self, work: Callable[[], Any]) -> tuple[Any, float]:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        start = self.clock()
+        result = work()
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return result, self.clock() - start
 
 
 def trained(
@@ -135,22 +143,23 @@ def model(arguments: argparse.Namespace, device: torch.device) -> tuple[Denoiser
     images = torch.from_numpy(pixels).to(device)
     if arguments.model is not None:
         return load_model(arguments.model, device), images, f"trained, {arguments.model.name}"
-    network = build_unet(config, images.shape[1], images.shape[-1], Streams(0)).to(device)
+    network = build_unet(config, images.shape[1], images.shape[-1], Streams(0))
+    cast(Any, network).to(device)
     size = f"U-Net of {parameters(network) / 1e6:.2f} M parameters at {'x'.join(map(str, images.shape[1:]))}"
     if arguments.train:
         words = f"trained here for {arguments.train} steps on {IMAGES} images, {size}"
         return trained(pixels, network, arguments.train, device), images, words
-    price = NetworkDenoiser(network.eval().requires_grad_(False), SubVP())
+    price = NetworkDenoiser(cast(Any, network).eval().requires_grad_(False), SubVP())
     words = f"exact denoiser of {IMAGES} images at the price of an untrained {size}"
     return Priced(Memorised(images, SubVP()), price), images, words
 
 
-def theirs(probe: ModelProbe, plan: Plan, measured: list[int], device: torch.device) -> dict[int, Any]:
+def theirs(probe: ModelProbe, plan: Plan, measured: list[int], watch: Watch) -> dict[int, Any]:
     """Alg. 1 level by level: {grid index: (hits, seconds)}."""
     seen: dict[int, Any] = {}
     for index in measured:
         t = np.full(plan.tries, plan.grid[index])
-        outcome, seconds = timed(lambda: probe(t, ids_of(0, index, np.arange(plan.tries))), device)  # noqa: B023
+        outcome, seconds = watch(lambda: probe(t, ids_of(0, index, np.arange(plan.tries))))  # noqa: B023
         seen[index] = int(outcome.hit.sum()), seconds
         print(
             f"Alg. 1 at t = {plan.grid[index]:.2f}: {seen[index][0]} hits, {seconds:.2f} s", file=sys.stderr
@@ -184,18 +193,20 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
         batch=TRIES,
     )
     fast = replace(slow, sampler=Sampler(Ancestral(), arguments.steps, "karras"), batch=arguments.batch)
-    few = max(2, round(len(plan.grid) * arguments.measured))
-    measured = sorted({round(i) for i in np.linspace(0, len(plan.grid) - 1, min(few, len(plan.grid)))})
+    count = len(plan.grid)
+    few = min(count, max(2, round(count * arguments.measured)))
+    measured = [int((i + 0.5) * count / few) for i in range(few)]
+    watch = Watch(device, time.process_time if arguments.cpu_time else time.perf_counter)
     exhaustive(fast, Plan(even_grid(4), TRIES))  # warms caches and the allocator
-    # Ours before, between and after, so that a slow moment of the machine meets both.
+    # Ours and theirs in turns, so that a slow moment of the machine meets both.
     runs, seen = list[tuple[TPrime, float]](), dict[int, Any]()
     halves = measured[: len(measured) // 2], measured[len(measured) // 2 :]
     quick = dict[str, list[tuple[TPrime, float]]](bisection=[], sequential=[])
-    for half in (*halves, []):
-        runs.append(timed(lambda: exhaustive(fast, plan), device))
-        quick["bisection"].append(timed(lambda: bisection(fast, plan), device))
-        quick["sequential"].append(timed(lambda: sequential(fast, plan), device))
-        seen |= theirs(slow, plan, half, device)
+    for half in halves:
+        runs.append(watch(lambda: exhaustive(fast, plan)))
+        quick["bisection"].append(watch(lambda: bisection(fast, plan)))
+        quick["sequential"].append(watch(lambda: sequential(fast, plan)))
+        seen |= theirs(slow, plan, half, watch)
     steps = steps_at(EULER_1000, denoiser.schedule, plan)
     seconds = sum(s for _, s in seen.values())
     per_step = seconds / sum(steps[i] for i in seen)
@@ -204,13 +215,15 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
     alone = {name: statistics.median(s for _, s in each) for name, each in quick.items()}
     last = -1 if found.value is None else plan.grid.index(found.value)
     first_hit = per_step * sum(steps[max(last, 0) :])
+    where = f"cpu, {torch.get_num_threads()} threads"
+    if device.type == "cuda":
+        where = torch.cuda.get_device_name(device)
     return {
         "ratio_curve": whole / curve,
         "ratio_tprime": whole / alone["bisection"],
         "curves_agree": inside(found, seen),
-        "device": torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else f"cpu, {torch.get_num_threads()} threads",
+        "device": where,
+        "clock": "processor" if arguments.cpu_time else "wall",
         "ratio_tprime_sequential": whole / alone["sequential"],
         "ratio_tprime_first_hit": first_hit / alone["bisection"],
         "model": words,
@@ -248,6 +261,7 @@ def main() -> None:
     )
     parser.add_argument("--json", action="store_true", help="one object on stdout, nothing else")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--cpu-time", action="store_true", help="compare processor seconds (CPU only)")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
     parser.add_argument("--network", choices=NETWORKS, default="digits")
     parser.add_argument("--model", type=Path, help="folder of a trained model, for the images of --network")
@@ -258,7 +272,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=256, help="of our sampler")
     arguments = parser.parse_args()
     if arguments.measured is None:
-        arguments.measured = 0.04 if arguments.quick else 0.2
+        arguments.measured = 0.03 if arguments.quick else 0.2
     torch.set_num_threads(arguments.threads)
     result = compare(arguments)
     if arguments.json:
