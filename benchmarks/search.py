@@ -1,6 +1,6 @@
-"""The search for t': Alg. 1 run as in the paper beside ours. Same model, same detector, same device, one run.
+"""The search for t': Alg. 1 run as in the paper beside ours. One model, one detector, one device, one run.
 
-    theirs  one t at a time, M = 16 trajectories in a batch, Euler-Maruyama on a grid of 1,000 steps (paper 5.3)
+    theirs  one t at a time, M = 16 trajectories in a batch, Euler-Maruyama on a grid of 1,000 steps
     ours    all t and tries in one staggered pass, ancestral steps (--steps, Karras' spacing); for t' alone,
             bisection with 5 anchors, and the sequential search
 
@@ -11,16 +11,16 @@ the noised image is another function for it, so it would answer another question
     ratio_tprime   time of theirs for the whole grid / time of the bisection: 200 is asked for
     curves_agree   at every t measured on both sides, their rate lies inside our simultaneous band
 
-The slow side is measured on some levels (--measured) and extrapolated to the others by its time per step; the
-output says how much of it. Alg. 1 as printed returns at the first hit: its time, estimated from where our curve
-ends, is given as ratio_tprime_first_hit. On a machine that others use too, --cpu-time compares processor
-seconds instead of seconds on the wall; the output says which.
+The slow side is measured on some levels (--measured) and extrapolated to the others by its time per step;
+the output says how much of it. Alg. 1 as printed returns at the first hit: its time, estimated from where our
+curve ends, is given as ratio_tprime_first_hit. On a machine that others use too, --cpu-time compares
+processor seconds instead of seconds on the wall; the output says which.
 
-The model is --model FOLDER, or one trained here on 100 images (--train STEPS), or, where neither is given, the
-exact denoiser of 100 images with an untrained network run beside it at every step and its output dropped: the
-answers are then those of a model that memorised, the time is the network's. The output says which it was.
+The model is --model FOLDER, or one trained here on 100 images (--train STEPS), or, where neither is given,
+the exact denoiser of 100 images with an untrained network run beside it at every step and its output dropped:
+the answers are then those of a model that memorised, the time is the network's. The output says which.
 
-    python benchmarks/search.py [--quick] [--json] [--network digits|small28|paper] [--train 1200] [--device cuda]
+    python benchmarks/search.py [--quick] [--json] [--network digits|small28|paper] [--train 1200]
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Priced:
 
 @dataclass(frozen=True)
 class Nearest:
-    """c_id by distance: x_p is the nearest training image and no further than ``radius`` (root mean square)."""
+    """c_id by distance: x_p is the nearest training image, no further than ``radius`` (root mean square)."""
 
     images: Tensor
     target: int
