@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import json
 import math
 import re
@@ -14,8 +16,10 @@ import jsonschema
 import made_up
 import pytest
 
+from latentprint.contracts import InputError
 from latentprint.report import palette, reading, render, words, write_report
 from latentprint.report.first import first_screen
+from latentprint.report.sections import sections
 
 CASES = {"leak": made_up.leak, "clean": made_up.clean, "undecided": made_up.undecided}
 
@@ -270,3 +274,51 @@ def test_ten_thousand_rows_stay_small_and_the_best_known_images_stand_in_the_pag
     values = {row["sha256"]: row["value"] or 0 for row in results["profile"]}
     assert len(top) == 100 and values[top[0]] == best["value"]
     assert min(values[sha] for sha in top) >= sorted(values.values())[-100]
+
+
+def leaves(value: Any, way: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Every place in the tree, branches included; of long lists the first entry."""
+    inside = (
+        value.items() if isinstance(value, dict) else enumerate(value[:1]) if isinstance(value, list) else ()
+    )
+    return [way] * bool(way) + [path for key, one in inside for path in leaves(one, (*way, key))]
+
+
+WRONG: tuple[Any, ...] = (None, "text", -1, 1e308, math.nan, True, [], {}, [[]], {"k": 1}, 0, 1)
+
+
+def test_a_damaged_field_is_left_out_or_refused_in_a_sentence_never_a_traceback() -> None:
+    results = made_up.leak() | {"profile": made_up.profile(2)}
+    for i, way in enumerate(leaves(results)):
+        damaged = copy.deepcopy(results)
+        place: Any = damaged
+        for key in way[:-1]:
+            place = place[key]
+        place[way[-1]] = WRONG[i % len(WRONG)]
+        with contextlib.suppress(InputError):
+            first_screen_and_sections(damaged)
+
+
+@pytest.mark.parametrize(
+    ("path", "wrong"),
+    [
+        ("q.monte_carlo.level", 1),
+        ("t_prime.band.level", 0),
+        ("t_prime.tries", 0.5),
+        ("q.monte_carlo.expected", -1),
+    ],
+)
+def test_numbers_out_of_their_range_do_not_stop_the_report(path: str, wrong: float) -> None:
+    first_screen_and_sections(made_up.changed(made_up.leak(), path, wrong))
+
+
+def test_a_verdict_against_the_counts_is_refused() -> None:
+    with pytest.raises(InputError, match="no generated image was recognised"):
+        render(made_up.changed(made_up.leak(), "q.monte_carlo.hits", 0), {})
+
+
+def first_screen_and_sections(results: dict[str, Any]) -> None:
+    """What ``render`` does before the template, which is the slow part and reads no results."""
+    reading.check(results)
+    first_screen(results)
+    sections(results, made_up.run())

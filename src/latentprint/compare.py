@@ -23,6 +23,7 @@ from typing import Any, cast
 
 from scipy import stats as scipy_stats  # pyright: ignore[reportMissingTypeStubs]
 
+from latentprint.contracts import InputError
 from latentprint.stats import Trials
 from latentprint.verdict import chance, evidence, one_in
 
@@ -116,10 +117,10 @@ def compare(runs: Mapping[str, Mapping[str, Any]], level: float = 0.95) -> Compa
     """Compare results by name; the first is the reference.
 
     Raises:
-        ValueError: fewer than two runs, results without counts, or a run without samples.
+        InputError: fewer than two runs, results without counts, or a run without samples.
     """
     if len(runs) < 2:
-        raise ValueError(f"a comparison needs at least two runs, got {len(runs)}")
+        raise InputError(f"a comparison needs at least two runs, got {len(runs)}")
     lines = tuple(_line(name, results, level) for name, results in runs.items())
     reference, *others = lines
     each = 1 - (1 - level) / len(others)
@@ -130,7 +131,7 @@ def compare(runs: Mapping[str, Mapping[str, Any]], level: float = 0.95) -> Compa
 def _line(name: str, results: Mapping[str, Any], level: float) -> Line:
     counts = evidence(results)
     if counts.hits.n == 0:
-        raise ValueError(f"{name} holds no generated images, so it has no rate to compare")
+        raise InputError(f"{name} holds no generated images, so it has no rate to compare")
     low, high = counts.hits.interval(level)
     return Line(
         name=name,

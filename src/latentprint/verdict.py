@@ -26,6 +26,7 @@ from typing import Any, Literal, cast
 
 from scipy import stats as scipy_stats  # pyright: ignore[reportMissingTypeStubs]
 
+from latentprint.contracts import InputError
 from latentprint.stats import Trials, samples_to_exclude
 
 State = Literal["reproduces", "not found", "inconclusive"]
@@ -81,7 +82,7 @@ def evidence(results: Mapping[str, Any]) -> Evidence:
     """Take the counts out of results.json.
 
     Raises:
-        ValueError: a count that the verdict needs is missing or impossible.
+        InputError: a count that the verdict needs is missing or impossible.
     """
     try:
         q, detectors = results["q"], results["detectors"]
@@ -95,8 +96,8 @@ def evidence(results: Mapping[str, Any]) -> Evidence:
             fpr=_pair([fpr for _, fpr in rates]),
             expected_rate=copies / images,
         )
-    except (KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
-        raise ValueError(f"the results lack a count that the verdict needs: {error!r}") from error
+    except (KeyError, TypeError, AttributeError, ZeroDivisionError, ValueError) as error:
+        raise InputError(f"the results lack a count that the verdict needs: {error!r}") from error
 
 
 def _pair(counts: list[Mapping[str, int]]) -> tuple[Trials, Trials]:
@@ -125,7 +126,7 @@ def verdict(results: Mapping[str, Any], rule: Rule | None = None) -> dict[str, A
     Returns ``state``, ``reasons`` (plain sentences), ``policy`` (null: no user policy took part), ``rule``.
 
     Raises:
-        ValueError: a count that the verdict needs is missing or impossible.
+        InputError: a count that the verdict needs is missing or impossible.
     """
     rule, counts = rule or Rule(), evidence(results)
     if counts.hits.n == 0:

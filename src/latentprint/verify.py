@@ -25,6 +25,7 @@ from typing import Any, Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from latentprint.contracts import InputError
 from latentprint.search import NullLaw, Plan, conclude
 from latentprint.stats import Trials, binomial_test_less, missable
 from latentprint.store import Run
@@ -167,7 +168,7 @@ def verify(folder: Path | str) -> Verification:
     """Check a run folder: results.json against its own counts, the stored rows, and the files' hashes.
 
     Raises:
-        ValueError: there is no run, or results.json is missing, no JSON object or not of the schema.
+        InputError: there is no run, or results.json is missing, no JSON object or not of the schema.
     """
     folder = Path(folder)
     run, results = Run.read(folder), _results(folder / "results.json")
@@ -185,7 +186,7 @@ def verify_results(results: Mapping[str, Any]) -> Verification:
     """Check a lone results mapping from its own counts.
 
     Raises:
-        ValueError: it is not of the schema.
+        InputError: it is not of the schema.
     """
     note = "Only results.json was given: its counts were taken as they stand."
     with _readable():
@@ -198,8 +199,10 @@ def _readable() -> Generator[None]:
     """One sentence where results.json is so far from its schema that it cannot be checked at all."""
     try:
         yield
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
-        raise ValueError(f"results.json is not of schema latentprint/1: {error!r}") from error
+    except InputError:
+        raise
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
+        raise InputError(f"results.json is not of schema latentprint/1: {error!r}") from error
 
 
 def _verification(results: Mapping[str, Any], checks: Sequence[Check], notes: Sequence[str]) -> Verification:
@@ -213,11 +216,11 @@ def _results(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ValueError(f"{path.name} is missing in the run folder; has the audit finished?") from None
+        raise InputError(f"{path.name} is missing in the run folder; has the audit finished?") from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path.name} cannot be read as JSON: {error}") from error
+        raise InputError(f"{path.name} cannot be read as JSON: {error}") from error
     if not isinstance(value, dict):
-        raise ValueError(f"{path.name} must hold one object, got {type(value).__name__}")
+        raise InputError(f"{path.name} must hold one object, got {type(value).__name__}")
     return cast(dict[str, Any], value)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from latentprint.contracts import InputError
 from latentprint.report import charts, words
 from latentprint.report.blocks import Block, Figure, Points, Section, Table
 from latentprint.report.page import page
@@ -16,11 +17,11 @@ def render_comparison(comparison: Mapping[str, Any]) -> str:
     """One HTML page from ``Comparison.to_dict()``. Run names are shown as given; paths in them are withheld.
 
     Raises:
-        ValueError: it holds fewer than two runs.
+        InputError: it holds fewer than two runs.
     """
     runs = items(comparison, "runs")
     if len(runs) < 2:
-        raise ValueError(f"a comparison page needs at least two runs, got {len(runs)}")
+        raise InputError(f"a comparison page needs at least two runs, got {len(runs)}")
     differences = items(comparison, "differences")
     answers = [said for one in differences if (said := text(one, "sentence"))]
     cautions = [said for i in range(len(items(comparison, "cautions"))) if (said := _caution(comparison, i))]

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from latentprint.report import charts, words
 from latentprint.report.blocks import Figure, Table
-from latentprint.report.reading import at, count, items, mapping, number, numbers, rate
+from latentprint.report.reading import at, confidence, count, items, mapping, number, numbers, rate
 from latentprint.stats import Trials, simultaneous_band
 
 Draw = Callable[[float], Markup]
@@ -18,7 +18,7 @@ Draw = Callable[[float], Markup]
 def curve_figure(results: Mapping[str, Any]) -> Figure | None:
     """q_M(p | x_t) with exact simultaneous bands, control and baseline (paper Fig. 6); or None."""
     found = mapping(results, "t_prime")
-    level = rate(found, "band.level") or 0.95
+    level = confidence(found, "band.level")
     lines = [
         _line("This image", "model", _counts(found), level, mapping(found, "band")),
         _line("Control", "control", _counts(mapping(found, "control")), level, {}),
@@ -76,7 +76,7 @@ def _counts(source: Mapping[str, Any]) -> list[tuple[float, Trials]]:
     points = [
         (t, Trials(int(k), int(n)))
         for t, k, n in zip(grid, hits, each, strict=True)
-        if t is not None and k is not None and n and 0 <= k <= n and 0 <= t <= 1
+        if t is not None and k is not None and n and n >= 1 and 0 <= k <= n and 0 <= t <= 1
     ]
     return sorted(points, key=lambda point: point[0])
 
@@ -172,7 +172,7 @@ def _counted(results: Mapping[str, Any], key: str, name: str, css: str) -> chart
     hits, n = count(source, "hits"), count(source, "samples")
     if hits is None or not n or hits > n:
         return None
-    one, level = Trials(hits, n), rate(source, "level") or 0.95
+    one, level = Trials(hits, n), confidence(source, "level")
     low, high = rate(source, "low"), rate(source, "high")
     if low is None or high is None:
         low, high = one.interval(level)

@@ -7,7 +7,7 @@ from typing import Any
 
 from latentprint.report import words
 from latentprint.report.blocks import First, Table
-from latentprint.report.reading import at, count, items, mapping, number, public_source, rate
+from latentprint.report.reading import at, confidence, count, items, number, public_source
 from latentprint.report.reading import words as text
 from latentprint.stats import Trials, samples_to_exclude
 from latentprint.verdict import at_least, evidence, fisher_greater
@@ -25,7 +25,7 @@ def first_screen(results: Mapping[str, Any]) -> First:
     css, word, headline = STATES[state]
     hits = Trials(int(results["q"]["monte_carlo"]["hits"]), int(results["q"]["monte_carlo"]["samples"]))
     control = _control(results)
-    level = rate(results, "q.monte_carlo.level") or 0.95
+    level = confidence(results, "q.monte_carlo.level")
     big, big_text = _big(results, state, hits, level)
     answers = [
         ("What we looked for", _looked_for(results)),
@@ -194,8 +194,8 @@ def _tally(results: Mapping[str, Any], hits: Trials, control: Trials | None) -> 
     if control is not None:
         seen = words.one_in(control.rate) if control.k else "none seen"
         rows.append(("Same training, without the image", f"{control.k:,}", f"{control.n:,}", seen))
-    if expected is not None and mapping(results, "data"):
-        rate_each = words.one_in(min(1.0, expected / hits.n))
+    if expected is not None and 0 <= expected <= hits.n:
+        rate_each = words.one_in(expected / hits.n)
         rows.append(
             (
                 "If every training image came back equally often",

@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from latentprint.contracts import InputError
 from latentprint.report import words
 from latentprint.report.first import first_screen
 from latentprint.report.reading import check, count, digest, mapping, number, public_source, rate
@@ -25,7 +26,7 @@ def metadata(results: Mapping[str, Any], run: Mapping[str, Any], name: str) -> d
     """The front matter as plain values. ``name``: the model's name as its card states it.
 
     Raises:
-        ValueError: the results are of another schema, or lack counts or verdict.
+        InputError: the results are of another schema, or lack counts or verdict.
     """
     check(results)
     source = mapping(results, "q.monte_carlo")
@@ -107,7 +108,7 @@ def section(results: Mapping[str, Any], run: Mapping[str, Any]) -> str:
     """The Markdown section between its marks.
 
     Raises:
-        ValueError: the results are of another schema, or lack counts or verdict.
+        InputError: the results are of another schema, or lack counts or verdict.
     """
     check(results)
     first = first_screen(results)
@@ -141,7 +142,7 @@ def model_card(results: Mapping[str, Any], run: Mapping[str, Any], name: str) ->
     """A whole card: front matter and section, to be extended by hand.
 
     Raises:
-        ValueError: the results are of another schema, or lack counts or verdict.
+        InputError: the results are of another schema, or lack counts or verdict.
     """
     return f"{front_matter(metadata(results, run, name))}\n# {plain_text(name)}\n\n{section(results, run)}"
 
@@ -150,13 +151,13 @@ def replace_section(card: str, new: str) -> str:
     """``card`` with its section replaced by ``new``, or with ``new`` at its end.
 
     Raises:
-        ValueError: the card holds one mark without the other, or a mark twice.
+        InputError: the card holds one mark without the other, or a mark twice.
     """
     begin, end = card.count(BEGIN), card.count(END)
     if (begin, end) == (0, 0):
         return f"{card.rstrip()}\n\n{new}"
     if (begin, end) != (1, 1) or card.index(BEGIN) > card.index(END):
-        raise ValueError(
+        raise InputError(
             f"the card needs each mark of the audit's section once, in order, got {begin} and {end}"
         )
     head, rest = card.split(BEGIN)

@@ -17,6 +17,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from latentprint.contracts import InputError
 from latentprint.report.first import first_screen
 from latentprint.report.palette import variables
 from latentprint.report.reading import check
@@ -61,7 +62,7 @@ def render(results: Mapping[str, Any], run: Mapping[str, Any]) -> str:
     """The report as one HTML string. ``results``: results.json, ``run``: run.json, both parsed.
 
     Raises:
-        ValueError: the results are of another schema, or lack the counts and the verdict.
+        InputError: the results are of another schema, or lack the counts and the verdict.
     """
     check(results)
     first = first_screen(results)
@@ -73,7 +74,7 @@ def write_report(folder: Path | str) -> Path:
     """Read results.json and run.json of a run folder and write report.html beside them (aside, then renamed).
 
     Raises:
-        ValueError: one of the two files is missing, is no JSON, or is no result of this schema.
+        InputError: one of the two files is missing, is no JSON, or is no result of this schema.
     """
     folder = Path(folder)
     text = render(read_json(folder / "results.json"), read_json(folder / "run.json"))
@@ -87,14 +88,14 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file.
 
     Raises:
-        ValueError: the file is missing, is no JSON, or holds no object.
+        InputError: the file is missing, is no JSON, or holds no object.
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ValueError(f"{path.name} is missing in the run folder; has the audit finished?") from None
+        raise InputError(f"{path.name} is missing in the run folder; has the audit finished?") from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path.name} cannot be read as JSON: {error}") from error
+        raise InputError(f"{path.name} cannot be read as JSON: {error}") from error
     if not isinstance(value, dict):
-        raise ValueError(f"{path.name} must hold one object, got {type(value).__name__}")
+        raise InputError(f"{path.name} must hold one object, got {type(value).__name__}")
     return value

@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
+from latentprint.contracts import InputError
 from latentprint.stats import Trials
 
 SCHEMA = "latentprint/1"
@@ -48,6 +49,12 @@ def rate(source: Any, path: str) -> float | None:
     """A number in [0, 1], or None."""
     value = number(source, path)
     return value if value is not None and 0 <= value <= 1 else None
+
+
+def confidence(source: Any, path: str) -> float:
+    """A confidence level strictly between 0.5 and 1; 0.95 where none is stated."""
+    value = number(source, path)
+    return value if value is not None and 0.5 < value < 1 else 0.95
 
 
 def count(source: Any, path: str) -> int | None:
@@ -108,15 +115,17 @@ def check(results: Mapping[str, Any]) -> None:
     """Refuse what is no results mapping.
 
     Raises:
-        ValueError: another schema, no data size, no count, or no verdict.
+        InputError: another schema, no data size, no count, or no verdict.
     """
     if at(results, "schema") != SCHEMA:
-        raise ValueError(f"results of schema {SCHEMA} are needed, got {at(results, 'schema')!r}")
+        raise InputError(f"results of schema {SCHEMA} are needed, got {at(results, 'schema')!r}")
     if not count(results, "data.images"):
-        raise ValueError("the results do not say how many images the model was trained on (data.images)")
+        raise InputError("the results do not say how many images the model was trained on (data.images)")
     hits, samples = count(results, "q.monte_carlo.hits"), count(results, "q.monte_carlo.samples")
     if hits is None or not samples or hits > samples:
-        raise ValueError("the results hold no count of generated images (q.monte_carlo.hits of samples)")
+        raise InputError("the results hold no count of generated images (q.monte_carlo.hits of samples)")
     if at(results, "verdict.state") not in STATES:
         state = at(results, "verdict.state")
-        raise ValueError(f"the verdict's state must be one of {', '.join(STATES)}, got {state!r}")
+        raise InputError(f"the verdict's state must be one of {', '.join(STATES)}, got {state!r}")
+    if at(results, "verdict.state") == "reproduces" and not hits:
+        raise InputError("the verdict says that the image comes back, but no generated image was recognised")

@@ -10,7 +10,7 @@ from latentprint.report.blocks import Block, Note, Pairs, Points, Profile, Secti
 from latentprint.report.figures import curve_figure, profile_figure, rates_figure, strip_figure
 from latentprint.report.glossary import GLOSSARY, LIMITS
 from latentprint.report.provenance import provenance, stage_rows
-from latentprint.report.reading import at, count, digest, items, mapping, number, rate, trials
+from latentprint.report.reading import at, confidence, count, digest, items, mapping, number, rate, trials
 from latentprint.report.reading import words as text
 
 SHOWN = 100
@@ -123,7 +123,7 @@ def _counts(results: Mapping[str, Any]) -> Section:
         for name, key in (("Mark only", "presence_hits"), ("Image only", "identity_hits"))
     ]
     head = ("Generated images", "Count", "95% interval") + (("Control", "Interval") if control else ())
-    level = rate(source, "level") or 0.95
+    level = confidence(source, "level")
     head = tuple(part.replace("95%", words.percent(level)) for part in head)
     tests = [
         ("Images generated", words.whole(count(source, "samples"))),
@@ -163,7 +163,7 @@ def _count_cells(source: Mapping[str, Any], key: str) -> tuple[str, str]:
     one = trials({"x": {"k": at(source, key), "n": at(source, "samples")}}, "x")
     if one is None:
         return words.NOTHING, words.NOTHING
-    low, high = one.interval(rate(source, "level") or 0.95)
+    low, high = one.interval(confidence(source, "level"))
     return f"{one.k:,}", f"{words.number(low, 2)} – {words.number(high, 2)}"
 
 
