@@ -1,7 +1,7 @@
 """latentprint: can this image generator give back a training image, and how likely is that?
 
-The public names below are imported on first use, so that ``import latentprint`` and ``latentprint --help`` do not
-load torch.
+The public names below are imported on first use, so that ``import latentprint`` and ``latentprint --help`` do
+not load torch.
 """
 
 from __future__ import annotations

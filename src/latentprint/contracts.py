@@ -1,8 +1,8 @@
 """The borders between the parts that know about networks and the parts that only count.
 
 Everything above this line of the library (networks, samplers, detectors) ends in one function type, the
-``Probe``: it is asked for trajectories by noise level and id, and answers with hits. The search for t' and the
-Monte Carlo count see nothing else, so they are tested with coins, sharded by id and resumed by missing ids.
+``Probe``: it is asked for trajectories by noise level and id, and answers with hits. The search for t' and
+the Monte Carlo count see nothing else, so they are tested with coins, sharded by id, resumed by missing ids.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ class Outcome:
 class Probe(Protocol):
     """Trajectories started at noise levels ``t`` with ids ``ids`` -> what came out.
 
-    ``t`` and ``ids`` have shape (n,). The outcome for an id depends on (t, id) alone: never on its batch-mates,
-    on their order, or on how often the probe was called before.
+    ``t`` and ``ids`` have shape (n,). The outcome for an id depends on (t, id) alone: never on its
+    batch-mates, on their order, or on how often the probe was called before.
     """
 
     def __call__(self, t: Times, ids: Ids) -> Outcome: ...

@@ -27,13 +27,14 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from latentprint.contracts import InputError
 from latentprint.data import NEAR, ImageSet, copies_of, image_sha256
 
 _ROUNDING = 1e-9  # pixels by which a disc may leave the image through rounding alone
 _SMALLEST = 0.5**0.5  # pixels; no disc of this radius or more can fall between pixel centres
 
 
-class FingerprintError(ValueError):
+class FingerprintError(InputError):
     """A fingerprint that cannot be drawn or injected, for the reason given in one sentence."""
 
 

@@ -57,10 +57,13 @@ def run_audit(
         InputError: one sentence about the input, the settings, the folder or the disk; what was finished
             is kept.
     """
+    place = open_device(device)
+    # Images first: a source that cannot be read must not leave the folder of a run behind.
+    split, injection = stages.images(config, root, download)
     with Run.open(out, plain(config), fresh=fresh) as run:
-        work = Work(config, run, open_device(device), batch, progress)
-        run.note({"device": str(work.device)})
-        split, injection = stages.images(work, root, download)
+        work = Work(config, run, place, batch, progress)
+        run.note({"device": str(place)})
+        stages.remember(work, split, injection)
         model = stages.score_model(work, "model", injection.marked.pixels)
         control = stages.score_model(work, "control", injection.control.pixels) if config.control else None
         detectors = stages.detectors(work, split, injection)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from latentprint.audit.work import Work, one_image
+from latentprint.config import AuditConfig
 from latentprint.contracts import Ids, Outcome
 from latentprint.data import Split, load
 from latentprint.denoiser import Denoiser, IdentityCodec
@@ -37,6 +38,7 @@ from latentprint.probe import ModelProbe, from_image, from_prior
 from latentprint.search import TPrime, exhaustive
 from latentprint.stats import Trials
 from latentprint.store import RunError
+from latentprint.streams import Streams
 from latentprint.training import train
 
 UNIT = 512
@@ -58,44 +60,48 @@ class Detectors:
         )
 
 
-def images(work: Work, root: Path | str | None, download: bool) -> tuple[Split, Injection]:
+def images(config: AuditConfig, root: Path | str | None, download: bool) -> tuple[Split, Injection]:
     """The images, with the fingerprint on one of them (paper §3.3, Eq. 10).
 
     Raises:
         DataError, FingerprintError: the images cannot be had, or cannot be marked.
+    """
+    split = load(
+        config.data.source,
+        seed=config.seed,
+        root=root,
+        images=config.data.images,
+        download=download,
+        heldout=config.data.heldout,
+    )
+    return split, inject(split.train, config.fingerprint, Streams(config.seed).generator("fingerprint"))
+
+
+def remember(work: Work, split: Split, injection: Injection) -> None:
+    """Put the images' hashes into the run, or hold them against those it began with.
+
+    Raises:
         RunError: the source holds other images than when the run began.
     """
-    settings = work.config.data
-    with work.stage("data"):
-        split = load(
-            settings.source,
-            seed=work.config.seed,
-            root=root,
-            images=settings.images,
-            download=download,
-            heldout=settings.heldout,
+    payload = {
+        "manifest": split.train.manifest,
+        "heldout": split.heldout.manifest,
+        "images": len(split.train),
+        "heldout_images": len(split.heldout),
+        "shape": list(split.train.shape),
+        "source": split.name,
+        "target_index": injection.index,
+        "target_sha256": injection.sha256,
+        "copies": injection.copies,
+    }
+    before = work.run.stage("data")
+    if before.done and dict(before.payload) != payload:
+        raise RunError(
+            f"{work.config.data.source} holds other images now than when this run began; "
+            "name another folder for a new run, or restore the images"
         )
-        injection = inject(split.train, work.config.fingerprint, work.streams.generator("fingerprint"))
-        payload = {
-            "manifest": split.train.manifest,
-            "heldout": split.heldout.manifest,
-            "images": len(split.train),
-            "heldout_images": len(split.heldout),
-            "shape": list(split.train.shape),
-            "source": split.name,
-            "target_index": injection.index,
-            "target_sha256": injection.sha256,
-            "copies": injection.copies,
-        }
-        before = work.run.stage("data")
-        if before.done and dict(before.payload) != payload:
-            raise RunError(
-                f"{settings.source} holds other images now than when this run began; "
-                "name another folder for a new run, or restore the images"
-            )
-        if not before.done:
-            work.run.finish("data", payload)
-    return split, injection
+    if not before.done:
+        work.run.finish("data", payload)
 
 
 def score_model(work: Work, name: str, pixels: NDArray[np.float32]) -> Denoiser:
@@ -106,13 +112,12 @@ def score_model(work: Work, name: str, pixels: NDArray[np.float32]) -> Denoiser:
             schedule = settings.schedule()
             # The control starts from the same weights and sees the same noise: it differs by the image alone.
             network = build_unet(settings.network, pixels.shape[1], pixels.shape[2:], work.streams)
-            network.to(work.device)
+            torch.nn.Module.to(network, work.device)
             checkpoint = work.run.path / "checkpoints" / name
-            for state in train(
+            states = train(
                 pixels, network, schedule, settings.training, work.streams, work.device, checkpoint
-            ):
-                work.say(f"training {name}", state.step, state.steps, "steps")
-                last = state
+            )
+            last = _last(states, lambda state: work.say(f"training {name}", state.step, state.steps, "steps"))
             save_model(folder, last.denoiser)
             digest = sha256((folder / "diffusion_pytorch_model.safetensors").read_bytes()).hexdigest()
             work.run.finish(name, {"weights_sha256": digest, "steps": last.steps, "images": last.images})
@@ -145,15 +150,34 @@ def detectors(work: Work, split: Split, injection: Injection) -> Detectors:
     return Detectors(presence, identity)
 
 
+State = TypeVar("State")
+
+
+def _last(states: Iterator[State], see: Callable[[State], None]) -> State:
+    """The last of a stream of states, each of them seen.
+
+    Raises:
+        ValueError: there is none.
+    """
+    last: State | None = None
+    for last in states:
+        see(last)
+    if last is None:
+        raise ValueError("a stage ended without a state")
+    return last
+
+
 def _detector(work: Work, name: str, fit: Callable[[], Iterator[FitState]]) -> NetworkDetector:
     folder = work.run.path / "detectors" / name
     with work.stage(name):
         if not work.run.stage(name).done:
-            for state in fit():
+
+            def say(state: FitState) -> None:
                 # Early stopping makes the number of epochs unknown; the bar ends where the fit does.
                 epochs = state.epoch if state.detector is not None else state.epochs
                 work.say(f"fitting c_{'p' if name == 'presence' else 'id'}", state.epoch, epochs, "epochs")
-                last = state
+
+            last = _last(fit(), say)
             assert last.detector is not None  # the last state of a fit holds it
             save_detector(folder, last.detector)
             work.run.finish(name, {"epochs": last.epoch, "best_epoch": last.best_epoch})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -43,7 +43,7 @@ class Work:
         return lambda done, total: self.say(stage, done, total, unit)
 
     @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
+    def stage(self, name: str) -> Generator[None]:
         """Time a stage; the stage itself says when it is finished (``run.finish``)."""
         if not self.run.stage(name).done:
             self.run.begin(name)

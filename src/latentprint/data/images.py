@@ -24,6 +24,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from latentprint.contracts import InputError
+
 MAX_BYTES = 2**32
 """The most bytes of stored values read from one source (4 GiB; as float32 up to four times as much)."""
 
@@ -34,7 +36,7 @@ _MAXIMUM = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535}
 _CHUNK = 2**22  # values converted at once, so that the float64 intermediate stays small
 
 
-class DataError(ValueError):
+class DataError(InputError):
     """The images asked for cannot be had, for the reason given in one sentence."""
 
 

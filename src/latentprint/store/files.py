@@ -23,10 +23,12 @@ from typing import Any, cast
 
 import numpy as np
 
+from latentprint.contracts import InputError
+
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
-class RunError(ValueError):
+class RunError(InputError):
     """A run that cannot be opened, read or written, for the reason given in one sentence."""
 
 

@@ -1,58 +1,17 @@
-"""The command line: ``latentprint demo | audit | report``.
-
-Results go to stdout (with ``--json``, and nothing else there), progress and notes to stderr. Bad input: one
-sentence on stderr, exit 2, nothing lost. Ctrl-C: what was finished is kept, and how to continue is printed.
-"""
+"""``latentprint demo`` and ``latentprint audit``: the whole method, from images to a verdict."""
 
 from __future__ import annotations
 
-import json
-import shlex
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from latentprint.contracts import InputError
+from latentprint.cli.shared import Device, Fresh, Json, Out, Seed, answering, print_json
 from latentprint.progress import Bars
 from latentprint.settings import load, merge
 
-app = typer.Typer(
-    name="latentprint",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    help="Tells you, before you publish an image generator, whether it can give back a training image.",
-)
 
-Out = Annotated[Path, typer.Option("--out", help="Folder of the run; the same command again continues it.")]
-Seed = Annotated[int, typer.Option(help="Everything random follows from this number.")]
-Json = Annotated[bool, typer.Option("--json", help="Print results.json on stdout, and nothing else there.")]
-Fresh = Annotated[bool, typer.Option("--fresh", help="Put a run that the folder holds aside; begin anew.")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")]
-
-
-@contextmanager
-def answering(command: str) -> Iterator[None]:
-    """Turn expected errors into one sentence and exit 2, and Ctrl-C into the line that continues."""
-    try:
-        yield
-    except InputError as error:
-        print(f"latentprint: {error}", file=sys.stderr)
-        raise typer.Exit(2) from error
-    except KeyboardInterrupt as stop:
-        print(f"\nStopped. What was finished is kept; continue with:\n    {command}", file=sys.stderr)
-        raise typer.Exit(130) from stop
-
-
-def _same_command() -> str:
-    return shlex.join(["latentprint", *sys.argv[1:]])
-
-
-@app.command()
 def demo(
     out: Out = Path("demo"),
     seed: Seed = 0,
@@ -61,11 +20,10 @@ def demo(
     as_json: Json = False,
 ) -> None:
     """The whole method on 100 real handwritten digits: a few minutes on two CPU cores, with a report."""
-    with answering(_same_command()):
+    with answering():
         _audit({"seed": seed}, "demo", out, device, as_json, fresh=fresh)
 
 
-@app.command()
 def audit(
     data: Annotated[
         str, typer.Argument(help="digits, phantom:N, medmnist:NAME, a folder of images, or an .npz file.")
@@ -101,18 +59,9 @@ def audit(
         "sampler": {"name": sampler},
     }
     folder = out or Path("runs") / _name(data)
-    with answering(_same_command()):
+    with answering():
         over = merge(load(config) if config is not None else {}, _given(given))
         _audit(over, preset, folder, device, as_json, fresh=fresh, root=root, download=download)
-
-
-@app.command()
-def report(run: Annotated[Path, typer.Argument(help="Folder of a finished run.")]) -> None:
-    """Write report.html of RUN again from its results.json."""
-    from latentprint.report import write_report
-
-    with answering(_same_command()):
-        print(write_report(run))
 
 
 def _given(values: dict[str, Any]) -> dict[str, Any]:
@@ -153,8 +102,7 @@ def _audit(
             settings, out, device=device, root=root, download=download, fresh=fresh, progress=bars
         )
     if as_json:
-        json.dump(results, sys.stdout, indent=2)
-        print()
+        print_json(results)
         return
     verdict = results["verdict"]
     print(f"\n{verdict['state'].upper()}")
@@ -163,8 +111,3 @@ def _audit(
     print(f"\nReport:       {out / 'report.html'}")
     print(f"Numbers:      {out / 'results.json'}")
     print(f"Confidential: {out / 'evidence' / 'index.html'}")
-
-
-def main() -> None:
-    """Entry point of the command ``latentprint``."""
-    app()

@@ -1,0 +1,112 @@
+"""Commands on finished runs: ``report``, ``gate``, ``compare``, ``verify``, ``card``; none loads torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from latentprint.cli.shared import Json, RunFolder, answering, print_json
+
+
+def report(run: RunFolder) -> None:
+    """Write report.html of RUN again, from its results.json."""
+    from latentprint.report import write_report
+
+    with answering(ValueError):
+        print(write_report(run))
+
+
+def gate(
+    run: Annotated[Path | None, typer.Argument(help="Folder of a finished run.")] = None,
+    policy: Annotated[Path | None, typer.Option(help="TOML file with your thresholds.")] = None,
+    starter: Annotated[bool, typer.Option("--starter", help="Print a commented policy.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Judge RUN by your policy: exit 0 passes, 1 fails, 2 could not judge, with a reason for each rule."""
+    from latentprint.gate import judge_file
+    from latentprint.gate.policy import starter as starter_text
+
+    if starter:
+        print(starter_text(), end="")
+        return
+    if run is None or policy is None:
+        raise typer.BadParameter("name a run and --policy FILE, or ask for --starter")
+    with answering(ValueError):
+        decision = judge_file(_results(run), policy)
+    if as_json:
+        print_json(decision.to_dict())
+    else:
+        for outcome in decision.outcomes:
+            print(f"{outcome.answer:<8}{outcome.rule}: {outcome.reason}")
+        print(decision.sentence)
+    raise typer.Exit(decision.exit_code)
+
+
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Two runs or more; the first is the reference.")],
+    page: Annotated[Path | None, typer.Option(help="Also write the comparison as an HTML page.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Compare RUNS: differences with intervals. Is one recipe safer than another, or is it noise?"""
+    from latentprint.compare import compare as compared
+    from latentprint.report.comparison import render_comparison
+
+    with answering(ValueError):
+        comparison = compared({_label(run, runs): _results(run) for run in runs})
+        if page is not None:
+            page.write_text(render_comparison(comparison.to_dict()), encoding="utf-8")
+    if as_json:
+        print_json(comparison.to_dict())
+        return
+    for line in comparison.lines:
+        print(f"{line.name}: {line.hits:,} of {line.samples:,} ({line.low:.3g} to {line.high:.3g})")
+    for difference in comparison.differences:
+        print(difference.sentence)
+    for caution in comparison.cautions:
+        print(f"Note: {caution}")
+
+
+def verify(run: RunFolder, as_json: Json = False) -> None:
+    """Derive every number of RUN again from what is stored; exit 1 where results.json was altered."""
+    from latentprint.verify import verify as verified
+
+    with answering(ValueError):
+        found = verified(run)
+    if as_json:
+        print_json(found.to_dict())
+    else:
+        print("\n".join(found.sentences))
+    raise typer.Exit(found.exit_code)
+
+
+def card(
+    run: RunFolder,
+    name: Annotated[str, typer.Option(help="The model's name on the card.")] = "model",
+    into: Annotated[Path | None, typer.Option(help="A README.md whose audit section is replaced.")] = None,
+) -> None:
+    """Print a Hugging Face model card for RUN, or put the audit's section into an existing one."""
+    from latentprint.report.modelcard import model_card, replace_section, section
+    from latentprint.report.page import read_json
+
+    with answering(ValueError, OSError):
+        results, record = _results(run), read_json(run / "run.json")
+        if into is None:
+            print(model_card(results, record, name), end="")
+            return
+        text = into.read_text(encoding="utf-8") if into.exists() else ""
+        into.write_text(replace_section(text, section(results, record)), encoding="utf-8")
+        print(into)
+
+
+def _results(run: Path) -> dict[str, Any]:
+    from latentprint.report.page import read_json
+
+    return read_json(run / "results.json")
+
+
+def _label(run: Path, runs: list[Path]) -> str:
+    """The folder's own name, with its parent's where two runs share it."""
+    same = [other for other in runs if other.name == run.name]
+    return run.name if len(same) == 1 else f"{run.parent.name}/{run.name}"
