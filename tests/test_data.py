@@ -675,13 +675,20 @@ def brute(pixels, tolerance):
     return sorted(tuple(g) for g in groups.values() if len(g) > 1)
 
 
-@given(st.integers(0, 10**6), st.sampled_from([0.0, 0.01, 0.05, 0.3]), st.sampled_from([None, 3]))
-@settings(max_examples=40, deadline=None)
-def test_near_duplicates_are_those_of_the_comparison_of_all_pairs(seed, tolerance, tile):
+@given(
+    st.integers(0, 10**6),
+    st.sampled_from([0.0, 0.01, 0.05, 0.3]),
+    st.sampled_from([None, 1, 3]),
+    st.booleans(),
+)
+@settings(max_examples=60, deadline=None)
+def test_near_duplicates_are_those_of_the_comparison_of_all_pairs(seed, tolerance, tile, mixed):
     draw = rng(seed)
     base = draw.uniform(-0.8, 0.8, (6, 1, 4, 4))
     picks = draw.integers(0, 6, 14)
-    shift = draw.choice([0.0, 0.005, 0.02, 0.2], (14, 1, 1, 1)) * draw.choice([-1.0, 1.0], (14, 1, 4, 4))
+    shift = draw.choice([0.0, 0.005, 0.02, 0.2], (14, 1, 1, 1)) * draw.choice(
+        [-1.0, 1.0], (14, 1, 4, 4) if mixed else (14, 1, 1, 1)
+    )
     pixels = (base[picks] + shift).astype(np.float32)
     with pytest.MonkeyPatch.context() as patch:
         if tile:

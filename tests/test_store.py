@@ -417,6 +417,51 @@ def test_a_run_that_was_read_or_closed_is_not_written(tmp_path):
     require_rows(Run.read(tmp_path / "run").rows("q"), [0])
 
 
+# Whole files or none
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="open files cannot be replaced there")
+def test_a_file_is_replaced_and_never_overwritten(tmp_path):
+    with Run.open(tmp_path / "run", SETTINGS) as run:
+        path = run.write("report.html", b"old" * 1000)
+        with path.open("rb") as reader:  # somebody who began to read before still reads one whole file
+            run.write("report.html", b"new")
+            assert reader.read() == b"old" * 1000
+        assert path.read_bytes() == b"new"
+
+
+def test_what_a_killed_writer_left_aside_is_swept_up_by_the_next_one_alone(tmp_path):
+    with Run.open(tmp_path / "run", SETTINGS) as run:
+        run.append("q", columns([0]))
+        run.append_array("f", [0], features([0]))
+    before = tree(tmp_path / "run")
+    left = [tmp_path / "run" / at / ".part-q@9-9.parquet.tmp" for at in ("", "probes", "arrays", "arrays/f")]
+    for path in left:
+        path.write_bytes(b"half")
+    require_rows(Run.read(tmp_path / "run").rows("q"), [0])
+    assert all(path.exists() for path in left)
+    with Run.open(tmp_path / "run", SETTINGS) as run:
+        require_rows(run.rows("q"), [0])
+    assert tree(tmp_path / "run") == before
+
+
+def test_a_first_moment_that_was_killed_is_no_foreign_folder(tmp_path):
+    (tmp_path / "lock").write_text("1\n")
+    (tmp_path / ".run.json.tmp").write_text("{")
+    with Run.open(tmp_path, SETTINGS) as run:
+        assert run.rows("q") == {}
+    assert {path.name for path in tmp_path.iterdir()} == {"lock", "run.json"}
+
+
+def test_nan_is_a_number_in_the_file_and_not_a_gap(tmp_path):
+    import pyarrow.parquet as pq
+
+    with Run.open(tmp_path / "run", SETTINGS) as run:
+        run.append("q", columns([5]))
+    (part,) = (tmp_path / "run" / "probes").iterdir()
+    assert pq.ParquetFile(part).read()["mse"].null_count == 0
+
+
 # A full disk
 
 
