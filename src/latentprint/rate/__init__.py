@@ -1,5 +1,7 @@
 """q(p), the probability that a sampler gives the private image back, by three independent estimators."""
 
+from latentprint.rate.bridge import BridgeConfig, bridge
+from latentprint.rate.combine import Combined, combine
 from latentprint.rate.levels import Inside, Pushforward, Score
 from latentprint.rate.monte_carlo import (
     Tally,
@@ -16,6 +18,8 @@ from latentprint.rate.result import Rate, unreliable
 from latentprint.rate.splitting import SplittingConfig, splitting
 
 __all__ = [
+    "BridgeConfig",
+    "Combined",
     "Inside",
     "Pushforward",
     "Rate",
@@ -23,7 +27,9 @@ __all__ = [
     "Score",
     "SplittingConfig",
     "Tally",
+    "bridge",
     "brute_force_samples",
+    "combine",
     "decided",
     "monte_carlo",
     "monte_carlo_until",

@@ -36,7 +36,7 @@ from latentprint.rate.levels import (
 )
 from latentprint.rate.result import Rate, unreliable
 from latentprint.rate.tilt import Tilt, fit_tilt, log_weights, uncovered
-from latentprint.rate.weights import LARGEST_K, Floats, Weighted, log_interval, weighted
+from latentprint.rate.weights import Floats, Weighted, log_interval, weighted
 from latentprint.stats import Trials
 
 
@@ -290,10 +290,8 @@ def _draw(work: _Work, tilt: Tilt) -> tuple[Floats, Weighted]:
 
 
 def _tilt_fails(work: _Work, grown: Population, summary: Weighted, outside: float) -> str | None:
-    if summary.effective < 30 or summary.pareto_k is None:
-        return f"the tilt's weights are worth {summary.effective:.0f} samples, 30 are needed"
-    if summary.pareto_k > LARGEST_K:
-        return f"the tilt's weights have Pareto k {summary.pareto_k:.2f}, above {LARGEST_K}"
+    if (why := summary.distrusted()) is not None:
+        return f"of the tilt {why}"
     if outside > 0.1:
         return f"{outside:.0%} of the particles in the region lie out of the tilt's reach"
     logs = grown.log_q[grown.done].numpy()

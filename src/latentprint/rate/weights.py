@@ -27,6 +27,9 @@ Floats = NDArray[np.float64]
 LARGEST_K = 0.7
 """Above this Pareto k an average of weights is not believed (Vehtari et al. 2024, section 3.2.4)."""
 
+EVEN = 4.0
+"""Where no weight is above this many times their mean there is no tail, whatever shape is fitted to it."""
+
 
 @dataclass(frozen=True)
 class Weighted:
@@ -37,6 +40,7 @@ class Weighted:
         error: relative standard error of the mean.
         effective: effective sample size.
         pareto_k: None where fewer than 25 weights are positive.
+        largest: the largest weight over the mean of the positive ones.
         n: how many were drawn, misses included.
     """
 
@@ -44,7 +48,16 @@ class Weighted:
     error: float
     effective: float
     pareto_k: float | None
+    largest: float
     n: int
+
+    def distrusted(self) -> str | None:
+        """Why the mean cannot be believed, as the end of "not reliable because ..."; None where it can."""
+        if self.effective < 30 or self.pareto_k is None:
+            return f"the weights are worth {self.effective:.0f} samples, 30 are needed"
+        if self.pareto_k > LARGEST_K and self.largest > EVEN:
+            return f"the weights have Pareto k {self.pareto_k:.2f}, above {LARGEST_K}: few carry the estimate"
+        return None
 
 
 def weighted(log_weights: Floats) -> Weighted:
@@ -60,12 +73,14 @@ def weighted(log_weights: Floats) -> Weighted:
         raise ValueError("the logarithm of a weight must be finite, or -inf for a miss")
     top = float(logs.max())
     if top == -np.inf:
-        return Weighted(0.0, math.inf, 0.0, None, logs.size)
+        return Weighted(0.0, math.inf, 0.0, None, 0.0, logs.size)
     scaled = np.exp(logs - top)
     mean = float(scaled.mean())
     error = float(scaled.std(ddof=1)) / (mean * math.sqrt(logs.size))
     effective = float(scaled.sum() ** 2 / (scaled**2).sum())
-    return Weighted(mean * math.exp(top), error, effective, pareto_k(logs[logs > -np.inf]), logs.size)
+    positive = logs > -np.inf
+    largest = 1 / float(scaled[positive].mean())
+    return Weighted(mean * math.exp(top), error, effective, pareto_k(logs[positive]), largest, logs.size)
 
 
 def pareto_k(log_weights: Floats) -> float | None:

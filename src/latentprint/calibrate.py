@@ -1,0 +1,393 @@
+"""Known answers: does the instrument tell the truth on this machine?
+
+Every case is a model whose q is a formula (`latentprint.known`), and every estimator is run on it as an audit
+would:
+
+    memorised   q = copies / N                        points, with 1, 2 and 5 copies of x_p
+    mixture     q = mean of noncentral chi-squares    a ball around x_p, from 0.3 down to 1e-9
+    gaussian    as mixture, with one kernel           here the sampler is linear: exact for its own step count
+    leak        q = 1e-3                              a sampler that gives x_p back by a coin
+    clean       q = 0                                 the same sampler without the leak: no number may be
+    invented
+
+An interval counts as right where it holds the truth. The instrument fails where fewer than 95 % intervals
+should hold did (one-sided binomial test at 1 %), or where an estimator declines more than a fifth of its
+cases.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from latentprint import keys
+from latentprint.contracts import Ids, Outcome, Times
+from latentprint.denoiser import Denoiser
+from latentprint.known import Gaussian, Leak, Memorised, Mixture
+from latentprint.likelihood import Divergence, Exact, Hutchinson
+from latentprint.rate import (
+    BridgeConfig,
+    Inside,
+    Pushforward,
+    Rate,
+    SamplerPushforward,
+    SplittingConfig,
+    bridge,
+    monte_carlo,
+    splitting,
+)
+from latentprint.sampler.steps import DPMSolverPP2M
+from latentprint.sampler.whole import Sampler
+from latentprint.schedule import EDM, VP, Schedule
+from latentprint.stats import binomial_test_less
+from latentprint.streams import Streams
+
+Estimator = Literal["monte_carlo", "splitting", "bridge"]
+Shape = tuple[int, int, int]
+
+LEVEL = 0.95
+FAILS_BELOW = 0.01
+LEAST_RELIABLE = 0.8
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model with a known q.
+
+    Attributes:
+        truth: q. push: the sampler as a map of its noise. sampler: its description.
+        target, inside: x_p and Omega. model: its denoiser, None where there is none to differentiate.
+    """
+
+    name: str
+    truth: float
+    push: Pushforward
+    sampler: dict[str, Any]
+    target: Tensor
+    inside: Inside
+    model: Denoiser | None
+
+    def score(self, x: Tensor) -> Tensor:
+        """Euclidean distance to x_p, (n,)."""
+        return (x - self.target.to(x)).flatten(1).norm(dim=1)
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one estimator said on one case."""
+
+    name: str
+    estimator: Estimator
+    truth: float
+    rate: float | None
+    low: float | None
+    high: float | None
+    reliable: bool
+    inside: bool
+    network_evaluations: int
+    diagnostic: str
+
+    def to_json(self) -> dict[str, Any]:
+        return {key: value for key, value in vars(self).items() if key != "diagnostic"}
+
+
+@dataclass(frozen=True)
+class CalibrationReport:
+    """All rows; the rows of ``repeats`` count for coverage only, and are not listed one by one."""
+
+    rows: tuple[Row, ...]
+    repeats: tuple[Row, ...] = ()
+
+    def coverage(self) -> dict[str, float]:
+        """Share of the reliable intervals that hold the truth, by estimator."""
+        return {
+            name: sum(row.inside for row in rows) / len(rows)
+            for name in self._estimators()
+            if (rows := self._counted(name, reliable=True))
+        }
+
+    def reliable(self) -> dict[str, float]:
+        """Share of the cases with a q above zero that were declared reliable, by estimator."""
+        return {
+            name: len(self._counted(name, reliable=True)) / len(rows)
+            for name in self._estimators()
+            if (rows := self._counted(name, reliable=False))
+        }
+
+    def failures(self) -> list[str]:
+        """What is wrong with the instrument, one sentence each; empty where nothing is."""
+        found = [
+            f"{row.estimator} offered {row.rate:.2g} for {row.name}, whose q is zero"
+            for row in self.rows
+            if row.truth == 0 and row.reliable and not row.inside
+        ]
+        for name, share in self.coverage().items():
+            rows = self._counted(name, reliable=True)
+            held = sum(row.inside for row in rows)
+            if binomial_test_less(held, len(rows), LEVEL) < FAILS_BELOW:
+                found.append(f"{name}: only {held} of {len(rows)} intervals ({share:.0%}) hold the truth")
+        for name, share in self.reliable().items():
+            if share < LEAST_RELIABLE:
+                found.append(f"{name}: only {share:.0%} of its cases were reliable")
+        return found
+
+    @property
+    def passed(self) -> bool:
+        return not self.failures()
+
+    def to_json(self) -> dict[str, Any]:
+        """The shape of ``latentprint calibrate --json``."""
+        return {
+            "cases": [row.to_json() for row in self.rows],
+            "coverage": self.coverage(),
+            "reliable": self.reliable(),
+        }
+
+    def _estimators(self) -> list[str]:
+        return list(dict.fromkeys(row.estimator for row in (*self.rows, *self.repeats)))
+
+    def _counted(self, name: str, *, reliable: bool) -> list[Row]:
+        rows = [row for row in (*self.rows, *self.repeats) if row.estimator == name and row.truth > 0]
+        return [row for row in rows if row.reliable] if reliable else rows
+
+
+def pictures(n: int, shape: Shape, seed: int) -> Tensor:
+    """n images of independent uniform pixels in [-1, 1], float64."""
+    flat = Streams(seed).uniform("calibrate.pictures", range(n), 0, shape, dtype=torch.float64)
+    return 2 * flat - 1
+
+
+def within(target: Tensor, radius: float) -> Inside:
+    """Omega as the ball of ``radius`` (Euclidean) around ``target``."""
+
+    def inside(x: Tensor) -> Tensor:
+        return (x - target.to(x)).flatten(1).norm(dim=1) < radius
+
+    return inside
+
+
+def radius_of(log_q: Callable[[float], float], q: float, largest: float) -> float:
+    """The radius whose ball has probability q, by bisection."""
+    low, high = 0.0, largest
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (middle, high) if log_q(middle) < math.log(q) else (low, middle)
+    return high
+
+
+def memorised(copies: int, n: int, shape: Shape, schedule: Schedule, steps: int, seed: int) -> Case:
+    """n pictures, the first counted ``copies`` times; Omega ends halfway to the nearest other."""
+    images = pictures(n, shape, seed)
+    model = Memorised(images, schedule, copies=[copies, *[1] * (n - 1)])
+    nearest = float((images[1:] - images[0]).flatten(1).norm(dim=1).min())
+    inside = within(images[0], nearest / 2)
+    name = f"memorised {copies} of {n + copies - 1}, {_shape(shape)}"
+    return _sampled(name, model.q(0), model, images[0], inside, Sampler(DPMSolverPP2M(), steps, "log-snr"))
+
+
+def mixture(q: float, n: int, width: float, shape: Shape, schedule: Schedule, steps: int, seed: int) -> Case:
+    """Kernels on n pictures; Omega is the ball around the first with probability q."""
+    images = pictures(n, shape, seed)
+    model = Mixture(images, width, schedule)
+    largest = 4 * math.sqrt(math.prod(shape))
+    inside = within(images[0], radius_of(lambda r: model.log_q(images[0], r), q, largest))
+    name = f"mixture {q:.2g}, {n} kernels of {width:g}, {_shape(shape)}"
+    return _sampled(name, q, model, images[0], inside, Sampler(DPMSolverPP2M(), steps, "log-snr"))
+
+
+def gaussian(q: float, width: float, shape: Shape, schedule: Schedule, steps: int, seed: int) -> Case:
+    """One kernel, x_p one width off its mean. The sampler is linear there: its truth is exact at any steps.
+
+    x = c + s z, with c from z = 0 and s from a single Gaussian pixel at the same steps.
+    """
+    mean = pictures(1, shape, seed)[0]
+    target = mean + width / math.sqrt(mean.numel()) * pictures(1, shape, seed + 1)[0].sign()
+    sampler = Sampler(DPMSolverPP2M(), steps, "log-snr")
+    std = torch.tensor(width, dtype=torch.float64)
+    pixel = SamplerPushforward(Gaussian(torch.zeros(1, 1, 1).double(), std, schedule), sampler, (1, 1, 1))
+    gain = float(pixel(torch.ones(1, 1, dtype=torch.float64)))
+    model = Gaussian(mean, std, schedule)
+    push = SamplerPushforward(model, sampler, shape)
+    centre = push(torch.zeros(1, push.latent, dtype=torch.float64))
+    law = Mixture(centre, gain, schedule)
+    radius = radius_of(lambda r: law.log_q(target, r), q, 4 * math.sqrt(mean.numel()))
+    name = f"gaussian {q:.2g}, {_shape(shape)}, {steps} steps"
+    return Case(name, q, push, sampler.describe(), target, within(target, radius), None)
+
+
+@dataclass(frozen=True)
+class _LeakPush:
+    """A leak as a pushforward; one evaluation a sample, as if it were a network."""
+
+    leak: Leak
+    latent: int = 2
+    evaluations: int = 1
+
+    def __call__(self, z: Tensor, /) -> Tensor:
+        return self.leak(z)
+
+
+def leak(q: float, shape: Shape, seed: int) -> Case:
+    """A sampler that returns x_p with probability q, else one of fifty other pictures."""
+    images = pictures(51, shape, seed)
+    sampler = {"step": "leak", "steps": 1, "stochastic": False}
+    name = f"leak {q:g}" if q > 0 else "clean"
+    push = _LeakPush(Leak(images[0], images[1:], q))
+    return Case(f"{name}, {_shape(shape)}", q, push, sampler, images[0], within(images[0], 0.5), None)
+
+
+def _sampled(name: str, q: float, model: Denoiser, target: Tensor, inside: Inside, sampler: Sampler) -> Case:
+    shape = tuple(target.shape)
+    push = SamplerPushforward(model, sampler, shape)
+    return Case(name, q, push, sampler.describe(), target, inside, model)
+
+
+def _shape(shape: Shape) -> str:
+    return "x".join(str(side) for side in shape)
+
+
+@dataclass(frozen=True)
+class _PriorProbe:
+    """The samples of a case as a ``contracts.Probe``: noise by id, from the prior only."""
+
+    case: Case
+    streams: Streams
+
+    def __call__(self, t: Times, ids: Ids) -> Outcome:
+        z = self.streams.noise("calibrate.prior", ids, 0, (self.case.push.latent,))
+        hit = self.case.inside(self.case.push(z)).cpu().numpy()
+        return Outcome(hit, np.full(len(ids), self.case.push.evaluations, dtype=np.int64))
+
+
+def estimate(case: Case, estimator: Estimator, seed: int, *, samples: int, probes: int = 16) -> Rate:
+    """One estimator on one case; ``samples`` for Monte Carlo, orthogonal probes for bridges above 64 numbers.
+
+    Raises:
+        ValueError: the bridge was asked of a case without a denoiser.
+    """
+    if estimator == "monte_carlo":
+        probe = _PriorProbe(case, Streams(seed))
+        return monte_carlo(probe, 1.0, samples, sampler=case.sampler, level=LEVEL, batch=2048)
+    if estimator == "splitting":
+        return splitting(
+            case.push,
+            case.score,
+            case.inside,
+            sampler=case.sampler,
+            seed=seed,
+            level=LEVEL,
+            config=SplittingConfig(relative=0.2),
+        )
+    if case.model is None:
+        raise ValueError(f"the bridge needs a denoiser, and {case.name} has none")
+    dims = case.target.numel()
+    divergence: Divergence = Exact(dims)
+    if dims > 64:
+        divergence = Hutchinson(probes, Streams(seed), "orthogonal", "calibrate.divergence")
+    config = BridgeConfig(relative=0.2, pilot=8, candidates=8, together=120, tolerance=1e-4)
+    return bridge(
+        case.model, case.target, case.inside, seed=seed, level=LEVEL, config=config, divergence=divergence
+    )
+
+
+def row(case: Case, estimator: Estimator, seed: int, samples: int) -> Row:
+    """``estimate``, judged by the truth."""
+    found = estimate(case, estimator, seed, samples=samples)
+    return Row(
+        name=case.name,
+        estimator=estimator,
+        truth=case.truth,
+        rate=found.rate,
+        low=found.low,
+        high=found.high,
+        reliable=found.reliable,
+        inside=found.holds(case.truth),
+        network_evaluations=found.network_evaluations,
+        diagnostic=found.diagnostic,
+    )
+
+
+def suite(quick: bool, seed: int) -> list[tuple[Case, tuple[Estimator, ...]]]:
+    """The named cases and the estimators that each is given to."""
+    small, wide, colour, tall = (1, 8, 8), (1, 28, 28), (3, 8, 8), (3, 16, 16)
+    smooth = EDM(sigma_min=0.005)
+    both: tuple[Estimator, ...] = ("monte_carlo", "splitting")
+    every: tuple[Estimator, ...] = (*both, "bridge")
+    flows: tuple[Estimator, ...] = ("splitting", "bridge")
+    count: tuple[Estimator, ...] = ("monte_carlo",)
+    split: tuple[Estimator, ...] = ("splitting",)
+    cases: list[tuple[Case, tuple[Estimator, ...]]] = [
+        (memorised(1, 40, small, EDM(), 24, seed), every),
+        (memorised(2, 40, colour, EDM(), 24, seed + 1), count if quick else every),
+        (memorised(5, 40, wide, EDM(), 24, seed + 2), count if quick else both),
+        (mixture(0.3, 12, 0.3, small, smooth, 48, seed + 3), both if quick else every),
+        (mixture(1e-3, 12, 0.3, (1, 4, 4), smooth, 48, seed + 4), flows),
+        (mixture(1e-5, 12, 0.3, colour, smooth, 96, seed + 5), split if quick else flows),
+        (mixture(1e-7, 12, 0.3, (1, 4, 4), smooth, 48, seed + 6), flows),
+        (mixture(1e-9, 12, 0.3, small, smooth, 64, seed + 7), split if quick else flows),
+        (gaussian(1e-6, 0.3, wide, smooth, 16, seed + 8), split),
+        (gaussian(1e-4, 0.3, tall, VP(), 16, seed + 9), split),
+        (leak(1e-3, small, seed + 10), both),
+        (leak(0.0, small, seed + 11), both),
+    ]
+    if not quick:
+        cases += [
+            (mixture(1e-2, 12, 0.3, small, smooth, 64, seed + 12), every),
+            (mixture(1e-4, 8, 0.3, wide, smooth, 192, seed + 13), split),
+            (mixture(1e-6, 12, 0.2, small, VP(end=1e-5), 96, seed + 14), flows),
+        ]
+    return cases
+
+
+def random_case(index: int, estimator: Estimator, seed: int) -> Case:
+    """Case ``index`` for coverage: q log-uniform in [1e-9, 0.3]; shapes, widths, schedules vary."""
+    rng = keys.generator(seed, "calibrate.coverage", index)
+    q = float(10 ** rng.uniform(-9, math.log10(0.3)))
+    own = int(rng.integers(2**31))
+    shapes: list[Shape] = [(1, 4, 4), (3, 3, 3), (1, 6, 6)]
+    shape = shapes[index % 3]
+    schedule: Schedule = (EDM(sigma_min=0.005), VP(end=1e-5))[index % 2]
+    if estimator == "monte_carlo":
+        return leak(q, shape, own)
+    if index % 4 == 3:
+        copies = int(rng.integers(1, 6))
+        return memorised(copies, int(rng.integers(10, 60)), shape, schedule, 24, own)
+    n, width = int(rng.integers(2, 30)), float(rng.uniform(0.2, 0.5))
+    return mixture(q, n, width, shape, schedule, 64, own)
+
+
+def _repeats(quick: bool, seed: int) -> Sequence[tuple[Case, Estimator]]:
+    """Cases for coverage: cheap coins and linear samplers, and random models when full."""
+    cases: list[tuple[Case, Estimator]] = []
+    for index in range(20 if quick else 100):
+        rng = keys.generator(seed, "calibrate.repeats", index)
+        q, own = float(10 ** rng.uniform(-9, -0.6)), int(rng.integers(2**31))
+        cases.append((leak(float(10 ** rng.uniform(-3, -0.6)), (1, 4, 4), own), "monte_carlo"))
+        shape: Shape = (1, 4, 4) if index % 2 else (3, 4, 4)
+        cases.append((gaussian(q, 0.3, shape, EDM(), 2, own), "splitting"))
+    if not quick:
+        for index in range(25):
+            cases.append((random_case(index, "splitting", seed), "splitting"))
+            cases.append((random_case(index, "bridge", seed), "bridge"))
+    return cases
+
+
+def calibrate(quick: bool, seed: int, progress: Callable[[Row], None] | None = None) -> CalibrationReport:
+    """Run the suite, then the repeats for coverage. Quick: about a minute on two cores.
+
+    Args:
+        progress: is shown every row of the suite as it is done.
+    """
+    rows, repeats = list[Row](), list[Row]()
+    for case, estimators in suite(quick, seed):
+        for estimator in estimators:
+            rows.append(row(case, estimator, seed, samples=1000 if quick else 4000))
+            if progress is not None:
+                progress(rows[-1])
+    for number, (case, estimator) in enumerate(_repeats(quick, seed)):
+        repeats.append(row(case, estimator, seed + 1000 + number, samples=2000))
+    return CalibrationReport(tuple(rows), tuple(repeats))

@@ -1,0 +1,180 @@
+"""Trajectories of the probability-flow ODE that start around x_p, and how likely each start was.
+
+Proposal k starts at t_k from r_k = N(alpha_k x_p, sigma_k^2 I), where Alg. 1 starts. The ODE ties all times
+together: a trajectory that passes t_k at x has, whatever time it started from,
+
+    log r_k(x) - log p_k(x)
+
+as its density under proposal k relative to the model's own law of trajectories, because the flow carries p_k
+into p_j. log p_k comes from the integration up to T, where p_T = N(0, prior_std^2 I), and the divergence
+along the way (Song et al. 2021, Eq. 39). Only trajectories that end in Omega are integrated with divergence:
+the others have weight zero.
+"""
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from latentprint.denoiser import Codec, Denoiser
+from latentprint.likelihood import Divergence, flow
+from latentprint.rate.levels import Inside
+from latentprint.sampler.adaptive import RungeKutta
+from latentprint.sampler.loop import denoised, reverse
+from latentprint.sampler.state import State
+from latentprint.streams import Streams
+
+
+@dataclass(frozen=True)
+class Flow:
+    """The model, the image and the region: what every trajectory shares.
+
+    Attributes:
+        target: x_p in the model's own space, (*shape). tolerance: of the walk down to the image.
+        longest: longest step in log(sigma / alpha) of the walk with divergence (fourth order).
+    """
+
+    denoiser: Denoiser
+    target: Tensor
+    inside: Inside
+    codec: Codec
+    divergence: Divergence
+    streams: Streams
+    tolerance: float
+    longest: float
+    batch: int
+
+    def start(self, t: float, ids: Tensor, purpose: str) -> Tensor:
+        """Draws of r_t, (n, *shape)."""
+        schedule, shape = self.denoiser.schedule, tuple(self.target.shape)
+        noise = self.streams.noise(purpose, ids, 0, shape, device=self.target.device, dtype=self.target.dtype)
+        return float(schedule.alpha(t)) * self.target + float(schedule.sigma(t)) * noise
+
+    def land(self, x: Tensor, t: float) -> tuple[Tensor, int]:
+        """(n,) bool on the CPU, whether x at t comes back to Omega, and the evaluations of all rows."""
+        hits, cost = list[Tensor](), 0
+        for part in x.split(self.batch):
+            state = State.at(part, torch.tensor(t, dtype=torch.float64))
+            with torch.no_grad():
+                if t > self.denoiser.schedule.end:
+                    times = torch.tensor([t, self.denoiser.schedule.end], dtype=torch.float64)
+                    step = RungeKutta(self.tolerance, self.tolerance)
+                    for now in reverse(self.denoiser, part, times, step):
+                        state = now
+                state = denoised(self.denoiser, state)
+                hits.append(self.inside(self.codec.decode(state.x)).cpu())
+            cost += int(state.evaluations.sum())
+        return torch.cat(hits), cost
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """A falling grid of times from T that holds every proposal time, and where it holds them.
+
+    Raises:
+        ValueError: proposal times that do not fall strictly or leave the schedule.
+    """
+
+    times: Tensor
+    at: tuple[int, ...]
+
+    @classmethod
+    def of(cls, flow: Flow, proposals: list[float]) -> "Nodes":
+        schedule = flow.denoiser.schedule
+        anchors = proposals if proposals[0] == schedule.start else [schedule.start, *proposals]
+        if any(a <= b for a, b in pairwise(anchors)) or anchors[-1] < schedule.end:
+            raise ValueError(f"proposal times must fall strictly within the schedule, got {proposals}")
+        parts, at = [torch.tensor([anchors[0]], dtype=torch.float64)], [0]
+        for high, low in pairwise(anchors):
+            top, bottom = float(schedule.ratio(high).log()), float(schedule.ratio(low).log())
+            steps = max(1, math.ceil((top - bottom) / flow.longest))
+            logs = torch.linspace(top, bottom, steps + 1, dtype=torch.float64)[1:]
+            inner = schedule.time(logs.exp())
+            inner[-1] = low
+            parts.append(inner)
+            at.append(at[-1] + steps)
+        return cls(torch.cat(parts), tuple(at[-len(proposals) :]))
+
+
+@dataclass(frozen=True)
+class Paths:
+    """n trajectories from one proposal.
+
+    Attributes:
+        hit: (n,) bool. evaluations: of all rows together.
+        log_ratio: (hits, K) log r_k - log p_k at every proposal time, rows that hit only; float64.
+        noise: (hits,) standard error of log p from the probes of the divergence; 0 where it is exact.
+    """
+
+    hit: Tensor
+    log_ratio: Tensor
+    noise: Tensor
+    evaluations: int
+
+
+def walk(flow_of: Flow, nodes: Nodes, k: int, ids: Tensor, purpose: str) -> Paths:
+    """Trajectories of proposal k, named by ids: down to the image, then, where they hit, up to T.
+
+    Raises:
+        ValueError: a density that is not finite.
+    """
+    t = float(nodes.times[nodes.at[k]])
+    x = flow_of.start(t, ids, purpose)
+    hit, cost = flow_of.land(x, t)
+    rows = hit.nonzero()[:, 0]
+    parts = [
+        _densities(flow_of, nodes, k, x[part.to(x.device)], ids[part])
+        for part in rows.split(flow_of.batch)
+        if len(part)
+    ]
+    if not parts:
+        empty = torch.zeros(0, dtype=torch.float64)
+        return Paths(hit, empty.reshape(0, len(nodes.at)), empty, cost)
+    log_ratio = torch.cat([p[0] for p in parts])
+    if not bool(log_ratio.isfinite().all()):
+        bad = int((~log_ratio.isfinite()).any(1).sum())
+        raise ValueError(
+            f"the model's likelihood must be finite; {bad} of {len(rows)} trajectories have none"
+        )
+    return Paths(hit, log_ratio, torch.cat([p[1] for p in parts]), cost + sum(p[2] for p in parts))
+
+
+def _densities(f: Flow, nodes: Nodes, k: int, x: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, int]:
+    """(log r - log p at all proposal times (n, K), standard error (n,), evaluations)."""
+    own, n = nodes.at[k], len(x)
+    log_r = {own: _log_r(f, x, float(nodes.times[own]))}
+    change = {own: torch.zeros(n, dtype=torch.float64)}
+    top, noise, cost = x, torch.zeros(n, dtype=torch.float64), 0
+    for path in (range(own, -1, -1), range(own, len(nodes.times))):
+        if len(path) < 2:
+            continue
+        spent = 0
+        states = flow(f.denoiser, x, nodes.times[list(path)], f.divergence, ids=ids)
+        for node, state in zip(path[1:], states, strict=True):
+            if node in nodes.at or node == 0:
+                log_r[node] = _log_r(f, state.x, float(nodes.times[node]))
+                change[node] = state.log_density_change.cpu()
+            if node == 0:
+                top, noise = state.x, state.standard_error.cpu()
+            spent = int(state.evaluations.sum())
+        cost += spent
+    std = f.denoiser.schedule.prior_std
+    at_top = _log_normal(top, 0.0, std)
+    log_p = {node: at_top - change[0] + change[node] for node in change}
+    ratios = torch.stack([log_r[node] - log_p[node] for node in nodes.at], dim=1)
+    return ratios, noise, cost
+
+
+def _log_r(f: Flow, x: Tensor, t: float) -> Tensor:
+    schedule = f.denoiser.schedule
+    alpha, sigma = float(schedule.alpha(t)), float(schedule.sigma(t))
+    return _log_normal(x, alpha * f.target.double(), sigma)
+
+
+def _log_normal(x: Tensor, mean: Tensor | float, std: float) -> Tensor:
+    """log N(x; mean, std^2 I): (n, *shape) -> (n,) float64 on the CPU."""
+    square = ((x.double() - mean) / std).flatten(1).square().sum(1)
+    dims = math.prod(x.shape[1:])
+    return (-0.5 * square - dims * (math.log(std) + 0.5 * math.log(2 * math.pi))).cpu()

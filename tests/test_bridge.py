@@ -1,0 +1,213 @@
+"""The bridge estimator on models whose densities and whose q are formulas."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from scipy import stats as scipy_stats
+from torch import Tensor
+
+from latentprint.denoiser import IdentityCodec
+from latentprint.known import Gaussian, Memorised, Mixture
+from latentprint.likelihood import Exact, Hutchinson
+from latentprint.rate import bridge as module
+from latentprint.rate.bridge import BridgeConfig, bridge
+from latentprint.rate.levels import Inside
+from latentprint.rate.paths import Flow, Nodes, walk
+from latentprint.rate.result import Rate
+from latentprint.schedule import EDM, VP, Schedule, SubVP
+from latentprint.streams import Streams
+
+QUICK = BridgeConfig(relative=0.2, tolerance=1e-4, pilot=8, candidates=8, together=120)
+
+
+def images(n: int, side: int = 2, seed: int = 0) -> Tensor:
+    g = torch.Generator().manual_seed(seed)
+    return torch.rand(n, 1, side, side, generator=g, dtype=torch.float64) * 2 - 1
+
+
+def within(centre: Tensor, radius: float) -> Inside:
+    return lambda x: (x - centre).flatten(1).norm(dim=1) < radius
+
+
+def ball_of(model: Mixture, centre: Tensor, q: float) -> float:
+    low, high = 1e-3, 50.0
+    for _ in range(80):
+        middle = math.sqrt(low * high)
+        low, high = (middle, high) if model.q(centre, middle) < q else (low, middle)
+    return high
+
+
+def check(found: Rate, q: float, rel: float) -> None:
+    assert found.reliable, found.diagnostic
+    assert found.holds(q), (found.low, q, found.high)
+    assert found.rate == pytest.approx(q, rel=rel)
+
+
+@pytest.mark.parametrize("q", [0.1, 1e-3, 1e-6, 1e-9])
+def test_mixtures_from_the_common_to_the_very_rare(q: float):
+    model = Mixture(images(8), 0.2, VP(end=1e-5))
+    centre = model.images[2]
+    found = bridge(
+        model, centre, within(centre, ball_of(model, centre, q)), seed=1, level=0.999, config=QUICK
+    )
+    check(found, q, 0.6)
+    assert found.sampler["step"] == "probability-flow"
+    assert found.network_evaluations > found.details["trajectories"] * 20
+
+
+@pytest.mark.parametrize("schedule", [SubVP(end=1e-4), EDM()])
+def test_other_schedules(schedule: Schedule):
+    model = Mixture(images(5), 0.25, schedule)
+    centre = model.images[0]
+    found = bridge(
+        model, centre, within(centre, ball_of(model, centre, 1e-4)), seed=1, level=0.999, config=QUICK
+    )
+    check(found, 1e-4, 0.6)
+
+
+@pytest.mark.parametrize("copies", [1, 2])
+def test_memorised_returns_by_its_copies(copies: int):
+    model = Memorised(images(10, 3), VP(), copies=[copies, *[1] * 9])
+    found = bridge(model, model.images[0], within(model.images[0], 0.3), seed=0, level=0.999, config=QUICK)
+    check(found, copies / (9 + copies), 0.25)
+
+
+def test_one_gaussian_in_closed_form():
+    mean = images(1)[0]
+    model = Gaussian(mean, torch.tensor(0.5, dtype=torch.float64), VP(end=1e-5))
+    target = (mean + 0.2).clamp(-1, 1)
+    radius = 0.35
+    off = float(((target - mean) ** 2).sum()) / 0.25
+    q = float(scipy_stats.ncx2.cdf(radius**2 / 0.25, 4, off))
+    found = bridge(model, target, within(target, radius), seed=0, level=0.999, config=QUICK)
+    check(found, q, 0.6)
+
+
+def a_flow(model: Mixture, divergence: Exact | Hutchinson, longest: float = 0.4) -> Flow:
+    return Flow(
+        denoiser=model,
+        target=model.images[3],
+        inside=lambda x: torch.ones(len(x), dtype=torch.bool),
+        codec=IdentityCodec(),
+        divergence=divergence,
+        streams=Streams(0),
+        tolerance=1e-5,
+        longest=longest,
+        batch=16,
+    )
+
+
+@pytest.mark.parametrize("k", [0, 1, 2])
+def test_densities_of_a_trajectory_at_every_proposal_time(k: int):
+    model = Mixture(images(6), 0.2, VP(end=1e-5))
+    flow = a_flow(model, Exact(4), longest=0.2)
+    proposals = [0.5, 0.12, 0.03]
+    ids = torch.arange(30)
+    paths = walk(flow, Nodes.of(flow, proposals), k, ids, "test")
+    x = flow.start(proposals[k], ids, "test")
+    alpha, sigma = (float(getattr(model.schedule, name)(proposals[k])) for name in ("alpha", "sigma"))
+    e = (x - alpha * model.images[3]) / sigma
+    log_r = -0.5 * (e**2).flatten(1).sum(1) - 4 * (math.log(sigma) + 0.5 * math.log(2 * math.pi))
+    own = log_r - model.log_density(x, torch.tensor(proposals[k], dtype=torch.float64))
+    assert (paths.log_ratio[:, k] - own).abs().max() < 0.03
+    # trajectories are the same at every time: E over proposal k of the other proposals' weight is 1
+    assert paths.log_ratio.shape == (30, 3)
+    assert paths.hit.all()
+    assert paths.noise.abs().max() == 0
+
+
+def test_the_first_of_the_nodes_is_the_start_and_proposals_are_among_them():
+    model = Mixture(images(4), 0.2, VP())
+    nodes = Nodes.of(a_flow(model, Exact()), [0.5, 0.1])
+    assert nodes.times[0] == 1.0
+    assert [float(nodes.times[i]) for i in nodes.at] == [0.5, 0.1]
+    logs = model.schedule.ratio(nodes.times).log()
+    assert float((logs[:-1] - logs[1:]).max()) <= 0.4 + 1e-9
+    with pytest.raises(ValueError, match="fall strictly"):
+        Nodes.of(a_flow(model, Exact()), [0.1, 0.5])
+
+
+def test_noise_in_the_exponent_is_removed_or_refused():
+    # one kernel's Jacobian is a multiple of I, which probes see exactly: stretch one pixel to make noise
+    std = torch.full((4,), 0.2, dtype=torch.float64)
+    std[:2] = 0.6
+    mean = images(1)[0]
+    model = Gaussian(mean, std, VP(end=1e-5))
+    inside = within(mean, 0.5)
+    exact = bridge(model, mean, inside, seed=0, level=0.999, config=QUICK)
+    assert exact.reliable, exact.diagnostic
+    assert exact.low is not None
+    assert exact.high is not None
+    basis, _ = torch.linalg.qr(torch.randn(4, 4, generator=torch.Generator().manual_seed(1)).double())
+    turned = replace(model, basis=basis)
+    same = bridge(turned, mean, inside, seed=0, level=0.999, config=QUICK)
+    assert same.rate == pytest.approx(exact.rate, rel=0.5)
+    several = Hutchinson(3, Streams(5), "orthogonal")
+    probed = bridge(turned, mean, inside, seed=0, level=0.999, config=QUICK, divergence=several)
+    assert probed.reliable, probed.diagnostic
+    assert probed.details["noise_in_exponent"] > 0.01
+    assert "nats in the exponent" in probed.diagnostic
+    assert probed.low is not None
+    assert probed.low < exact.high
+    assert probed.high is not None
+    assert probed.high > exact.low
+    one = Hutchinson(1, Streams(5))
+    declined = bridge(turned, mean, inside, seed=0, config=QUICK, divergence=one)
+    assert (declined.reliable, declined.rate) == (False, None)
+    assert "too noisy" in declined.diagnostic
+
+
+def test_shares_are_those_of_least_second_moment():
+    g = torch.Generator().manual_seed(0)
+    ratios = torch.randn(200, 2, generator=g, dtype=torch.float64) * torch.tensor([0.3, 2.0])
+    uniform = -torch.logsumexp(ratios - math.log(2), dim=1)
+
+    def second_moment(c: float) -> float:
+        shares = torch.tensor([c, 1 - c], dtype=torch.float64)
+        return float((uniform - torch.logsumexp(ratios + shares.log(), dim=1)).exp().sum())
+
+    best = min((second_moment(c / 200), c / 200) for c in range(1, 200))[1]
+    found = float((module._shares(ratios)[0] - 0.05) / 0.9)  # pyright: ignore[reportPrivateUsage]
+    assert found == pytest.approx(best, abs=0.02)
+
+
+def test_batches_change_nothing_and_seeds_do():
+    model = Mixture(images(4), 0.2, VP(end=1e-4))
+    inside = within(model.images[0], ball_of(model, model.images[0], 1e-4))
+
+    def run(seed: int, batch: int) -> Rate:
+        small = BridgeConfig(relative=0.3, batch=batch, proposals=3)
+        return bridge(model, model.images[0], inside, seed=seed, config=small)
+
+    one = run(0, 1024)
+    assert run(0, 50).rate == pytest.approx(one.rate, rel=1e-9)
+    assert run(1, 1024).rate != one.rate
+
+
+def test_what_nothing_can_hit_and_what_cannot_be_asked():
+    model = Mixture(images(4), 0.2, VP())
+    target = model.images[0]
+
+    def never(x: Tensor) -> Tensor:
+        return torch.zeros(len(x), dtype=torch.bool)
+
+    none = bridge(model, target, never, seed=0)
+    assert (none.reliable, none.rate) == (False, None)
+    assert "nothing" in none.diagnostic
+    assert none.network_evaluations > 0
+    with pytest.raises(ValueError, match="data range"):
+        bridge(model, target + 2, never, seed=0)
+    with pytest.raises(ValueError, match="finite"):
+        bridge(model, target / 0, never, seed=0)
+
+
+def test_a_model_without_a_finite_likelihood_is_refused():
+    class Broken(Gaussian):
+        def __call__(self, x: Tensor, t: Tensor, /) -> Tensor:
+            return super().__call__(x, t) + torch.where(t > 0.9, math.nan, 0.0).max()
+
+    model = Broken(images(1)[0], torch.tensor(0.5, dtype=torch.float64), VP())
+    with pytest.raises(ValueError, match="finite"):
+        bridge(model, model.mean, within(model.mean, 0.5), seed=0)
