@@ -312,6 +312,12 @@ def test_numbers_out_of_their_range_do_not_stop_the_report(path: str, wrong: flo
     first_screen_and_sections(made_up.changed(made_up.leak(), path, wrong))
 
 
+@pytest.mark.parametrize("path", ["q.monte_carlo.samples", "q.control.samples", "detectors.presence.tpr.n"])
+def test_a_count_beyond_what_json_keeps_is_refused(path: str) -> None:
+    with pytest.raises(InputError, match="count"):
+        first_screen_and_sections(made_up.changed(made_up.leak(), path, 1e308))
+
+
 def test_a_verdict_against_the_counts_is_refused() -> None:
     with pytest.raises(InputError, match="no generated image was recognised"):
         render(made_up.changed(made_up.leak(), "q.monte_carlo.hits", 0), {})

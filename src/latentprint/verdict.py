@@ -90,8 +90,8 @@ def evidence(results: Mapping[str, Any]) -> Evidence:
         monte_carlo, control = q["monte_carlo"], q.get("control")
         images, copies = results["data"]["images"], results["target"].get("copies", 1)
         return Evidence(
-            hits=Trials(monte_carlo["hits"], monte_carlo["samples"]),
-            control=None if control is None else Trials(control["hits"], control["samples"]),
+            hits=_trials(monte_carlo["hits"], monte_carlo["samples"]),
+            control=None if control is None else _trials(control["hits"], control["samples"]),
             tpr=_pair([tpr for tpr, _ in rates]),
             fpr=_pair([fpr for _, fpr in rates]),
             expected_rate=copies / images,
@@ -101,8 +101,14 @@ def evidence(results: Mapping[str, Any]) -> Evidence:
 
 
 def _pair(counts: list[Mapping[str, int]]) -> tuple[Trials, Trials]:
-    first, second = (Trials(one["k"], one["n"]) for one in counts)
+    first, second = (_trials(one["k"], one["n"]) for one in counts)
     return first, second
+
+
+def _trials(k: int, n: int) -> Trials:
+    if not n <= 2**53:  # beyond it JSON keeps no exact count, and no audit gets there
+        raise ValueError(f"a count of {n} is no count")
+    return Trials(k, n)
 
 
 def fisher_greater(hits: Trials, control: Trials) -> float:

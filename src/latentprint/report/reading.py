@@ -58,9 +58,9 @@ def confidence(source: Any, path: str) -> float:
 
 
 def count(source: Any, path: str) -> int | None:
-    """A whole number >= 0, or None."""
+    """A whole number from 0 to 2^53 (what JSON keeps exactly), or None."""
     value = number(source, path)
-    return int(value) if value is not None and value >= 0 and value == int(value) else None
+    return int(value) if value is not None and 0 <= value <= 2**53 and value == int(value) else None
 
 
 def trials(source: Any, path: str) -> Trials | None:

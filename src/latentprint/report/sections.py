@@ -209,7 +209,7 @@ def _profile(results: Mapping[str, Any]) -> Section | None:
     rows = [
         (
             digest(row, "sha256") or words.NOTHING,
-            number(row, "value"),
+            rate(row, "value"),
             rate(row, "p_value"),
             at(row, "discovered"),
         )
