@@ -75,6 +75,14 @@ def test_without_a_control_the_measured_false_alarms_decide() -> None:
     assert judged(40, 4000, 100, fpr={"k": 20, "n": 1700})["state"] == "inconclusive"  # 1.2 % false alarms
 
 
+def test_where_only_the_control_can_tell_the_reasons_say_so() -> None:
+    few = {"fpr": {"k": 1, "n": 359}}
+    alone, compared = judged(20, 2000, 100, **few), judged(20, 2000, 100, (0, 2000), **few)
+    assert (alone["state"], compared["state"]) == ("inconclusive", "reproduces")
+    assert "too few to settle this by themselves" in compared["reasons"][-1]
+    assert "probability" not in compared["reasons"][-1]
+
+
 def test_false_alarms_never_measured_can_explain_everything() -> None:
     assert judged(4000, 4000, 100, fpr={"k": 0, "n": 0})["state"] == "inconclusive"
 

@@ -169,6 +169,11 @@ def _something_found(counts: Evidence, rule: Rule) -> tuple[State, list[str]]:
         f" were alike, a difference this large had probability {chance(by_control)}."
     )
     if by_control <= alpha:
+        if by_alarm > alpha:
+            alarms = (
+                "The real images on which the detectors' false alarms were counted are too few to settle this by"
+                f" themselves (at most {one_in(bound)} would be one); the control, on generated images, does."
+            )
         return "reproduces", [found, compared, alarms]
     fires = "That is no clear difference: the detections may be false alarms."
     return "inconclusive", [found, compared, fires]
