@@ -16,6 +16,7 @@ app = typer.Typer(
 for command in (
     audits.demo,
     audits.audit,
+    audits.check,
     judgements.report,
     judgements.gate,
     judgements.compare,

@@ -1,4 +1,4 @@
-"""``latentprint demo`` and ``latentprint audit``: the whole method, from images to a verdict."""
+"""``latentprint demo``, ``audit`` and ``check``: the whole method, from images to a verdict, and its cost."""
 
 from __future__ import annotations
 
@@ -10,6 +10,25 @@ import typer
 from latentprint.cli.shared import Device, Fresh, Json, Out, Seed, answering, print_json
 from latentprint.progress import Bars
 from latentprint.settings import load, merge
+
+Data = Annotated[
+    str, typer.Argument(help="digits, phantom:N, medmnist:NAME, a folder of images, or an .npz file.")
+]
+MaybeOut = Annotated[Path | None, typer.Option("--out", help="Folder of the run; default runs/DATA.")]
+Config = Annotated[Path | None, typer.Option(help="Settings as TOML; they go over the preset's.")]
+Preset = Annotated[
+    str, typer.Option(help="Settings to start from: small (2 CPU cores), paper (a GPU), demo.")
+]
+Images = Annotated[int | None, typer.Option(help="Train on this many images, drawn by the seed.")]
+Samples = Annotated[int | None, typer.Option(help="Images to sample from the model.")]
+Tries = Annotated[int | None, typer.Option(help="Tries per noise level, the paper's M.")]
+SamplerName = Annotated[
+    str | None, typer.Option(help="'paper' for the paper's 1,000 stochastic steps, or the name of a step.")
+]
+Control = Annotated[bool | None, typer.Option(help="Also train the same recipe without the private image.")]
+MaybeSeed = Annotated[int | None, typer.Option(help="Everything random follows from this number.")]
+Root = Annotated[Path | None, typer.Option(help="Folder of the MedMNIST files.")]
+Download = Annotated[bool, typer.Option("--download", help="Fetch a missing MedMNIST file.")]
 
 
 def demo(
@@ -25,56 +44,83 @@ def demo(
 
 
 def audit(
-    data: Annotated[
-        str, typer.Argument(help="digits, phantom:N, medmnist:NAME, a folder of images, or an .npz file.")
-    ],
-    out: Annotated[Path | None, typer.Option("--out", help="Folder of the run; default runs/<data>.")] = None,
-    config: Annotated[Path | None, typer.Option(help="Settings as TOML; they override the preset's.")] = None,
-    preset: Annotated[
-        str, typer.Option(help="Settings to start from: small (two CPU cores), paper (a GPU), demo.")
-    ] = "small",
-    images: Annotated[int | None, typer.Option(help="Train on this many images, drawn by the seed.")] = None,
-    samples: Annotated[int | None, typer.Option(help="Images to sample from the model.")] = None,
-    tries: Annotated[int | None, typer.Option(help="Tries per noise level, the paper's M.")] = None,
-    sampler: Annotated[
-        str | None, typer.Option(help="'paper' for the paper's 1,000 stochastic steps, or a sampler's name.")
-    ] = None,
-    control: Annotated[
-        bool | None, typer.Option(help="Also train the same recipe without the private image.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="Everything random follows from this number.")] = None,
-    root: Annotated[Path | None, typer.Option(help="Folder of the MedMNIST files.")] = None,
-    download: Annotated[bool, typer.Option("--download", help="Fetch a missing MedMNIST file.")] = False,
+    data: Data,
+    out: MaybeOut = None,
+    config: Config = None,
+    preset: Preset = "small",
+    images: Images = None,
+    samples: Samples = None,
+    tries: Tries = None,
+    sampler: SamplerName = None,
+    control: Control = None,
+    seed: MaybeSeed = None,
+    root: Root = None,
+    download: Download = False,
     device: Device = "cpu",
     fresh: Fresh = False,
     as_json: Json = False,
 ) -> None:
-    """Audit DATA: train on it, or take --model, and report whether a training image comes back."""
-    given: dict[str, Any] = {
-        "seed": seed,
-        "control": control,
+    """Train on DATA with one marked image among it, and report whether that image comes back."""
+    with answering():
+        over = _over(config, data, images, samples, tries, sampler, control, seed)
+        folder = out or Path("runs") / _name(data)
+        _audit(over, preset, folder, device, as_json, fresh=fresh, root=root, download=download)
+
+
+def check(
+    data: Data,
+    out: MaybeOut = None,
+    config: Config = None,
+    preset: Preset = "small",
+    images: Images = None,
+    samples: Samples = None,
+    tries: Tries = None,
+    sampler: SamplerName = None,
+    control: Control = None,
+    seed: MaybeSeed = None,
+    root: Root = None,
+    download: Download = False,
+    device: Device = "cpu",
+    as_json: Json = False,
+) -> None:
+    """What ``audit`` with these options would run and cost here; exit 1 where something deserves a look."""
+    with answering():
+        from latentprint.config import resolve
+        from latentprint.preflight import check as preflight
+
+        over = _over(config, data, images, samples, tries, sampler, control, seed)
+        folder = out or Path("runs") / _name(data)
+        found = preflight(resolve(over, preset=preset), folder, device=device, root=root, download=download)
+    if as_json:
+        print_json(found.to_dict())
+    else:
+        print("\n".join(found.lines()))
+    raise typer.Exit(found.exit_code)
+
+
+def _over(
+    config: Path | None,
+    data: str,
+    images: int | None,
+    samples: int | None,
+    tries: int | None,
+    sampler: str | None,
+    control: bool | None,
+    seed: int | None,
+) -> dict[str, Any]:
+    """The file's settings with the options over them; an option that was not given decides nothing."""
+    options: dict[str, dict[str, Any]] = {
         "data": {"source": data, "images": images},
         "samples": {"count": samples},
         "search": {"tries": tries},
         "sampler": {"name": sampler},
     }
-    folder = out or Path("runs") / _name(data)
-    with answering():
-        over = merge(load(config) if config is not None else {}, _given(given))
-        _audit(over, preset, folder, device, as_json, fresh=fresh, root=root, download=download)
-
-
-def _given(values: dict[str, Any]) -> dict[str, Any]:
-    """Only what the user named: None means that the preset or the file decides."""
-    out: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            inner = _given(value)  # pyright: ignore[reportUnknownArgumentType]
-            if inner:
-                out[key] = inner
-        elif value is not None:
-            out[key] = value
-    return out
+    given: dict[str, Any] = {
+        table: {key: value for key, value in values.items() if value is not None}
+        for table, values in options.items()
+    }
+    given |= {key: value for key, value in (("seed", seed), ("control", control)) if value is not None}
+    return merge(load(config) if config is not None else {}, given)
 
 
 def _name(data: str) -> str:

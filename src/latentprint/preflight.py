@@ -1,0 +1,235 @@
+"""What an audit will do and cost, before any of it runs.
+
+Counts follow from the settings exactly: optimiser steps, network evaluations of the search and of sampling.
+Times follow from them and from a few seconds of measurement on this machine with this network:
+
+    seconds = steps x seconds per step + evaluations x seconds per evaluation
+
+Fits of detectors stop early, so theirs is the time of all their epochs: an upper bound.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from latentprint.audit.stages import images
+from latentprint.audit.work import open_device
+from latentprint.config import AuditConfig
+from latentprint.data import ImageSet, near_duplicates
+from latentprint.denoiser import NetworkDenoiser
+from latentprint.detector import DetectorConfig, build_backbone
+from latentprint.networks import build_unet, parameters
+from latentprint.progress import duration
+from latentprint.sampler import own_times
+from latentprint.streams import Streams
+from latentprint.training import train
+
+MEASURE_SECONDS = 1.5
+"""For each of three measurements: training, evaluation, detector."""
+
+TRACE = 60
+"""Bytes of a stored row of a trajectory, measured on finished runs with room to spare."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One stage: how many units of what, and for how long on this machine.
+
+    Attributes:
+        evaluations: passes of one image through the score network; None where the stage makes none.
+        seconds: estimated from a measurement on this machine.
+    """
+
+    stage: str
+    amount: int
+    unit: str
+    evaluations: int | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """What `check` found.
+
+    Attributes:
+        facts: the data, in numbers.
+        costs: stage by stage.
+        disk: bytes that the run will take, and that are free where it will be written.
+        warnings: what deserves a look before the audit is started, in sentences.
+    """
+
+    facts: dict[str, Any]
+    costs: tuple[Cost, ...]
+    disk: tuple[int, int]
+    warnings: tuple[str, ...]
+
+    @property
+    def exit_code(self) -> int:
+        """0: nothing to remark; 1: it can run, but read the warnings first."""
+        return 1 if self.warnings else 0
+
+    @property
+    def seconds(self) -> float:
+        """Estimated time of the whole audit."""
+        return sum(cost.seconds for cost in self.costs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for ``--json``."""
+        return {
+            "facts": self.facts,
+            "costs": [vars(cost) for cost in self.costs],
+            "seconds": self.seconds,
+            "network_evaluations": sum(cost.evaluations or 0 for cost in self.costs),
+            "disk": {"needed": self.disk[0], "free": self.disk[1]},
+            "warnings": list(self.warnings),
+            "exit_code": self.exit_code,
+        }
+
+    def lines(self) -> list[str]:
+        """The findings as lines of text."""
+        out = [f"{name}: {value}" for name, value in self.facts.items()]
+        for cost in self.costs:
+            passes = "" if cost.evaluations is None else f", {cost.evaluations:,} network evaluations"
+            out.append(f"{cost.stage}: {cost.amount:,} {cost.unit}{passes}, about {duration(cost.seconds)}")
+        out.append(f"in all about {duration(self.seconds)} on this machine as busy as it is now")
+        out.append(f"disk: {self.disk[0] / 1e6:,.0f} MB of {self.disk[1] / 1e6:,.0f} MB free")
+        return out + [f"Warning: {one}" for one in self.warnings]
+
+
+def check(
+    config: AuditConfig, out: Path, *, device: str = "cpu", root: Path | None = None, download: bool = False
+) -> Preflight:
+    """Read the data, count the work and measure this machine for a few seconds; nothing is written.
+
+    Raises:
+        InputError: the audit itself would refuse these images, settings or device.
+    """
+    place = open_device(device)
+    split, injection = images(config, root, download)
+    pixels = injection.marked.pixels
+    streams = Streams(config.seed)
+    network = build_unet(config.model.network, pixels.shape[1], pixels.shape[2:], streams)
+    torch.nn.Module.to(network, place)
+    size = parameters(network)
+    step, evaluation = _speeds(config, pixels, place)
+    models = 2 if config.control else 1
+    costs = [
+        Cost("training", models * config.model.training.steps, "steps", None, 0.0),
+        *(_fit(name, one, split.heldout, len(pixels), place) for name, one in _detectors(config)),
+        _search(config, models, evaluation),
+        _samples(config, evaluation),
+    ]
+    costs[0] = Cost("training", costs[0].amount, "steps", None, costs[0].amount * step)
+    repeated = sum(len(group) for group in near_duplicates(split.train.pixels))
+    facts: dict[str, Any] = {
+        "source": split.name,
+        "images to train on": len(split.train),
+        "images held out": len(split.heldout),
+        "shape": "x".join(map(str, split.train.shape)),
+        "images with a near copy among them": repeated,
+        "copies of the private image": injection.copies,
+        "network parameters": size,
+    }
+    rows = sum(cost.amount for cost in costs if cost.evaluations is not None)
+    needed = models * size * 4 * 6 + rows * TRACE + config.fid.samples * 4 * 2048
+    free = shutil.disk_usage(_existing(out)).free
+    return Preflight(facts, tuple(costs), (needed, free), tuple(_warnings(config, facts, needed, free)))
+
+
+def _detectors(config: AuditConfig) -> tuple[tuple[str, DetectorConfig], ...]:
+    return (("c_p", config.presence), ("c_id", config.identity))
+
+
+def _existing(path: Path) -> Path:
+    return path if path.exists() else _existing(path.resolve().parent)
+
+
+def _paced(work: Callable[[], object]) -> float:
+    """Seconds of one call: the median of those that fit into MEASURE_SECONDS, after one to warm up."""
+    work()
+    times: list[float] = []
+    began = time.perf_counter()
+    while not times or time.perf_counter() - began < MEASURE_SECONDS:
+        at = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - at)
+    return float(np.median(times))
+
+
+def _speeds(config: AuditConfig, pixels: np.ndarray[Any, Any], place: torch.device) -> tuple[float, float]:
+    """(seconds of a training step, seconds of one evaluation of one image) on this machine."""
+    settings, schedule = config.model, config.model.schedule()
+    network = build_unet(settings.network, pixels.shape[1], pixels.shape[2:], Streams(config.seed))
+    torch.nn.Module.to(network, place)
+    states = iter(train(pixels, network, schedule, settings.training, Streams(config.seed), place))
+    # A state is given every ten steps; short trainings end before that.
+    at = time.perf_counter()
+    first = next(states)
+    step = (time.perf_counter() - at) / first.step
+    denoiser: NetworkDenoiser = first.denoiser
+    batch = min(128, max(16, len(pixels)))
+    x = torch.zeros((batch, *pixels.shape[1:]), device=place).normal_(
+        generator=torch.Generator(place).manual_seed(0)
+    )
+    t = torch.full((batch,), schedule.start / 2, dtype=torch.float64, device=place)
+    with torch.no_grad():
+        return step, _paced(lambda: denoiser(x, t).sum().item()) / batch
+
+
+def _fit(name: str, config: DetectorConfig, heldout: ImageSet, count: int, place: torch.device) -> Cost:
+    network = build_backbone(config.backbone, Streams(0), name).to(place).train()
+    shape = (config.batch, 3, *heldout.shape[1:])
+    x = torch.zeros(shape, device=place).normal_(generator=torch.Generator(place).manual_seed(0))
+    draws = config.draws or count + len(heldout)
+    each = _paced(lambda: network(x).sum().backward()) / config.batch
+    return Cost(f"fitting {name}", config.epochs, "epochs at most", None, config.epochs * draws * each)
+
+
+def _search(config: AuditConfig, models: int, evaluation: float) -> Cost:
+    schedule, sampler = config.model.schedule(), config.sampler.sampler()
+    plan = config.search.plan(schedule.start)
+    grid, each = sampler.grid(schedule), sampler.step.evaluations
+    if each is None:
+        raise ValueError("the cost of an adaptive sampler is not known beforehand")
+    passes = [(len(own_times(grid, t)) - 1) * each + (1 if sampler.denoise else 0) for t in plan.grid]
+    total = models * plan.tries * sum(passes)
+    count = models * plan.tries * len(plan.grid)
+    return Cost("search for t'", count, "trajectories", total, total * evaluation)
+
+
+def _samples(config: AuditConfig, evaluation: float) -> Cost:
+    each = config.sampler.sampler().evaluations(config.model.schedule()) or 0
+    count = config.samples.count + ((config.samples.control or config.samples.count) if config.control else 0)
+    return Cost("sampling", count, "images", count * each, count * each * evaluation)
+
+
+def _warnings(config: AuditConfig, facts: dict[str, Any], needed: int, free: int) -> list[str]:
+    out: list[str] = []
+    count, copies = facts["images to train on"], facts["copies of the private image"]
+    if repeated := facts["images with a near copy among them"]:
+        out.append(
+            f"{repeated} training images are copies or near copies of others; "
+            "a repeated image is memorised sooner, and comes back more often, than its share suggests"
+        )
+    expected = config.samples.count * copies / count
+    if expected < 3:
+        out.append(
+            f"{config.samples.count:,} samples are few: a model that repeats every training image equally "
+            f"often would show the private one {expected:.2g} times; below 3, seeing none means little"
+        )
+    if facts["images held out"] < 50:
+        out.append(
+            f"{facts['images held out']} held-out images are few for measuring the detectors' errors; 50 or "
+            "more give bounds that mean something"
+        )
+    if needed > free:
+        out.append(f"the run needs about {needed / 1e6:,.0f} MB of disk and {free / 1e6:,.0f} MB are free")
+    return out
