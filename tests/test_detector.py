@@ -28,6 +28,7 @@ from latentprint.detector import (
 )
 from latentprint.detector.draws import half_marked, masked, returned, split
 from latentprint.fingerprint import CircleConfig
+from latentprint.metrics import DetectorFeatures
 from latentprint.streams import Streams
 
 KIND = CircleConfig(radius=(0.2, 0.25))
@@ -226,6 +227,8 @@ def test_features_are_what_the_last_layer_sees(presence: NetworkDetector, digits
     images = torch.from_numpy(digits[:5])
     features = presence.features(images)
     assert features.shape == (5, 320)
+    assert DetectorFeatures(presence).name == "detector presence (small)"
+    assert torch.equal(DetectorFeatures(presence)(images), features)
     head = presence.network.head
     torch.testing.assert_close((features @ head.weight.T + head.bias)[:, 0], presence.logit(images))
 

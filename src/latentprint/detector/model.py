@@ -130,6 +130,11 @@ class NetworkDetector:
     epoch: int
     shape: tuple[int, int, int]
 
+    @property
+    def label(self) -> str:
+        """Its name and backbone, e.g. ``presence (small)``."""
+        return f"{self.name} ({self.config.backbone})"
+
     def __call__(self, images: Tensor, /) -> Tensor:
         """Probabilities (B,), float64: the sigmoid of a confident logit is 1 in float32."""
         return self.logit(images).double().sigmoid()
@@ -142,7 +147,7 @@ class NetworkDetector:
         """
         return torch.cat([self.network(part) for part in self._parts(images)])
 
-    def features(self, images: Tensor) -> Tensor:
+    def features(self, images: Tensor, /) -> Tensor:
         """The penultimate layer, (B, d) float32: what a Frechet distance may be measured in.
 
         Raises:

@@ -30,7 +30,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from latentprint.contracts import InputError
-from latentprint.detector import NetworkDetector
 from latentprint.networks.files import unpack
 
 
@@ -145,16 +144,25 @@ class PixelFeatures:
         return (images.flatten(1).double() + 1) / 2
 
 
+class HasFeatures(Protocol):
+    """A fitted detector that shows its penultimate layer, as `latentprint.detector.NetworkDetector` does."""
+
+    @property
+    def label(self) -> str: ...
+
+    def features(self, images: Tensor, /) -> Tensor: ...
+
+
 @dataclass(frozen=True, eq=False)
 class DetectorFeatures:
     """The penultimate layer of a fitted detector: a domain extractor where no other exists."""
 
-    detector: NetworkDetector
+    detector: HasFeatures
 
     @property
     def name(self) -> str:
         """E.g. ``detector presence (small)``."""
-        return f"detector {self.detector.name} ({self.detector.config.backbone})"
+        return f"detector {self.detector.label}"
 
     def __call__(self, images: Tensor, /) -> Tensor:
         return self.detector.features(images)

@@ -71,10 +71,10 @@ PAPER = UNetConfig()
 """The paper's network for 28 x 28 images (17.3 million parameters)."""
 
 DIGITS = UNetConfig((32, 64), layers_per_block=1, middle_attention=False, norm_groups=8)
-"""For the 8 x 8 digits of the demo: 0.6 million parameters, about a minute and a half on two CPU cores."""
+"""For the 8 x 8 digits of the demo: 0.6 million parameters, 0.09 s of a CPU core for a step of 64 images."""
 
 SMALL28 = UNetConfig((32, 64, 64), layers_per_block=1, middle_attention=False, norm_groups=8)
-"""For 28 x 28 images on two CPU cores: 1.1 million parameters."""
+"""For 28 x 28 images on two CPU cores: 1.0 million parameters, 0.6 s of one core for a step of 32 images."""
 
 
 def build_unet(
