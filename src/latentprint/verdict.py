@@ -172,7 +172,8 @@ def _something_found(counts: Evidence, rule: Rule) -> tuple[State, list[str]]:
         if by_alarm > alpha:
             alarms = (
                 "The real images on which the detectors' false alarms were counted are too few to settle this"
-                f" by themselves (at most {one_in(bound)} would be one); the control, on generated images, does."
+                f" by themselves (at most {one_in(bound)} would be one); the control, on generated images,"
+                " does."
             )
         return "reproduces", [found, compared, alarms]
     fires = "That is no clear difference: the detections may be false alarms."
