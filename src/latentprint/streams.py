@@ -20,6 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, TypeVar
 
 import numpy as np
@@ -150,6 +151,8 @@ class Streams:
         low, high, steps = _counter(ids, step, draw, device)
         blocks = torch.arange(-(-count // 4), device=device)[None]
         on_cpu = device.type == "cpu"
+        if on_cpu:
+            _keep_freed_memory()
         name = keys.key(self.seed, purpose)
         key = name & _MASK, name >> 32
         size = max(1, _CHUNK.get(device.type, _CHUNK["cuda"]) // max(1, blocks.shape[1]))
@@ -170,11 +173,12 @@ def philox(counter: Sequence[Array], key: tuple[int, int]) -> list[Array]:
     Returns:
         Four int64 arrays of the common shape, with values in [0, 2**32).
     """
-    c0, c1, c2, c3 = counter
+    c0, c1, c2, c3 = (c * 1 for c in counter)  # copies, to be overwritten
     k0, k1 = key
     for _ in range(_ROUNDS):
-        p0, p1 = c0 * _MULTIPLIER[0], c2 * _MULTIPLIER[1]
-        c0, c1, c2, c3 = _mix(p1, c1, k0), p1, _mix(p0, c3, k1), p0
+        c0 *= _MULTIPLIER[0]
+        c2 *= _MULTIPLIER[1]
+        c0, c1, c2, c3 = _mix(c2, c1, k0), c2, _mix(c0, c3, k1), c0
         k0, k1 = (k0 + _WEYL[0]) & _MASK, (k1 + _WEYL[1]) & _MASK
     c1 &= _MASK
     c3 &= _MASK
@@ -184,10 +188,24 @@ def philox(counter: Sequence[Array], key: tuple[int, int]) -> list[Array]:
 def _mix(product: Array, word: Array, key: int) -> Array:
     """Upper half of a product, XOR a word, XOR a key; only the lower 32 bits of ``word`` count."""
     high = product >> 32
-    high = high.__ixor__(word) if high.shape == word.shape else high ^ word
+    if high.shape == word.shape:
+        high ^= word
+    else:  # the words of a counter differ along one axis each; the first rounds spread them over both
+        high = high ^ word
     high ^= key
     high &= _MASK  # the wrapped product may be negative, and then its shift has dragged the sign along
     return high
+
+
+@cache
+def _keep_freed_memory() -> None:
+    """Once in a process: have the C library keep the blocks that NumPy frees.
+
+    glibc gives freed blocks above a threshold back to the system, and a new one then costs page faults, worth
+    more than the arithmetic. The threshold rises to the largest block seen freed, up to 32 MiB (mallopt(3),
+    "dynamic mmap threshold"): show it one, never touched. Any network evaluation does the same.
+    """
+    np.empty(2**24, np.uint8)
 
 
 def _counter(ids: Ids, step: Steps, draw: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
@@ -233,8 +251,8 @@ def _check_dtype(dtype: torch.dtype) -> None:
         raise ValueError(f"noise and uniform numbers come as float32 or float64, not {dtype}")
 
 
-# Terms of the series for (logarithm, sine, cosine): the first one left out is below the dtype's rounding.
-_TERMS = {torch.float32: (5, 5, 6), torch.float64: (11, 9, 10)}
+# Terms of the series for (logarithm, sine, cosine): the first one left out is below the dtype's eps.
+_TERMS = {torch.float32: (4, 5, 5), torch.float64: (11, 9, 10)}
 # Integer twin of a float, width of its mantissa, and the bits of sqrt(1/2).
 _BITS = {
     torch.float32: (torch.int32, 23, 0x3F3504F3),
