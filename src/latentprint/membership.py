@@ -1,0 +1,366 @@
+"""Membership scores: does the model treat this image as one it was trained on? Higher means rather yes.
+
+    loss     - mean over times of |e - eps(alpha_t x + sigma_t e, t)|^2 / d        e fixed per image and time
+    SecMI    - |x_t - B(F(x_t, t, s), s, t)|^2 / d,  x_t reached from x by F in equal steps, s one step above
+    t PIA      - |e_0 - eps(alpha_t x + sigma_t e_0, t)|_4,   e_0 = eps(x, t_0)
+
+with eps the model's noise, d the number of values, F and B the same deterministic step up and down,
+
+    F, B:  x_s = alpha_s D(x_t, t) + sigma_s eps(x_t, t)
+
+Both begin at t_0, the schedule's end, where the image is all but clean: the noise in a wholly clean image is
+not defined. Two ratios sigma / alpha say where: in every schedule they mean the same image with the same
+noise, so that the papers' timesteps (of DDPM's linear betas, N = 1000) carry over: t = 100 for SecMI with ten
+steps, t = 200 for PIA. Times of the loss lie at equal steps of log(sigma / alpha).
+
+None of these proves that an image leaks: they rank images, and what they are worth is measured on members and
+on images held out, as AUC and as true positives at a small false positive rate. SecMI sees how much the noise that the
+model finds changes over one step: a model that is exactly a finite set of images often finds the same one before and
+after, for strangers too, who then look like members.
+
+Sources, from whose formulas this was written: loss: Yeom et al. 2018 and, for diffusion, Matsumoto et al.
+2023, Carlini et al. 2023; SecMI: Duan et al. 2023, Eq. 8 to 10 (t-error, "stat"); PIA: Kong et al. 2024, Eq.
+9 to 13;
+AUC: DeLong, DeLong, Clarke-Pearson 1988; Carlini et al. 2022 for judging by the true positives at few false
+ones.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import stats as scipy_stats  # pyright: ignore[reportMissingTypeStubs]
+from torch import Tensor
+
+from latentprint.denoiser import Codec, Denoiser, checked, epsilon_from_denoised
+from latentprint.schedule import Schedule, expand
+from latentprint.stats import Trials
+from latentprint.streams import Streams
+
+Scores = Mapping[str, NDArray[np.float64]]
+"""Name of a score -> one value per image; higher means rather a member."""
+
+_normal = cast(Any, scipy_stats).norm
+
+
+def _ddpm_ratio(timestep: int) -> float:
+    """sigma / alpha at a timestep of DDPM's linear betas from 1e-4 to 0.02, N = 1000."""
+    betas = np.linspace(1e-4, 0.02, 1000)
+    level = float(np.prod(1.0 - betas[: timestep + 1]))
+    return math.sqrt((1.0 - level) / level)
+
+
+@dataclass(frozen=True)
+class MembershipConfig:
+    """Where and how often the scores look.
+
+    Attributes:
+        loss_ratios: smallest and largest sigma / alpha of the loss.
+        loss_times: how many times between them.
+        secmi_ratio: sigma / alpha of SecMI's t; None for that of DDPM's timestep 100, 0.342.
+        secmi_steps: steps from the image to t.
+        pia_ratio: sigma / alpha of PIA's t; None for that of DDPM's timestep 200, 0.724.
+        batch: images at a time.
+
+    Raises:
+        ValueError: a number is not positive or a range is empty.
+    """
+
+    loss_ratios: tuple[float, float] = (0.1, 5.0)
+    loss_times: int = 16
+    secmi_ratio: float | None = None
+    secmi_steps: int = 10
+    pia_ratio: float | None = None
+    batch: int = 64
+
+    def __post_init__(self) -> None:
+        low, high = self.loss_ratios
+        ratios = (low, high, self.secmi_ratio or 1.0, self.pia_ratio or 1.0)
+        if not all(0.0 < r < math.inf for r in ratios) or low > high:
+            raise ValueError(f"membership needs positive, rising ratios sigma / alpha, got {self}")
+        if min(self.loss_times, self.secmi_steps, self.batch) < 1:
+            raise ValueError(f"membership needs at least one time, step and image, got {self}")
+
+    def evaluations(self) -> int:
+        """Network evaluations per image: loss, then SecMI (up, one up, one down), then PIA."""
+        return self.loss_times + (self.secmi_steps + 2) + 2
+
+
+def membership_scores(
+    denoiser: Denoiser,
+    images: Tensor,
+    streams: Streams,
+    ids: Sequence[int] | NDArray[np.int64],
+    config: MembershipConfig = MembershipConfig(),
+    *,
+    codec: Codec | None = None,
+    likelihood: NDArray[np.float64] | None = None,
+) -> dict[str, NDArray[np.float64]]:
+    """The scores "loss", "secmi", "pia" and, where given, "likelihood" of images (n, C, H, W) in [-1, 1].
+
+    Args:
+        streams: the loss's noise; it depends on (seed, id, time) alone, so no score depends on its
+            batch-mates.
+        ids: one per image.
+        codec: of a latent model; images are scored as their latents.
+        likelihood: log-likelihood per image, (n,), as ``latentprint.likelihood`` gives it, in any unit that
+            rises.
+
+    Raises:
+        ValueError: lengths differ, the schedule does not reach a ratio, or the model returns what is not
+            finite.
+    """
+    numbers = np.asarray(ids, dtype=np.int64)
+    if len(numbers) != len(images) or (likelihood is not None and len(likelihood) != len(images)):
+        raise ValueError(f"{len(images)} images need one id and, if any, one likelihood each")
+    parts = list[tuple[Tensor, Tensor, Tensor]]()
+    with torch.no_grad():
+        for first in range(0, len(images), config.batch):
+            rows = slice(first, first + config.batch)
+            x = images[rows] if codec is None else codec.encode(images[rows])
+            parts.append(
+                (
+                    loss_score(denoiser, x, streams, numbers[rows], config),
+                    secmi_score(denoiser, x, config),
+                    pia_score(denoiser, x, config),
+                )
+            )
+    scores = dict[str, NDArray[np.float64]]()
+    for place, name in enumerate(("loss", "secmi", "pia")):
+        scores[name] = np.concatenate([np.empty(0), *(part[place].numpy() for part in parts)])
+    if likelihood is not None:
+        scores["likelihood"] = np.asarray(likelihood, dtype=np.float64)
+    return scores
+
+
+def loss_score(
+    denoiser: Denoiser, x: Tensor, streams: Streams, ids: NDArray[np.int64], config: MembershipConfig
+) -> Tensor:
+    """Minus the mean squared error of the noise over ``loss_times`` times, (n,) float64.
+
+    Raises:
+        ValueError: the schedule does not reach the ratios.
+    """
+    schedule = denoiser.schedule
+    low, high = (math.log(ratio) for ratio in config.loss_ratios)
+    logs = torch.linspace(low, high, config.loss_times, dtype=torch.float64)
+    total = torch.zeros(len(x), dtype=torch.float64)
+    for step, t in enumerate(_times(schedule, logs.exp())):
+        e = streams.noise("membership.loss", ids, step, tuple(x.shape[1:]), device=x.device, dtype=x.dtype)
+        noisy = expand(schedule.alpha(t), x) * x + expand(schedule.sigma(t), x) * e
+        total += _mean_square(e - _epsilon(denoiser, noisy, t))
+    return -total / config.loss_times
+
+
+def secmi_score(denoiser: Denoiser, x: Tensor, config: MembershipConfig) -> Tensor:
+    """Minus the squared t-error of one deterministic step up and down again, (n,) float64.
+
+    Raises:
+        ValueError: the schedule does not reach the ratio, or ends before the step above it.
+    """
+    schedule = denoiser.schedule
+    ratio = torch.tensor([config.secmi_ratio or _ddpm_ratio(100)], dtype=torch.float64)
+    t = _times(schedule, ratio)[0]
+    begin = torch.tensor(schedule.end, dtype=torch.float64)
+    grid = torch.linspace(float(begin), float(t), config.secmi_steps + 1, dtype=torch.float64)
+    above = t + (t - begin) / config.secmi_steps
+    if not float(begin) < float(t) or float(above) > schedule.start:
+        raise ValueError(
+            f"SecMI needs a time between {schedule.end:g} and {schedule.start:g}, got {float(t):g}"
+        )
+    x = expand(schedule.alpha(begin), x) * x
+    for here, there in pairwise(grid):
+        x = _deterministic(denoiser, x, here, there)
+    returned = _deterministic(denoiser, _deterministic(denoiser, x, t, above), above, t)
+    return -_mean_square(x - returned)
+
+
+def pia_score(denoiser: Denoiser, x: Tensor, config: MembershipConfig) -> Tensor:
+    """Minus the 4-norm of the noise seen in the image less that seen after adding it, (n,) float64.
+
+    Raises:
+        ValueError: the schedule does not reach the ratio.
+    """
+    schedule = denoiser.schedule
+    ratio = torch.tensor([config.pia_ratio or _ddpm_ratio(200)], dtype=torch.float64)
+    t = _times(schedule, ratio)[0]
+    begin = torch.tensor(schedule.end, dtype=torch.float64)
+    first = _epsilon(denoiser, expand(schedule.alpha(begin), x) * x, begin)
+    noisy = expand(schedule.alpha(t), x) * x + expand(schedule.sigma(t), x) * first
+    difference = (first - _epsilon(denoiser, noisy, t)).flatten(1).double()
+    return -difference.pow(4).sum(1).pow(0.25).cpu()
+
+
+def _times(schedule: Schedule, ratios: Tensor) -> Tensor:
+    low, high = float(schedule.ratio(schedule.end)), float(schedule.ratio(schedule.start))
+    if not (low <= float(ratios.min()) and float(ratios.max()) <= high):
+        raise ValueError(
+            f"the schedule's sigma / alpha goes from {low:g} to {high:g}, membership asks for "
+            f"{float(ratios.min()):g} to {float(ratios.max()):g}"
+        )
+    return schedule.time(ratios)
+
+
+def _epsilon(denoiser: Denoiser, x: Tensor, t: Tensor) -> Tensor:
+    return epsilon_from_denoised(denoiser.schedule, x, checked(denoiser, x, t), t)
+
+
+def _deterministic(denoiser: Denoiser, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+    """alpha_s D + sigma_s eps, in either direction."""
+    schedule = denoiser.schedule
+    image = checked(denoiser, x, t)
+    noise = epsilon_from_denoised(schedule, x, image, t)
+    return expand(schedule.alpha(s), x) * image + expand(schedule.sigma(s), x) * noise
+
+
+def _mean_square(x: Tensor) -> Tensor:
+    return x.flatten(1).double().square().mean(1).cpu()
+
+
+# --- what a score is worth
+
+
+@dataclass(frozen=True)
+class Auc:
+    """P(a member scores higher than an image held out), ties counted half.
+
+    Attributes:
+        value: the estimate, in [0, 1].
+        low, high: two-sided interval at ``level``.
+        method: "DeLong", or "paired Clopper-Pearson" where the two sets do not overlap at all.
+    """
+
+    value: float
+    low: float
+    high: float
+    level: float
+    method: str
+
+
+@dataclass(frozen=True)
+class AtFalsePositives:
+    """Members found when the threshold lets at most a share of the held-out images through.
+
+    Attributes:
+        wanted: that share.
+        threshold: members score above it.
+        tpr: members above the threshold, as counts.
+        fpr: held-out images above it, as counts.
+        resolved: whether there are enough held-out images (1 / wanted or more) for the share to mean
+            anything.
+    """
+
+    wanted: float
+    threshold: float
+    tpr: Trials
+    fpr: Trials
+    resolved: bool
+
+
+@dataclass(frozen=True)
+class Separation:
+    """One score on members and on images held out."""
+
+    name: str
+    auc: Auc
+    at: tuple[AtFalsePositives, ...]
+
+
+def separation(
+    members: Scores,
+    heldout: Scores,
+    *,
+    level: float = 0.95,
+    false_positives: Sequence[float] = (0.01, 0.001),
+) -> tuple[Separation, ...]:
+    """How well each score tells members from images held out.
+
+    Raises:
+        ValueError: the two have other scores, none, fewer than 2 images, or values that are not finite.
+    """
+    if set(members) != set(heldout):
+        raise ValueError(f"both need the same scores, got {sorted(members)} and {sorted(heldout)}")
+    found = list[Separation]()
+    for name in members:
+        m, h = _sorted(members[name], name), _sorted(heldout[name], name)
+        at = tuple(true_positives(m, h, share) for share in false_positives)
+        found.append(Separation(name, auc(m, h, level), at))
+    return tuple(found)
+
+
+def auc(members: NDArray[np.float64], heldout: NDArray[np.float64], level: float = 0.95) -> Auc:
+    """The area under the ROC curve with its interval.
+
+    DeLong's variance comes from the placements: for each member the share of held-out images below it, for
+    each of these the share of members above. On the logit scale, so that the interval stays in (0, 1). It is
+    0 where the sets do not overlap; there disjoint pairs of one member and one held-out image, min(m, n) of
+    them, are independent trials of exactly this probability, all hits (or none): their Clopper-Pearson
+    interval holds whatever the distributions.
+
+    Raises:
+        ValueError: fewer than 2 images on a side, values that are not finite, or a level outside (0, 1).
+    """
+    if not 0 < level < 1:
+        raise ValueError(f"a confidence level lies strictly between 0 and 1, got {level}")
+    m, h = _sorted(members, "members"), _sorted(heldout, "held-out images")
+    below = (np.searchsorted(h, m, "left") + np.searchsorted(h, m, "right")) / 2 / len(h)
+    above = 1 - (np.searchsorted(m, h, "left") + np.searchsorted(m, h, "right")) / 2 / len(m)
+    value = float(below.mean())
+    variance = float(below.var(ddof=1) / len(m) + above.var(ddof=1) / len(h))
+    if variance == 0 or not 0 < value < 1:
+        pairs = min(len(m), len(h))
+        low, high = Trials(round(value * pairs), pairs).interval(level)
+        return Auc(value, low, high, level, "paired Clopper-Pearson")
+    logit, spread = math.log(value / (1 - value)), math.sqrt(variance) / (value * (1 - value))
+    reach = float(_normal.ppf((1 + level) / 2)) * spread
+    low, high = (1 / (1 + math.exp(-min(max(x, -700.0), 700.0))) for x in (logit - reach, logit + reach))
+    return Auc(value, low, high, level, "DeLong")
+
+
+def true_positives(
+    members: NDArray[np.float64], heldout: NDArray[np.float64], wanted: float
+) -> AtFalsePositives:
+    """Members above the lowest threshold that lets no more than floor(wanted n) of n held-out images through.
+
+    Raises:
+        ValueError: fewer than 2 images on a side, values that are not finite, or a share outside [0, 1).
+    """
+    if not 0 <= wanted < 1:
+        raise ValueError(f"a share of false positives lies in [0, 1), got {wanted}")
+    m, h = _sorted(members, "members"), _sorted(heldout, "held-out images")
+    threshold = float(h[len(h) - 1 - math.floor(wanted * len(h) + 1e-9)])
+    return AtFalsePositives(
+        wanted,
+        threshold,
+        Trials(int((m > threshold).sum()), len(m)),
+        Trials(int((h > threshold).sum()), len(h)),
+        wanted * len(h) >= 1 - 1e-9,
+    )
+
+
+def rank_p_value(score: float, heldout: NDArray[np.float64]) -> float:
+    """P(an image that was not trained on scores this high): (1 + those held out at or above) / (1 + n).
+
+    Exact where x_p, were it no member, would be exchangeable with the images held out.
+
+    Raises:
+        ValueError: fewer than 2 images, or values that are not finite.
+    """
+    h = _sorted(heldout, "held-out images")
+    if not math.isfinite(score):
+        raise ValueError(f"a score must be finite, got {score}")
+    return float((1 + (h >= score).sum()) / (1 + len(h)))
+
+
+def _sorted(values: NDArray[np.float64], name: str) -> NDArray[np.float64]:
+    out = np.sort(np.asarray(values, dtype=np.float64))
+    if out.ndim != 1 or len(out) < 2 or not np.isfinite(out).all():
+        raise ValueError(f"the scores of {name} must be 2 or more finite numbers, got shape {out.shape}")
+    return out
