@@ -1,10 +1,10 @@
 """Counter-based normals beside torch.randn: how much a reproducible number costs.
 
 Compares one call of ``Streams.noise`` with one of ``torch.randn`` for 64 x 3 x 28 x 28 in float32, in
-alternation, so that a slow moment of the machine meets both. The aim is a median ratio of at most 3 on a CPU:
-the noise of a step is then a small part of any network evaluation, and a result that does not depend on batch,
-order or restart costs nearly nothing. Other processes on the same cores raise the ratio, because they share the
-caches: ``ratio_best`` is the one of a quiet moment.
+alternation, so that a slow moment of the machine meets both. The aim is a median ratio of at most 3 on a
+CPU: the noise of a step is then a small part of any network evaluation, and a result that does not depend
+on batch, order or restart costs nearly nothing. Other processes on the same cores raise the ratio, because
+they share the caches: ``ratio_best`` is the one of a quiet moment.
 
     python benchmarks/streams.py [--quick] [--json] [--device cuda]
 """
