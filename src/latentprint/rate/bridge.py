@@ -247,8 +247,11 @@ def _proposal_times(run: _Run) -> list[float] | None:
     if over == back:
         span = span[:1]
     chosen = schedule.time(span.exp()).tolist()
+    # the ends exactly, not what rounding through the logarithm made of them
     if over == len(times) - 1:
         chosen[0] = schedule.start
+    if back == 0 and len(chosen) > 1:
+        chosen[-1] = schedule.end
     return chosen
 
 
