@@ -66,7 +66,7 @@ def test_every_number_of_the_results_follows_from_the_stored_rows(
         assert hits == np.count_nonzero(searched["hit"][searched["t"] == t])
     with_hits = [t for t, hits in zip(found["grid"], found["hits"], strict=True) if hits]
     assert found["value"] == (with_hits[-1] if with_hits else None)
-    assert results["costs"]["network_evaluations"]["samples.model"] == rows["evaluations"].sum() == 40 * 9
+    assert results["costs"]["network_evaluations"]["samples.model"] == rows["evaluations"].sum() == 40 * 5
 
 
 def test_the_saved_model_loads_with_diffusers(finished: tuple[Path, dict[str, Any]]) -> None:

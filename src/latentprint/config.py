@@ -46,13 +46,17 @@ class ModelSettings:
 
 @dataclass(frozen=True)
 class SamplerSettings:
-    """The sampler whose q is measured. ``name = "paper"`` is the paper's and takes no further settings.
+    """The sampler whose q and t' are measured; ``name = "paper"`` is the paper's, with nothing more to set.
+
+    The default follows the law of the paper's reverse SDE in a fortieth of its evaluations. A sampler of the
+    probability flow ("heun", "dpm-solver++2m") draws from the prior alike, but from x_t it returns to x_p
+    more often than Alg. 1 does: there its law is not that of the SDE (docs/method.md).
 
     Raises:
         ValueError: an unknown step or spacing, no steps, or settings beside "paper".
     """
 
-    name: str = "heun"
+    name: str = "ancestral"
     steps: int = 24
     spacing: Spacing = "karras"
     denoise: bool = True
