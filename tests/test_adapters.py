@@ -424,7 +424,13 @@ def test_ddim_through_our_loop_is_the_pipeline(
     pipeline = diffusers.DDIMPipeline(network, scheduler)
     pipeline.set_progress_bar_config(disable=True)
     theirs = pipeline(2, torch.Generator().manual_seed(7), num_inference_steps=20, output_type="np").images
-    ours = walked(opened, seeded(7, 2, 3, 8, 8), pipeline.scheduler.timesteps)
+    start = seeded(7, 2, 3, 8, 8)
+    ours = walked(opened, start, pipeline.scheduler.timesteps)
+    x = start
+    with torch.no_grad():
+        for k in pipeline.scheduler.timesteps:  # the pipeline's own loop, before it clips what leaves [-1, 1]
+            x = pipeline.scheduler.step(network(x, k).sample, k, x).prev_sample
+    assert torch.allclose(ours, x, rtol=1e-4, atol=1e-4)
     images = (ours / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy()
     assert images.std() > 0.05 and np.abs(images - theirs).max() < 1e-4
 

@@ -14,9 +14,10 @@ noise, so that the papers' timesteps (of DDPM's linear betas, N = 1000) carry ov
 steps, t = 200 for PIA. Times of the loss lie at equal steps of log(sigma / alpha).
 
 None of these proves that an image leaks: they rank images, and what they are worth is measured on members and
-on images held out, as AUC and as true positives at a small false positive rate. SecMI sees how much the noise that the
-model finds changes over one step: a model that is exactly a finite set of images often finds the same one before and
-after, for strangers too, who then look like members.
+on images held out, as AUC and as true positives at a small false positive rate. SecMI sees how much the noise
+that the
+model finds changes over one step: a model that is exactly a finite set of images often finds the same one
+before and after, for strangers too, who then look like members.
 
 Sources, from whose formulas this was written: loss: Yeom et al. 2018 and, for diffusion, Matsumoto et al.
 2023, Carlini et al. 2023; SecMI: Duan et al. 2023, Eq. 8 to 10 (t-error, "stat"); PIA: Kong et al. 2024, Eq.
