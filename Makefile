@@ -20,8 +20,9 @@ $(STAMP): requirements.lock pyproject.toml
 demo: setup
 	$(BIN)/latentprint demo
 
+# One process a core with one thread each: small tensors gain nothing from two.
 test: setup
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
 lint: setup
 	$(BIN)/ruff check .
@@ -39,7 +40,7 @@ layers: setup
 
 # No index address may enter the lock: it must install from whatever index the user has.
 lock: setup
-	$(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --extra dev --extra fid --extra medmnist \
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --extra dev --extra dicom --extra fid --extra medmnist \
 	  --no-emit-index-url --no-header pyproject.toml --output-file requirements.lock
 
 clean:

@@ -15,7 +15,7 @@ from latentprint.audit import evidence, stages
 from latentprint.audit.distance import distance, extractor
 from latentprint.audit.likelihoods import likelihood
 from latentprint.audit.results import memorised_entry, monte_carlo_entry, results, search_entry
-from latentprint.audit.work import Work, open_device
+from latentprint.audit.work import Work, describe, open_device
 from latentprint.config import AuditConfig
 from latentprint.execute import ids_held
 from latentprint.progress import Report, silent
@@ -38,6 +38,7 @@ def run_audit(
     root: Path | str | None = None,
     download: bool = False,
     fresh: bool = False,
+    authorised_by: str | None = None,
     progress: Report = silent,
 ) -> dict[str, Any]:
     """Audit a recipe: train on the images with one fingerprint among them, and see whether it comes back.
@@ -49,6 +50,7 @@ def run_audit(
         batch: trajectories that share a network call; memory only, no result depends on it.
         root, download: where the MedMNIST files are, and whether a missing one may be fetched.
         fresh: put a run that ``out`` already holds aside and begin anew.
+        authorised_by: who stated which authority for this audit; written into run.json and the report.
         progress: told how far each stage is.
 
     Returns: what ``results.json`` holds.
@@ -62,7 +64,9 @@ def run_audit(
     split, injection = stages.images(config, root, download)
     with Run.open(out, plain(config), fresh=fresh) as run:
         work = Work(config, run, place, batch, progress)
-        run.note({"device": str(place)})
+        run.note({"device": describe(place)})
+        if authorised_by is not None:
+            run.note({"authorised_by": authorised_by})
         stages.remember(work, split, injection)
         model = stages.score_model(work, "model", injection.marked.pixels)
         control = stages.score_model(work, "control", injection.control.pixels) if config.control else None
@@ -114,6 +118,7 @@ def run_audit(
         answer["verdict"] = verdict(answer)
         run.write_json("results.json", answer)
         evidence.write_evidence(run.path, evidence.collect(run, injection, noised, prior))
+        run.note({"weights_sha256": run.stage("model").payload["weights_sha256"]})
         run.complete()
         write_report(run.path)
         return answer

@@ -64,6 +64,13 @@ def open_device(name: str) -> torch.device:
     return device
 
 
+def describe(device: torch.device) -> dict[str, str | int]:
+    """The device in words that may be published: its kind and model, and the threads it was given."""
+    if device.type == "cuda":
+        return {"type": "cuda", "name": torch.cuda.get_device_name(device)}
+    return {"type": device.type, "threads": torch.get_num_threads()}
+
+
 def one_image(pixels: object, device: torch.device) -> Tensor:
     """An image as float32 tensor (C, H, W) on the device."""
     return torch.as_tensor(pixels, dtype=torch.float32, device=device)

@@ -28,6 +28,9 @@ SamplerName = Annotated[
 Control = Annotated[bool | None, typer.Option(help="Also train the same recipe without the private image.")]
 MaybeSeed = Annotated[int | None, typer.Option(help="Everything random follows from this number.")]
 Root = Annotated[Path | None, typer.Option(help="Folder of the MedMNIST files.")]
+Authority = Annotated[
+    str | None, typer.Option("--authorised-by", help="Who stated which authority for this audit; it is kept.")
+]
 Download = Annotated[bool, typer.Option("--download", help="Fetch a missing MedMNIST file.")]
 
 
@@ -57,6 +60,7 @@ def audit(
     root: Root = None,
     download: Download = False,
     device: Device = "cpu",
+    authorised_by: Authority = None,
     fresh: Fresh = False,
     as_json: Json = False,
 ) -> None:
@@ -64,7 +68,17 @@ def audit(
     with answering():
         over = _over(config, data, images, samples, tries, sampler, control, seed)
         folder = out or Path("runs") / _name(data)
-        _audit(over, preset, folder, device, as_json, fresh=fresh, root=root, download=download)
+        _audit(
+            over,
+            preset,
+            folder,
+            device,
+            as_json,
+            fresh=fresh,
+            root=root,
+            download=download,
+            authorised_by=authorised_by,
+        )
 
 
 def check(
@@ -138,6 +152,7 @@ def _audit(
     fresh: bool = False,
     root: Path | None = None,
     download: bool = False,
+    authorised_by: str | None = None,
 ) -> None:
     from latentprint.audit import run_audit  # torch is imported only where it is needed
     from latentprint.config import resolve
@@ -145,7 +160,14 @@ def _audit(
     settings = resolve(over, preset=preset)
     with Bars() as bars:
         results = run_audit(
-            settings, out, device=device, root=root, download=download, fresh=fresh, progress=bars
+            settings,
+            out,
+            device=device,
+            root=root,
+            download=download,
+            fresh=fresh,
+            authorised_by=authorised_by,
+            progress=bars,
         )
     if as_json:
         print_json(results)
