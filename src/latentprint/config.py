@@ -123,6 +123,23 @@ class LikelihoodSettings:
 
 
 @dataclass(frozen=True)
+class RareSettings:
+    """Estimators of q for what counting cannot see, beside the count.
+
+    Attributes:
+        splitting: multilevel splitting in the noise of the audit's sampler.
+        bridge: importance sampling along the probability flow; needs its likelihood, and is about that flow.
+        relative: relative standard error asked for.
+        most: samples that splitting may spend.
+    """
+
+    splitting: bool = False
+    bridge: bool = False
+    relative: float = 0.2
+    most: int = 50_000
+
+
+@dataclass(frozen=True)
 class FidSettings:
     """Frechet distance over up to ``samples`` samples; ``weights`` names an Inception safetensors file."""
 
@@ -151,6 +168,7 @@ class AuditConfig:
     search: SearchSettings = field(default_factory=SearchSettings)
     samples: SampleSettings = field(default_factory=SampleSettings)
     likelihood: LikelihoodSettings = field(default_factory=LikelihoodSettings)
+    rare: RareSettings = field(default_factory=RareSettings)
     fid: FidSettings = field(default_factory=FidSettings)
 
     def __post_init__(self) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from latentprint.audit import evidence, stages
 from latentprint.audit.distance import distance, extractor
 from latentprint.audit.likelihoods import likelihood
+from latentprint.audit.rare import rare
 from latentprint.audit.results import memorised_entry, monte_carlo_entry, results, search_entry
 from latentprint.audit.work import Work, describe, open_device
 from latentprint.config import AuditConfig
@@ -106,8 +107,7 @@ def run_audit(
                     "control": monte_carlo_entry(samples_control, expected, sampler)
                     if samples_control is not None
                     else None,
-                    "splitting": None,
-                    "bridge": None,
+                    **rare(work, model, detectors, injection, samples),
                 },
                 "fid": fid,
                 "likelihood": bits,

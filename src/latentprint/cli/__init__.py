@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from latentprint.cli import audits, judgements
+from latentprint.cli import audits, judgements, known
 
 app = typer.Typer(
     name="latentprint",
@@ -17,6 +17,7 @@ for command in (
     audits.demo,
     audits.audit,
     audits.check,
+    known.calibrate,
     judgements.report,
     judgements.gate,
     judgements.compare,

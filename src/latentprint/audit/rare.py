@@ -1,0 +1,105 @@
+"""q where counting sees nothing: splitting in the sampler's noise and the bridge, beside the count.
+
+Both are about the same Omega as the count: the images on which c_p and c_id fire together. Splitting is about
+the audit's own sampler; the bridge about the probability flow, which is another sampler with its own q.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from latentprint.audit.stages import Detectors
+from latentprint.audit.work import Work, one_image
+from latentprint.contracts import Outcome
+from latentprint.denoiser import Denoiser
+from latentprint.fingerprint import Injection
+from latentprint.metrics.error import mse
+from latentprint.rate import (
+    BridgeConfig,
+    Inside,
+    Rate,
+    SamplerPushforward,
+    SplittingConfig,
+    Tally,
+    bridge,
+    combine,
+    rate_of,
+    splitting,
+)
+from latentprint.stats import Trials
+
+
+def rare(
+    work: Work, model: Denoiser, detectors: Detectors, injection: Injection, counted: Outcome
+) -> dict[str, Any]:
+    """The entries ``splitting``, ``bridge`` and ``combined`` of ``q``; None for what the settings leave out.
+
+    Each estimator is one stage: finished it is read, interrupted it begins anew.
+    """
+    settings = work.config.rare
+    target = one_image(injection.target, work.device)
+    inside = omega(detectors)
+    found: dict[str, Rate] = {}
+    if settings.splitting:
+        push = SamplerPushforward(model, work.sampler, tuple(target.shape))
+        config = SplittingConfig(relative=settings.relative, most=settings.most)
+        found["splitting"] = _stage(
+            work,
+            "splitting",
+            lambda: splitting(
+                push,
+                lambda images: mse(images.clamp(-1, 1), target),
+                inside,
+                sampler=work.sampler.describe(),
+                seed=work.config.seed,
+                config=config,
+                device=work.device,
+            ),
+        )
+    if settings.bridge:
+        found["bridge"] = _stage(
+            work,
+            "bridge",
+            lambda: bridge(
+                model,
+                target,
+                inside,
+                seed=work.config.seed,
+                config=BridgeConfig(relative=settings.relative),
+            ),
+        )
+    trials = Trials(int(counted.hit.sum()), len(counted.hit))
+    count = rate_of(Tally(trials, {}, int(counted.evaluations.sum())), sampler=work.sampler.describe())
+    together = combine([count, *found.values()]).to_dict() if found else None
+    entries: dict[str, Any] = dict.fromkeys(("splitting", "bridge"))
+    return entries | {name: rate.to_dict() for name, rate in found.items()} | {"combined": together}
+
+
+def omega(detectors: Detectors) -> Inside:
+    """Omega_p (Eq. 6) as a function of images (n, C, H, W): both detectors positive."""
+
+    def inside(images: Tensor) -> Tensor:
+        seen = images.clamp(-1, 1)
+        with torch.no_grad():
+            marked = detectors.presence(seen) >= detectors.presence.threshold
+            known = detectors.identity(seen) >= detectors.identity.threshold
+        return marked & known
+
+    return inside
+
+
+def _stage(work: Work, name: str, estimate: Callable[[], Rate]) -> Rate:
+    state = work.run.stage(name)
+    if not state.done:
+        work.say(f"estimating q by {name}", 0, 1, "estimates")
+        with work.stage(name):
+            work.run.finish(name, estimate().to_dict() | {"method": name})
+        work.say(f"estimating q by {name}", 1, 1, "estimates")
+    kept = dict(work.run.stage(name).payload)
+    fields = ("method", "rate", "low", "high", "level", "reliable", "diagnostic", "network_evaluations")
+    known = {field: kept.pop(field) for field in fields}
+    return Rate(**known, sampler=kept.pop("sampler"), details=kept)
