@@ -71,7 +71,7 @@ def linear(index: int) -> Case:
     rng = keys.generator(SEED, "benchmark.linear", index)
     q, width = float(10 ** rng.uniform(-9, math.log10(0.3))), float(rng.uniform(0.1, 0.6))
     shapes = [(1, 4, 4), (3, 4, 4), (1, 8, 8), (3, 8, 8), (1, 28, 28)]
-    shape = shapes[index % 10 // 2] if index % 10 < 8 else shapes[4 if index % 20 == 9 else 2]
+    shape = shapes[4 if index % 20 == 9 else index % 20 // 5]
     schedule = (EDM(), VP())[index % 2]
     return gaussian(q, width, shape, schedule, int(rng.integers(2, 6)), int(rng.integers(2**31)))
 
@@ -93,7 +93,7 @@ def narrow(index: int) -> Case:
 
 
 def tasks(quick: bool) -> Iterator[Task]:
-    coins, lines, models, bridges, repeats = (20, 20, 2, 6, 2) if quick else (200, 120, 120, 200, 6)
+    coins, lines, models, bridges, repeats = (20, 20, 2, 6, 2) if quick else (200, 160, 60, 200, 4)
     side = 4 if quick else 8
     for i in range(coins):
         yield Task("coin", "monte_carlo", i, lambda i=i: coin(i))

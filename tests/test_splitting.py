@@ -255,6 +255,13 @@ def test_effective_sample_size_and_interval_by_hand():
     assert few.mean == pytest.approx(4 / 3)
     assert few.effective == pytest.approx(16 / 6)
     assert few.error == pytest.approx(np.std([1, 1, 2], ddof=1) / math.sqrt(3) / (4 / 3))
+    # centred squares 1/9, 1/9, 4/9: variance 2/9, fourth moment 18/243, kurtosis 3/2
+    assert few.freedom == pytest.approx(2.0)  # 2 n / (kurtosis - 1) = 12, cut at n - 1
+    tailed = weights.weighted(np.log(np.array([1.0] * 99 + [101.0])))
+    shares = np.array([1.0] * 99 + [101.0]) - 2.0
+    kurtosis = (shares**4).mean() / (shares**2).mean() ** 2
+    assert tailed.freedom == pytest.approx(200 / (kurtosis - 1))
+    assert tailed.largest == pytest.approx(101 / 2)
     scaled = weights.weighted(np.log(np.array([1.0, 1.0, 2.0])) - 800)
     assert scaled.effective == pytest.approx(few.effective)
     low, high = weights.log_interval(1e-6, 0.1, 1e9, 0.95)

@@ -188,7 +188,7 @@ def _estimate(run: _Run, level: float, details: dict[str, Any]) -> tuple[float, 
     details |= {"proposals": [round(t, 6) for t in proposals]}
     if not len(ratios):
         return f"none of {k * run.config.pilot} pilot trajectories came back to the region"
-    counts = _allot(_shares(ratios), run.config.together)
+    counts = _allot(least_variance_shares(ratios), run.config.together)
     details |= {"shares": [round(c / sum(counts), 4) for c in counts]}
     logs, noise, summary = _rounds(run, nodes, counts)
     share = np.exp(logs[np.isfinite(logs)] - logs.max())
@@ -202,7 +202,7 @@ def _estimate(run: _Run, level: float, details: dict[str, Any]) -> tuple[float, 
     why = _fails(summary, error_of_log, run.config.noisiest)
     if why is not None:
         return why
-    low, high = log_interval(summary.mean, summary.error, summary.effective, level)
+    low, high = log_interval(summary.mean, summary.error, summary.freedom, level)
     shape = summary.pareto_k if summary.pareto_k is not None else math.nan
     said = (
         f"{len(logs)} trajectories from {k} noise levels, effective sample size {summary.effective:.0f}, "
@@ -255,7 +255,7 @@ def _proposal_times(run: _Run) -> list[float] | None:
     return chosen
 
 
-def _shares(log_ratio: Tensor) -> Tensor:
+def least_variance_shares(log_ratio: Tensor) -> Tensor:
     """Shares c of least second moment on pilot trajectories drawn in equal shares: (hits, K) -> (K,).
 
     E[w_c^2] under c is E[w_c w_u] under the equal mixture u; it is convex in c. Exponentiated gradient, then

@@ -266,7 +266,8 @@ def _tilted(work: _Work, grown: Population) -> _Estimate | None:
     if why is not None:
         work.failed(why)
         return None
-    low, high = log_interval(summary.mean, summary.error, summary.effective, work.level)
+    low, high = log_interval(summary.mean, summary.error, summary.freedom, work.level)
+    high = min(1.0, high / (1 - outside))  # what may lie out of reach is missing from the mean
     said = (
         f"importance sampling around the particles: effective sample size {summary.effective:.0f} of "
         f"{summary.n}, Pareto k {summary.pareto_k:.2f}, {outside:.1%} of the particles out of its reach"

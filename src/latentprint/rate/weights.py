@@ -4,7 +4,7 @@ For weights w_i >= 0 with mean mu the estimators here are
 
     ESS = (sum w)^2 / sum w^2          the equal-weight samples that the weighted ones are worth
     k   = shape of the generalised Pareto distribution fitted to the largest weights
-    interval = mu exp(-+ t s / (mu sqrt(n)))
+    interval = mu exp(-+ t s / (mu sqrt(n))),    t with 2 n / (kurtosis - 1) degrees of freedom
 
 k estimates how many moments the weights have: the mean's error can be estimated while k < 1/2, is in practice
 usable up to k = 0.7, and beyond that neither the mean nor its error can be believed. Few weights carry an
@@ -41,6 +41,8 @@ class Weighted:
         effective: effective sample size.
         pareto_k: None where fewer than 25 weights are positive.
         largest: the largest weight over the mean of the positive ones.
+        freedom: degrees of freedom of ``error``, ``2 n / (kurtosis - 1)`` (Satterthwaite): heavy tails make
+            the estimated error itself uncertain.
         n: how many were drawn, misses included.
     """
 
@@ -49,6 +51,7 @@ class Weighted:
     effective: float
     pareto_k: float | None
     largest: float
+    freedom: float
     n: int
 
     def distrusted(self) -> str | None:
@@ -73,14 +76,28 @@ def weighted(log_weights: Floats) -> Weighted:
         raise ValueError("the logarithm of a weight must be finite, or -inf for a miss")
     top = float(logs.max())
     if top == -np.inf:
-        return Weighted(0.0, math.inf, 0.0, None, 0.0, logs.size)
+        return Weighted(0.0, math.inf, 0.0, None, 0.0, 1.0, logs.size)
     scaled = np.exp(logs - top)
     mean = float(scaled.mean())
     error = float(scaled.std(ddof=1)) / (mean * math.sqrt(logs.size))
-    effective = float(scaled.sum() ** 2 / (scaled**2).sum())
     positive = logs > -np.inf
-    largest = 1 / float(scaled[positive].mean())
-    return Weighted(mean * math.exp(top), error, effective, pareto_k(logs[positive]), largest, logs.size)
+    return Weighted(
+        mean=mean * math.exp(top),
+        error=error,
+        effective=float(scaled.sum() ** 2 / (scaled**2).sum()),
+        pareto_k=pareto_k(logs[positive]),
+        largest=1 / float(scaled[positive].mean()),
+        freedom=_freedom(scaled - mean),
+        n=logs.size,
+    )
+
+
+def _freedom(centred: Floats) -> float:
+    n, variance = centred.size, float((centred**2).mean())
+    if variance == 0:
+        return n - 1.0
+    kurtosis = float((centred**4).mean()) / variance**2
+    return n - 1.0 if kurtosis <= 1 else min(n - 1.0, max(1.0, 2 * n / (kurtosis - 1)))
 
 
 def pareto_k(log_weights: Floats) -> float | None:
@@ -116,7 +133,7 @@ def _fit_pareto(excess: Floats) -> float:
 def log_interval(mean: float, error: float, freedom: float, level: float) -> tuple[float, float]:
     """``mean exp(-+ t error)``, cut at 1: the interval of a mean with relative standard error ``error``.
 
-    ``freedom`` are the degrees of freedom of the error itself: replicates - 1, or the effective sample size.
+    ``freedom`` are the degrees of freedom of the error itself: replicates - 1, or ``Weighted.freedom``.
     """
     half = float(cast(Any, stats).t.ppf((1 + level) / 2, max(freedom, 1.0))) * error
     return mean * math.exp(-half), min(1.0, mean * math.exp(half))
