@@ -30,6 +30,7 @@ TINY: dict[str, Any] = {
     "search": {"levels": 4, "tries": 3},
     "samples": {"count": 40},
     "likelihood": {"images": 2, "probes": 2},
+    "rare": {"splitting": True, "most": 4000},
 }
 
 
