@@ -187,7 +187,9 @@ def test_a_crash_while_saving_loses_no_more_than_the_step(tmp_path: Path, monkey
 
 
 def test_a_checkpoint_of_another_training_is_refused_by_name(tmp_path: Path):
-    def run(pixels: np.ndarray = digits(), config: TrainConfig = SHORT, seed: int = 1):
+    pixels_of_the_run = digits()
+
+    def run(pixels: np.ndarray = pixels_of_the_run, config: TrainConfig = SHORT, seed: int = 1):
         return list(train(pixels, unet(), SubVP(), config, Streams(seed), checkpoint=tmp_path))
 
     run()

@@ -18,6 +18,7 @@ Ids = NDArray[np.int64]
 Times = NDArray[np.float64]
 Hits = NDArray[np.bool_]
 
+
 class InputError(ValueError):
     """Something a user gave or the machine lacks: one clear sentence, exit code 2, no traceback.
 
