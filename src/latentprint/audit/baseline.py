@@ -1,0 +1,185 @@
+"""What t' means: the same search for held-out images, by one embedding for all.
+
+x_p and every held-out image, under a fingerprint of its own drawn as x_p's was, are searched alike; the null
+law of t' and the rank p-value follow (`latentprint.search.baseline`). c_id exists for x_p alone, so the
+target's t' is measured again: all values that are compared come from one detector. A held-out image with a
+near copy among the training images was seen, and is left out.
+
+Numbers of the images, so that rows stay theirs whatever is asked later: training image i is target i,
+held-out image j of H is N + j as it is, and N + H + j under its fingerprint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latentprint.audit.many import search_many
+from latentprint.audit.work import Work
+from latentprint.contracts import InputError
+from latentprint.data import Split, copies_of
+from latentprint.denoiser import Denoiser
+from latentprint.detector.contrast import fit_embedding
+from latentprint.detector.embedding import (
+    EmbeddingConfig,
+    EmbeddingDetector,
+    load_embedding,
+    save_embedding,
+)
+from latentprint.fingerprint import FingerprintKind, Injection
+from latentprint.search import TPrime, null_law
+from latentprint.search.settings import BaselineSettings
+from latentprint.store import RunError
+from latentprint.streams import Streams
+
+Pixels = NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Subjects:
+    """Training images, held-out ones, and those under a fingerprint each: `Images`, numbered as above."""
+
+    train: Pixels
+    heldout: Pixels
+    kind: FingerprintKind
+    streams: Streams
+
+    def __len__(self) -> int:
+        return len(self.train) + 2 * len(self.heldout)
+
+    def plain(self, j: int) -> int:
+        """The number of held-out image j as it is."""
+        return len(self.train) + j
+
+    def marked(self, j: int) -> int:
+        """The number of held-out image j under its fingerprint."""
+        return len(self.train) + len(self.heldout) + j
+
+    def take(self, numbers: NDArray[np.int64], /) -> Pixels:
+        """Images (n, C, H, W) by number; a fingerprint follows from the seed and the held-out image's j."""
+        return np.stack([self._one(int(number)) for number in numbers])
+
+    def _one(self, number: int) -> Pixels:
+        if number < len(self.train):
+            return self.train[number]
+        turn, j = divmod(number - len(self.train), len(self.heldout))
+        image = self.heldout[j]
+        if turn == 0:
+            return image
+        rng = self.streams.generator("baseline.fingerprint", j)
+        return self.kind.draw(*image.shape[-2:], rng).apply(image)
+
+
+def embedding(work: Work, split: Split, config: EmbeddingConfig) -> EmbeddingDetector:
+    """Fit the embedding on all of the user's images, none marked, or read it where that is done.
+
+    Raises:
+        DetectorError: it learnt nothing, or there are too few images for its false-positive rate.
+    """
+    folder = work.run.path / "detectors" / "embedding"
+    with work.stage("embedding"):
+        if not work.run.stage("embedding").done:
+            pixels = np.concatenate([split.train.pixels, split.heldout.pixels])
+            for state in fit_embedding(pixels, work.config.fingerprint, config, work.streams, work.device):
+                # Early stopping makes the number of epochs unknown; the bar ends where the fit does.
+                epochs = state.epochs if state.detector is None else state.epoch
+                work.say("fitting the embedding", state.epoch, epochs, "epochs")
+                if state.detector is not None:
+                    save_embedding(folder, state.detector)
+                    work.run.finish("embedding", {"epochs": state.epoch, "best_epoch": state.best_epoch})
+    found = load_embedding(folder, work.device)
+    if found is None:
+        raise RunError(f"the embedding is missing in {folder}; begin anew with --fresh")
+    return found
+
+
+def subjects(work: Work, split: Split, injection: Injection) -> Subjects:
+    """The images of both searches."""
+    kind = work.config.fingerprint
+    return Subjects(injection.marked.pixels, split.heldout.pixels, kind, work.streams)
+
+
+def unseen(work: Work, images: Subjects, count: int) -> tuple[int, ...]:
+    """``count`` held-out images j, or as many as there are, drawn by the seed: none near a training image.
+
+    More of them later keep the ones already drawn.
+
+    Raises:
+        InputError: there is none.
+    """
+    order = work.streams.generator("baseline.images").permutation(len(images.heldout))
+    found: list[int] = []
+    for j in order.tolist():
+        if len(found) == count:
+            break
+        if not len(copies_of(images.heldout[j], images.train)):
+            found.append(j)
+    if not found:
+        raise InputError(
+            f"t' is compared with images that the model never saw; {work.config.data.source} holds out "
+            f"{len(images.heldout)}, none of them without a near copy among the "
+            "training images: hold out more"
+        )
+    return tuple(found)
+
+
+def baseline(
+    work: Work,
+    model: Denoiser,
+    matcher: EmbeddingDetector,
+    split: Split,
+    injection: Injection,
+    settings: BaselineSettings,
+) -> dict[str, Any] | None:
+    """``t_prime.baseline`` of results.json: the null law of t' and x_p's own t' by the same embedding.
+
+    Rows are kept as ``baseline``. None where the settings leave it out.
+
+    Raises:
+        InputError: no held-out image was never seen.
+    """
+    if settings.images == 0:
+        return None
+    images = subjects(work, split, injection)
+    null = [images.marked(j) for j in unseen(work, images, settings.images)]
+    plan = settings.plan(model.schedule.start, matcher.rates.fpr)
+    found = search_many(work, model, matcher, images, plan, "baseline", [*null, injection.index])
+    own = found.pop(injection.index)
+    return {"asked": settings.images, **compared(own, found), "detector": detector_entry(matcher)}
+
+
+def compared(own: TPrime, null: Mapping[int, TPrime]) -> dict[str, Any]:
+    """The target's t' beside the held-out images', and their counts at each t together."""
+    law, plan = null_law(null.values()), own.plan
+    return {
+        "images": len(null),
+        "tries": plan.tries,
+        "grid": list(plan.grid),
+        "hits": [sum(one.trials[i].k for one in null.values()) for i in range(len(plan.grid))],
+        "trials": [sum(one.trials[i].n for one in null.values()) for i in range(len(plan.grid))],
+        "values": list(law.values),
+        "median": law.median,
+        "target": {"value": own.value, "tries": plan.tries, "hits": [one.k for one in own.trials]},
+        "excess": law.excess(own.value),
+        "p_value": law.p_value(own.value),
+        "sentence": law.sentence(own.value),
+        "network_evaluations": sum(one.network_evaluations for one in (own, *null.values())),
+    }
+
+
+def detector_entry(matcher: EmbeddingDetector) -> dict[str, Any]:
+    """The embedding's threshold and error rates, as counts."""
+    rates = matcher.rates
+    return {
+        "tpr": asdict(rates.tpr),
+        "fpr": asdict(rates.fpr),
+        "threshold": matcher.threshold,
+        "backbone": matcher.config.backbone,
+        "false_positive_rate": matcher.config.false_positive_rate,
+        "pairs": asdict(matcher.pairs),
+        "kinds": {kind: asdict(seen) for kind, seen in rates.kinds.items()},
+    }

@@ -1,0 +1,164 @@
+"""Alg. 1 for many targets at once: one probe that reads its target from the id, one stage that asks it.
+
+A hit is what an embedding takes for the target (`latentprint.detector.embedding`), the only detector that is
+fitted once for all. Memory holds the images of one request, whatever the number of targets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from latentprint.audit.work import Work, one_image
+from latentprint.contracts import Ids, Outcome, Times
+from latentprint.denoiser import Codec, Denoiser, IdentityCodec
+from latentprint.execute import Stored
+from latentprint.sampler import Sampler, trajectories
+from latentprint.schedule import expand
+from latentprint.search import Plan, TPrime, scan, target_of
+from latentprint.search.settings import TargetError
+from latentprint.streams import Streams
+
+UNIT = 512
+"""Trajectories between two writes to disk."""
+
+CHUNK = 16
+"""Targets whose trajectories share one request."""
+
+NOISE = "targets"
+"""The purpose of the noise: at the same t and try an image meets the same noise, whoever asks."""
+
+Pixels = NDArray[np.float32]
+
+
+class Matcher(Protocol):
+    """What the probe needs of an embedding; `EmbeddingDetector` is one."""
+
+    @property
+    def threshold(self) -> float: ...
+
+    def vectors(self, images: Tensor, /) -> Tensor:
+        """Images (n, C, H, W) -> vectors (n, d)."""
+        ...
+
+    def score(self, images: Tensor, targets: Tensor, /) -> Tensor:
+        """Images (n, C, H, W), each with its target's vector (n, d) -> scores (n,) in [0, 1]."""
+        ...
+
+
+class Images(Protocol):
+    """Many images by number."""
+
+    def __len__(self) -> int: ...
+
+    def take(self, numbers: NDArray[np.int64], /) -> Pixels:
+        """Images (n, C, H, W) in [-1, 1]; the same number, the same image."""
+        ...
+
+
+@dataclass(frozen=True)
+class ManyProbe:
+    """Alg. 1 for many targets at once: ``target_of(id)`` says which image an id starts from and must match.
+
+    Columns: ``score`` and ``mse``, both to the id's own target. Memory holds the images of one call, never
+    all of them.
+    """
+
+    denoiser: Denoiser
+    sampler: Sampler
+    images: Images
+    matcher: Matcher
+    streams: Streams
+    device: torch.device
+    purpose: str = NOISE
+    codec: Codec = IdentityCodec()  # noqa: RUF009 (frozen and stateless)
+    batch: int = 256
+
+    def __call__(self, t: Times, ids: Ids) -> Outcome:
+        """Outcomes for ids (n,) at noise levels t (n,).
+
+        Raises:
+            InputError: an id belongs to an image that is not there.
+        """
+        numbers, own = np.unique(target_of(ids), return_inverse=True)
+        if len(numbers) and numbers[-1] >= len(self.images):
+            raise TargetError(
+                f"there is no image {numbers[-1]} among {len(self.images)}, counted from 0, to search for"
+            )
+        score, error = np.zeros(len(ids)), np.zeros(len(ids), np.float32)
+        hit, evaluations = np.zeros(len(ids), np.bool_), np.zeros(len(ids), np.int64)
+        if len(ids):
+            targets = one_image(self.images.take(numbers), self.device)
+            vectors = self.matcher.vectors(targets)
+            which = torch.as_tensor(own, device=self.device)
+            for rows, found, cost in self._ended(t, ids, targets, which):
+                at, mine = rows.cpu().numpy(), which[rows.to(self.device)]
+                seen = self.matcher.score(found, vectors[mine])
+                score[at], hit[at] = seen.cpu().numpy(), (seen >= self.matcher.threshold).cpu().numpy()
+                apart = (found.double() - targets[mine].double()).div(2).flatten(1)
+                error[at] = apart.square().mean(dim=1).cpu().numpy()
+                evaluations[at] = cost.cpu().numpy()
+        return Outcome(hit=hit, evaluations=evaluations, columns={"score": score, "mse": error})
+
+    def _ended(
+        self, t: Times, ids: Ids, targets: Tensor, which: Tensor
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """(rows, images in [-1, 1], evaluations) of trajectories as they end."""
+        start = torch.as_tensor(t, dtype=torch.float64, device=self.device)
+        key = torch.as_tensor(ids, dtype=torch.int64, device=self.device)
+        clean, schedule = self.codec.encode(targets), self.denoiser.schedule
+
+        def begin(rows: Tensor) -> Tensor:
+            """Alg. 1, line 3: x_t ~ N(alpha_t x_p, sigma_t^2 I), x_p the row's own."""
+            shape = tuple(clean.shape[1:])
+            noise = self.streams.noise(
+                f"{self.purpose}.start", key[rows], 0, shape, device=clean.device, dtype=clean.dtype
+            )
+            at = start[rows]
+            return (
+                expand(schedule.alpha(at), noise) * clean[which[rows]]
+                + expand(schedule.sigma(at), noise) * noise
+            )
+
+        for ended in trajectories(
+            self.denoiser, self.sampler, start, key, begin, self.streams, f"{self.purpose}.path", self.batch
+        ):
+            yield ended.rows, self.codec.decode(ended.x).clamp(-1, 1), ended.evaluations
+
+
+def search_many(
+    work: Work,
+    model: Denoiser,
+    matcher: Matcher,
+    images: Images,
+    plan: Plan,
+    purpose: str,
+    targets: Sequence[int],
+) -> dict[int, TPrime]:
+    """The exhaustive search for each target, a chunk at a time; rows are kept as ``purpose``, resumed by id.
+
+    Raises:
+        InputError: a target that is not there.
+    """
+    probe = ManyProbe(model, work.sampler, images, matcher, work.streams, work.device, batch=work.batch)
+    each = len(plan.grid) * plan.tries
+    found: dict[int, TPrime] = {}
+    with work.stage(purpose):
+        for first in range(0, len(targets), CHUNK):
+
+            def say(done: int, total: int, /, before: int = first * each) -> None:
+                del total  # of this chunk
+                work.say(f"search {purpose}", before + done, len(targets) * each, "trajectories")
+
+            stored = Stored(probe, purpose, work.run, UNIT, say)
+            found.update(scan(stored, plan, targets[first : first + CHUNK], chunk=CHUNK))
+        if not work.run.stage(purpose).done:
+            cost = sum(one.network_evaluations for one in found.values())
+            work.run.finish(purpose, {"network_evaluations": cost})
+    return found

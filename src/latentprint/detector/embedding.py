@@ -1,0 +1,340 @@
+"""An identity detector for many targets: one embedding of all images, a match is a cosine above a threshold.
+
+    s(x, x_p) = (1 + cos(f(x), f(x_p))) / 2,      positive where s >= threshold
+
+f is fitted by contrast on the user's own images (`latentprint.detector.contrast`), once for all targets; c_id
+of the paper (section 3.3) is one classifier for each. It shows t' without any fingerprint: the paper's
+"indicator of overfitting" that needs c_id alone (section 6).
+
+**Threshold.** Of n pairs of different images, s_(1) >= s_(2) >= ... in falling order, the threshold lies just
+above s_(j) with j = floor(r (n + 1)): the score of one more such pair, exchangeable with them, passes it with
+probability r at most (split conformal). j = 0 means that n pairs cannot vouch for the rate r, and is refused.
+Pairs share images, so the counts of the rates are no independent trials; their intervals are too narrow.
+
+Source: Vovk, Gammerman, Shafer 2005 (conformal quantile); Chen et al. 2020, arXiv 2002.05709 (the embedding).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from latentprint.detector.backbone import Backbone, build_backbone
+from latentprint.detector.model import Detector, DetectorError, DetectorRates, three_channels
+from latentprint.networks import FileError, commit, committed
+from latentprint.settings import plain
+from latentprint.stats import Trials
+from latentprint.streams import Streams
+
+_BATCH = 512
+"""Images embedded together; it bounds memory and does not change answers beyond rounding."""
+
+
+@dataclass(frozen=True)
+class EmbeddingConfig:
+    """How the embedding is fitted, and how often it may take one image for another.
+
+    Attributes:
+        backbone: see `latentprint.detector.backbone`.
+        dimensions: of the embedding.
+        temperature: of the contrastive loss.
+        false_positive_rate: the share of pairs of different images that may match.
+        epochs: at most so many; an epoch shows ``draws`` images, each in two views.
+        patience: epochs without a better validation loss after which the fit ends; the best weights are kept.
+        draws: images shown in an epoch; None for as many as there are to fit on.
+        batch: images per step; the others of a batch are what each is told apart from.
+        learning_rate, weight_decay: of AdamW.
+        augmix: whether views are augmented by AugMix (Hendrycks et al. 2020).
+        noise: additive Gaussian noise has a deviation drawn uniformly from 0 to this, for pixels in [-1, 1].
+        masked: share of the views under a random mask of the fingerprint's shape.
+
+    Raises:
+        ValueError: a number is outside its range.
+    """
+
+    backbone: Backbone = "resnet50"
+    dimensions: int = 128
+    temperature: float = 0.1
+    false_positive_rate: float = 1e-3
+    epochs: int = 200
+    patience: int = 20
+    draws: int | None = None
+    batch: int = 128
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-2
+    augmix: bool = True
+    noise: float = 0.2
+    masked: float = 0.5
+
+    def __post_init__(self) -> None:
+        for name in ("dimensions", "temperature", "epochs", "patience", "learning_rate"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+        if not 0 < self.false_positive_rate < 1:
+            raise ValueError(
+                f"false_positive_rate lies strictly between 0 and 1, got {self.false_positive_rate}"
+            )
+        if self.batch < 2 or (self.draws is not None and self.draws < self.batch):
+            raise ValueError(
+                f"batch must be 2 or more and draws no less than batch, got {self.batch} and {self.draws}"
+            )
+        if not (self.weight_decay >= 0 and self.noise >= 0 and 0 <= self.masked <= 1):
+            raise ValueError(
+                f"weight_decay and noise must be 0 or more and masked a share, "
+                f"got {self.weight_decay}, {self.noise} and {self.masked}"
+            )
+
+
+class Embedder(nn.Module):
+    """A backbone and one linear map: images (B, 3, H, W) -> unit vectors (B, d)."""
+
+    def __init__(self, backbone: nn.Module, width: int, dimensions: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = nn.Linear(width, dimensions)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return nn.functional.normalize(self.head(self.backbone(images)), dim=1)
+
+
+def build_embedder(config: EmbeddingConfig, streams: Streams) -> Embedder:
+    """A randomly initialised embedder; its weights are a function of the seed alone."""
+    classifier = build_backbone(config.backbone, streams, "embedding")
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(int(streams.generator("embedding.head").integers(2**63)))
+        return Embedder(classifier.backbone, classifier.head.in_features, config.dimensions)
+
+
+@dataclass(frozen=True, eq=False)
+class EmbeddingDetector:
+    """A fitted embedding with its threshold.
+
+    Attributes:
+        network: in evaluation mode.
+        threshold: of s, in [0, 1].
+        pairs: calibration pairs of different images at or above the threshold, of all of them.
+        rates: counted on the test split: copies as a sampler returns them, and pairs of different images.
+            ``fpr`` is that of any pair, as stated; ``kinds`` holds the nearest other image of each besides,
+            which is taken for it far more often where images are alike.
+        config: with which it was fitted.
+        epoch: the one whose weights were kept, from 1.
+        shape: (C, H, W) of the images.
+    """
+
+    network: Embedder
+    threshold: float
+    pairs: Trials
+    rates: DetectorRates
+    config: EmbeddingConfig
+    epoch: int
+    shape: tuple[int, int, int]
+
+    @property
+    def label(self) -> str:
+        """What it is, e.g. ``embedding (small)``."""
+        return f"embedding ({self.config.backbone})"
+
+    def vectors(self, images: Tensor, /) -> Tensor:
+        """f(images): (B, C, H, W) in [-1, 1] -> unit vectors (B, d), float64.
+
+        Raises:
+            ValueError: images of another shape than it was fitted on, or not finite.
+        """
+        if tuple(images.shape[1:]) != self.shape:
+            raise ValueError(
+                f"the embedding was fitted on images {self.shape}, got {tuple(images.shape[1:])}"
+            )
+        if not bool(images.isfinite().all()):
+            raise ValueError("the embedding was given NaN or infinity")
+        if not len(images):
+            return images.new_zeros((0, self.config.dimensions), dtype=torch.float64)
+        with torch.no_grad():
+            parts = [self.network(three_channels(part)) for part in images.float().split(_BATCH)]
+        return torch.cat(parts).double()
+
+    def score(self, images: Tensor, targets: Tensor, /) -> Tensor:
+        """s of each image (B, C, H, W) with its own target, given as vectors (B, d), or (1, d) for all: (B,).
+
+        Raises:
+            ValueError: as for ``vectors``.
+        """
+        return similarity(self.vectors(images), targets)
+
+    def matches(self, images: Tensor, targets: Tensor, /) -> Tensor:
+        """Whether each image shows its own target: bool (B,); arguments as for ``score``."""
+        return self.score(images, targets) >= self.threshold
+
+    def for_target(self, image: Tensor, /) -> TargetDetector:
+        """The identity detector of one image (C, H, W)."""
+        return TargetDetector(self, self.vectors(image[None]))
+
+
+@dataclass(frozen=True, eq=False)
+class TargetDetector:
+    """A `Detector`: whether an image shows the one that ``vector`` (1, d) stands for.
+
+    Its error rates are the embedding's, over many targets.
+    """
+
+    embedding: EmbeddingDetector
+    vector: Tensor
+
+    @property
+    def name(self) -> str:
+        """It answers the question of c_id."""
+        return "identity"
+
+    @property
+    def threshold(self) -> float:
+        """The embedding's."""
+        return self.embedding.threshold
+
+    @property
+    def rates(self) -> DetectorRates:
+        """The embedding's."""
+        return self.embedding.rates
+
+    def __call__(self, images: Tensor, /) -> Tensor:
+        """s, (B,) float64 in [0, 1]."""
+        return self.embedding.score(images, self.vector)
+
+
+def similarity(a: Tensor, b: Tensor) -> Tensor:
+    """(1 + cos) / 2 of unit vectors, row by row: (B, d) and (B, d) or (1, d) -> (B,) in [0, 1]."""
+    return ((1 + (a * b).sum(dim=1)) / 2).clamp(0, 1)
+
+
+def pairs_needed(rate: float) -> int:
+    """Pairs of different images without which nothing is known of a false-positive rate: n + 1 >= 1 / rate.
+
+    Raises:
+        ValueError: the rate is not strictly between 0 and 1.
+    """
+    if not 0 < rate < 1:
+        raise ValueError(f"a false-positive rate lies strictly between 0 and 1, got {rate}")
+    return max(1, math.ceil(1 / rate - 1e-9) - 1)
+
+
+def pair_threshold(scores: NDArray[np.float64], rate: float, images: int) -> float:
+    """The threshold for a false-positive ``rate`` from the scores (n,) of pairs of different images.
+
+    It lies in the middle between s_(j) and the next score above (see the module), just above s_(j) where
+    there is none. ``images`` is how many the pairs were made of, for the message.
+
+    Raises:
+        DetectorError: too few pairs for that rate, a score that is not finite, or no threshold up to 1 keeps
+            the rate.
+    """
+    needed = pairs_needed(rate)
+    if len(scores) < needed:
+        raise DetectorError(
+            f"a false-positive rate of {rate:g} needs {needed:,} pairs of different images or more; the "
+            f"{images} images of the calibration split make {len(scores):,}: give more images, or a "
+            f"false_positive_rate of 1/{len(scores) + 1} or more"
+        )
+    if not np.isfinite(scores).all():
+        raise DetectorError("the embedding answers NaN or infinity on its calibration split")
+    falling = np.sort(scores)[::-1]
+    bar = falling[max(1, math.floor(rate * (len(scores) + 1) + 1e-9)) - 1]
+    above = falling[falling > bar]
+    found = float((bar + above[-1]) / 2) if len(above) else float(np.nextafter(bar, np.inf))
+    if found > 1:
+        raise DetectorError(
+            f"the embedding learnt nothing: it tells too many of {len(scores):,} pairs of different images "
+            f"not apart for a false-positive rate of {rate:g}; give it more images or epochs"
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How two identity detectors of one target answer on the same images: a 2 x 2 table of counts."""
+
+    both: int
+    identity_only: int
+    embedding_only: int
+    neither: int
+
+    @property
+    def agree(self) -> Trials:
+        """Images on which they say the same, of all."""
+        same = self.both + self.neither
+        return Trials(same, same + self.identity_only + self.embedding_only)
+
+
+def agreement(identity: Detector, embedding: Detector, images: Tensor) -> Agreement:
+    """The one-against-all c_id beside the embedding's detector for the same target, images (B, C, H, W).
+
+    Raises:
+        ValueError: no image.
+    """
+    if not len(images):
+        raise ValueError("two detectors are compared on at least one image, got none")
+    one, other = identity(images) >= identity.threshold, embedding(images) >= embedding.threshold
+    table = [one & other, one & ~other, ~one & other, ~one & ~other]
+    return Agreement(*(int(cell.sum()) for cell in table))
+
+
+def save_embedding(folder: Path, detector: EmbeddingDetector) -> None:
+    """Write an embedding: weights as safetensors, the rest as JSON.
+
+    Raises:
+        OSError: the disk is full or the folder cannot be written.
+    """
+
+    def count(trials: Trials) -> dict[str, int]:
+        return {"k": trials.k, "n": trials.n}
+
+    note = {
+        "name": "embedding",
+        "threshold": detector.threshold,
+        "pairs": count(detector.pairs),
+        "epoch": detector.epoch,
+        "shape": list(detector.shape),
+        "config": plain(detector.config),
+        "tpr": count(detector.rates.tpr),
+        "fpr": count(detector.rates.fpr),
+        "kinds": {kind: count(trials) for kind, trials in detector.rates.kinds.items()},
+    }
+    commit(folder, detector.network.state_dict(), note)
+
+
+def load_embedding(folder: Path, device: torch.device | str = "cpu") -> EmbeddingDetector | None:
+    """Read what ``save_embedding`` wrote; None where nothing was.
+
+    Raises:
+        DetectorError: it is damaged.
+    """
+    try:
+        found = committed(folder)
+        return None if found is None else _rebuild(*found, device)
+    except (FileError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise DetectorError(
+            f"the embedding in {folder} is damaged and must be fitted anew; delete that folder: {error}"
+        ) from error
+
+
+def _rebuild(
+    tensors: dict[str, Tensor], note: dict[str, Any], device: torch.device | str
+) -> EmbeddingDetector:
+    config = EmbeddingConfig(**note["config"])
+    network = build_embedder(config, Streams(0))  # its weights are replaced at once
+    network.load_state_dict(tensors)
+    channels, height, width = note["shape"]
+    kinds = {kind: Trials(**count) for kind, count in note["kinds"].items()}
+    return EmbeddingDetector(
+        network.to(device).eval().requires_grad_(False),
+        float(note["threshold"]),
+        Trials(**note["pairs"]),
+        DetectorRates(Trials(**note["tpr"]), Trials(**note["fpr"]), kinds),
+        config,
+        int(note["epoch"]),
+        (channels, height, width),
+    )
