@@ -30,7 +30,7 @@ from latentprint.probe import ModelProbe, from_image
 from latentprint.progress import silent
 from latentprint.sampler import Ancestral, Heun, Sampler
 from latentprint.schedule import SubVP
-from latentprint.search import NullLaw, Plan, conclude, even_grid, ids_of, scan, trials_from_rows
+from latentprint.search import NullLaw, Plan, conclude, even_grid, ids_of, scan, target_of, trials_from_rows
 from latentprint.search.plan import request
 from latentprint.search.settings import (
     BaselineSettings,
@@ -277,6 +277,8 @@ def test_the_baseline_of_a_model_that_memorised(work: Work):
     assert entry["p_value"] == 1 / 20 and entry["excess"] is None
     assert entry["detector"]["fpr"] == {"k": 0, "n": 1000}
     rows = work.run.rows("baseline")
+    searched = set(target_of(rows["id"]).tolist()) - {injection.index}
+    assert len(searched) == 19 and min(searched) >= 10 + 30  # under a fingerprint, as x_p is
     recount = trials_from_rows(settings.plan(1.0), rows, injection.index)
     assert [one.k for one in recount] == entry["target"]["hits"]
     assert work.run.stage("baseline").payload["network_evaluations"] == rows["evaluations"].sum()
@@ -316,7 +318,8 @@ def test_the_profile_names_what_the_model_memorised(work: Work):
     assert found.summary["discovered"] == found.summary["exceeding"] == 12
     assert found.summary["sentence"].startswith("12 of 24 images have a t' above that of all 60")
     # x_p (3) stands beside marked images, so both kinds of the null were searched.
-    assert len(work.run.rows("profile")["id"]) == (24 + 120) * 8
+    searched = np.unique(target_of(work.run.rows("profile")["id"]))
+    assert len(searched) == 24 + 120 and (searched >= 24 + 70).sum() == 60
 
 
 def test_too_small_a_null_names_nothing_and_says_why(work: Work):

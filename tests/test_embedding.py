@@ -54,7 +54,7 @@ Pixels = np.ndarray
 
 @pytest.fixture(scope="module")
 def digits() -> Pixels:
-    """In random order: neighbours in the file come from one writer and look alike, which the rate is not of."""
+    """In random order: neighbours in the file are by one writer and look more alike than any two do."""
     pixels = (load_digits().images.astype(np.float32) / 8 - 1)[:, None]
     return pixels[np.random.default_rng(0).permutation(len(pixels))]
 

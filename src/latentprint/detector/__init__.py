@@ -4,7 +4,17 @@ Omega_p = { x : c_p(x) and c_id(x) }                            (paper Eq. 6, se
 """
 
 from latentprint.detector.backbone import Backbone, build_backbone
+from latentprint.detector.contrast import EmbeddingState, fit_embedding
 from latentprint.detector.draws import AUGMENTED_TOGETHER, augmix
+from latentprint.detector.embedding import (
+    Agreement,
+    EmbeddingConfig,
+    EmbeddingDetector,
+    TargetDetector,
+    agreement,
+    load_embedding,
+    save_embedding,
+)
 from latentprint.detector.fit import FitState, fit_identity, fit_presence
 from latentprint.detector.model import (
     Detector,
@@ -19,18 +29,27 @@ from latentprint.detector.model import (
 
 __all__ = [
     "AUGMENTED_TOGETHER",
+    "Agreement",
     "Backbone",
     "Detector",
     "DetectorConfig",
     "DetectorError",
     "DetectorRates",
+    "EmbeddingConfig",
+    "EmbeddingDetector",
+    "EmbeddingState",
     "FitState",
     "NetworkDetector",
+    "TargetDetector",
+    "agreement",
     "augmix",
     "build_backbone",
+    "fit_embedding",
     "fit_identity",
     "fit_presence",
     "load_detector",
+    "load_embedding",
     "save_detector",
+    "save_embedding",
     "threshold_between",
 ]

@@ -8,15 +8,26 @@ from latentprint.search.baseline import NullLaw, Profile, Ranked, null_law, prof
 from latentprint.search.boundary import Falling, Interval, TPrime, conclude, falling_test
 from latentprint.search.methods import bisection, exhaustive, reduced_range, sequential, subsample
 from latentprint.search.plan import Plan, even_grid, ids_of, index_of, target_of, trials_from_rows
+from latentprint.search.settings import (
+    BaselineSettings,
+    ProfileSettings,
+    TargetError,
+    Targets,
+    parse_targets,
+)
 
 __all__ = [
+    "BaselineSettings",
     "Falling",
     "Interval",
     "NullLaw",
     "Plan",
     "Profile",
+    "ProfileSettings",
     "Ranked",
     "TPrime",
+    "TargetError",
+    "Targets",
     "bisection",
     "conclude",
     "even_grid",
@@ -25,6 +36,7 @@ __all__ = [
     "ids_of",
     "index_of",
     "null_law",
+    "parse_targets",
     "profile",
     "reduced_range",
     "scan",
