@@ -20,6 +20,7 @@ from latentprint import resolve, run_audit
 from latentprint.config import AuditConfig
 from latentprint.stats import Trials
 from latentprint.store import Run, RunError
+from latentprint.verify import verify
 
 TINY: dict[str, Any] = {
     "data": {"images": 24},
@@ -28,6 +29,9 @@ TINY: dict[str, Any] = {
     "identity": {"epochs": 4, "draws": 256},
     "sampler": {"steps": 4},
     "search": {"levels": 4, "tries": 3},
+    "embedding": {"epochs": 3, "draws": 256},
+    "baseline": {"images": 3, "levels": 3, "tries": 2},
+    "profile": {"targets": 4, "null": 5, "levels": 2, "tries": 2},
     "samples": {"count": 40},
     "likelihood": {"images": 2, "probes": 2},
     "rare": {"splitting": True, "most": 4000},
@@ -68,6 +72,15 @@ def test_every_number_of_the_results_follows_from_the_stored_rows(
     with_hits = [t for t, hits in zip(found["grid"], found["hits"], strict=True) if hits]
     assert found["value"] == (with_hits[-1] if with_hits else None)
     assert results["costs"]["network_evaluations"]["samples.model"] == rows["evaluations"].sum() == 40 * 5
+
+
+def test_the_finished_run_verifies(finished: tuple[Path, dict[str, Any]]) -> None:
+    out, results = finished
+    found = verify(out)
+    assert found.exit_code == 0, found.sentences
+    assert any(check.source == "rows" for check in found.checks)
+    assert len(results["profile"]) == 4
+    assert results["t_prime"]["baseline"]["images"] == 3
 
 
 def test_the_saved_model_loads_with_diffusers(finished: tuple[Path, dict[str, Any]]) -> None:

@@ -38,6 +38,8 @@ tries = 2
 count = 20
 [likelihood]
 images = 0
+[baseline]
+images = 0
 """
 
 

@@ -22,6 +22,7 @@ TINY: dict[str, Any] = {
     "search": {"levels": 2, "tries": 2},
     "samples": {"count": 20},
     "likelihood": {"images": 0},
+    "baseline": {"images": 0},
 }
 
 

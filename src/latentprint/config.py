@@ -12,11 +12,13 @@ from importlib import resources
 from typing import Any, Literal
 
 from latentprint.detector import DetectorConfig
+from latentprint.detector.embedding import EmbeddingConfig
 from latentprint.fingerprint import CircleConfig
 from latentprint.networks import UNetConfig
 from latentprint.sampler import PAPER, Sampler, Spacing, sampler_from
 from latentprint.schedule import VE, VP, Schedule, SubVP
 from latentprint.search import Plan, even_grid
+from latentprint.search.settings import BaselineSettings, ProfileSettings
 from latentprint.settings import SettingsError, merge, parse, read
 from latentprint.stats import Trials
 from latentprint.training import TrainConfig
@@ -166,6 +168,9 @@ class AuditConfig:
     identity: DetectorConfig = field(default_factory=DetectorConfig)
     sampler: SamplerSettings = field(default_factory=SamplerSettings)
     search: SearchSettings = field(default_factory=SearchSettings)
+    embedding: EmbeddingConfig = field(default_factory=EmbeddingConfig)
+    baseline: BaselineSettings = field(default_factory=BaselineSettings)
+    profile: ProfileSettings = field(default_factory=ProfileSettings)
     samples: SampleSettings = field(default_factory=SampleSettings)
     likelihood: LikelihoodSettings = field(default_factory=LikelihoodSettings)
     rare: RareSettings = field(default_factory=RareSettings)

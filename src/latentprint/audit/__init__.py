@@ -12,13 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from latentprint.audit import evidence, stages
+from latentprint.audit.baseline import baseline, embedding
 from latentprint.audit.distance import distance, extractor
 from latentprint.audit.likelihoods import likelihood
+from latentprint.audit.profile import Anonymity, profile
 from latentprint.audit.rare import rare
 from latentprint.audit.results import memorised_entry, monte_carlo_entry, results, search_entry
 from latentprint.audit.work import Work, describe, open_device
 from latentprint.config import AuditConfig
+from latentprint.data import Split
+from latentprint.denoiser import Denoiser
 from latentprint.execute import ids_held
+from latentprint.fingerprint import Injection
 from latentprint.progress import Report, silent
 from latentprint.report import write_report
 from latentprint.settings import plain
@@ -78,6 +83,7 @@ def run_audit(
         found_control = (
             stages.search(work, "control", control, detectors, target) if control is not None else None
         )
+        null, ranks = against_others(work, model, split, injection)
         extract = extractor(work, detectors)
         samples = stages.sample(work, "model", model, detectors, target, config.samples.count, extract)
         count = config.samples.control or config.samples.count
@@ -101,7 +107,7 @@ def run_audit(
             injection,
             detectors,
             parts={
-                "t_prime": search_entry(found, found_control, run.rows("search.model")),
+                "t_prime": search_entry(found, found_control, run.rows("search.model")) | {"baseline": null},
                 "q": {
                     "monte_carlo": monte_carlo_entry(samples, expected, sampler),
                     "control": monte_carlo_entry(samples_control, expected, sampler)
@@ -112,7 +118,8 @@ def run_audit(
                 "fid": fid,
                 "likelihood": bits,
                 "memorised": memorised_entry(samples, detected, injection.marked, injection.index),
-            },
+            }
+            | ({} if ranks is None else {"profile": ranks.entries, "profile_summary": ranks.summary}),
             costs=stages.costs(work),
         )
         answer["verdict"] = verdict(answer)
@@ -122,3 +129,17 @@ def run_audit(
         run.complete()
         write_report(run.path)
         return answer
+
+
+def against_others(
+    work: Work, model: Denoiser, split: Split, injection: Injection
+) -> tuple[dict[str, Any] | None, Anonymity | None]:
+    """The null law of t' and the anonymity profile; the embedding is fitted for these two only."""
+    config = work.config
+    if config.baseline.images == 0 and config.profile.targets == 0:
+        return None, None
+    matcher = embedding(work, split, config.embedding)
+    return (
+        baseline(work, model, matcher, split, injection, config.baseline),
+        profile(work, model, matcher, split, injection, config.profile),
+    )

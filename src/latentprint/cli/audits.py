@@ -9,6 +9,7 @@ import typer
 
 from latentprint.cli.shared import Device, Fresh, Json, Out, Seed, answering, print_json
 from latentprint.progress import Bars
+from latentprint.search.settings import parse_targets
 from latentprint.settings import load, merge
 
 Data = Annotated[
@@ -24,6 +25,10 @@ Samples = Annotated[int | None, typer.Option(help="Images to sample from the mod
 Tries = Annotated[int | None, typer.Option(help="Tries per noise level, the paper's M.")]
 SamplerName = Annotated[
     str | None, typer.Option(help="'paper' for the paper's 1,000 stochastic steps, or the name of a step.")
+]
+TargetsText = Annotated[
+    str | None,
+    typer.Option("--targets", help="Also rank training images by t': all, how many, or places such as 3,14."),
 ]
 Control = Annotated[bool | None, typer.Option(help="Also train the same recipe without the private image.")]
 MaybeSeed = Annotated[int | None, typer.Option(help="Everything random follows from this number.")]
@@ -55,6 +60,7 @@ def audit(
     samples: Samples = None,
     tries: Tries = None,
     sampler: SamplerName = None,
+    targets: TargetsText = None,
     control: Control = None,
     seed: MaybeSeed = None,
     root: Root = None,
@@ -66,7 +72,7 @@ def audit(
 ) -> None:
     """Train on DATA with one marked image among it, and report whether that image comes back."""
     with answering():
-        over = _over(config, data, images, samples, tries, sampler, control, seed)
+        over = _over(config, data, images, samples, tries, sampler, targets, control, seed)
         folder = out or Path("runs") / _name(data)
         _audit(
             over,
@@ -90,6 +96,7 @@ def check(
     samples: Samples = None,
     tries: Tries = None,
     sampler: SamplerName = None,
+    targets: TargetsText = None,
     control: Control = None,
     seed: MaybeSeed = None,
     root: Root = None,
@@ -102,7 +109,7 @@ def check(
         from latentprint.config import resolve
         from latentprint.preflight import check as preflight
 
-        over = _over(config, data, images, samples, tries, sampler, control, seed)
+        over = _over(config, data, images, samples, tries, sampler, targets, control, seed)
         folder = out or Path("runs") / _name(data)
         found = preflight(resolve(over, preset=preset), folder, device=device, root=root, download=download)
     if as_json:
@@ -119,6 +126,7 @@ def _over(
     samples: int | None,
     tries: int | None,
     sampler: str | None,
+    targets: str | None,
     control: bool | None,
     seed: int | None,
 ) -> dict[str, Any]:
@@ -128,6 +136,7 @@ def _over(
         "samples": {"count": samples},
         "search": {"tries": tries},
         "sampler": {"name": sampler},
+        "profile": {"targets": None if targets is None else parse_targets(targets)},
     }
     given: dict[str, Any] = {
         table: {key: value for key, value in values.items() if value is not None}
