@@ -97,14 +97,14 @@ def tasks(quick: bool) -> Iterator[Task]:
     side = 4 if quick else 8
     for i in range(coins):
         yield Task("coin", "monte_carlo", i, lambda i=i: coin(i))
+    for i in range(lines):
+        yield Task("linear", "splitting", i, lambda i=i: linear(i))
     for i in range(repeats):
         for q in COST_Q:
             name = f"cost {q:.0e}"
             yield Task(name, "splitting", i, lambda i=i, q=q: priced(q, i, side))
         yield Task("cost", "bridge", i, lambda i=i: narrow(i))
-    for i in range(max(lines, models, bridges)):
-        if i < lines:
-            yield Task("linear", "splitting", i, lambda i=i: linear(i))
+    for i in range(max(models, bridges)):
         if i < models:
             yield Task("model", "splitting", i, lambda i=i: random_case(i, "splitting", SEED))
         if i < bridges:

@@ -261,7 +261,7 @@ def test_effective_sample_size_and_interval_by_hand():
     shares = np.array([1.0] * 99 + [101.0]) - 2.0
     kurtosis = (shares**4).mean() / (shares**2).mean() ** 2
     assert tailed.freedom == pytest.approx(200 / (kurtosis - 1))
-    assert tailed.largest == pytest.approx(101 / 2)
+    assert tailed.largest == pytest.approx(101 / 200)
     scaled = weights.weighted(np.log(np.array([1.0, 1.0, 2.0])) - 800)
     assert scaled.effective == pytest.approx(few.effective)
     low, high = weights.log_interval(1e-6, 0.1, 1e9, 0.95)
@@ -270,6 +270,16 @@ def test_effective_sample_size_and_interval_by_hand():
     assert weights.weighted(np.array([-np.inf, -np.inf])).mean == 0
     with pytest.raises(ValueError, match="finite"):
         weights.weighted(np.array([0.0, np.nan]))
+
+
+def test_few_heavy_weights_are_distrusted_and_many_light_ones_are_not():
+    u = np.random.default_rng(1).uniform(size=400)
+    assert "Pareto" in str(weights.weighted(-1.1 * np.log(u)).distrusted())
+    assert weights.weighted(-0.2 * np.log(u)).distrusted() is None
+    assert "30 are needed" in str(weights.weighted(np.zeros(20)).distrusted())
+    # nearly all equal: the shape fitted to a handful of slightly larger ones does not matter
+    light = np.concatenate([np.zeros(380), np.log(np.linspace(1, 4, 20) ** 1.3)])
+    assert weights.weighted(light).distrusted() is None
 
 
 @pytest.mark.parametrize("k", [0.2, 0.5, 1.0])

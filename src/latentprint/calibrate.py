@@ -288,7 +288,7 @@ def estimate(case: Case, estimator: Estimator, seed: int, *, samples: int, probe
     divergence: Divergence = Exact(dims)
     if dims > 64:
         divergence = Hutchinson(probes, Streams(seed), "orthogonal", "calibrate.divergence")
-    config = BridgeConfig(relative=0.2, proposals=4, pilot=10, candidates=8, tolerance=1e-4)
+    config = BridgeConfig(relative=0.2, pilot=10, candidates=8, tolerance=1e-4)
     return bridge(
         case.model, case.target, case.inside, seed=seed, level=LEVEL, config=config, divergence=divergence
     )

@@ -12,11 +12,11 @@ once, and each trajectory is weighted by the mixture of all of them (balance heu
     w = h / sum_k c_k r_k(x_k) / p_k(x_k),    x_k where the trajectory passes t_k,    c_k the share started
     from t_k
 
-A first pilot finds the times between which trajectories stop coming back; a second sets the shares c to the
-ones that would have given its own trajectories the least variance; then fresh trajectories give the estimate,
-until it is as precise as asked. q is that of the converged ODE with a last denoising, and of no other
-sampler. Sources: E. Veach, L. Guibas, SIGGRAPH 1995; Song et al. 2021, Eq. 39; Vehtari et al. 2024 (Pareto
-k).
+A first pilot finds the times between which trajectories stop coming back. A second starts from a few of them,
+and sets the shares c, of these and of all integration steps between, to the ones of least variance. Then
+fresh trajectories give the estimate, until it is as precise as asked. q is that of the converged ODE with a
+last denoising, and of no other sampler. Sources: E. Veach, L. Guibas, SIGGRAPH 1995; Song et al. 2021, Eq.
+39; Vehtari et al. 2024 (Pareto k).
 """
 
 import math
@@ -43,8 +43,8 @@ class BridgeConfig:
 
     Attributes:
         relative: relative standard error asked for. most: trajectories that may be spent on the estimate.
-        proposals: how many times t_k. candidates, tries: times, and trajectories from each, of the first
-            pilot.
+        proposals: how many times t_k the second pilot starts from. candidates, tries: times, and trajectories
+            from each, of the first pilot.
         pilot: trajectories per proposal of the second. together: trajectories per round of the estimate.
         tolerance: of the adaptive walk down to the image (Dormand and Prince).
         longest: longest step in log(sigma / alpha) of the walk with divergence.
@@ -54,7 +54,7 @@ class BridgeConfig:
 
     relative: float = 0.1
     most: int = 6000
-    proposals: int = 6
+    proposals: int = 5
     candidates: int = 10
     tries: int = 8
     pilot: int = 12
@@ -182,14 +182,17 @@ def _estimate(run: _Run, level: float, details: dict[str, Any]) -> tuple[float, 
         )
     nodes = Nodes.of(run.flow, proposals)
     k = len(proposals)
-    pilot = [walk(run.flow, nodes, i, run.ids(run.config.pilot), "bridge.pilot") for i in range(k)]
+    pilot = [walk(run.flow, nodes, i, run.ids(run.config.pilot), "bridge.pilot") for i in nodes.anchors]
     run.cost += sum(p.evaluations for p in pilot)
     ratios = torch.cat([p.log_ratio for p in pilot])
     details |= {"proposals": [round(t, 6) for t in proposals]}
     if not len(ratios):
         return f"none of {k * run.config.pilot} pilot trajectories came back to the region"
-    counts = _allot(least_variance_shares(ratios), run.config.together)
-    details |= {"shares": [round(c / sum(counts), 4) for c in counts]}
+    counts = _allot(least_variance_shares(ratios, nodes.anchors), run.config.together)
+    times = [float(nodes.times[node]) for node in nodes.at]
+    details |= {
+        "shares": [[round(t, 6), round(c / sum(counts), 4)] for t, c in zip(times, counts, strict=True) if c]
+    }
     logs, noise, summary = _rounds(run, nodes, counts)
     share = np.exp(logs[np.isfinite(logs)] - logs.max())
     error_of_log = math.sqrt(float((share * noise**2).sum() / share.sum())) if len(noise) else 0.0
@@ -255,28 +258,31 @@ def _proposal_times(run: _Run) -> list[float] | None:
     return chosen
 
 
-def least_variance_shares(log_ratio: Tensor) -> Tensor:
-    """Shares c of least second moment on pilot trajectories drawn in equal shares: (hits, K) -> (K,).
+def least_variance_shares(log_ratio: Tensor, anchors: tuple[int, ...]) -> Tensor:
+    """Shares c of least second moment, on pilot trajectories drawn from ``anchors`` in equal shares.
 
-    E[w_c^2] under c is E[w_c w_u] under the equal mixture u; it is convex in c. Exponentiated gradient, then
-    a tenth is spread evenly, because a pilot cannot see what it missed.
+    (hits, K) -> (K,). With u the equal mixture of the anchors, E[w_c^2] under c is E[w_c w_u] under u, convex
+    in c; minimised by exponentiated gradient. Shares below 2 % are dropped. A tenth is spread over the
+    anchors, because a pilot cannot see what it missed.
     """
-    k = log_ratio.shape[1]
-    uniform = -torch.logsumexp(log_ratio - math.log(k), dim=1)
+    k, own = log_ratio.shape[1], list(anchors)
+    uniform = -torch.logsumexp(log_ratio[:, own] - math.log(len(own)), dim=1)
     c = torch.full((k,), 1 / k, dtype=torch.float64)
     for _ in range(300):
         log_w = -torch.logsumexp(log_ratio + c.log(), dim=1)
         # d/dc_k of sum w_u w_c = -sum w_u w_c^2 r_k/p_k: proposals of large responsibility gain
         pull = torch.softmax(uniform + log_w, 0) @ (log_ratio + log_w[:, None]).exp()
-        c = c * pull**0.5
+        c = (c * pull**0.5).clamp(min=1e-9)
         c = c / c.sum()
-        c = c.clamp(min=1e-9) / c.clamp(min=1e-9).sum()
-    return 0.9 * c + 0.1 / k
+    c = torch.where(c < 0.02, 0.0, c)
+    c = 0.9 * c / c.sum()
+    c[own] += 0.1 / len(own)
+    return c
 
 
 def _allot(shares: Tensor, together: int) -> list[int]:
-    """Whole numbers near ``together`` times the shares, at least one each."""
-    return [max(1, round(float(c) * together)) for c in shares]
+    """Whole numbers near ``together`` times the shares, at least one where there is a share."""
+    return [max(1, round(float(c) * together)) if c > 0 else 0 for c in shares]
 
 
 def _rounds(run: _Run, nodes: Nodes, counts: list[int]) -> tuple[Floats, Floats, Weighted]:
@@ -285,6 +291,8 @@ def _rounds(run: _Run, nodes: Nodes, counts: list[int]) -> tuple[Floats, Floats,
     logs, noise = list[Floats](), list[Floats]()
     while True:
         for k, count in enumerate(counts):
+            if count == 0:
+                continue
             paths = walk(run.flow, nodes, k, run.ids(count), "bridge.estimate")
             run.cost += paths.evaluations
             logs.append(_log_weights(paths, fractions))

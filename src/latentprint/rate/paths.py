@@ -71,7 +71,11 @@ class Flow:
 
 @dataclass(frozen=True)
 class Nodes:
-    """A falling grid of times from T that holds every proposal time, and where it holds them.
+    """A falling grid of times from T. Every node between the outer anchors may serve as a proposal time.
+
+    Attributes:
+        times: (n + 1,) from T. at: positions of the proposal times in it. anchors: which of them, (0 .. K -
+            1), were asked for; the others are the steps between, whose densities cost nothing more.
 
     Raises:
         ValueError: proposal times that do not fall strictly or leave the schedule.
@@ -79,6 +83,7 @@ class Nodes:
 
     times: Tensor
     at: tuple[int, ...]
+    anchors: tuple[int, ...]
 
     @classmethod
     def of(cls, flow: Flow, proposals: list[float]) -> "Nodes":
@@ -95,7 +100,10 @@ class Nodes:
             inner[-1] = low
             parts.append(inner)
             at.append(at[-1] + steps)
-        return cls(torch.cat(parts), tuple(at[-len(proposals) :]))
+        asked = at[-len(proposals) :]
+        return cls(
+            torch.cat(parts), tuple(range(asked[0], asked[-1] + 1)), tuple(node - asked[0] for node in asked)
+        )
 
 
 @dataclass(frozen=True)
@@ -104,7 +112,7 @@ class Paths:
 
     Attributes:
         hit: (n,) bool. evaluations: of all rows together.
-        log_ratio: (hits, K) log r_k - log p_k at every proposal time, rows that hit only; float64.
+        log_ratio: (hits, K) log r_k - log p_k at every node that may propose, rows that hit only; float64.
         noise: (hits,) standard error of log p from the probes of the divergence; 0 where it is exact.
     """
 
@@ -142,7 +150,7 @@ def walk(flow_of: Flow, nodes: Nodes, k: int, ids: Tensor, purpose: str) -> Path
 
 
 def _densities(f: Flow, nodes: Nodes, k: int, x: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, int]:
-    """(log r - log p at all proposal times (n, K), standard error (n,), evaluations)."""
+    """(log r - log p at all nodes that may propose (n, K), standard error (n,), evaluations)."""
     own, n = nodes.at[k], len(x)
     log_r = {own: _log_r(f, x, float(nodes.times[own]))}
     change = {own: torch.zeros(n, dtype=torch.float64)}

@@ -27,8 +27,9 @@ Floats = NDArray[np.float64]
 LARGEST_K = 0.7
 """Above this Pareto k an average of weights is not believed (Vehtari et al. 2024, section 3.2.4)."""
 
-EVEN = 4.0
-"""Where no weight is above this many times their mean there is no tail, whatever shape is fitted to it."""
+LIGHT = 0.05
+"""Where no weight carries more than this share of the sum, a shape fitted to the largest says nothing of it:
+of Pareto weights with k = 0.7 the largest of a few hundred carries about a fifth."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Weighted:
         error: relative standard error of the mean.
         effective: effective sample size.
         pareto_k: None where fewer than 25 weights are positive.
-        largest: the largest weight over the mean of the positive ones.
+        largest: share of the sum that the largest weight carries.
         freedom: degrees of freedom of ``error``, ``2 n / (kurtosis - 1)`` (Satterthwaite): heavy tails make
             the estimated error itself uncertain.
         n: how many were drawn, misses included.
@@ -58,7 +59,7 @@ class Weighted:
         """Why the mean cannot be believed, as the end of "not reliable because ..."; None where it can."""
         if self.effective < 30 or self.pareto_k is None:
             return f"the weights are worth {self.effective:.0f} samples, 30 are needed"
-        if self.pareto_k > LARGEST_K and self.largest > EVEN:
+        if self.pareto_k > LARGEST_K and self.largest > LIGHT:
             return f"the weights have Pareto k {self.pareto_k:.2f}, above {LARGEST_K}: few carry the estimate"
         return None
 
@@ -86,7 +87,7 @@ def weighted(log_weights: Floats) -> Weighted:
         error=error,
         effective=float(scaled.sum() ** 2 / (scaled**2).sum()),
         pareto_k=pareto_k(logs[positive]),
-        largest=1 / float(scaled[positive].mean()),
+        largest=1 / float(scaled.sum()),
         freedom=_freedom(scaled - mean),
         n=logs.size,
     )
