@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -320,6 +321,26 @@ def test_the_profile_names_what_the_model_memorised(work: Work):
     # x_p (3) stands beside marked images, so both kinds of the null were searched.
     searched = np.unique(target_of(work.run.rows("profile")["id"]))
     assert len(searched) == 24 + 120 and (searched >= 24 + 70).sum() == 60
+
+
+def test_x_p_is_compared_with_marked_images_and_the_others_with_plain_ones(
+    work: Work, monkeypatch: pytest.MonkeyPatch
+):
+    """t' as if: 0.5 of every training image, 1 of plain held-out images, never of marked ones."""
+
+    def answer(*asked: Any) -> dict[int, Any]:
+        plan, targets = asked[4], asked[6]
+
+        def one(number: int) -> Any:
+            hits = (1, 0) if number < 24 else (0, 1) if number < 24 + 70 else (0, 0)
+            return conclude(plan, [Trials(k, 1) for k in hits], 1, "exhaustive", range(2))
+
+        return {number: one(number) for number in targets}
+
+    # The package may hold the function of that name where the module stood.
+    monkeypatch.setattr(import_module("latentprint.audit.profile"), "search_many", answer)
+    found, injection = profiled(work, ProfileSettings(targets=(1, 3, 4), null=19, levels=2, tries=1))
+    assert {e["target"]: e["p_value"] for e in found.entries} == {1: 1.0, injection.index: 1 / 20, 4: 1.0}
 
 
 def test_too_small_a_null_names_nothing_and_says_why(work: Work):
