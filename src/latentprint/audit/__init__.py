@@ -1,6 +1,6 @@
 """The recipe on one page: the paper's Figure 2, from a folder of images to a verdict.
 
-    images → fingerprint → score model, control → c_p, c_id → t' → samples → likelihood, FID → verdict
+    images → fingerprint → c_p, c_id → score model, control → t' → samples → likelihood, FID → verdict
 
 Every line below is a stage that reads what the run already holds and does what is missing, so the same call
 continues an audit that was interrupted and ends in the same results.
@@ -22,6 +22,7 @@ from latentprint.audit.work import Work, describe, open_device
 from latentprint.config import AuditConfig
 from latentprint.data import Split
 from latentprint.denoiser import Denoiser
+from latentprint.detector.embedding import EmbeddingDetector
 from latentprint.execute import ids_held
 from latentprint.fingerprint import Injection
 from latentprint.progress import Report, silent
@@ -74,16 +75,18 @@ def run_audit(
         if authorised_by is not None:
             run.note({"authorised_by": authorised_by})
         stages.remember(work, split, injection)
+        # Detectors first: where there are too few images for them, that is said before an hour of training.
+        detectors = stages.detectors(work, split, injection)
+        matcher = embedding(work, split, config.embedding) if compares(config) else None
         model = stages.score_model(work, "model", injection.marked.pixels)
         control = stages.score_model(work, "control", injection.control.pixels) if config.control else None
-        detectors = stages.detectors(work, split, injection)
 
         target = injection.target
         found = stages.search(work, "model", model, detectors, target)
         found_control = (
             stages.search(work, "control", control, detectors, target) if control is not None else None
         )
-        null, ranks = against_others(work, model, split, injection)
+        null, ranks = against_others(work, model, matcher, split, injection)
         extract = extractor(work, detectors)
         samples = stages.sample(work, "model", model, detectors, target, config.samples.count, extract)
         count = config.samples.control or config.samples.count
@@ -131,14 +134,18 @@ def run_audit(
         return answer
 
 
+def compares(config: AuditConfig) -> bool:
+    """Whether t' of other images is asked for, which needs the embedding."""
+    return config.baseline.images > 0 or config.profile.targets != 0
+
+
 def against_others(
-    work: Work, model: Denoiser, split: Split, injection: Injection
+    work: Work, model: Denoiser, matcher: EmbeddingDetector | None, split: Split, injection: Injection
 ) -> tuple[dict[str, Any] | None, Anonymity | None]:
-    """The null law of t' and the anonymity profile; the embedding is fitted for these two only."""
-    config = work.config
-    if config.baseline.images == 0 and config.profile.targets == 0:
+    """The null law of t' over held-out images, and the anonymity profile; None for what is not asked for."""
+    if matcher is None:
         return None, None
-    matcher = embedding(work, split, config.embedding)
+    config = work.config
     return (
         baseline(work, model, matcher, split, injection, config.baseline),
         profile(work, model, matcher, split, injection, config.profile),
