@@ -18,7 +18,7 @@ from latentprint.rate.result import Rate
 from latentprint.schedule import EDM, VP, Schedule, SubVP
 from latentprint.streams import Streams
 
-QUICK = BridgeConfig(relative=0.2, tolerance=1e-4, pilot=8, candidates=8, together=120)
+QUICK = BridgeConfig(relative=0.2, tolerance=1e-4, pilot=8, candidates=8, together=120, longest=0.4)
 
 
 def images(n: int, side: int = 2, seed: int = 0) -> Tensor:
