@@ -126,8 +126,13 @@ def do(task: Task) -> dict[str, Any]:
     }
 
 
+def read(path: Path | None) -> list[dict[str, Any]]:
+    """The rows of an earlier run; none where there is no file."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path and path.exists() else []
+
+
 def run(quick: bool, path: Path | None, only: str | None) -> list[dict[str, Any]]:
-    rows = [json.loads(line) for line in path.read_text().splitlines()] if path and path.exists() else []
+    rows = read(path)
     done = {one["key"] for one in rows}
     for task in tasks(quick):
         if task.key in done or only not in (None, task.estimator):
@@ -249,12 +254,16 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="under a minute on 2 cores")
     parser.add_argument("--json", action="store_true", help="one object on stdout, nothing else")
     parser.add_argument("--rows", type=Path, help="file of rows, appended to and resumed from")
+    parser.add_argument("--summarise", action="store_true", help="only the rows that are there already")
     parser.add_argument("--out", type=Path, help="write the summary here too")
     parser.add_argument("--only", choices=("monte_carlo", "splitting", "bridge"), help="one estimator")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    result = summary(run(arguments.quick, arguments.rows, arguments.only))
+    rows = (
+        read(arguments.rows) if arguments.summarise else run(arguments.quick, arguments.rows, arguments.only)
+    )
+    result = summary(rows)
     if arguments.out is not None:
         arguments.out.write_text(json.dumps(result, indent=1) + "\n")
     if arguments.json:

@@ -47,8 +47,8 @@ class BridgeConfig:
             from each, of the first pilot.
         pilot: trajectories per proposal of the second. together: trajectories per round of the estimate.
         tolerance: of the adaptive walk down to the image (Dormand and Prince).
-        longest: longest step in log(sigma / alpha) of the walk with divergence. At 0.4 the q of sets learnt by
-            heart came out up to 10 % too high, at 0.2 and 0.1 within 2 %.
+        longest: longest step in log(sigma / alpha) of the walk with divergence. At 0.4 the q of sets learnt
+            by heart came out up to 10 % too high, at 0.2 and 0.1 within 2 %.
         noisiest: largest standard error of log p, in nats, that is still corrected for.
         batch: trajectories at a time. It changes no result.
     """
