@@ -11,7 +11,7 @@ held-out image j of H is N + j as it is, and N + H + j under its fingerprint.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -31,7 +31,7 @@ from latentprint.detector.embedding import (
     save_embedding,
 )
 from latentprint.fingerprint import FingerprintKind, Injection
-from latentprint.search import TPrime, null_law
+from latentprint.search import NullLaw, TPrime, null_law
 from latentprint.search.settings import BaselineSettings
 from latentprint.store import RunError
 from latentprint.streams import Streams
@@ -155,7 +155,7 @@ def baseline(
 
 def compared(own: TPrime, null: Mapping[int, TPrime]) -> dict[str, Any]:
     """The target's t' beside the held-out images', and their counts at each t together."""
-    law, plan = null_law(null.values()), own.plan
+    law, plan = law_of(null.values()), own.plan
     return {
         "images": len(null),
         "tries": plan.tries,
@@ -164,12 +164,27 @@ def compared(own: TPrime, null: Mapping[int, TPrime]) -> dict[str, Any]:
         "trials": [sum(one.trials[i].n for one in null.values()) for i in range(len(plan.grid))],
         "values": list(law.values),
         "median": law.median,
-        "target": {"value": own.value, "tries": plan.tries, "hits": [one.k for one in own.trials]},
-        "excess": law.excess(own.value),
-        "p_value": law.p_value(own.value),
-        "sentence": law.sentence(own.value),
+        "target": {"value": own.certain, "tries": plan.tries, "hits": [one.k for one in own.trials]},
+        "excess": law.excess(own.certain),
+        "p_value": law.p_value(own.certain),
+        "sentence": law.sentence(own.certain),
         "network_evaluations": sum(one.network_evaluations for one in (own, *null.values())),
     }
+
+
+def law_of(null: Iterable[TPrime]) -> NullLaw:
+    """The null law of the largest t whose hits cannot all be false matches (`TPrime.certain`).
+
+    The largest t with any hit would do in theory, since any statistic ranks exchangeably; but among levels x
+    tries trajectories one false match of the embedding lifts it to any height, in the null as in the target,
+    and little could be told apart.
+
+    Raises:
+        ValueError: there is none, or they did not ask the same question in the same way.
+    """
+    searches = list(null)
+    null_law(searches)  # holds them to one question
+    return NullLaw(tuple(one.certain for one in searches))
 
 
 def detector_entry(matcher: EmbeddingDetector) -> dict[str, Any]:

@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from latentprint.audit.baseline import subjects, unseen
+from latentprint.audit.baseline import law_of, subjects, unseen
 from latentprint.audit.many import search_many
 from latentprint.audit.work import Work
 from latentprint.data import Split
 from latentprint.denoiser import Denoiser
 from latentprint.detector.embedding import EmbeddingDetector
 from latentprint.fingerprint import Injection
-from latentprint.search import NullLaw, TPrime, null_law
+from latentprint.search import NullLaw, TPrime
 from latentprint.search.settings import ProfileSettings, TargetError, Targets
 from latentprint.stats import false_discovery
 from latentprint.streams import Streams
@@ -68,7 +68,7 @@ def profile(
     plan = settings.plan(model.schedule.start, matcher.rates.fpr)
     everything = [*chosen, *(number for null in nulls.values() for number in null)]
     found = search_many(work, model, matcher, images, plan, "profile", everything)
-    laws = {marked: null_law(found[n] for n in numbers) for marked, numbers in nulls.items()}
+    laws = {marked: law_of(found[n] for n in numbers) for marked, numbers in nulls.items()}
     mine = {n: laws[n == injection.index] for n in chosen}
     entries = ranked({n: found[n] for n in chosen}, mine, settings.false_discovery_rate)
     for entry in entries:
@@ -91,15 +91,15 @@ def profile(
 
 def ranked(found: Mapping[int, TPrime], laws: Mapping[int, NullLaw], rate: float) -> list[dict[str, Any]]:
     """One entry a target, highest t' first, equal ones by hits, then by number; each against its own law."""
-    p_values = [laws[number].p_value(one.value) for number, one in found.items()]
+    p_values = [laws[number].p_value(one.certain) for number, one in found.items()]
     stands = false_discovery(p_values, 1 - rate)
     entries: list[dict[str, Any]] = [
         {
             "target": number,
-            "value": one.value,
+            "value": one.certain,
             "hits": sum(seen.k for seen in one.trials),
             "p_value": p,
-            "exceeds_null": laws[number].exceeds(one.value),
+            "exceeds_null": laws[number].exceeds(one.certain),
             "discovered": bool(stand),
         }
         for (number, one), p, stand in zip(found.items(), p_values, stands, strict=True)
