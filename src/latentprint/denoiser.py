@@ -163,7 +163,7 @@ class NetworkDenoiser:
         "edm"             c_in x / alpha     log(r) / 4      D = c_skip x / alpha + c_out F,  r = sigma/alpha
 
     with Karras et al. 2022, table 1, column EDM: c_skip = d^2 / (r^2 + d^2), c_out = r d / sqrt(r^2 + d^2),
-    c_in = 1 / sqrt(r^2 + d^2), where d = ``sigma_data`` is the standard deviation of the data. Time reaches the
+    c_in = 1 / sqrt(r^2 + d^2); d = ``sigma_data`` is the standard deviation of the data. Time reaches the
     network as a tensor (B,) of x's type; ``label``, where given, as ``class_labels``, int64 (B,).
 
     Raises:
