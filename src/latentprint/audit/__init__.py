@@ -78,8 +78,13 @@ def run_audit(
         # Detectors first: where there are too few images for them, that is said before an hour of training.
         detectors = stages.detectors(work, split, injection)
         matcher = embedding(work, split, config.embedding) if compares(config) else None
-        model = stages.score_model(work, "model", injection.marked.pixels)
-        control = stages.score_model(work, "control", injection.control.pixels) if config.control else None
+        trained = stages.score_model(work, "model", injection.marked.pixels)
+        model = stages.for_sampling(trained)
+        control = (
+            stages.for_sampling(stages.score_model(work, "control", injection.control.pixels))
+            if config.control
+            else None
+        )
 
         target = injection.target
         found = stages.search(work, "model", model, detectors, target)
@@ -95,7 +100,7 @@ def run_audit(
             if control is not None
             else None
         )
-        bits = likelihood(work, model, split, injection)
+        bits = likelihood(work, trained, split, injection)
         fid = distance(work, injection.marked.pixels, split.heldout.pixels, extract)
 
         noised = stages.noised_probe(work, model, detectors, target, "search")
@@ -116,7 +121,7 @@ def run_audit(
                     "control": monte_carlo_entry(samples_control, expected, sampler)
                     if samples_control is not None
                     else None,
-                    **rare(work, model, detectors, injection, samples),
+                    **rare(work, trained, detectors, injection, samples),
                 },
                 "fid": fid,
                 "likelihood": bits,

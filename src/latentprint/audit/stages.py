@@ -21,7 +21,7 @@ from latentprint.audit.work import Work, one_image
 from latentprint.config import AuditConfig
 from latentprint.contracts import Ids, Outcome
 from latentprint.data import Split, load
-from latentprint.denoiser import Denoiser, IdentityCodec
+from latentprint.denoiser import Denoiser, IdentityCodec, NetworkDenoiser
 from latentprint.detector import (
     FitState,
     NetworkDetector,
@@ -34,6 +34,7 @@ from latentprint.execute import Stored, run_probe
 from latentprint.fingerprint import Injection, inject
 from latentprint.metrics.frechet import Extractor
 from latentprint.networks import build_unet, load_model, save_model
+from latentprint.networks.inference import inference_form
 from latentprint.probe import ModelProbe, from_image, from_prior
 from latentprint.search import TPrime, exhaustive
 from latentprint.stats import Trials
@@ -104,7 +105,12 @@ def remember(work: Work, split: Split, injection: Injection) -> None:
         work.run.finish("data", payload)
 
 
-def score_model(work: Work, name: str, pixels: NDArray[np.float32]) -> Denoiser:
+def for_sampling(model: NetworkDenoiser) -> NetworkDenoiser:
+    """The same model in the form that samples fastest; it differs in rounding only, and has no gradient."""
+    return replace(model, network=inference_form(model.network))
+
+
+def score_model(work: Work, name: str, pixels: NDArray[np.float32]) -> NetworkDenoiser:
     """Train the score model ``name`` on images (N, C, H, W) by Eq. 4, or read it where that is done."""
     settings, folder = work.config.model, work.run.path / name
     with work.stage(name):
