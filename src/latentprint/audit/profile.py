@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from latentprint.audit.baseline import law_of, subjects, unseen
+from latentprint.audit.baseline import as_private, law_of, subjects, unseen
 from latentprint.audit.many import search_many
 from latentprint.audit.work import Work
 from latentprint.data import Split
@@ -64,7 +64,7 @@ def profile(
     heldout = unseen(work, images, settings.null)
     nulls = {False: [images.plain(j) for j in heldout]}
     if injection.index in chosen:
-        nulls[True] = [images.marked(j) for j in heldout]
+        nulls[True] = [as_private(images, injection, j) for j in heldout]
     plan = settings.plan(model.schedule.start, matcher.rates.fpr)
     everything = [*chosen, *(number for null in nulls.values() for number in null)]
     found = search_many(work, model, matcher, images, plan, "profile", everything)

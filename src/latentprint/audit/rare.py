@@ -15,7 +15,7 @@ from torch import Tensor
 from latentprint.audit.stages import Detectors
 from latentprint.audit.work import Work, one_image
 from latentprint.contracts import Outcome
-from latentprint.denoiser import Denoiser
+from latentprint.denoiser import Codec, Denoiser, IdentityCodec
 from latentprint.fingerprint import Injection
 from latentprint.metrics.error import mse
 from latentprint.rate import (
@@ -32,6 +32,8 @@ from latentprint.rate import (
 )
 from latentprint.stats import Trials
 
+_PIXELS = IdentityCodec()
+
 
 def rare(
     work: Work, model: Denoiser, detectors: Detectors, injection: Injection, counted: Outcome
@@ -42,17 +44,19 @@ def rare(
     """
     settings = work.config.rare
     target = one_image(injection.target, work.device)
-    inside = omega(detectors)
+    inside = omega(detectors, work.codec)
+    with torch.no_grad():
+        latent = work.codec.encode(target[None])[0]
     found: dict[str, Rate] = {}
     if settings.splitting:
-        push = SamplerPushforward(model, work.sampler, tuple(target.shape))
+        push = SamplerPushforward(model, work.sampler, tuple(latent.shape))
         config = SplittingConfig(relative=settings.relative, most=settings.most)
         found["splitting"] = _stage(
             work,
             "splitting",
             lambda: splitting(
                 push,
-                lambda images: mse(images.clamp(-1, 1), target),
+                lambda x: mse(work.codec.decode(x).clamp(-1, 1), target),
                 inside,
                 sampler=work.sampler.describe(),
                 seed=work.config.seed,
@@ -66,7 +70,7 @@ def rare(
             "bridge",
             lambda: bridge(
                 model,
-                target,
+                latent,
                 inside,
                 seed=work.config.seed,
                 config=BridgeConfig(relative=settings.relative),
@@ -79,15 +83,16 @@ def rare(
     return entries | {name: rate.to_dict() for name, rate in found.items()} | {"combined": together}
 
 
-def omega(detectors: Detectors) -> Inside:
-    """Omega_p (Eq. 6) as a function of images (n, C, H, W): both detectors positive."""
+def omega(detectors: Detectors, codec: Codec = _PIXELS) -> Inside:
+    """Omega_p (Eq. 6) as a function of what the model makes, (n, *shape): every detector positive."""
 
-    def inside(images: Tensor) -> Tensor:
-        seen = images.clamp(-1, 1)
+    def inside(x: Tensor) -> Tensor:
         with torch.no_grad():
-            marked = detectors.presence(seen) >= detectors.presence.threshold
-            known = detectors.identity(seen) >= detectors.identity.threshold
-        return marked & known
+            seen = codec.decode(x).clamp(-1, 1)
+            found = detectors.identity(seen) >= detectors.identity.threshold
+            if detectors.presence is not None:
+                found &= detectors.presence(seen) >= detectors.presence.threshold
+        return found
 
     return inside
 
