@@ -54,7 +54,7 @@ tries = 2
 [samples]
 count = 40
 [likelihood]
-images = 2
+images = 1
 probes = 1
 """
 
@@ -130,7 +130,7 @@ def test_a_diffusers_pipeline_is_audited_without_code(audited: tuple[Path, Path,
     assert results["t_prime"]["presence_hits"] is None
     assert results["q"]["control"] is None
     assert results["fid"]["features"] == "pixels"
-    assert results["likelihood"]["bits_per_dim"]["n"] == 2
+    assert results["likelihood"]["bits_per_dim"]["n"] == 1
     rows = Run.read(out).rows("samples.model")
     assert q["samples"] == len(rows["id"]) == 40
     assert q["hits"] == np.count_nonzero(rows["identity"] >= results["detectors"]["identity"]["threshold"])

@@ -107,7 +107,7 @@ def subjects(work: Work, split: Split, injection: Injection) -> Subjects:
 
 
 def as_private(images: Subjects, injection: Injection, j: int) -> int:
-    """The number of held-out image j treated as x_p was: under a fingerprint, or as it is where x_p has none."""
+    """The number of held-out image j treated as x_p was: under a fingerprint, or as it is."""
     return images.plain(j) if isinstance(injection.fingerprint, Unmarked) else images.marked(j)
 
 

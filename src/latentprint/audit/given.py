@@ -108,7 +108,7 @@ def open_given(
 
 
 def _in_unit_time(opened: Opened) -> Opened:
-    """A model of Karras et al. (t = sigma, to T = 80) with its time renamed: sigma = low (high / low)^t, T = 1.
+    """A model of Karras et al. (t = sigma) with its time renamed: sigma = low (high / low)^t, to T = 1.
 
     Its network is told sigma and never t, so nothing but the name of t changes; t' and its even grid are
     then in the time of the paper's variance-exploding process.

@@ -66,7 +66,8 @@ def profile(
     if injection.index in chosen:
         nulls[True] = [as_private(images, injection, j) for j in heldout]
     plan = settings.plan(model.schedule.start, matcher.rates.fpr)
-    everything = [*chosen, *(number for null in nulls.values() for number in null)]
+    # Once each: where x_p carries no mark, both laws are of the same images.
+    everything = [*dict.fromkeys([*chosen, *(number for null in nulls.values() for number in null)])]
     found = search_many(work, model, matcher, images, plan, "profile", everything)
     laws = {marked: law_of(found[n] for n in numbers) for marked, numbers in nulls.items()}
     mine = {n: laws[n == injection.index] for n in chosen}
