@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import diffusers
 import jsonschema
 import numpy as np
 import pytest
 import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d import UNet2DModel
 from typer.testing import CliRunner
 
 import latentprint
 from latentprint import resolve, run_audit
 from latentprint.adapters import open_model
+from latentprint.audit import stages
 from latentprint.audit.given import given_images, open_given
+from latentprint.audit.stages import Detectors
+from latentprint.audit.work import Work
 from latentprint.cli import app
 from latentprint.contracts import InputError
 from latentprint.data import load
@@ -25,6 +29,7 @@ from latentprint.denoiser import NetworkDenoiser
 from latentprint.gate import Policy, judge
 from latentprint.gate.policy import DetectorRule, RateRule
 from latentprint.networks import build_unet, save_model
+from latentprint.progress import silent
 from latentprint.report.modelcard import model_card
 from latentprint.schedule import EDM, SubVP
 from latentprint.settings import parse
@@ -59,11 +64,11 @@ probes = 1
 """
 
 
-def ddpm(folder: Path, seed: int = 0, channels: int = 1, **settings: Any) -> Path:
-    """A pipeline with random weights, as diffusers itself writes it."""
+def unet(seed: int, channels: int) -> UNet2DModel:
+    """A network with random weights that leaves torch's generator as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = UNet2DModel(
+        return UNet2DModel(
             sample_size=8,
             in_channels=channels,
             out_channels=channels,
@@ -72,9 +77,13 @@ def ddpm(folder: Path, seed: int = 0, channels: int = 1, **settings: Any) -> Pat
             up_block_types=("UpBlock2D", "UpBlock2D"),
             layers_per_block=1,
             norm_num_groups=4,
-            **settings,
         )
-    pipeline: Any = diffusers.DDPMPipeline(unet=network, scheduler=diffusers.DDPMScheduler())
+
+
+def ddpm(folder: Path, seed: int = 0, channels: int = 1) -> Path:
+    """A pipeline with random weights, as diffusers itself writes it."""
+    scheduler: Any = diffusers.DDPMScheduler()
+    pipeline: Any = diffusers.DDPMPipeline(unet=unet(seed, channels), scheduler=scheduler)
     pipeline.save_pretrained(folder)
     return folder
 
@@ -254,6 +263,47 @@ def test_a_model_of_karras_keeps_its_denoiser_under_another_name_of_time(tmp_pat
     with torch.no_grad():
         torch.testing.assert_close(given.opened.denoiser(x, t), theirs(x, sigma), rtol=1e-5, atol=1e-6)
     assert any("0.01 x 4000^t" in note for note in given.entry({"step": "ancestral"})["notes"])
+
+
+def test_a_latent_model_is_noised_and_sampled_in_its_own_space(tmp_path: Path) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        coder = AutoencoderKL(
+            in_channels=1,
+            out_channels=1,
+            block_out_channels=(8, 8),
+            down_block_types=("DownEncoderBlock2D",) * 2,
+            up_block_types=("UpDecoderBlock2D",) * 2,
+            latent_channels=2,
+            norm_num_groups=4,
+            sample_size=16,
+            scaling_factor=0.4,
+        )
+    scheduler: Any = diffusers.DDIMScheduler()
+    pipeline: Any = diffusers.LDMPipeline(unet=unet(0, 2), scheduler=scheduler, vqvae=coder)
+    pipeline.save_pretrained(tmp_path / "latent")
+    given = open_given(tmp_path / "latent", None, None, torch.device("cpu"))
+    assert given is not None and not given.pixels
+    opened, config = given.opened, resolve({"sampler": {"steps": 2}}, preset="demo")
+    work = Work(config, cast(Any, None), torch.device("cpu"), 512, silent, opened.codec, opened.shape)
+    target = np.linspace(-1, 1, 256, dtype=np.float32).reshape(1, 16, 16)
+    nobody = Detectors(None, cast(Any, None))
+
+    n, t = 2000, 0.3
+    ids, at = torch.arange(n), torch.full((n,), t, dtype=torch.float64)
+    begun = stages.noised_probe(work, opened.denoiser, nobody, target, "search").begin(at, ids)
+    schedule = opened.denoiser.schedule
+    with torch.no_grad():
+        clean = 0.4 * coder.eval().encode(torch.from_numpy(target)[None]).latent_dist.mean[0]
+    alpha, sigma = float(schedule.alpha(t)), float(schedule.sigma(t))
+    # 128 means of 2,000 normals each: all within 4.5 standard errors but for a chance of 1 in 1,000
+    assert float((begun.mean(0) - alpha * clean).abs().max()) < 4.5 * sigma / n**0.5
+    assert float(begun.std(0).mean()) == pytest.approx(sigma, rel=0.02)
+
+    prior = stages.prior_probe(work, opened.denoiser, nobody, target, "samples")
+    assert prior.begin(at, ids).shape == (n, 2, 8, 8)
+    ((_, images, _),) = prior.images(stages.at(schedule.start, 2), np.arange(2))
+    assert images.shape == (2, 1, 16, 16) and not images.requires_grad
 
 
 def test_what_cannot_be_audited_is_one_sentence_and_exit_2(tmp_path: Path, settings: Path) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from latentprint.audit.stages import Detectors
 from latentprint.audit.work import Work, one_image
 from latentprint.contracts import Outcome
-from latentprint.denoiser import Codec, Denoiser, IdentityCodec
+from latentprint.denoiser import Denoiser, IdentityCodec
 from latentprint.fingerprint import Injection
 from latentprint.metrics.error import mse
 from latentprint.rate import (
@@ -32,8 +32,6 @@ from latentprint.rate import (
 )
 from latentprint.stats import Trials
 
-_PIXELS = IdentityCodec()
-
 
 def rare(
     work: Work, model: Denoiser, detectors: Detectors, injection: Injection, counted: Outcome
@@ -44,19 +42,19 @@ def rare(
     """
     settings = work.config.rare
     target = one_image(injection.target, work.device)
-    inside = omega(detectors, work.codec)
+    inside = omega(detectors)
     with torch.no_grad():
-        latent = work.codec.encode(target[None])[0]
+        latent = work.codec.encode(target[None])[0]  # x_p in the model's own space
     found: dict[str, Rate] = {}
     if settings.splitting:
-        push = SamplerPushforward(model, work.sampler, tuple(latent.shape))
+        push = SamplerPushforward(model, work.sampler, tuple(latent.shape), work.codec)
         config = SplittingConfig(relative=settings.relative, most=settings.most)
         found["splitting"] = _stage(
             work,
             "splitting",
             lambda: splitting(
                 push,
-                lambda x: mse(work.codec.decode(x).clamp(-1, 1), target),
+                lambda images: mse(images.clamp(-1, 1), target),
                 inside,
                 sampler=work.sampler.describe(),
                 seed=work.config.seed,
@@ -74,6 +72,8 @@ def rare(
                 inside,
                 seed=work.config.seed,
                 config=BridgeConfig(relative=settings.relative),
+                codec=work.codec,
+                data_range=(-1.0, 1.0) if isinstance(work.codec, IdentityCodec) else None,
             ),
         )
     trials = Trials(int(counted.hit.sum()), len(counted.hit))
@@ -83,12 +83,12 @@ def rare(
     return entries | {name: rate.to_dict() for name, rate in found.items()} | {"combined": together}
 
 
-def omega(detectors: Detectors, codec: Codec = _PIXELS) -> Inside:
-    """Omega_p (Eq. 6) as a function of what the model makes, (n, *shape): every detector positive."""
+def omega(detectors: Detectors) -> Inside:
+    """Omega_p (Eq. 6) as a function of images (n, C, H, W): every detector positive."""
 
-    def inside(x: Tensor) -> Tensor:
+    def inside(images: Tensor) -> Tensor:
+        seen = images.clamp(-1, 1)
         with torch.no_grad():
-            seen = codec.decode(x).clamp(-1, 1)
             found = detectors.identity(seen) >= detectors.identity.threshold
             if detectors.presence is not None:
                 found &= detectors.presence(seen) >= detectors.presence.threshold
