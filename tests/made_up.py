@@ -186,6 +186,27 @@ def leak() -> Results:
     )
 
 
+def unmarked() -> Results:
+    """A model that others trained: no mark and no c_p, no control, a private image that comes back."""
+    results = leak()
+    results["target"] |= {"fingerprint": None, "injected": False}
+    results["detectors"]["presence"] = None
+    results["t_prime"] |= {"presence_hits": None, "control": None}
+    results["q"] = {
+        "monte_carlo": monte_carlo(39, 4000, 0.01, 0, 39) | {"presence_hits": None},
+        "control": None,
+        "splitting": None,
+        "bridge": None,
+    }
+    results["model"] = {
+        "kind": "diffusers",
+        "weights_sha256": sha("given"),
+        "notes": ["Trained by others.", "That it was trained on these images is somebody's word."],
+    }
+    results["verdict"] = verdict(results)
+    return results
+
+
 def clean() -> Results:
     """A large training set: nothing in 150,000, t' as that of any unseen image."""
     t_prime = search(

@@ -86,6 +86,12 @@ def test_unlike_runs_are_compared_with_a_caution() -> None:
     assert compare({"a": made_up.leak(), "b": made_up.leak()}).cautions == ()
 
 
+def test_a_given_model_is_compared_with_a_caution_about_its_recognisers() -> None:
+    found = compare({"ours": made_up.leak(), "given": made_up.unmarked()})
+    assert "recognisers' networks" in " ".join(found.cautions)
+    assert found.lines[1].hits == 39 and found.differences[0].difference == 0
+
+
 def test_one_run_is_no_comparison() -> None:
     with pytest.raises(ValueError, match="two runs"):
         compare({"a": made_up.leak()})

@@ -10,6 +10,7 @@ import pytest
 
 from latentprint.gate import Decision, Outcome, judge, judge_file, read_policy, starter
 from latentprint.settings import SettingsError
+from latentprint.stats import Trials
 
 
 def answers(results: dict[str, Any], text: str) -> dict[str, str]:
@@ -106,6 +107,15 @@ def test_weak_detectors_cannot_judge_anything() -> None:
     assert answers(weak, rule)["detectors.sensitivity_at_least"] == "unknown"
     eager = made_up.changed(made_up.clean(), "detectors.presence.fpr", {"k": 30, "n": 1697})
     assert answers(eager, rule)["detectors.false_alarms_at_most"] == "unknown"
+
+
+def test_one_detector_is_judged_by_its_own_rates() -> None:
+    rule = "[detectors]\nsensitivity_at_least = {}\nfalse_alarms_at_most = 0.01\nlevel = 0.95"
+    lower = Trials(497, 500).lower(0.95)
+    below, above = rule.format(round(lower - 1e-4, 5)), rule.format(round(lower + 1e-4, 5))
+    name = "detectors.sensitivity_at_least"
+    assert answers(made_up.unmarked(), below)[name] == "pass"
+    assert answers(made_up.unmarked(), above)[name] == "unknown"
 
 
 def test_verdicts_that_may_be_released() -> None:

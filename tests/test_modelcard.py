@@ -35,7 +35,7 @@ def test_the_hub_s_library_reads_the_metadata() -> None:
     assert rate.task_type == "unconditional-image-generation"
 
 
-@pytest.mark.parametrize("make", [made_up.leak, made_up.clean, made_up.undecided])
+@pytest.mark.parametrize("make", [made_up.leak, made_up.clean, made_up.undecided, made_up.unmarked])
 def test_the_front_matter_is_yaml_of_the_very_values(make: object) -> None:
     results = make()  # type: ignore[operator]
     card = model_card(results, made_up.run(), 'a "name": with # signs')

@@ -21,7 +21,12 @@ from latentprint.report import palette, reading, render, words, write_report
 from latentprint.report.first import first_screen
 from latentprint.report.sections import sections
 
-CASES = {"leak": made_up.leak, "clean": made_up.clean, "undecided": made_up.undecided}
+CASES = {
+    "leak": made_up.leak,
+    "clean": made_up.clean,
+    "undecided": made_up.undecided,
+    "unmarked": made_up.unmarked,
+}
 
 
 class Parsed(HTMLParser):
@@ -98,6 +103,28 @@ def test_the_first_screen_of_a_leak_says_what_a_steward_needs() -> None:
     assert f"{float(f'{needed:.1e}'):,.0f} images" in answers["What to do next"]
 
 
+def test_without_a_mark_everything_speaks_of_one_recogniser() -> None:
+    results = made_up.unmarked()
+    answers = dict(first_screen(results).answers)
+    assert "left as it was" in answers["What we looked for"]
+    assert "One recogniser" in answers["What we found"] and "second model" not in answers["What we found"]
+    assert "497 of 500 appearances" in answers["How sure this is"]
+    text = Parsed(render(results, made_up.run())).text
+    for two in (
+        "ecognisers had to agree",
+        "both recognisers",
+        "Mark recognised",
+        "Mark only",
+        "Mark (presence)",
+    ):
+        assert two not in text
+    assert "A marked image is an outlier" not in text and "carries no added mark" in text
+    assert "given (diffusers)" in text
+    for note in results["model"]["notes"]:
+        assert note in text
+    assert "A marked image is an outlier" in Parsed(render(made_up.leak(), made_up.run())).text
+
+
 def test_the_first_screen_of_a_clean_model_says_what_could_have_been_missed() -> None:
     first = first_screen(made_up.clean())
     assert first.state == "clean" and first.big == "0 of 150,000"
@@ -127,7 +154,7 @@ def test_every_stated_count_stands_in_the_page(name: str) -> None:
     text = Parsed(render(results, made_up.run())).text
     for source in (results["q"]["monte_carlo"], results["q"]["control"] or {}):
         for key in ("samples", "hits", "presence_hits", "identity_hits"):
-            if key in source:
+            if source.get(key) is not None:
                 assert f"{source[key]:,}" in text
     for estimate in (results["q"]["bridge"], results["q"]["splitting"]):
         if estimate:

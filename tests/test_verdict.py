@@ -7,7 +7,7 @@ from typing import Any
 
 import made_up
 import pytest
-from scipy.stats import fisher_exact
+from scipy.stats import beta, fisher_exact
 
 from latentprint.stats import Trials
 from latentprint.verdict import Rule, at_least, evidence, fisher_greater, verdict
@@ -97,6 +97,47 @@ def test_sensitivity_is_the_frechet_bound() -> None:
     counts = evidence(results)
     bounds = [Trials(499, 500).lower(0.975), Trials(497, 500).lower(0.975)]
     assert counts.sensitivity(0.95) == pytest.approx(sum(bounds) - 1, abs=1e-12)
+
+
+def test_without_a_mark_one_detector_decides_by_its_own_bounds() -> None:
+    leak = made_up.unmarked()
+    counts = evidence(leak)
+    # exact bounds of one proportion, undivided: no other detector has to hold as well
+    assert counts.sensitivity(0.95) == pytest.approx(beta.ppf(0.05, 497, 4), rel=1e-9)
+    assert counts.false_alarms(0.95) == pytest.approx(beta.ppf(0.95, 2, 1696), rel=1e-9)
+    assert leak["verdict"]["state"] == "reproduces"
+    assert leak["verdict"]["reasons"][0].startswith("The detector recognised")
+    assert "etectors" not in " ".join(leak["verdict"]["reasons"])
+
+
+@pytest.mark.parametrize(
+    ("hits", "samples", "identity", "state"),
+    [
+        # one in 1,697 false: at most 0.28 %, so 5.6 of 2,000; 11 or more have a probability below 5 %
+        (11, 2000, {}, "reproduces"),
+        (5, 2000, {}, "inconclusive"),
+        (0, 2000, {}, "not found"),
+        # 1/100 is excluded by 299 images of a perfect detector, and not by 297
+        (0, 302, {"tpr": {"k": 10**6, "n": 10**6}}, "not found"),
+        (0, 297, {"tpr": {"k": 10**6, "n": 10**6}}, "inconclusive"),
+        (0, 2000, {"tpr": {"k": 50, "n": 100}}, "inconclusive"),
+        (2000, 2000, {"fpr": {"k": 0, "n": 0}}, "inconclusive"),
+    ],
+)
+def test_the_three_words_without_a_mark(
+    hits: int, samples: int, identity: dict[str, Any], state: str
+) -> None:
+    results = made_up.unmarked()
+    results["detectors"]["identity"] |= identity
+    results["q"]["monte_carlo"] |= {"hits": hits, "samples": samples}
+    assert verdict(results)["state"] == state
+
+
+def test_no_presence_detector_is_told_from_one_that_was_forgotten() -> None:
+    results = made_up.unmarked()
+    del results["detectors"]["presence"]
+    with pytest.raises(ValueError, match="presence"):
+        verdict(results)
 
 
 def test_copies_raise_what_a_memorising_model_would_show() -> None:

@@ -211,7 +211,8 @@ def _key(results: Mapping[str, Any], part: str, key: str) -> str:
     if part == "sampler":
         return repr(sorted((results["q"]["monte_carlo"].get("sampler") or {}).items()))
     if part == "backbone":
-        return repr([results["detectors"][name].get("backbone") for name in ("presence", "identity")])
+        detectors = [results["detectors"][name] or {} for name in ("presence", "identity")]
+        return repr([one.get("backbone") for one in detectors])
     return repr(results[part].get(key))
 
 

@@ -11,7 +11,10 @@ without the image), measured detector errors, and N training images that hold c 
 - **not found**: k = 0 and ``missable / s < share x c / N``. ``missable`` is the largest rate that still gives
   no hit with probability ``1 - level``, s the lower bound of the detectors' joint sensitivity
   ``tpr_p + tpr_id - 1`` (Frechet). ``share = 1`` is the paper's test of H0: q = 1/N (§5.3), made honest about
-  detectors that overlook.
+  detectors that overlook. With one detector (x_p carries no mark, ``detectors.presence`` is null) s is the
+  lower bound of ``tpr_id``, and f the upper bound of c_id's false-positive rate. With m detectors in
+  general: s = sum of the m lower bounds - (m - 1), f the largest upper bound, each at
+  ``1 - (1 - level) / m``.
 - **inconclusive**: anything else, with what stood in the way.
 
 Sources: R. A. Fisher, JRSS 98 (1935); Clopper and Pearson, Biometrika 26 (1934); paper §5.3.
@@ -56,25 +59,35 @@ class Rule:
 
 @dataclass(frozen=True)
 class Evidence:
-    """The counts that the verdict rests on, taken out of results.json."""
+    """The counts that the verdict rests on, taken out of results.json.
+
+    ``tpr`` and ``fpr`` are those of c_p and c_id, or of c_id alone where x_p carries no mark.
+    """
 
     hits: Trials
     control: Trials | None
-    tpr: tuple[Trials, Trials]
-    fpr: tuple[Trials, Trials]
+    tpr: tuple[Trials, ...]
+    fpr: tuple[Trials, ...]
     expected_rate: float
 
-    def sensitivity(self, level: float) -> float:
-        """Lower bound of the chance that both detectors see the image when it is there; 0 where unknown.
+    @property
+    def pair(self) -> bool:
+        """Whether two detectors had to agree."""
+        return len(self.tpr) > 1
 
-        Each bound at ``1 - (1 - level) / 2``, so that both hold together (Bonferroni).
+    def sensitivity(self, level: float) -> float:
+        """Lower bound of the chance that all m detectors see the image when it is there; 0 where unknown.
+
+        ``sum of tpr - (m - 1)`` (Frechet), each bound at ``1 - (1 - level) / m``, so that they hold together
+        (Bonferroni); for one detector simply its bound.
         """
-        each = 1 - (1 - level) / 2
-        return max(0.0, sum(one.lower(each) if one.n else 0.0 for one in self.tpr) - 1)
+        m = len(self.tpr)
+        each = 1 - (1 - level) / m
+        return max(0.0, sum(one.lower(each) if one.n else 0.0 for one in self.tpr) - (m - 1))
 
     def false_alarms(self, level: float) -> float:
         """Upper bound of the joint false-positive rate on real images; 1 where it was never measured."""
-        each = 1 - (1 - level) / 2
+        each = 1 - (1 - level) / len(self.fpr)
         return max(one.upper(each) if one.n else 1.0 for one in self.fpr)
 
 
@@ -86,23 +99,20 @@ def evidence(results: Mapping[str, Any]) -> Evidence:
     """
     try:
         q, detectors = results["q"], results["detectors"]
-        rates = [(detectors[name]["tpr"], detectors[name]["fpr"]) for name in ("presence", "identity")]
+        asked = [detectors["identity"]]
+        if detectors["presence"] is not None:
+            asked.insert(0, detectors["presence"])
         monte_carlo, control = q["monte_carlo"], q.get("control")
         images, copies = results["data"]["images"], results["target"].get("copies", 1)
         return Evidence(
             hits=_trials(monte_carlo["hits"], monte_carlo["samples"]),
             control=None if control is None else _trials(control["hits"], control["samples"]),
-            tpr=_pair([tpr for tpr, _ in rates]),
-            fpr=_pair([fpr for _, fpr in rates]),
+            tpr=tuple(_trials(one["tpr"]["k"], one["tpr"]["n"]) for one in asked),
+            fpr=tuple(_trials(one["fpr"]["k"], one["fpr"]["n"]) for one in asked),
             expected_rate=copies / images,
         )
     except (KeyError, TypeError, AttributeError, ZeroDivisionError, ValueError) as error:
         raise InputError(f"the results lack a count that the verdict needs: {error!r}") from error
-
-
-def _pair(counts: list[Mapping[str, int]]) -> tuple[Trials, Trials]:
-    first, second = (_trials(one["k"], one["n"]) for one in counts)
-    return first, second
 
 
 def _trials(k: int, n: int) -> Trials:
@@ -149,14 +159,18 @@ def verdict(results: Mapping[str, Any], rule: Rule | None = None) -> dict[str, A
 def _something_found(counts: Evidence, rule: Rule) -> tuple[State, list[str]]:
     hits, control, alpha = counts.hits, counts.control, 1 - rule.level
     low, high = hits.interval(rule.level)
+    if counts.pair:
+        who, they, their = "Both detectors", "the detectors", "the detectors'"
+    else:
+        who, they, their = "The detector", "the detector", "the detector's"
     found = (
-        f"Both detectors recognised the image in {hits.k:,} of {hits.n:,} generated images: about"
+        f"{who} recognised the image in {hits.k:,} of {hits.n:,} generated images: about"
         f" {one_in(hits.rate)}, between {one_in(low)} and {one_in(high)} ({rule.level:.0%} interval)."
     )
     bound = counts.false_alarms(rule.level)
     by_alarm = at_least(hits.k, hits.n, bound)
     alarms = (
-        f"On real images that were not the target the detectors raised false alarms in at most"
+        f"On real images that were not the target {they} raised false alarms in at most"
         f" {one_in(bound)}; alone that would give {hits.k:,} or more detections with probability"
         f" {chance(by_alarm)}."
     )
@@ -171,9 +185,9 @@ def _something_found(counts: Evidence, rule: Rule) -> tuple[State, list[str]]:
     if by_control <= alpha:
         if by_alarm > alpha:
             alarms = (
-                "The real images on which the detectors' false alarms were counted are too few to settle this"
-                f" by themselves (at most {one_in(bound)} would be one); the control, on generated images,"
-                " does."
+                f"The real images on which {their} false alarms were counted are too few to settle"
+                f" this by themselves (at most {one_in(bound)} would be one); the control, on generated"
+                " images, does."
             )
         return "reproduces", [found, compared, alarms]
     fires = "That is no clear difference: the detections may be false alarms."
@@ -183,22 +197,26 @@ def _something_found(counts: Evidence, rule: Rule) -> tuple[State, list[str]]:
 def _nothing_found(counts: Evidence, rule: Rule) -> tuple[State, list[str]]:
     n, sensitivity = counts.hits.n, counts.sensitivity(rule.level)
     limit = min(1.0, rule.share * counts.expected_rate)
-    reasons = [f"Both detectors together recognised the image in none of {n:,} generated images."]
+    if counts.pair:
+        who, they, are, them, own = "Both detectors together", "The detectors", "are", "them", "detectors'"
+    else:
+        who, they, are, them, own = "The detector", "The detector", "is", "it", "detector's"
+    reasons = [f"{who} recognised the image in none of {n:,} generated images."]
     if counts.control is not None and counts.control.k > 0:
         reasons.append(
-            f"The detectors fired in {counts.control.k:,} of {counts.control.n:,} images of the control,"
+            f"{they} fired in {counts.control.k:,} of {counts.control.n:,} images of the control,"
             " which never saw the image: those were false alarms."
         )
     if sensitivity < rule.least_sensitivity:
         reasons.append(
-            f"The detectors are only known to notice the image in {one_in(sensitivity)} cases where it is"
-            f" there; at least {one_in(rule.least_sensitivity)} is needed to judge by them."
+            f"{they} {are} only known to notice the image in {one_in(sensitivity)} cases where it is"
+            f" there; at least {one_in(rule.least_sensitivity)} is needed to judge by {them}."
         )
         return "inconclusive", reasons
     missed = min(1.0, counts.hits.upper(rule.level) / sensitivity)
     reasons.append(
         f"Rates of up to {one_in(missed)} could have been missed ({rule.level:.0%} confidence, with the"
-        f" detectors' own misses counted); {one_in(limit)} is what a model gives that repeats every training"
+        f" {own} own misses counted); {one_in(limit)} is what a model gives that repeats every training"
         f" image equally often{'' if rule.share == 1 else f', times {rule.share:g}'}."
     )
     if missed < limit:

@@ -298,7 +298,8 @@ def _search(results: Mapping[str, Any]) -> Iterator[Check]:
 
 def _conclusions(results: Mapping[str, Any], found: dict[str, Any]) -> Iterator[Check]:
     """Band, interval and sentences of an exhaustive search, by the search's own rules (search.boundary)."""
-    fpr = [Trials(**_at(results, f"detectors.{name}.fpr")) for name in ("presence", "identity")]
+    fitted = [name for name in ("presence", "identity") if _at(results, f"detectors.{name}") is not None]
+    fpr = [Trials(**_at(results, f"detectors.{name}.fpr")) for name in fitted]
     plan = Plan(
         grid=tuple(found["grid"]),
         tries=found["tries"],
@@ -372,11 +373,16 @@ def _counted(rows: Rows) -> dict[str, Any]:
     counts = {name: int(np.count_nonzero(rows[name])) for name in ("presence_hit", "identity_hit", "hit")}
     return {
         "samples": len(rows["id"]),
-        "presence_hits": counts["presence_hit"],
+        "presence_hits": counts["presence_hit"] if _marked(rows) else None,
         "identity_hits": counts["identity_hit"],
         "hits": counts["hit"],
         "network_evaluations": int(rows["evaluations"].sum()),
     }
+
+
+def _marked(rows: Rows) -> bool:
+    """Whether c_p judged these rows: its probabilities are NaN where x_p carries no mark."""
+    return "presence" not in rows or not bool(np.isnan(rows["presence"]).all())
 
 
 def _curve(rows: Rows) -> dict[str, Any]:
@@ -389,7 +395,7 @@ def _curve(rows: Rows) -> dict[str, Any]:
     return {
         "grid": [float(t) for t in grid],
         "hits": per_level("hit"),
-        "presence_hits": per_level("presence_hit"),
+        "presence_hits": per_level("presence_hit") if _marked(rows) else None,
         "identity_hits": per_level("identity_hit"),
         "tries": max(tries),
         "network_evaluations": int(rows["evaluations"].sum()),
@@ -438,6 +444,12 @@ def from_files(folder: Path, results: Mapping[str, Any], record: Mapping[str, An
         noted = _at(record, f"stages.{name}.payload.weights_sha256")
         if weights.is_file() and noted is not None:
             yield Check(f"run.json {name} weights", noted, sha256(weights.read_bytes()).hexdigest(), "files")
+    given = _at(settings, "given.weights_sha256")
+    if given is not None:
+        yield Check("model.weights_sha256", _at(results, "model.weights_sha256"), given, "files")
+        yield Check(
+            "run.json model weights", _at(record, "stages.model.payload.weights_sha256"), given, "files"
+        )
     for name in ("presence", "identity"):
         for file in sorted((folder / "detectors" / name).glob("*.json")):
             note = _at(_results(file), "note")

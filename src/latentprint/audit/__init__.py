@@ -2,18 +2,23 @@
 
     images → fingerprint → c_p, c_id → score model, control → t' → samples → likelihood, FID → verdict
 
+A model that others trained takes the place of all that is trained (``audit.given``): no fingerprint, no
+control, no c_p.
+
 Every line below is a stage that reads what the run already holds and does what is missing, so the same call
 continues an audit that was interrupted and ends in the same results.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from latentprint.audit import evidence, stages
 from latentprint.audit.baseline import baseline, embedding
 from latentprint.audit.distance import distance, extractor
+from latentprint.audit.given import given_images, open_given, take_model, without_control
 from latentprint.audit.likelihoods import likelihood
 from latentprint.audit.profile import Anonymity, profile
 from latentprint.audit.rare import rare
@@ -46,6 +51,9 @@ def run_audit(
     download: bool = False,
     fresh: bool = False,
     authorised_by: str | None = None,
+    model: Path | str | None = None,
+    target: int | None = None,
+    label: int | None = None,
     progress: Report = silent,
 ) -> dict[str, Any]:
     """Audit a recipe: train on the images with one fingerprint among them, and see whether it comes back.
@@ -57,6 +65,10 @@ def run_audit(
         batch: trajectories that share a network call; memory only, no result depends on it.
         root, download: where the MedMNIST files are, and whether a missing one may be fetched.
         fresh: put a run that ``out`` already holds aside and begin anew.
+        model: a model that others trained on these images (``adapters.open_model``); None: one is trained.
+        target: with ``model``, which training image to look for; None: drawn by the seed among those without
+            near copies.
+        label: with ``model``, the class to audit of a model that is conditional on one.
         authorised_by: who stated which authority for this audit; written into run.json and the report.
         progress: told how far each stage is.
 
@@ -68,9 +80,18 @@ def run_audit(
     """
     place = open_device(device)
     # Images first: a source that cannot be read must not leave the folder of a run behind.
-    split, injection = stages.images(config, root, download)
-    with Run.open(out, plain(config), fresh=fresh) as run:
+    given = open_given(model, label, target, place)
+    if given is None:
+        split, injection = stages.images(config, root, download)
+        settings = plain(config)
+    else:
+        config = without_control(config)
+        split, injection = given_images(config, given, root, download)
+        settings = given.settings(config)
+    with Run.open(out, settings, fresh=fresh) as run:
         work = Work(config, run, place, batch, progress)
+        if given is not None:
+            work = replace(work, codec=given.opened.codec, space=given.opened.shape)
         run.note({"device": describe(place)})
         if authorised_by is not None:
             run.note({"authorised_by": authorised_by})
@@ -78,35 +99,40 @@ def run_audit(
         # Detectors first: where there are too few images for them, that is said before an hour of training.
         detectors = stages.detectors(work, split, injection)
         matcher = embedding(work, split, config.embedding) if compares(config) else None
-        trained = stages.score_model(work, "model", injection.marked.pixels)
-        model = stages.for_sampling(trained)
+        trained = (
+            stages.score_model(work, "model", injection.marked.pixels)
+            if given is None
+            else take_model(work, given)
+        )
+        main = stages.for_sampling(trained)
         control = (
             stages.for_sampling(stages.score_model(work, "control", injection.control.pixels))
             if config.control
             else None
         )
 
-        target = injection.target
-        found = stages.search(work, "model", model, detectors, target)
+        private = injection.target
+        found = stages.search(work, "model", main, detectors, private)
         found_control = (
-            stages.search(work, "control", control, detectors, target) if control is not None else None
+            stages.search(work, "control", control, detectors, private) if control is not None else None
         )
-        null, ranks = against_others(work, model, matcher, split, injection)
+        null, ranks = against_others(work, main, matcher, split, injection)
         extract = extractor(work, detectors)
-        samples = stages.sample(work, "model", model, detectors, target, config.samples.count, extract)
+        samples = stages.sample(work, "model", main, detectors, private, config.samples.count, extract)
         count = config.samples.control or config.samples.count
         samples_control = (
-            stages.sample(work, "control", control, detectors, target, count, None)
+            stages.sample(work, "control", control, detectors, private, count, None)
             if control is not None
             else None
         )
-        bits = likelihood(work, trained, split, injection)
+        # A likelihood of latents is none of images.
+        bits = likelihood(work, trained, split, injection) if given is None or given.pixels else None
         fid = distance(work, injection.marked.pixels, split.heldout.pixels, extract)
 
-        noised = stages.noised_probe(work, model, detectors, target, "search")
-        prior = stages.prior_probe(work, model, detectors, target, "samples")
+        noised = stages.noised_probe(work, main, detectors, private, "search")
+        prior = stages.prior_probe(work, main, detectors, private, "samples")
         hits = ids_held(run, "samples.model")[samples.hit]
-        detected = evidence.pictures(prior, stages.at(model.schedule.start, len(hits)), hits)
+        detected = evidence.pictures(prior, stages.at(main.schedule.start, len(hits)), hits)
 
         expected = injection.copies / len(split.train)
         sampler = work.sampler.describe()
@@ -115,6 +141,7 @@ def run_audit(
             injection,
             detectors,
             parts={
+                **({} if given is None else {"model": given.entry(sampler)}),
                 "t_prime": search_entry(found, found_control, run.rows("search.model")) | {"baseline": null},
                 "q": {
                     "monte_carlo": monte_carlo_entry(samples, expected, sampler),

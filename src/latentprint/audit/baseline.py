@@ -1,6 +1,7 @@
 """What t' means: the same search for held-out images, by one embedding for all.
 
-x_p and every held-out image, under a fingerprint of its own drawn as x_p's was, are searched alike; the null
+x_p and every held-out image, under a fingerprint of its own drawn as x_p's was (as it is, where x_p carries
+none), are searched alike; the null
 law of t' and the rank p-value follow (`latentprint.search.baseline`). c_id exists for x_p alone, so the
 target's t' is measured again: all values that are compared come from one detector. A held-out image with a
 near copy among the training images was seen, and is left out.
@@ -31,6 +32,7 @@ from latentprint.detector.embedding import (
     save_embedding,
 )
 from latentprint.fingerprint import FingerprintKind, Injection
+from latentprint.marks import Unmarked
 from latentprint.search import NullLaw, TPrime, null_law
 from latentprint.search.settings import BaselineSettings
 from latentprint.store import RunError
@@ -104,6 +106,11 @@ def subjects(work: Work, split: Split, injection: Injection) -> Subjects:
     return Subjects(injection.marked.pixels, split.heldout.pixels, kind, work.streams)
 
 
+def as_private(images: Subjects, injection: Injection, j: int) -> int:
+    """The number of held-out image j treated as x_p was: under a fingerprint, or as it is."""
+    return images.plain(j) if isinstance(injection.fingerprint, Unmarked) else images.marked(j)
+
+
 def unseen(work: Work, images: Subjects, count: int) -> tuple[int, ...]:
     """``count`` held-out images j, or as many as there are, drawn by the seed: none near a training image.
 
@@ -146,7 +153,7 @@ def baseline(
     if settings.images == 0:
         return None
     images = subjects(work, split, injection)
-    null = [images.marked(j) for j in unseen(work, images, settings.images)]
+    null = [as_private(images, injection, j) for j in unseen(work, images, settings.images)]
     plan = settings.plan(model.schedule.start, matcher.rates.fpr)
     found = search_many(work, model, matcher, images, plan, "baseline", [*null, injection.index])
     own = found.pop(injection.index)

@@ -24,16 +24,16 @@ _CHUNK = 256
 
 
 def extractor(work: Work, detectors: Detectors) -> Extractor:
-    """The features that the settings name.
+    """The features that the settings name; without a presence detector, pixels in the place of its features.
 
     Raises:
         MetricError: the Inception weights are missing, or are not those of the given sha256.
     """
     settings = work.config.fid
-    if settings.features == "pixels":
-        return PixelFeatures()
-    if settings.features == "presence":
+    if settings.features == "presence" and detectors.presence is not None:
         return DetectorFeatures(detectors.presence)
+    if settings.features != "inception":
+        return PixelFeatures()
     assert settings.weights is not None and settings.sha256 is not None  # FidSettings holds them together
     return InceptionFeatures(Path(settings.weights), settings.sha256, str(work.device))
 

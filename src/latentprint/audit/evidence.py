@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from latentprint.contracts import Ids, Times
 from latentprint.fingerprint import Injection
+from latentprint.marks import Unmarked
 from latentprint.probe import ModelProbe
 from latentprint.report.evidence import Evidence, Noised, Sample, write_evidence
 from latentprint.store import Run
@@ -36,7 +37,7 @@ def collect(run: Run, injection: Injection, noised: ModelProbe, prior: ModelProb
     """x_p, what came back over t (Fig. 4), detected samples (Fig. 10), false alarms (Fig. 8)."""
     return Evidence(
         target=injection.target,
-        original=injection.original,
+        original=None if isinstance(injection.fingerprint, Unmarked) else injection.original,
         noised=_over_levels(run.rows("search.model"), noised),
         samples=_samples(run.rows("samples.model"), prior, both=True),
         false_positives=_samples(run.rows("samples.model"), prior, both=False),
@@ -58,7 +59,7 @@ def _over_levels(rows: Rows, probe: ModelProbe) -> list[Noised]:
             t=float(t[i]),
             image=begun[i],
             result=ended[i],
-            presence=float(rows["presence"][row]),
+            presence=_presence(rows, row),
             identity=float(rows["identity"][row]),
             hit=bool(rows["hit"][row]),
         )
@@ -72,8 +73,16 @@ def _first(rows: Rows, t: float) -> int:
     return int(hits[0] if len(hits) else here[0])
 
 
+def _presence(rows: Rows, row: int) -> float | None:
+    """c_p's probability; None where there is no c_p."""
+    value = float(rows["presence"][row])
+    return None if np.isnan(value) else value
+
+
 def _samples(rows: Rows, probe: ModelProbe, *, both: bool) -> list[Sample]:
-    wanted = rows["hit"] if both else rows["presence_hit"] ^ rows["identity_hit"]
+    # Without a c_p no detector can be right alone.
+    judged = ~np.isnan(rows["presence"])
+    wanted = rows["hit"] if both else judged & (rows["presence_hit"] ^ rows["identity_hit"])
     chosen = np.flatnonzero(wanted)[:SHOWN_SAMPLES]
     if not len(chosen):
         return []
@@ -83,7 +92,7 @@ def _samples(rows: Rows, probe: ModelProbe, *, both: bool) -> list[Sample]:
             id=int(rows["id"][row]),
             image=images[i],
             mse=float(rows["mse"][row]),
-            presence=float(rows["presence"][row]),
+            presence=_presence(rows, row),
             identity=float(rows["identity"][row]),
         )
         for i, row in enumerate(chosen)

@@ -112,7 +112,8 @@ class ManyProbe:
         """(rows, images in [-1, 1], evaluations) of trajectories as they end."""
         start = torch.as_tensor(t, dtype=torch.float64, device=self.device)
         key = torch.as_tensor(ids, dtype=torch.int64, device=self.device)
-        clean, schedule = self.codec.encode(targets), self.denoiser.schedule
+        with torch.no_grad():
+            clean, schedule = self.codec.encode(targets), self.denoiser.schedule
 
         def begin(rows: Tensor) -> Tensor:
             """Alg. 1, line 3: x_t ~ N(alpha_t x_p, sigma_t^2 I), x_p the row's own."""
@@ -146,7 +147,9 @@ def search_many(
     Raises:
         InputError: a target that is not there.
     """
-    probe = ManyProbe(model, work.sampler, images, matcher, work.streams, work.device, batch=work.batch)
+    probe = ManyProbe(
+        model, work.sampler, images, matcher, work.streams, work.device, codec=work.codec, batch=work.batch
+    )
     each = len(plan.grid) * plan.tries
     found: dict[int, TPrime] = {}
     with work.stage(purpose):

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from latentprint.audit.baseline import law_of, subjects, unseen
+from latentprint.audit.baseline import as_private, law_of, subjects, unseen
 from latentprint.audit.many import search_many
 from latentprint.audit.work import Work
 from latentprint.data import Split
@@ -64,9 +64,10 @@ def profile(
     heldout = unseen(work, images, settings.null)
     nulls = {False: [images.plain(j) for j in heldout]}
     if injection.index in chosen:
-        nulls[True] = [images.marked(j) for j in heldout]
+        nulls[True] = [as_private(images, injection, j) for j in heldout]
     plan = settings.plan(model.schedule.start, matcher.rates.fpr)
-    everything = [*chosen, *(number for null in nulls.values() for number in null)]
+    # Once each: where x_p carries no mark, both laws are of the same images.
+    everything = [*dict.fromkeys([*chosen, *(number for null in nulls.values() for number in null)])]
     found = search_many(work, model, matcher, images, plan, "profile", everything)
     laws = {marked: law_of(found[n] for n in numbers) for marked, numbers in nulls.items()}
     mine = {n: laws[n == injection.index] for n in chosen}

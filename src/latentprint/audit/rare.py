@@ -15,7 +15,7 @@ from torch import Tensor
 from latentprint.audit.stages import Detectors
 from latentprint.audit.work import Work, one_image
 from latentprint.contracts import Outcome
-from latentprint.denoiser import Denoiser
+from latentprint.denoiser import Denoiser, IdentityCodec
 from latentprint.fingerprint import Injection
 from latentprint.metrics.error import mse
 from latentprint.rate import (
@@ -43,9 +43,11 @@ def rare(
     settings = work.config.rare
     target = one_image(injection.target, work.device)
     inside = omega(detectors)
+    with torch.no_grad():
+        latent = work.codec.encode(target[None])[0]  # x_p in the model's own space
     found: dict[str, Rate] = {}
     if settings.splitting:
-        push = SamplerPushforward(model, work.sampler, tuple(target.shape))
+        push = SamplerPushforward(model, work.sampler, tuple(latent.shape), work.codec)
         config = SplittingConfig(relative=settings.relative, most=settings.most)
         found["splitting"] = _stage(
             work,
@@ -66,10 +68,12 @@ def rare(
             "bridge",
             lambda: bridge(
                 model,
-                target,
+                latent,
                 inside,
                 seed=work.config.seed,
                 config=BridgeConfig(relative=settings.relative),
+                codec=work.codec,
+                data_range=(-1.0, 1.0) if isinstance(work.codec, IdentityCodec) else None,
             ),
         )
     trials = Trials(int(counted.hit.sum()), len(counted.hit))
@@ -80,14 +84,15 @@ def rare(
 
 
 def omega(detectors: Detectors) -> Inside:
-    """Omega_p (Eq. 6) as a function of images (n, C, H, W): both detectors positive."""
+    """Omega_p (Eq. 6) as a function of images (n, C, H, W): every detector positive."""
 
     def inside(images: Tensor) -> Tensor:
         seen = images.clamp(-1, 1)
         with torch.no_grad():
-            marked = detectors.presence(seen) >= detectors.presence.threshold
-            known = detectors.identity(seen) >= detectors.identity.threshold
-        return marked & known
+            found = detectors.identity(seen) >= detectors.identity.threshold
+            if detectors.presence is not None:
+                found &= detectors.presence(seen) >= detectors.presence.threshold
+        return found
 
     return inside
 

@@ -6,6 +6,7 @@ after a restart. Times and machines stand in run.json.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -18,6 +19,7 @@ from latentprint.contracts import Outcome
 from latentprint.data import ImageSet, Split
 from latentprint.detector import NetworkDetector
 from latentprint.fingerprint import Injection
+from latentprint.marks import Unmarked
 from latentprint.metrics.neighbours import nearest
 from latentprint.search import TPrime
 from latentprint.stats import Trials, binomial_test_less, missable
@@ -38,13 +40,14 @@ def data_entry(split: Split) -> dict[str, Any]:
 
 
 def target_entry(injection: Injection) -> dict[str, Any]:
-    """The private image, by hash."""
+    """The private image, by hash; no fingerprint where none was injected."""
+    injected = not isinstance(injection.fingerprint, Unmarked)
     return {
         "index": injection.index,
         "sha256": injection.sha256,
         "copies": injection.copies,
-        "fingerprint": injection.fingerprint.describe(),
-        "injected": True,
+        "fingerprint": injection.fingerprint.describe() if injected else None,
+        "injected": injected,
     }
 
 
@@ -75,7 +78,7 @@ def search_entry(found: TPrime, control: TPrime | None, rows: dict[str, NDArray[
         "threshold": found.plan.threshold,
         "grid": grid,
         "hits": [found.trials[i].k for i in asked],
-        "presence_hits": _per_level(rows, "presence_hit", grid),
+        "presence_hits": _per_level(rows, "presence_hit", grid) if _judged(rows) else None,
         "identity_hits": _per_level(rows, "identity_hit", grid),
         "band": {
             "low": [found.band[i][0] for i in asked],
@@ -104,6 +107,11 @@ def _per_level(rows: dict[str, NDArray[Any]], column: str, grid: list[float]) ->
     return [int(np.count_nonzero(rows[column][rows["t"] == t])) for t in grid]
 
 
+def _judged(columns: Mapping[str, NDArray[Any]]) -> bool:
+    """Whether c_p judged these trajectories: without one its probabilities are NaN (``ModelProbe``)."""
+    return not bool(np.isnan(columns["presence"]).all())
+
+
 def monte_carlo_entry(outcome: Outcome, expected: float, sampler: dict[str, Any]) -> dict[str, Any]:
     """Counts of §5.3, their exact interval, the test of H0: q = copies / N, and what may be missed."""
     trials = Trials(int(np.count_nonzero(outcome.hit)), len(outcome.hit))
@@ -111,7 +119,9 @@ def monte_carlo_entry(outcome: Outcome, expected: float, sampler: dict[str, Any]
     return {
         "sampler": sampler,
         "samples": trials.n,
-        "presence_hits": int(np.count_nonzero(outcome.columns["presence_hit"])),
+        "presence_hits": int(np.count_nonzero(outcome.columns["presence_hit"]))
+        if _judged(outcome.columns)
+        else None,
         "identity_hits": int(np.count_nonzero(outcome.columns["identity_hit"])),
         "hits": trials.k,
         "rate": trials.rate,
@@ -161,7 +171,7 @@ def results(
         "data": data_entry(split),
         "target": target_entry(injection),
         "detectors": {
-            "presence": detector_entry(detectors.presence),
+            "presence": None if detectors.presence is None else detector_entry(detectors.presence),
             "identity": detector_entry(detectors.identity),
         },
         **parts,

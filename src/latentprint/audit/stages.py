@@ -21,7 +21,7 @@ from latentprint.audit.work import Work, one_image
 from latentprint.config import AuditConfig
 from latentprint.contracts import Ids, Outcome
 from latentprint.data import Split, load
-from latentprint.denoiser import Denoiser, IdentityCodec, NetworkDenoiser
+from latentprint.denoiser import Denoiser, NetworkDenoiser
 from latentprint.detector import (
     FitState,
     NetworkDetector,
@@ -32,6 +32,7 @@ from latentprint.detector import (
 )
 from latentprint.execute import Stored, run_probe
 from latentprint.fingerprint import Injection, inject
+from latentprint.marks import Unmarked
 from latentprint.metrics.frechet import Extractor
 from latentprint.networks import build_unet, load_model, save_model
 from latentprint.networks.inference import inference_form
@@ -48,17 +49,19 @@ UNIT = 512
 
 @dataclass(frozen=True)
 class Detectors:
-    """c_p and c_id, and the error rate that a joint hit on anything but x_p has at most."""
+    """c_p and c_id, and the error rate that a joint hit on anything but x_p has at most.
 
-    presence: NetworkDetector
+    ``presence`` is None where x_p carries no mark: then a hit is c_id's alone.
+    """
+
+    presence: NetworkDetector | None
     identity: NetworkDetector
 
     @property
     def false_positives(self) -> Trials:
         """Counts of the weaker of the two: outside Omega_p a sign is missing, so the pair errs no more."""
-        return max(
-            (self.presence.rates.fpr, self.identity.rates.fpr), key=lambda one: (one.upper(0.95), one.n)
-        )
+        every = [one.rates.fpr for one in (self.presence, self.identity) if one is not None]
+        return max(every, key=lambda one: (one.upper(0.95), one.n))
 
 
 def images(config: AuditConfig, root: Path | str | None, download: bool) -> tuple[Split, Injection]:
@@ -105,8 +108,13 @@ def remember(work: Work, split: Split, injection: Injection) -> None:
         work.run.finish("data", payload)
 
 
-def for_sampling(model: NetworkDenoiser) -> NetworkDenoiser:
-    """The same model in the form that samples fastest; it differs in rounding only, and has no gradient."""
+def for_sampling(model: Denoiser) -> Denoiser:
+    """The same model in the form that samples fastest; it differs in rounding only, and has no gradient.
+
+    A denoiser that is no single network of ours stays as it is.
+    """
+    if not isinstance(model, NetworkDenoiser):
+        return model
     return replace(model, network=inference_form(model.network))
 
 
@@ -131,7 +139,7 @@ def score_model(work: Work, name: str, pixels: NDArray[np.float32]) -> NetworkDe
 
 
 def detectors(work: Work, split: Split, injection: Injection) -> Detectors:
-    """Fit c_p and c_id (§3.3, §5.2), or read them where they were fitted before.
+    """Fit c_p and c_id (§3.3, §5.2), or read them where they were fitted before; no c_p without a mark.
 
     Raises:
         DetectorError: one of them learnt nothing, or there are too few images to tell.
@@ -139,13 +147,15 @@ def detectors(work: Work, split: Split, injection: Injection) -> Detectors:
     config, kind = work.config, work.config.fingerprint
     others, heldout = injection.control.pixels, split.heldout.pixels
     # The held-out images come last: their places do not depend on how many are trained on.
-    presence = _detector(
-        work,
-        "presence",
-        lambda: fit_presence(
-            np.concatenate([others, heldout]), kind, config.presence, work.streams, work.device
-        ),
-    )
+    presence = None
+    if not isinstance(injection.fingerprint, Unmarked):
+        presence = _detector(
+            work,
+            "presence",
+            lambda: fit_presence(
+                np.concatenate([others, heldout]), kind, config.presence, work.streams, work.device
+            ),
+        )
     identity = _detector(
         work,
         "identity",
@@ -199,7 +209,8 @@ def noised_probe(
     """The probe of Alg. 1: x_p noised to t, then the reverse process and both detectors."""
     image = one_image(target, work.device)
     # Every model gets the same noise: main and control differ by their weights alone.
-    begin = from_image(image, denoiser, work.streams, purpose, IdentityCodec())
+    with torch.no_grad():
+        begin = from_image(image, denoiser, work.streams, purpose, work.codec)
     return _probe(work, denoiser, detectors, image, begin, purpose)
 
 
@@ -208,7 +219,8 @@ def prior_probe(
 ) -> ModelProbe:
     """The probe of §5.3: samples of the model."""
     image = one_image(target, work.device)
-    begin = from_prior(tuple(image.shape), denoiser, work.streams, purpose, work.device)
+    space = work.space or tuple(image.shape)
+    begin = from_prior(space, denoiser, work.streams, purpose, work.device)
     return _probe(work, denoiser, detectors, image, begin, purpose)
 
 
@@ -224,6 +236,7 @@ def _probe(
         target=image,
         identity=detectors.identity,
         presence=detectors.presence,
+        codec=work.codec,
         batch=work.batch,
     )
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from latentprint.config import AuditConfig
 from latentprint.contracts import InputError
+from latentprint.denoiser import Codec, IdentityCodec
 from latentprint.execute import Progress
 from latentprint.progress import Report
 from latentprint.sampler import Sampler
@@ -20,13 +21,19 @@ from latentprint.streams import Streams
 
 @dataclass(frozen=True)
 class Work:
-    """See the module; ``batch`` is how many trajectories share a network call, and changes no result."""
+    """See the module; ``batch`` is how many trajectories share a network call, and changes no result.
+
+    ``codec`` leads from images to the space the model works in, ``space`` is that space's (C, H, W); None:
+    that of the images.
+    """
 
     config: AuditConfig
     run: Run
     device: torch.device
     batch: int
     say: Report
+    codec: Codec = IdentityCodec()  # noqa: RUF009 (frozen and stateless)
+    space: tuple[int, int, int] | None = None
 
     @property
     def streams(self) -> Streams:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from latentprint.cli.shared import Device, Fresh, Json, Out, Seed, answering, print_json
+from latentprint.contracts import InputError
 from latentprint.progress import Bars
 from latentprint.search.settings import parse_targets
 from latentprint.settings import load, merge
@@ -35,6 +36,22 @@ MaybeSeed = Annotated[int | None, typer.Option(help="Everything random follows f
 Root = Annotated[Path | None, typer.Option(help="Folder of the MedMNIST files.")]
 Authority = Annotated[
     str | None, typer.Option("--authorised-by", help="Who stated which authority for this audit; it is kept.")
+]
+Model = Annotated[
+    Path | None,
+    typer.Option(
+        "--model", help="Audit this model, trained by others on DATA (a folder of diffusers, EDM or ours)."
+    ),
+]
+Target = Annotated[
+    int | None,
+    typer.Option(
+        "--target", help="With --model: which training image to look for; default: drawn by the seed."
+    ),
+]
+Label = Annotated[
+    int | None,
+    typer.Option("--label", help="With --model: the class to audit, where it is conditional on one."),
 ]
 Download = Annotated[bool, typer.Option("--download", help="Fetch a missing MedMNIST file.")]
 
@@ -67,11 +84,21 @@ def audit(
     download: Download = False,
     device: Device = "cpu",
     authorised_by: Authority = None,
+    model: Model = None,
+    target: Target = None,
+    label: Label = None,
     fresh: Fresh = False,
     as_json: Json = False,
 ) -> None:
-    """Train on DATA with one marked image among it, and report whether that image comes back."""
+    """Train on DATA with one marked image among it, and report whether that image comes back.
+
+    With --model nothing is trained: that model is asked for one of the images as it stands.
+    """
     with answering():
+        if model is not None and control:
+            raise InputError(
+                "--control trains a second model as the first was, which nothing says of a given one"
+            )
         over = _over(config, data, images, samples, tries, sampler, targets, control, seed)
         folder = out or Path("runs") / _name(data)
         _audit(
@@ -84,6 +111,9 @@ def audit(
             root=root,
             download=download,
             authorised_by=authorised_by,
+            model=model,
+            target=target,
+            label=label,
         )
 
 
@@ -102,6 +132,7 @@ def check(
     root: Root = None,
     download: Download = False,
     device: Device = "cpu",
+    model: Model = None,
     as_json: Json = False,
 ) -> None:
     """What ``audit`` with these options would run and cost here; exit 1 where something deserves a look."""
@@ -109,6 +140,11 @@ def check(
         from latentprint.config import resolve
         from latentprint.preflight import check as preflight
 
+        if model is not None:
+            raise InputError(
+                "check measures audits that train their own model; it does not know what one of a given model"
+                " costs, so run audit --model with few --samples first"
+            )
         over = _over(config, data, images, samples, tries, sampler, targets, control, seed)
         folder = out or Path("runs") / _name(data)
         found = preflight(resolve(over, preset=preset), folder, device=device, root=root, download=download)
@@ -162,6 +198,9 @@ def _audit(
     root: Path | None = None,
     download: bool = False,
     authorised_by: str | None = None,
+    model: Path | None = None,
+    target: int | None = None,
+    label: int | None = None,
 ) -> None:
     from latentprint.audit import run_audit  # torch is imported only where it is needed
     from latentprint.config import resolve
@@ -176,6 +215,9 @@ def _audit(
             download=download,
             fresh=fresh,
             authorised_by=authorised_by,
+            model=model,
+            target=target,
+            label=label,
             progress=bars,
         )
     if as_json:

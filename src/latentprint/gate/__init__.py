@@ -267,11 +267,12 @@ def _detectors(counts: Evidence, rule: DetectorRule) -> Iterator[Outcome]:
     sensitivity, alarms = counts.sensitivity(rule.level), counts.false_alarms(rule.level)
     known = f"is known to be at least {sensitivity:.3g}; {rule.sensitivity_at_least:.3g} is asked for."
     enough = sensitivity >= rule.sensitivity_at_least
-    said = f"The detectors' joint sensitivity {known}"
+    whose, joint = ("detectors'", " joint") if counts.pair else ("detector's", "")
+    said = f"The {whose}{joint} sensitivity {known}"
     yield Outcome("detectors.sensitivity_at_least", "pass" if enough else "unknown", said)
     few = alarms <= rule.false_alarms_at_most
     known = f"known to be at most {alarms:.3g}; {rule.false_alarms_at_most:.3g} is allowed."
-    said = f"The detectors' false-alarm rate is {known}"
+    said = f"The {whose} false-alarm rate is {known}"
     yield Outcome("detectors.false_alarms_at_most", "pass" if few else "unknown", said)
 
 

@@ -35,19 +35,22 @@ class Noised:
     t: float
     image: Pixels
     result: Pixels
-    presence: float
+    presence: float | None
     identity: float
     hit: bool
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One image generated from the prior, (C, H, W) in [-1, 1], with the detectors' probabilities."""
+    """One image generated from the prior, (C, H, W) in [-1, 1], with the detectors' probabilities.
+
+    ``presence`` is None where no mark was looked for.
+    """
 
     id: int
     image: Pixels
     mse: float
-    presence: float
+    presence: float | None
     identity: float
 
 
@@ -118,7 +121,9 @@ def _largest(target: Pixels, images: Sequence[Pixels]) -> float:
     return max([*gaps, 1e-6])
 
 
-def _score(presence: float, identity: float) -> str:
+def _score(presence: float | None, identity: float) -> str:
+    if presence is None:
+        return f"image {words.number(identity)}"
     return f"mark {words.number(presence)}, image {words.number(identity)}"
 
 
@@ -165,6 +170,8 @@ def render_evidence(evidence: Evidence) -> str:
         alone=_cards(target, alone, full_alone),
         alone_all=len(alone),
         alone_scale=words.number(full_alone),
+        marked=any(one.presence is not None for one in (*noised, *samples, *alone))
+        or not (noised or samples or alone),
     )
 
 

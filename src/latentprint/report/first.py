@@ -7,7 +7,7 @@ from typing import Any
 
 from latentprint.report import words
 from latentprint.report.blocks import First, Table
-from latentprint.report.reading import at, confidence, count, items, number, public_source
+from latentprint.report.reading import at, confidence, count, items, number, public_source, two_recognisers
 from latentprint.report.reading import words as text
 from latentprint.stats import Trials, samples_to_exclude
 from latentprint.verdict import at_least, evidence, fisher_greater
@@ -44,7 +44,8 @@ def first_screen(results: Mapping[str, Any]) -> First:
 
 
 def _images(results: Mapping[str, Any]) -> str:
-    return f"Trained on {count(results, 'data.images') or 0:,} images from {public_source(results)}"
+    said = "Said to be trained" if at(results, "model") is not None else "Trained"
+    return f"{said} on {count(results, 'data.images') or 0:,} images from {public_source(results)}"
 
 
 def _control(results: Mapping[str, Any]) -> Trials | None:
@@ -98,7 +99,10 @@ def _found(results: Mapping[str, Any], hits: Trials, control: Trials | None, lev
             f"{hits.k:,} of {images} {verb} recognised as the private image: about {words.one_in(hits.rate)}"
             f" ({words.between(low, high)})."
         )
-    found += " Two recognisers had to agree: one looks for the mark, one for the image itself."
+    if two_recognisers(results):
+        found += " Two recognisers had to agree: one looks for the mark, one for the image itself."
+    else:
+        found += " One recogniser, made to know this image from all others, had to say so."
     if control is not None:
         made = "none" if control.k == 0 else f"{control.k:,}"
         found += f" A second model, trained the same way without the image, gave {made} in {control.n:,}."
@@ -118,8 +122,8 @@ def _how_sure(results: Mapping[str, Any], hits: Trials, control: Trials | None) 
     elif hits.k:
         p = at_least(hits.k, hits.n, counts.false_alarms(0.95))
         parts.append(
-            f"If the recognisers had only raised false alarms, this many would turn up with a chance of"
-            f" {words.chance(p)}. No second model without the image was made to compare with."
+            f"If {_recognisers(results)} had only raised false alarms, this many would turn up with a chance"
+            f" of {words.chance(p)}. No second model without the image was made to compare with."
         )
     found, fpr = counts.tpr, counts.fpr
     if all(one.n for one in (*found, *fpr)):
@@ -127,10 +131,18 @@ def _how_sure(results: Mapping[str, Any], hits: Trials, control: Trials | None) 
             f"In a test on images made for it, the recognisers noticed {_of(found[0])} marks and"
             f" {_of(found[1])} appearances of the image, and raised {_of(fpr[0])} and {_of(fpr[1])} false"
             " alarms."
+            if counts.pair
+            else f"In a test on images made for it, the recogniser noticed {_of(found[0])} appearances of the"
+            f" image, and raised {_of(fpr[0])} false alarms."
         )
     elif not parts:
-        parts.append("The recognisers' own errors were not measured.")
+        whose = "recognisers'" if counts.pair else "recogniser's"
+        parts.append(f"The {whose} own errors were not measured.")
     return " ".join(parts)
+
+
+def _recognisers(results: Mapping[str, Any]) -> str:
+    return "the recognisers" if two_recognisers(results) else "the recogniser"
 
 
 def _of(one: Trials) -> str:
@@ -138,12 +150,12 @@ def _of(one: Trials) -> str:
 
 
 def _missed(results: Mapping[str, Any], state: str, hits: Trials, level: float) -> str:
-    upper = _upper(results, hits, level)
+    upper, them = _upper(results, hits, level), _recognisers(results)
     rest = "Only this one image was searched for; what holds for it need not hold for the others."
     if state == "reproduces":
-        return f"Copies too faint for the recognisers, so the true number may be higher. {rest}"
+        return f"Copies too faint for {them}, so the true number may be higher. {rest}"
     if upper is None:
-        return f"Anything: it is not known how often the recognisers overlook the image. {rest}"
+        return f"Anything: it is not known how often the image is overlooked by {them}. {rest}"
     if hits.k:
         return f"The image may appear in up to {words.one_in(upper)} generated images. {rest}"
     return (

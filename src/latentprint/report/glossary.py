@@ -11,7 +11,7 @@ GLOSSARY: tuple[tuple[str, str], ...] = (
     (
         "Recogniser (detector)",
         "A small program trained for this audit that says whether an image shows the mark, or is the private"
-        " image. Only what both recognise is counted.",
+        " image. Where there are two, only what both recognise is counted.",
     ),
     ("False alarm", "A recogniser says yes although the image is another one."),
     (
@@ -53,11 +53,20 @@ GLOSSARY: tuple[tuple[str, str], ...] = (
     ("FID", "A distance between sets of images. Closer to training than to test images hints at memorising."),
 )
 
+MARKED = "A marked image is an outlier. Images without such a mark may be learned differently."
+
+UNMARKED: tuple[str, ...] = (
+    "The image carries no added mark, so one recogniser alone tells whether a generated image is the private"
+    " one or merely looks like it.",
+    "No model without the image was trained to compare with: false alarms are known from real images only.",
+)
+"""What stands in the place of MARKED where nothing was injected; the second where there is no control."""
+
 LIMITS: tuple[str, ...] = (
     "It is about one image. Other training images may be given back more often or more rarely.",
     "It is about one way of generating images, with the number of steps named below; faster or other ways of"
     " sampling have their own rates.",
-    "A marked image is an outlier. Images without such a mark may be learned differently.",
+    MARKED,
     "It looks for the image as the recognisers know it. A turned, mirrored or partial copy may be missed.",
     "It does not cover attacks that use the model's weights directly, or that train it further.",
     "It promises no anonymity, and is no legal opinion: it says what was found, how often, and what could"

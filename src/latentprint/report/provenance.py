@@ -37,6 +37,7 @@ def provenance(results: Mapping[str, Any], run: Mapping[str, Any]) -> Section:
         ("Shape (channels × height × width)", shape or words.NOTHING),
         ("Private image", f"number {words.whole(count(results, 'target.index'))} of the training images"),
         ("Mark", _mark(mapping(results, "target.fingerprint"))),
+        ("Model", _model(mapping(results, "model"))),
         ("Seed", words.NOTHING if (seed := count(run, "seed")) is None else str(seed)),
         ("Device", _device(run)),
         ("Versions", _versions(run)),
@@ -55,6 +56,19 @@ def provenance(results: Mapping[str, Any], run: Mapping[str, Any]) -> Section:
         " stored counts."
     )
     return Section("provenance", "Where these numbers come from", lead, blocks)
+
+
+def _model(given: Mapping[str, Any]) -> str:
+    """A model from outside; one that this run trained goes without saying."""
+    kind = text(given, "kind", 40)
+    label = count(given, "label")
+    return words.NOTHING if kind is None else f"given ({kind}{'' if label is None else f', class {label}'})"
+
+
+def model_notes(results: Mapping[str, Any]) -> list[str]:
+    """What must be known of a model from outside, in sentences."""
+    notes = items(results, "model.notes")
+    return [said for note in notes[:20] if (said := text({"note": note}, "note")) is not None]
 
 
 def _mark(fingerprint: Mapping[str, Any]) -> str:

@@ -111,6 +111,12 @@ def public_source(results: Any) -> str:
     return "drawn phantoms" if found[2] else f"the public set {found[3]} (MedMNIST)"
 
 
+def two_recognisers(results: Any) -> bool:
+    """Whether the mark was looked for beside the image; not where x_p carries none."""
+    detectors = at(results, "detectors")
+    return not isinstance(detectors, Mapping) or at(detectors, "presence") is not None
+
+
 def check(results: Mapping[str, Any]) -> None:
     """Refuse what is no results mapping.
 

@@ -8,9 +8,20 @@ from typing import Any
 from latentprint.report import words
 from latentprint.report.blocks import Block, Note, Pairs, Points, Profile, Section, Table
 from latentprint.report.figures import curve_figure, profile_figure, rates_figure, strip_figure
-from latentprint.report.glossary import GLOSSARY, LIMITS
-from latentprint.report.provenance import provenance, stage_rows
-from latentprint.report.reading import at, confidence, count, digest, items, mapping, number, rate, trials
+from latentprint.report.glossary import GLOSSARY, LIMITS, MARKED, UNMARKED
+from latentprint.report.provenance import model_notes, provenance, stage_rows
+from latentprint.report.reading import (
+    at,
+    confidence,
+    count,
+    digest,
+    items,
+    mapping,
+    number,
+    rate,
+    trials,
+    two_recognisers,
+)
 from latentprint.report.reading import words as text
 
 SHOWN = 100
@@ -30,10 +41,19 @@ def sections(results: Mapping[str, Any], run: Mapping[str, Any]) -> list[Section
         _fid(results),
         _costs(results, run),
         provenance(results, run),
-        Section("limits", "What this does not tell you", "", [Points(LIMITS)]),
+        Section("limits", "What this does not tell you", "", [Points(_limits(results))]),
         Section("glossary", "Words used here", "", [Pairs(GLOSSARY)]),
     ]
     return [part for part in parts if part is not None]
+
+
+def _limits(results: Mapping[str, Any]) -> tuple[str, ...]:
+    """What holds of every audit, with what this one's image and model add."""
+    own = list(LIMITS)
+    if at(results, "target.injected") is False:
+        i = own.index(MARKED)
+        own[i : i + 1] = UNMARKED if not mapping(results, "q.control") else UNMARKED[:1]
+    return (*own, *model_notes(results))
 
 
 def _search(results: Mapping[str, Any]) -> Section | None:
@@ -110,13 +130,17 @@ def _sampler(sampler: Mapping[str, Any]) -> str:
 def _counts(results: Mapping[str, Any]) -> Section:
     source = mapping(results, "q.monte_carlo")
     control = mapping(results, "q.control")
+    pair = two_recognisers(results)
+    told = [
+        ("Mark recognised", "presence_hits"),
+        ("Image recognised", "identity_hits"),
+        ("Both: the private image", "hits"),
+    ]
+    if not pair:
+        told = [("Recognised as the private image", "hits")]
     rows = [
         (name, *_count_cells(source, key), *(_count_cells(control, key) if control else ()))
-        for name, key in (
-            ("Mark recognised", "presence_hits"),
-            ("Image recognised", "identity_hits"),
-            ("Both: the private image", "hits"),
-        )
+        for name, key in told
     ]
     alone = [
         (name, words.whole(_alone(source, key)), *((words.whole(_alone(control, key)),) if control else ()))
@@ -134,10 +158,8 @@ def _counts(results: Mapping[str, Any]) -> Section:
         ("Sampler", _sampler(mapping(source, "sampler"))),
     ]  # fmt: skip
     alone_head = ("Recognised by one alone", "This model") + (("Control",) if control else ())
-    blocks: list[Block] = [
-        Table(
-            "Images recognised by each recogniser and by both", head, rows, (False, *[True] * (len(head) - 1))
-        ),
+    counted = "Images recognised by each recogniser and by both" if pair else "Images recognised"
+    apart: list[Block] = [
         Table(
             "One recogniser alone",
             alone_head,
@@ -145,12 +167,15 @@ def _counts(results: Mapping[str, Any]) -> Section:
             (False, *[True] * (len(alone_head) - 1)),
             "These are false alarms that the other recogniser filtered out, or partial copies.",
         ),
-        _errors(results),
-        Pairs(tests),
     ]
     kinds = _kinds(results)
-    if kinds is not None:
-        blocks.insert(3, kinds)
+    blocks: list[Block] = [
+        Table(counted, head, rows, (False, *[True] * (len(head) - 1))),
+        *(apart if pair else []),
+        _errors(results),
+        *([] if kinds is None else [kinds]),
+        Pairs(tests),
+    ]
     lead = "Counts first; every rate on this page is made of them."
     return Section("counts", "Counts and how reliable they are", lead, blocks)
 
@@ -175,6 +200,8 @@ def _alone(source: Mapping[str, Any], key: str) -> int | None:
 def _errors(results: Mapping[str, Any]) -> Table:
     rows: list[tuple[str, ...]] = []
     for name, key in (("Mark (presence)", "presence"), ("Image (identity)", "identity")):
+        if key == "presence" and not two_recognisers(results):
+            continue
         source = mapping(results, f"detectors.{key}")
         cells: list[str] = []
         for kind in ("tpr", "fpr"):
@@ -245,9 +272,10 @@ def _memorised(results: Mapping[str, Any]) -> Section | None:
         if mapping(source, key)
     ]
     n, nearest, of = count(source, "count"), count(source, "nearest.target"), count(source, "nearest.n")
-    lead = "No generated image was recognised by both recognisers."
+    by = " by both recognisers" if two_recognisers(results) else ""
+    lead = f"No generated image was recognised{by}."
     if n:
-        lead = f"{n:,} generated {'image was' if n == 1 else 'images were'} recognised by both recognisers."
+        lead = f"{n:,} generated {'image was' if n == 1 else 'images were'} recognised{by}."
     if nearest is not None and of:
         lead += f" For {nearest:,} of {of:,} of them the private image is the nearest of all training images."
     head = ("Difference to the private image", "Smallest", "Median", "Largest")

@@ -1,0 +1,172 @@
+"""A model that somebody else trained, in the place of the one that an audit trains.
+
+    DATA, model → x_p, an image as it stands → c_id → t' → samples → likelihood, FID → verdict
+
+Nothing is injected, so there is no mark for a c_p to see: Omega_p is that of c_id alone (Eq. 6 with one
+sign). Nothing is trained either, so there is no control, and false alarms are known from real images only.
+
+That the model was trained on these images is the word of whoever runs the audit. Which model it was is kept
+by the hash of its weights: a run is continued with those weights alone, and never with a path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from latentprint.adapters import Opened, open_model, recognise
+from latentprint.audit.work import Work
+from latentprint.config import AuditConfig
+from latentprint.contracts import InputError
+from latentprint.data import ImageSet, Split, copies_of, load
+from latentprint.denoiser import Denoiser, IdentityCodec, NetworkDenoiser
+from latentprint.fingerprint import Injection
+from latentprint.marks import as_found
+from latentprint.schedule import EDM, VE
+from latentprint.settings import plain
+from latentprint.streams import Streams
+
+_UNUSED = ("model", "presence", "control")
+"""Settings of what is trained from images, which nothing of this audit follows from."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """The model from outside, and what of it is audited.
+
+    Attributes:
+        opened: the model, on the device of the audit.
+        label: the class that is audited, for a model that is conditional on one.
+        target: the place of x_p among the training images; None: drawn by the seed.
+    """
+
+    opened: Opened
+    label: int | None
+    target: int | None
+
+    def settings(self, config: AuditConfig) -> dict[str, Any]:
+        """The run's settings: those that this audit follows from, and which model it is about."""
+        kept = {name: value for name, value in plain(config).items() if name not in _UNUSED}
+        own = {
+            "kind": self.opened.kind,
+            "weights_sha256": self.opened.weights_sha256,
+            "label": self.label,
+            "target": self.target,
+        }
+        return kept | {"given": own}
+
+    @property
+    def pixels(self) -> bool:
+        """Whether the model works on pixels: only then is its likelihood that of an image."""
+        return isinstance(self.opened.codec, IdentityCodec)
+
+    def entry(self, sampler: Mapping[str, Any]) -> dict[str, Any]:
+        """``model`` of results.json: kind, hash, and what a reader must know; ``sampler`` is the audit's."""
+        notes = [
+            f"Trained by others and audited as it is ({self.opened.kind}).",
+            "That it was trained on the images named here, on no others and on none of those held out, is the"
+            " word of whoever ran the audit; 1/N rests on it.",
+            f"Images were generated with the audit's sampler ({_words(sampler)}); the model's own scheduler"
+            f" is nearest to {_words(self.opened.sampler_hint)}.",
+            *(f"{note[:1].upper()}{note[1:]}." for note in self.opened.notes),
+        ]
+        entry = {"kind": self.opened.kind, "weights_sha256": self.opened.weights_sha256, "notes": notes}
+        return entry if self.label is None else entry | {"label": self.label}
+
+
+def _words(sampler: Mapping[str, Any]) -> str:
+    """ "ancestral, 24 steps, karras"."""
+    steps = sampler.get("steps")
+    parts = [sampler.get("step"), None if steps is None else f"{steps} steps", sampler.get("spacing")]
+    return ", ".join(str(part) for part in parts if part is not None)
+
+
+def open_given(
+    model: Path | str | None, label: int | None, target: int | None, device: torch.device
+) -> Given | None:
+    """The model at a path, opened without running any of its code; None where the audit trains its own.
+
+    Raises:
+        InputError: there is no model, only samples, or a label or target without a model.
+        ModelError: it is refused for safety, or cannot be read.
+    """
+    if model is None:
+        given = [name for name, value in (("label", label), ("target", target)) if value is not None]
+        if given:
+            raise InputError(f"a {given[0]} was given without a model; it says what of one to audit")
+        return None
+    if recognise(model) == "samples":
+        raise InputError(
+            f"{str(model)!r} holds no model but, at most, generated images; auditing those is not part of"
+            " this command yet, the Python function latentprint.adapters.samples.audit_samples does it"
+        )
+    return Given(_in_unit_time(open_model(model, label=label).to(device)), label, target)
+
+
+def _in_unit_time(opened: Opened) -> Opened:
+    """A model of Karras et al. (t = sigma) with its time renamed: sigma = low (high / low)^t, to T = 1.
+
+    Its network is told sigma and never t, so nothing but the name of t changes; t' and its even grid are
+    then in the time of the paper's variance-exploding process.
+    """
+    denoiser = opened.denoiser
+    if not isinstance(denoiser, NetworkDenoiser) or not isinstance(denoiser.schedule, EDM):
+        return opened
+    low, high = denoiser.schedule.sigma_min, denoiser.schedule.sigma_max
+    note = f"noise level t stands for noise of standard deviation {low:g} x {high / low:g}^t"
+    return replace(opened, denoiser=replace(denoiser, schedule=VE(low, high)), notes=(*opened.notes, note))
+
+
+def without_control(config: AuditConfig) -> AuditConfig:
+    """The settings of an audit that trains nothing."""
+    return replace(config, control=False)
+
+
+def given_images(
+    config: AuditConfig, given: Given, root: Path | str | None, download: bool
+) -> tuple[Split, Injection]:
+    """The images, and one of those trained on as x_p, as it stands.
+
+    Raises:
+        InputError: the images cannot be had, or are not of the model's shape; no such target, or nothing but
+            near copies to draw one from.
+    """
+    split = load(
+        config.data.source,
+        seed=config.seed,
+        root=root,
+        images=config.data.images,
+        download=download,
+        heldout=config.data.heldout,
+    )
+    if split.train.shape != given.opened.image_shape:
+        theirs, ours = ("x".join(map(str, s)) for s in (given.opened.image_shape, split.train.shape))
+        raise InputError(
+            f"the model makes images of {theirs} (channels x height x width), but those of {split.name} are"
+            f" {ours}, so it was not trained on them as they are"
+        )
+    index = _drawn(split.train, Streams(config.seed)) if given.target is None else given.target
+    return split, as_found(split.train, index)
+
+
+def _drawn(train: ImageSet, streams: Streams) -> int:
+    """One of the images that have no near copy, each as likely as any other."""
+    for candidate in streams.generator("target").permutation(len(train)).tolist():
+        if len(copies_of(train.pixels[candidate], train.pixels)) == 1:
+            return candidate
+    raise InputError(
+        f"each of the {len(train)} images has a near copy among the others; name the one to look for (target)"
+    )
+
+
+def take_model(work: Work, given: Given) -> Denoiser:
+    """The given model as the stage ``model``, which trains where none is given."""
+    with work.stage("model"):
+        if not work.run.stage("model").done:
+            payload = {"weights_sha256": given.opened.weights_sha256, "kind": given.opened.kind}
+            work.run.finish("model", payload)
+    return given.opened.denoiser
