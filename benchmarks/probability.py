@@ -93,7 +93,7 @@ def narrow(index: int) -> Case:
 
 
 def tasks(quick: bool) -> Iterator[Task]:
-    coins, lines, models, bridges, repeats = (20, 20, 2, 6, 2) if quick else (200, 160, 60, 200, 4)
+    coins, lines, models, bridges, repeats = (40, 40, 2, 5, 2) if quick else (200, 160, 60, 200, 4)
     side = 4 if quick else 8
     for i in range(coins):
         yield Task("coin", "monte_carlo", i, lambda i=i: coin(i))
