@@ -273,13 +273,16 @@ def test_effective_sample_size_and_interval_by_hand():
 
 
 def test_few_heavy_weights_are_distrusted_and_many_light_ones_are_not():
-    u = np.random.default_rng(1).uniform(size=400)
-    assert "Pareto" in str(weights.weighted(-1.1 * np.log(u)).distrusted())
+    u = (np.arange(2000) + 0.5) / 2000
+    assert "Pareto" in str(weights.weighted(-0.85 * np.log(u)).distrusted())
+    assert "30 are needed" in str(weights.weighted(-1.3 * np.log(u)).distrusted())
     assert weights.weighted(-0.2 * np.log(u)).distrusted() is None
     assert "30 are needed" in str(weights.weighted(np.zeros(20)).distrusted())
-    # nearly all equal: the shape fitted to a handful of slightly larger ones does not matter
-    light = np.concatenate([np.zeros(380), np.log(np.linspace(1, 4, 20) ** 1.3)])
-    assert weights.weighted(light).distrusted() is None
+    # nearly all equal, with a heavy shape among differences that carry nothing
+    light = weights.weighted(np.log1p(0.002 / u))
+    assert light.pareto_k is not None
+    assert light.pareto_k > weights.LARGEST_K
+    assert light.distrusted() is None
 
 
 @pytest.mark.parametrize("k", [0.2, 0.5, 1.0])
