@@ -544,6 +544,14 @@ def child(task):
 def ended(pid):
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
+def slow(folder):
+    real = os.fsync
+    def fsync(handle):
+        time.sleep(0.01)  # so that the work takes longer than the first kills, however fast the disk
+        real(handle)
+    os.fsync = fsync
+    work(folder)
+
 def dying(folder, sync):
     left, real = [sync], os.fsync
     def fsync(handle):
@@ -562,8 +570,8 @@ for sync in range(1, 11):
     assert ended(child(lambda: work(folder / f"die-{sync}"))) == 0
 moments, kills = random.Random(0), 0
 for _ in range(20):
-    pid = child(lambda: work(folder / "killed"))
-    time.sleep(moments.uniform(0.0, 0.3))
+    pid = child(lambda: slow(folder / "killed"))
+    time.sleep(moments.uniform(0.0, 0.2))
     os.kill(pid, signal.SIGKILL)
     kills += ended(pid) == -signal.SIGKILL
 print("kills", kills, len(list((folder / "killed").glob("probes/part-*"))))
