@@ -54,6 +54,25 @@ def test_rows_stay_rows():
             )
 
 
+def test_memory_used_again_leaves_no_trace():
+    """Batches that grow and shrink, with and without inference mode: the same numbers."""
+    network = stirred(SMALL28, 1, 28)
+    used = inference_form(network)
+    for count, mode in [
+        (3, torch.inference_mode),
+        (5, torch.no_grad),
+        (2, torch.inference_mode),
+        (5, torch.no_grad),
+    ]:
+        x, t = Streams(count).noise("x", range(count), 0, (1, 28, 28)), torch.linspace(10, 900, count)
+        with mode():
+            assert torch.equal(used(x, t).sample, inference_form(network)(x, t).sample)
+            first = used(x, t).sample
+            kept = first.clone()
+            used(-x, t)
+            assert torch.equal(first, kept)  # what was given out is not written over
+
+
 def test_other_networks_are_left_as_they_are():
     plain = nn.Sequential(nn.GroupNorm(2, 4), nn.SiLU())
     x = Streams(0).noise("x", [0], 0, (4, 6, 6))

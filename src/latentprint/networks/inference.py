@@ -19,7 +19,7 @@ It is for evaluation: train the original.
 from __future__ import annotations
 
 import copy
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from diffusers.models.resnet import ResnetBlock2D
@@ -31,15 +31,34 @@ from torch.nn import functional
 _CACHED = 2**18  # numbers worked on at once in float32: 1 MiB, about the second cache of a core
 
 
+class _Space:
+    """Memory that is used again: holds one array at a time, so a network must not run in two threads."""
+
+    def __init__(self) -> None:
+        self.memory = torch.empty(0)
+
+    def like(self, x: Tensor) -> Tensor:
+        """An array as ``x`` (any contents), which overwrites the one given before."""
+        old = self.memory
+        fits = old.numel() >= x.numel() and old.dtype == x.dtype and old.device == x.device
+        if not fits or old.is_inference() != torch.is_inference_mode_enabled():
+            self.memory = old = torch.empty(x.numel(), dtype=x.dtype, device=x.device)
+        return old[: x.numel()].view(x.shape)
+
+
 class _GroupNorm(nn.Module):
     """(x - mean) / sqrt(variance + eps) * weight + bias, moments over a group of channels and all pixels.
 
-    With ``activate`` the result goes through silu while it is still in the cache.
+    With ``activate`` the result goes through silu while it is still in the cache. ``to`` says where it lies:
+    fresh memory costs as much as the arithmetic, and none is needed where the input ("in place") or the last
+    result of a norm that shares this one's ``_Space`` is of no more use.
     """
 
-    def __init__(self, norm: nn.GroupNorm, activate: bool = False) -> None:
+    def __init__(
+        self, norm: nn.GroupNorm, activate: bool = False, to: _Space | Literal["in place"] | None = None
+    ) -> None:
         super().__init__()
-        self.activate = activate
+        self.activate, self.to_space = activate, to
         self.groups, self.eps, self.weight, self.bias = norm.num_groups, norm.eps, norm.weight, norm.bias
 
     def forward(self, x: Tensor) -> Tensor:
@@ -49,12 +68,18 @@ class _GroupNorm(nn.Module):
         batch, channels, height, width = x.shape
         pixels = x.permute(0, 2, 3, 1).reshape(batch, height * width, channels)
         if x.is_cpu:  # rows are taken in parts, so that the passes find them in the cache
-            out, part = torch.empty_like(pixels), max(1, _CACHED // pixels[0].numel())
+            out = self._place(pixels)
+            part = max(1, _CACHED // pixels[0].numel())
             for i in range(0, batch, part):
                 self._normalise(pixels[i : i + part], out[i : i + part])
         else:
             out = self._normalise(pixels, None)
         return out.reshape(batch, height, width, channels).permute(0, 3, 1, 2)
+
+    def _place(self, pixels: Tensor) -> Tensor:
+        if isinstance(self.to_space, _Space):
+            return self.to_space.like(pixels)
+        return torch.empty_like(pixels) if self.to_space is None else pixels
 
     def _normalise(self, pixels: Tensor, out: Tensor | None) -> Tensor:
         centred = pixels - self._spread(pixels.sum(1), pixels.shape[1])
@@ -72,14 +97,11 @@ class _GroupNorm(nn.Module):
 class _Residual(nn.Module):
     """x + conv2(silu(norm2(conv1(silu(norm1(x))) + W silu(time)))), in as few arrays as it takes."""
 
-    def __init__(self, block: ResnetBlock2D) -> None:
+    def __init__(self, block: ResnetBlock2D, space: _Space) -> None:
         super().__init__()
-        self.norm1, self.conv1, self.time = _GroupNorm(block.norm1, True), block.conv1, block.time_emb_proj
-        self.norm2, self.conv2, self.shortcut = (
-            _GroupNorm(block.norm2, True),
-            block.conv2,
-            block.conv_shortcut,
-        )
+        self.norm1, self.conv1 = _GroupNorm(block.norm1, True, space), block.conv1
+        self.norm2, self.conv2 = _GroupNorm(block.norm2, True, "in place"), block.conv2
+        self.time, self.shortcut = block.time_emb_proj, block.conv_shortcut
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         h = self.conv1(self.norm1(x))
@@ -133,14 +155,19 @@ def inference_form(network: nn.Module) -> nn.Module:
     fast = copy.deepcopy(network).eval().requires_grad_(False)
     if not isinstance(fast, UNet2DModel):
         return fast
+    space = _Space()
     for parent in list(fast.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, ResnetBlock2D) and _plain(child):
-                setattr(parent, name, _Residual(child))
+                setattr(parent, name, _Residual(child, space))
             elif isinstance(child, Upsample2D) and _doubles(child):
                 setattr(parent, name, _Doubling(cast(nn.Conv2d, child.conv)))
             elif isinstance(child, nn.GroupNorm) and child.affine:
                 setattr(parent, name, _GroupNorm(child))
+    last = cast(nn.Module, fast.conv_norm_out)
+    if isinstance(last, _GroupNorm) and isinstance(cast(nn.Module, fast.conv_act), nn.SiLU):
+        last.activate, last.to_space = True, space
+        setattr(fast, "conv_act", nn.Identity())  # noqa: B010  the stubs know of SiLU only
     return fast.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
 
