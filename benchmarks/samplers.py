@@ -6,15 +6,17 @@ from. A sampler has reached the law at a number of evaluations when, there and a
 
     sliced   its sliced Wasserstein distance to the reference is below the 99.5 % quantile of that distance
              between random halves of two reference sets
-    hits     the share of its samples that lie in Omega is inside the exact 99.9 % interval of the
-    reference's,
-             by a two-sided comparison of two counts (Fisher)
+    hits     the share of its samples that lie in Omega agrees with the reference's: a two-sided comparison
+             of two counts (Fisher) at 0.1 %
+    returns  so is the share that comes back to one image from x_t, at each of 8 noise levels (Bonferroni):
+             the law that t' is measured with. Samplers of the probability flow have another one there
 
 The model is the exact denoiser of 100 digits (Omega: near one of the first 30, so that q = 0.3 is known), or
-with --model a trained folder (Omega: near any of --images N training digits). ``error`` is the sliced
-distance, ``floor`` what two reference sets show. ``fewest`` is the answer; ``default`` its best sampler.
+with --run the folder of an audit of digits, the network trained there (Omega: near any image it saw).
+``error`` is the sliced distance, ``floor`` what two reference sets show. ``fewest`` counts all three,
+``fewest_from_prior`` the first two; ``default`` is the best sampler of ``fewest``.
 
-    python benchmarks/samplers.py [--quick] [--json] [--model FOLDER] [--samples 1000]
+    python benchmarks/samplers.py [--quick] [--json] [--run runs/demo] [--costs 8,16,32]
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ import json
 import math
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +37,8 @@ from scipy import stats
 from sklearn.datasets import load_digits
 from torch import Tensor
 
+from latentprint.audit.stages import for_sampling, images
+from latentprint.config import AuditConfig
 from latentprint.denoiser import Denoiser
 from latentprint.known import Memorised
 from latentprint.networks import load_model
@@ -51,6 +56,7 @@ from latentprint.sampler import (
     trajectories,
 )
 from latentprint.schedule import SubVP
+from latentprint.settings import read
 from latentprint.streams import Streams
 
 FIXED = (
@@ -64,6 +70,11 @@ FIXED = (
 )
 
 
+LEVELS, TRIES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9), 50
+NEAR = 0.02  # mean squared distance of an image in Omega
+EVERY = ("karras", "log-snr", "uniform")
+
+
 @dataclass(frozen=True)
 class Law:
     """Samples (n, d) and which of them lie in Omega, with the mean cost of one."""
@@ -71,6 +82,8 @@ class Law:
     x: Tensor
     hits: Tensor
     evaluations: float
+    returns: Tensor  # of ``tries`` from each of LEVELS
+    tries: int = TRIES
 
 
 def digits(count: int) -> Tensor:
@@ -78,17 +91,37 @@ def digits(count: int) -> Tensor:
     return torch.from_numpy(load_digits().images[:count, None] / 8 - 1).float()
 
 
+def seen(run: Path) -> Tensor:
+    """The images that an audit trained its network on, (n, C, H, W), x_p first."""
+    settings = json.loads((run / "run.json").read_text())["settings"]
+    _, injection = images(read(AuditConfig, settings), None, download=False)
+    order = [injection.index, *(i for i in range(len(injection.marked)) if i != injection.index)]
+    return torch.from_numpy(injection.marked.pixels[order])
+
+
 def sample(denoiser: Denoiser, sampler: Sampler, omega: Tensor, n: int, seed: int) -> Law:
+    """``n`` samples from the prior, and the returns to the first image of ``omega``."""
     schedule, streams, shape = denoiser.schedule, Streams(seed), tuple(omega.shape[1:])
+    levels = torch.tensor(LEVELS, dtype=torch.float64).repeat_interleave(TRIES)
+    alpha, sigma = (v.float().view(-1, 1, 1, 1) for v in (schedule.alpha(levels), schedule.sigma(levels)))
 
     def begin(rows: Tensor) -> Tensor:
         return schedule.prior_std * streams.noise("prior", rows, 0, shape)
 
+    def noised(rows: Tensor) -> Tensor:
+        return alpha[rows] * omega[0] + sigma[rows] * streams.noise("noised", rows, 0, shape)
+
     starts = torch.full((n,), schedule.start, dtype=torch.float64)
     ends = list(trajectories(denoiser, sampler, starts, torch.arange(n), begin, streams, "walk", 500))
     x = torch.cat([e.x for e in ends]).flatten(1)
-    hits = torch.cdist(x, omega.flatten(1)).min(dim=1).values ** 2 / x.shape[1] < 0.02
-    return Law(x, hits, float(torch.cat([e.evaluations for e in ends]).double().mean()))
+    hits = torch.cdist(x, omega.flatten(1)).min(dim=1).values ** 2 / x.shape[1] < NEAR
+    rows = torch.arange(len(levels))
+    back = list(trajectories(denoiser, sampler, levels, rows, noised, streams, "back", 500))
+    came = torch.zeros(len(levels), dtype=torch.bool)
+    for e in back:
+        came[e.rows] = (e.x - omega[0]).square().flatten(1).mean(1) < NEAR
+    returns = came.reshape(len(LEVELS), TRIES).sum(1)
+    return Law(x, hits, float(torch.cat([e.evaluations for e in ends]).double().mean()), returns)
 
 
 def sliced(a: Tensor, b: Tensor, directions: Tensor) -> float:
@@ -106,12 +139,11 @@ def floor(one: Law, two: Law, directions: Tensor, splits: int) -> tuple[float, f
     return float(np.median(found)), float(np.quantile(found, 0.995))
 
 
-def candidates(quick: bool) -> dict[str, list[Sampler]]:
+def candidates(quick: bool, costs: Sequence[int], spacings: Sequence[Any]) -> dict[str, list[Sampler]]:
     """Per step and spacing, samplers of rising cost."""
-    costs = (8, 16, 32, 64, 128) if quick else (6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 256, 512)
     found: dict[str, list[Sampler]] = {}
     for step in FIXED:
-        for spacing in ("karras",) if quick else ("karras", "log-snr", "uniform"):
+        for spacing in spacings:
             found[f"{step.name} {spacing}"] = [
                 Sampler(step, max(1, (cost - 1) // step.evaluations), spacing) for cost in costs
             ]
@@ -125,41 +157,73 @@ def same_rate(one: Law, two: Law) -> bool:
     return float(stats.fisher_exact(table).pvalue) > 1e-3
 
 
-def study(denoiser: Denoiser, omega: Tensor, n: int, quick: bool) -> dict[str, Any]:
+def same_returns(one: Law, two: Law) -> bool:
+    """No noise level at which the shares that come back differ, at 0.1 % for all together."""
+    p = [
+        stats.fisher_exact([[int(a), one.tries - int(a)], [int(b), two.tries - int(b)]]).pvalue
+        for a, b in zip(one.returns, two.returns, strict=True)
+    ]
+    return float(min(p)) * len(p) > 1e-3
+
+
+def study(
+    denoiser: Denoiser, omega: Tensor, n: int, quick: bool, costs: Sequence[int], spacings: Sequence[Any]
+) -> dict[str, Any]:
     begun = time.perf_counter()
     one, two = (sample(denoiser, PAPER, omega, n, seed) for seed in (1, 2))
     print(f"reference: {time.perf_counter() - begun:.0f} s", file=sys.stderr, flush=True)
     generator = torch.Generator().manual_seed(0)
     directions = torch.nn.functional.normalize(torch.randn(one.x.shape[1], 128, generator=generator), dim=0)
     usual, limit = floor(one, two, directions, 100 if quick else 400)
-    both = Law(torch.cat([one.x, two.x]), torch.cat([one.hits, two.hits]), one.evaluations)
+    both = Law(
+        torch.cat([one.x, two.x]),
+        torch.cat([one.hits, two.hits]),
+        one.evaluations,
+        one.returns + two.returns,
+        one.tries + two.tries,
+    )
     curves: dict[str, list[dict[str, Any]]] = {}
-    fewest: dict[str, float | None] = {}
-    for name, samplers in candidates(quick).items():
+    fewest: dict[str, dict[str, float | None]] = {"reached": {}, "law": {}}
+    for name, samplers in candidates(quick, costs, spacings).items():
         rows = []
         for sampler in samplers:
             law = sample(denoiser, sampler, omega, n, seed=3)
             error = max(sliced(law.x, reference.x, directions) for reference in (one, two))
+            from_prior = error <= limit and same_rate(law, both)
             rows.append(
                 {
                     "evaluations": law.evaluations,
                     "error": error,
                     "hits": int(law.hits.sum()),
-                    "reached": error <= limit and same_rate(law, both),
+                    "returns": law.returns.tolist(),
+                    "law": from_prior,
+                    "reached": from_prior and same_returns(law, both),
                 }
             )
         curves[name] = rows
-        last_miss = max((i for i, row in enumerate(rows) if not row["reached"]), default=-1)
-        fewest[name] = rows[last_miss + 1]["evaluations"] if last_miss + 1 < len(rows) else None
-        print(f"{name:32} reaches the law at {fewest[name]}", file=sys.stderr, flush=True)
-    reached = {name: cost for name, cost in fewest.items() if cost is not None}
+        for kind, found in fewest.items():
+            last_miss = max((i for i, row in enumerate(rows) if not row[kind]), default=-1)
+            found[name] = rows[last_miss + 1]["evaluations"] if last_miss + 1 < len(rows) else None
+        print(
+            f"{name:32} reaches the law at {fewest['law'][name]}, with returns {fewest['reached'][name]}",
+            file=sys.stderr,
+            flush=True,
+        )
+    reached = {name: cost for name, cost in fewest["reached"].items() if cost is not None}
     return {
         "samples": n,
-        "reference": {"sampler": PAPER.describe(), "hits": [int(one.hits.sum()), int(two.hits.sum())]},
+        "reference": {
+            "sampler": PAPER.describe(),
+            "hits": [int(one.hits.sum()), int(two.hits.sum())],
+            "levels": LEVELS,
+            "tries": TRIES,
+            "returns": [one.returns.tolist(), two.returns.tolist()],
+        },
         "floor": usual,
         "limit": limit,
         "curves": curves,
-        "fewest": fewest,
+        "fewest": fewest["reached"],
+        "fewest_from_prior": fewest["law"],
         "default": min(reached, key=lambda name: reached[name]) if reached else None,
     }
 
@@ -168,15 +232,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Error against network evaluations, per sampler")
     parser.add_argument("--quick", action="store_true", help="less than a minute: one spacing, few costs")
     parser.add_argument("--json", action="store_true", help="one object on stdout and nothing else there")
-    parser.add_argument("--model", type=Path, help="folder of a model trained on the digits")
-    parser.add_argument("--images", type=int, default=100, help="how many digits that model was trained on")
+    parser.add_argument("--run", type=Path, help="folder of an audit, for the network that it trained")
     parser.add_argument("--samples", type=int, default=1000)
+    parser.add_argument("--costs", help="network evaluations to try; a trained network takes hours for all")
+    parser.add_argument("--spacings", default=",".join(EVERY))
+    parser.add_argument("--only", choices=("memorised", "trained"))
     arguments = parser.parse_args()
+    quick = (8, 16, 32, 64, 128)
+    costs = quick if arguments.quick else (6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 256, 512)
+    if arguments.costs is not None:
+        costs = tuple(sorted(int(cost) for cost in arguments.costs.split(",")))
+    spacings = arguments.spacings.split(",")[: 1 if arguments.quick else None]
     n = min(arguments.samples, 400) if arguments.quick else arguments.samples
-    images = digits(100)
-    report = {"memorised": study(Memorised(images, SubVP()), images[:30], n, arguments.quick)}
-    if arguments.model is not None:
-        report["trained"] = study(load_model(arguments.model), digits(arguments.images), n, arguments.quick)
+    known = digits(100)
+    report = {}
+    if arguments.only != "trained":
+        exact = Memorised(known, SubVP())
+        report["memorised"] = study(exact, known[:30], n, arguments.quick, costs, spacings)
+    if arguments.run is not None and arguments.only != "memorised":
+        model = for_sampling(load_model(arguments.run / "model"))
+        report["trained"] = study(model, seen(arguments.run), n, arguments.quick, costs, spacings)
     if arguments.json:
         print(json.dumps(report))
         return
