@@ -155,11 +155,14 @@ def train(
     streams: Streams,
     device: torch.device | str = "cpu",
     checkpoint: Path | None = None,
+    *,
+    show_resumed: bool = False,
 ) -> Iterator[TrainState]:
     """Train ``network`` on images (N, C, H, W) in [-1, 1]; yields a state every 10 steps and after the last.
 
     With ``checkpoint``, a folder, training continues from what that folder holds and saves itself there every
-    ``config.checkpoint_seconds`` and at the end; a finished training yields its last state at once.
+    ``config.checkpoint_seconds`` and at the end; a finished training yields its last state at once. With
+    ``show_resumed`` the state that is continued from is yielded too, without a loss.
 
     Raises:
         ValueError: ``images`` has another shape or type, or is empty, or is not finite.
@@ -169,9 +172,8 @@ def train(
     run = _Run.begin(pixels, network, schedule, config, streams, torch.device(device))
     if checkpoint is not None:
         run.resume(checkpoint)
-    if run.step == config.steps:
+    if run.step == config.steps or (show_resumed and run.step):
         yield run.state(None)
-        return
     losses: list[Tensor] = []
     saved = time.monotonic()
     while run.step < config.steps:

@@ -25,6 +25,7 @@ from latentprint.audit.rare import rare
 from latentprint.audit.results import memorised_entry, monte_carlo_entry, results, search_entry
 from latentprint.audit.work import Work, describe, open_device
 from latentprint.config import AuditConfig
+from latentprint.contracts import Map
 from latentprint.data import Split
 from latentprint.denoiser import Denoiser
 from latentprint.detector.embedding import EmbeddingDetector
@@ -55,6 +56,8 @@ def run_audit(
     target: int | None = None,
     label: int | None = None,
     progress: Report = silent,
+    map: Map = map,  # noqa: A002 (it is one)
+    processes: int = 1,
 ) -> dict[str, Any]:
     """Audit a recipe: train on the images with one fingerprint among them, and see whether it comes back.
 
@@ -71,6 +74,8 @@ def run_audit(
         label: with ``model``, the class to audit of a model that is conditional on one.
         authorised_by: who stated which authority for this audit; written into run.json and the report.
         progress: told how far each stage is.
+        map: works through units of trajectories, here or on many machines (``spread.executor``).
+        processes: how many train one model together; results differ from one's by rounding.
 
     Returns: what ``results.json`` holds.
 
@@ -89,7 +94,7 @@ def run_audit(
         split, injection = given_images(config, given, root, download)
         settings = given.settings(config)
     with Run.open(out, settings, fresh=fresh) as run:
-        work = Work(config, run, place, batch, progress)
+        work = Work(config, run, place, batch, progress, map=map, processes=processes)
         if given is not None:
             work = replace(work, codec=given.opened.codec, space=given.opened.shape)
         run.note({"device": describe(place)})

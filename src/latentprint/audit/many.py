@@ -159,7 +159,7 @@ def search_many(
                 del total  # of this chunk
                 work.say(f"search {purpose}", before + done, len(targets) * each, "trajectories")
 
-            stored = Stored(probe, purpose, work.run, UNIT, say)
+            stored = Stored(probe, purpose, work.run, UNIT, say, work.map)
             found.update(scan(stored, plan, targets[first : first + CHUNK], chunk=CHUNK))
         if not work.run.stage(purpose).done:
             cost = sum(one.network_evaluations for one in found.values())

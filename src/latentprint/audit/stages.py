@@ -6,8 +6,8 @@ payloads), so an audit killed at any moment continues where it was, and ends in 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
@@ -249,7 +249,7 @@ def search(
     purpose, stage = f"search.{name}", f"search {name}"
     probe = noised_probe(work, denoiser, detectors, target, "search")
     with work.stage(purpose):
-        stored = Stored(probe, purpose, work.run, UNIT, work.progress(stage, "trajectories"))
+        stored = Stored(probe, purpose, work.run, UNIT, work.progress(stage, "trajectories"), work.map)
         found = exhaustive(stored, plan)
         if not work.run.stage(purpose).done:
             work.run.finish(purpose, {"network_evaluations": found.network_evaluations})
@@ -258,18 +258,51 @@ def search(
 
 @dataclass(frozen=True)
 class Features:
-    """Keeps features of the samples that pass by, for the Frechet distance; rows by sample id."""
+    """Features of the samples that pass by, held until the unit they belong to is done.
 
-    work: Work
-    purpose: str
+    A unit may run in another process, which cannot write to the run: its features travel with its rows.
+    """
+
     limit: int
     extract: Extractor
+    held: list[tuple[Ids, NDArray[np.float32]]] = field(default_factory=list[tuple[Ids, NDArray[np.float32]]])
 
     def __call__(self, ids: Ids, images: Tensor) -> None:
         keep = ids < self.limit
         if keep.any():
             values = self.extract(images[torch.as_tensor(keep, device=images.device)])
-            self.work.run.append_array(self.purpose, ids[keep], values.float().cpu().numpy())
+            self.held.append((ids[keep], values.float().cpu().numpy()))
+
+
+Kept = list[tuple[Ids, NDArray[np.float32]]]
+
+
+@dataclass(frozen=True)
+class _WithFeatures:
+    """A unit of samples -> (its rows, its features)."""
+
+    ask: Callable[[Any], Any]
+    features: Features
+
+    def __call__(self, unit: Any) -> tuple[Any, Kept]:
+        self.features.held.clear()
+        rows = self.ask(unit)
+        return rows, list(self.features.held)
+
+
+@dataclass(frozen=True)
+class _Keeping:
+    """A map whose units' features are written before their rows: rows without features cannot occur."""
+
+    work: Work
+    purpose: str
+    features: Features
+
+    def __call__(self, function: Callable[[Any], Any], units: Iterable[Any], /) -> Iterator[Any]:
+        for rows, kept in self.work.map(_WithFeatures(function, self.features), units):
+            for ids, values in kept:
+                self.work.run.append_array(self.purpose, ids, values)
+            yield rows
 
 
 def sample(
@@ -283,9 +316,10 @@ def sample(
 ) -> Outcome:
     """``count`` samples from the prior through both detectors (§5.3); rows are kept as ``samples.<name>``."""
     purpose = f"samples.{name}"
-    probe = prior_probe(work, denoiser, detectors, target, "samples")
+    probe, over = prior_probe(work, denoiser, detectors, target, "samples"), work.map
     if extract is not None:
-        probe = replace(probe, watch=Features(work, f"features.{name}", work.config.fid.samples, extract))
+        features = Features(work.config.fid.samples, extract)
+        probe, over = replace(probe, watch=features), _Keeping(work, f"features.{name}", features)
     with work.stage(purpose):
         ids = np.arange(count, dtype=np.int64)
         start = np.full(count, denoiser.schedule.start)
@@ -297,6 +331,7 @@ def sample(
             unit=UNIT,
             sink=work.run,
             progress=work.progress(f"sampling {name}", "images"),
+            map=over,
         )
         if not work.run.stage(purpose).done:
             work.run.finish(purpose, {"network_evaluations": int(outcome.evaluations.sum())})

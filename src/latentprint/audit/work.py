@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from latentprint.config import AuditConfig
-from latentprint.contracts import InputError
+from latentprint.contracts import InputError, Map
 from latentprint.denoiser import Codec, IdentityCodec
 from latentprint.execute import Progress
 from latentprint.progress import Report
@@ -24,7 +24,8 @@ class Work:
     """See the module; ``batch`` is how many trajectories share a network call, and changes no result.
 
     ``codec`` leads from images to the space the model works in, ``space`` is that space's (C, H, W); None:
-    that of the images.
+    that of the images. ``map`` works through units of trajectories (``spread.executor``); ``processes`` train
+    one model together (``together``).
     """
 
     config: AuditConfig
@@ -34,6 +35,8 @@ class Work:
     say: Report
     codec: Codec = IdentityCodec()  # noqa: RUF009 (frozen and stateless)
     space: tuple[int, int, int] | None = None
+    map: Map = map
+    processes: int = 1
 
     @property
     def streams(self) -> Streams:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from latentprint.cli import audits, judgements, known
+from latentprint.cli import audits, judgements, known, reproduce
 
 app = typer.Typer(
     name="latentprint",
@@ -23,6 +23,7 @@ for command in (
     judgements.compare,
     judgements.verify,
     judgements.card,
+    reproduce.reproduce,
 ):
     app.command()(command)
 

@@ -1,0 +1,122 @@
+"""The paper's tables and figures as commands, and the page that sets ours beside the published numbers.
+
+    benchmarks/paper/NAME.toml  →  audits (resumable)  →  docs/paper/results.json, figures  →  docs/paper.md
+
+Nothing here measures anything that an audit does not: an experiment is audits, and their numbers in the
+paper's order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from latentprint.contracts import InputError
+from latentprint.progress import Report, silent
+from latentprint.reproduce.figures import Files, draw
+from latentprint.reproduce.lengths import run_lengths
+from latentprint.reproduce.page import write_page
+from latentprint.reproduce.plan import FOLDER, Experiment, ExperimentError, Size, experiment, names
+from latentprint.reproduce.record import Record
+from latentprint.reproduce.rows import Place, RunRow, run_rows
+from latentprint.reproduce.summary import Entry
+from latentprint.spread import Executor, executor
+
+__all__ = [
+    "FOLDER",
+    "Experiment",
+    "ExperimentError",
+    "Place",
+    "RunRow",
+    "experiment",
+    "names",
+    "reproduce",
+    "write_page",
+]
+
+
+def reproduce(
+    name: str,
+    size: Size = "cpu",
+    *,
+    runs: Path = Path("runs/paper"),
+    docs: Path = Path("docs"),
+    experiments: Path = FOLDER,
+    only: Sequence[str] = (),
+    device: str = "cpu",
+    root: Path | None = None,
+    download: bool = False,
+    spread: Executor = "local",
+    processes: int = 1,
+    progress: Report = silent,
+) -> Mapping[str, Any]:
+    """Run experiment ``name`` at that size, or continue it, and write its numbers, figures and the page.
+
+    Args:
+        runs: the runs' folder; ``runs/NAME/SIZE/ROW`` is one run.
+        docs: where ``paper/results.json``, ``paper/*.svg`` and ``paper.md`` go.
+        experiments: the folder of the experiments' files.
+        only: rows to run; all where none is named.
+        device, root, download: as for ``run_audit``.
+        spread: "ray" spreads the rows of a table over workers; samples of one row where it has one row.
+        processes: how many train one model together (accelerate).
+        progress: told how far each row's stages are.
+
+    Returns: the experiment's entry in results.json.
+
+    Raises:
+        InputError: there is no such experiment, or a row cannot run, in one sentence; what was finished is
+            kept, and on the page.
+    """
+    one = experiment(name, experiments)
+    source = one if one.uses is None else experiment(one.uses, experiments)
+    place = Place(runs, device, root, download, progress, processes=processes)
+    record = Record.read(docs / "paper")
+    refused: InputError | None = None
+    try:
+        with executor(spread, device=device) as over:
+            if source.kind == "lengths":
+                row, entry = _lengths(source, size, replace(place, map=over))
+                record.keep(source.name, size, row, entry)
+            else:
+                for row, entry in run_rows(source, size, place, only=only, map=over):
+                    record.keep(source.name, size, row, entry)
+    except InputError as error:
+        refused = error  # a row that cannot run leaves the finished ones on the page
+    record.draw(one.name, size, _figure(one, source, size, place, record))
+    write_page(docs, experiments)
+    if refused is not None:
+        raise refused
+    return record.rows(source.name, size)
+
+
+def _lengths(source: Experiment, size: Size, place: Place) -> tuple[str, Entry]:
+    scale = source.scale(size)
+    row = scale.rows[0]
+    return row.name, run_lengths(
+        scale.config(row),
+        scale.steps,
+        place.folder(source.name, size, row.name),
+        device=place.device,
+        root=place.root,
+        download=place.download,
+        progress=place.progress,
+        map=place.map,
+    )
+
+
+def _figure(one: Experiment, source: Experiment, size: Size, place: Place, record: Record) -> Files:
+    """The figure's files from all rows that are finished here, in the table's order."""
+    kept = record.rows(source.name, size)
+
+    def where(row: str) -> Path:
+        return place.folder(source.name, size, row)
+
+    rows = {
+        row.name: kept[row.name]
+        for row in source.scale(size).rows
+        if row.name in kept and (where(row.name) / "results.json").is_file()
+    }
+    return draw(one.name, rows, where, place.root)

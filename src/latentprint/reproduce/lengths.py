@@ -1,0 +1,127 @@
+"""Training length (paper Fig. 3, Fig. 10): one training, looked at after several numbers of steps.
+
+Weights are kept at the asked steps while the one training goes on, so that the lengths differ by nothing but
+their number of steps. With a learning rate that falls, earlier lengths stand higher on the fall than a
+training that ends there would; the paper does not say whether its rate falls.
+
+    at each length k:   t' (Alg. 1),  n samples: c_p, c_id, both,  errors of those that came back to x_p
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from latentprint.audit import evidence, stages
+from latentprint.audit.results import memorised_entry, monte_carlo_entry, search_entry
+from latentprint.audit.work import Work, describe, open_device
+from latentprint.config import AuditConfig
+from latentprint.contracts import Map
+from latentprint.fingerprint import Injection
+from latentprint.networks import build_unet, load_model, save_model
+from latentprint.networks.saved import ABOUT
+from latentprint.progress import Report, silent
+from latentprint.reproduce.summary import Entry, circumstances
+from latentprint.settings import plain
+from latentprint.store import Run
+from latentprint.training import train
+
+BATCH = 256
+
+
+def run_lengths(
+    config: AuditConfig,
+    steps: Sequence[int],
+    out: Path,
+    *,
+    device: str = "cpu",
+    batch: int = BATCH,
+    root: Path | None = None,
+    download: bool = False,
+    progress: Report = silent,
+    map: Map = map,  # noqa: A002 (it is one)
+) -> Entry:
+    """Train once and audit the weights after each of ``steps``; the same call continues it.
+
+    Returns: ``lengths``, one entry each, with the circumstances of the run.
+
+    Raises:
+        InputError: as ``run_audit``.
+    """
+    place = open_device(device)
+    split, injection = stages.images(config, root, download)
+    with Run.open(out, plain(config) | {"lengths": list(steps)}) as run:
+        work = Work(config, run, place, batch, progress, map=map)
+        run.note({"device": describe(place)})
+        stages.remember(work, split, injection)
+        detectors = stages.detectors(work, split, injection)
+        snapshots(work, injection.marked.pixels, steps)
+        expected = injection.copies / len(split.train)
+        lengths = [_look(work, detectors, injection, step, expected) for step in steps]
+        entry = {
+            "data": {"source": split.name, "images": len(split.train), "shape": list(split.train.shape)},
+            "copies": injection.copies,
+            "lengths": lengths,
+        }
+        run.complete()
+        run.write_json("results.json", entry)
+        return entry | circumstances(run)
+
+
+def folder(out: Path, step: int) -> Path:
+    """Where the weights after ``step`` steps are."""
+    return out / f"at-{step}"
+
+
+def snapshots(work: Work, pixels: NDArray[np.float32], steps: Sequence[int]) -> None:
+    """Train on images (N, C, H, W) and keep the averaged weights after each of ``steps``."""
+    settings, last = work.config.model, steps[-1]
+    with work.stage("training"):
+        if work.run.stage("training").done:
+            return
+        network = build_unet(settings.network, pixels.shape[1], pixels.shape[2:], work.streams)
+        torch.nn.Module.to(network, work.device)
+        states = train(
+            pixels,
+            network,
+            settings.schedule(),
+            settings.training,
+            work.streams,
+            work.device,
+            work.run.path / "checkpoints" / "training",
+            show_resumed=True,  # a kill between a checkpoint and the weights kept at that very step
+        )
+        for state in states:
+            work.say("training", state.step, last, "steps")
+            into = folder(work.run.path, state.step)
+            if state.step in steps and not (into / ABOUT).exists():
+                save_model(into, state.denoiser)
+            if state.step >= last:
+                break
+        work.run.finish("training", {"steps": last})
+
+
+def _look(
+    work: Work, detectors: stages.Detectors, injection: Injection, step: int, expected: float
+) -> dict[str, Any]:
+    name, private, count = f"at-{step}", injection.target, work.config.samples.count
+    model = stages.for_sampling(load_model(folder(work.run.path, step), work.device))
+    found = stages.search(work, name, model, detectors, private)
+    samples = stages.sample(work, name, model, detectors, private, count, None)
+    hits = np.flatnonzero(samples.hit)
+    # Errors to the nearest training image need the images that came back, drawn again from their ids.
+    prior = replace(stages.prior_probe(work, model, detectors, private, "samples"), watch=None)
+    detected = evidence.pictures(prior, stages.at(model.schedule.start, len(hits)), hits)
+    t_prime = search_entry(found, None, work.run.rows(f"search.{name}"))
+    return {
+        "step": step,
+        "monte_carlo": monte_carlo_entry(samples, expected, work.sampler.describe()),
+        "t_prime": {key: t_prime[key] for key in ("value", "certain", "tries", "grid", "hits")},
+        "memorised": memorised_entry(samples, detected, injection.marked, injection.index),
+    }

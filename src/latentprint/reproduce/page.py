@@ -1,0 +1,286 @@
+"""``docs/paper.md``: what the paper printed, and what we measured, one under the other.
+
+Made from ``docs/paper/results.json`` and the experiments' files alone. No number on the page is typed in:
+the published ones stand in the experiments' files, ours in results.json, with the device and the time beside
+them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from latentprint.config import AuditConfig, resolve
+from latentprint.progress import duration
+from latentprint.reproduce.plan import FOLDER, SIZES, Experiment, Published, Row, Size, experiment, names
+from latentprint.reproduce.record import Record
+from latentprint.reproduce.summary import Entry
+from latentprint.settings import plain, read
+from latentprint.store.files import write_aside
+
+PAGE = "paper.md"
+_NONE = "–"
+
+HEAD = """# The paper's tables and figures, reproduced
+
+Dombrowski and Kainz 2023, *Quantifying Sample Anonymity in Score-Based Generative Models with Adversarial
+Fingerprinting*, arXiv 2306.01363. This page is written by `latentprint reproduce`; every number of ours comes
+from [paper/results.json](paper/results.json), with its settings, device and time. Each experiment exists at
+two sizes: **cpu**, small enough for two CPU cores, and **full**, the paper's, for a GPU. What has not been run
+is said to be so.
+
+    latentprint reproduce table2                                    # the small size; repeat it to continue
+    latentprint reproduce table2 --scale full --device cuda         # the paper's size
+    latentprint reproduce table2 --only breastmnist                 # one row
+    latentprint reproduce page                                      # this page again, nothing run
+"""
+
+
+def write_page(docs: Path, experiments: Path = FOLDER) -> Path:
+    """Write ``docs/paper.md`` from what was reproduced so far; its path.
+
+    Raises:
+        InputError: results or experiments cannot be read, or the page cannot be written.
+    """
+    record = Record.read(docs / "paper")
+    every = sorted((experiment(name, experiments) for name in names(experiments)), key=lambda one: one.order)
+    parts = [HEAD, *(_section(one, every, record) for one in every)]
+    write_aside(docs / PAGE, "\n".join(parts).encode())
+    return docs / PAGE
+
+
+def _section(one: Experiment, every: Sequence[Experiment], record: Record) -> str:
+    source = next((other for other in every if other.name == one.uses), one)
+    lines = [f"## {one.title}", "", f"*The paper:* {one.shows}", ""]
+    for size in SIZES:
+        if size not in source.scales:
+            continue
+        lines += _size(one, source, size, record)
+    if one.found:
+        lines += [one.found.strip(), ""]
+    return "\n".join(lines)
+
+
+def _size(one: Experiment, source: Experiment, size: Size, record: Record) -> Iterator[str]:
+    scale, rows = source.scale(size), record.rows(source.name, size)
+    missing = [row.name for row in scale.rows if row.name not in rows]
+    command = f"latentprint reproduce {one.name}" + (" --scale full --device cuda" if size == "full" else "")
+    yield f"### {size}: `{command}`"
+    yield ""
+    if scale.note and one is source:
+        yield scale.note.strip()
+        yield ""
+    if rows and one is source:
+        yield from _numbers(source, size, rows)
+    for file in record.figures.get(one.name, {}).get(size, []):
+        yield f"![{one.title}: {size}](paper/{size}/{file})"
+        yield ""
+    if len(missing) == len(scale.rows):
+        yield f"**Not run.** Time: {scale.hours or 'not measured'}."
+        yield ""
+    elif missing:
+        yield f"**Not run:** {', '.join(missing)}. Time of the whole: {scale.hours or 'not measured'}."
+        yield ""
+
+
+def _numbers(source: Experiment, size: Size, rows: Mapping[str, Entry]) -> Iterator[str]:
+    made = [(row, rows[row.name]) for row in source.scale(size).rows if row.name in rows]
+    if source.kind == "lengths":
+        for _, entry in made:
+            yield from _lengths(entry)
+            yield from _differences([entry])
+            yield from _circumstances([("one training", entry)])
+        return
+    yield from _table(source, made)
+    yield from _differences([entry for _, entry in made])
+    yield from _circumstances([(row.name, entry) for row, entry in made])
+
+
+COLUMNS = (
+    "row",
+    "images",
+    "c_p %",
+    "c_id %",
+    "FID train",
+    "FID test",
+    "samples",
+    "E",
+    "c_p⁺",
+    "c_id⁺",
+    "both",
+    "q, 95 %",
+    "p (q < c/N)",
+    "t'",
+)
+
+
+def _table(source: Experiment, made: Sequence[tuple[Row, Entry]]) -> Iterator[str]:
+    yield _line(COLUMNS)
+    yield _line(["---"] + ["---:"] * (len(COLUMNS) - 1))
+    printed: set[str] = set()
+    for row, entry in made:
+        published = source.of(row)
+        if published is not None:
+            printed.add(published.name)
+            yield _line(_paper(published))
+        yield _line(_ours(row, entry))
+    for published in source.published:
+        if published.name not in printed:
+            yield _line(_paper(published))
+    yield ""
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _paper(one: Published) -> list[str]:
+    return [
+        f"{one.name}, paper",
+        _count(one.images),
+        _plain(one.presence_accuracy),
+        _plain(one.identity_accuracy),
+        _plain(one.fid_train),
+        _plain(one.fid_test),
+        _count(one.samples),
+        _plain(one.expected),
+        _count(one.presence_hits),
+        _count(one.identity_hits),
+        _count(one.hits),
+        _NONE,
+        _NONE,
+        _plain(one.t_prime),
+    ]
+
+
+def _ours(row: Row, entry: Entry) -> list[str]:
+    seen, fid = entry["monte_carlo"], entry["fid"]
+    t_prime, certain = entry["t_prime"]["value"], entry["t_prime"]["certain"]
+    told = "never" if t_prime is None else f"{t_prime:.3g}"
+    sure = "" if certain == t_prime else f" (sure: {'none' if certain is None else f'{certain:.3g}'})"
+    return [
+        f"**{row.name}, ours**",
+        _count(entry["data"]["images"]),
+        _share(entry["presence"]),
+        _share(entry["identity"]),
+        _plain(fid["train"]) if fid else _NONE,
+        _plain(fid["test"]) if fid else _NONE,
+        _count(seen["samples"]),
+        _plain(seen["expected"]),
+        _count(seen["presence_hits"]),
+        _count(seen["identity_hits"]),
+        _count(seen["hits"]),
+        f"{seen['low']:.2g} … {seen['high']:.2g}",
+        f"{seen['p_value']:.2g}",
+        told + sure,
+    ]
+
+
+def _lengths(entry: Entry) -> Iterator[str]:
+    yield _line(("steps", "samples", "E", "c_p⁺", "c_id⁺", "both", "q, 95 %", "median MSE of hits", "t'"))
+    yield _line(["---:"] * 9)
+    for one in entry["lengths"]:
+        seen, error = one["monte_carlo"], one["memorised"]["mse"]
+        value = one["t_prime"]["value"]
+        yield _line(
+            [
+                _count(one["step"]),
+                _count(seen["samples"]),
+                _plain(seen["expected"]),
+                _count(seen["presence_hits"]),
+                _count(seen["identity_hits"]),
+                _count(seen["hits"]),
+                f"{seen['low']:.2g} … {seen['high']:.2g}",
+                _NONE if error is None else f"{error['median']:.2g}",
+                "never" if value is None else f"{value:.3g}",
+            ]
+        )
+    yield ""
+
+
+def _differences(entries: Sequence[Entry]) -> Iterator[str]:
+    """In words, every setting in which these runs differ from the paper's recipe."""
+    paper = resolve(preset="paper")
+    said = {sentence: None for entry in entries for sentence in differences(entry, paper)}
+    yield "Differences from the paper's recipe, from the settings of the runs:"
+    yield ""
+    for sentence in said:
+        yield f"- {sentence}"
+    yield ""
+
+
+def differences(entry: Entry, paper: AuditConfig) -> list[str]:
+    """The settings of a run that are not the paper's, each a sentence."""
+    ours = read(AuditConfig, entry["settings"])
+    ran, said = ours.model.training, paper.model.training
+    out: list[str] = []
+    if (ran.steps, ran.batch) != (said.steps, said.batch):
+        out.append(
+            f"Training: {ran.steps:,} steps of {ran.batch} images; the paper trains for {said.steps:,} steps "
+            f"(its batch is not printed, our recipe takes {said.batch})."
+        )
+    if ours.model.network != paper.model.network:
+        mine, theirs = ours.model.network, paper.model.network
+        out.append(
+            f"U-Net: channels {'-'.join(map(str, mine.channels))}, {mine.layers_per_block} layers a block; "
+            f"the paper's has three levels, taken as {'-'.join(map(str, theirs.channels))} with "
+            f"{theirs.layers_per_block}."
+        )
+    changed = [
+        f"{name} {here} instead of {there}"
+        for name, here, there in _changed(plain(ran), plain(said))
+        if name in ("parametrisation", "times", "decay", "learning_rate", "beta2", "ema")
+    ]
+    if changed:
+        out.append(f"Training recipe: {', '.join(changed)}.")
+    if ours.sampler.name != "paper":
+        out.append(
+            f"Sampler: {ours.sampler.name} with {ours.sampler.steps} steps; the paper's is the reverse SDE "
+            "of Song et al., 1,000 steps (docs/method.md compares their laws)."
+        )
+    for name, here in (("c_p", ours.presence), ("c_id", ours.identity)):
+        if here.backbone != "resnet50":
+            out.append(f"{name} is the backbone {here.backbone!r}; the paper's is a ResNet-50.")
+    if ours.fid.features != "inception":
+        named = entry["fid"]["features"] if entry.get("fid") else ours.fid.features
+        out.append(f"FID is over features of {named!r}, not of Inception: not comparable with the paper's.")
+    out.append(
+        f"t': {ours.search.levels} noise levels, {ours.search.tries} tries each (the paper: M = 16). "
+        "The largest t with any hit grows with levels and tries; 'sure' is the largest t whose hits false "
+        "alarms cannot explain."
+    )
+    return out
+
+
+def _changed(here: Mapping[str, Any], there: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    for name, value in here.items():
+        if there.get(name) != value:
+            yield name, value, there.get(name)
+
+
+def _circumstances(made: Sequence[tuple[str, Entry]]) -> Iterator[str]:
+    yield "Measured:"
+    yield ""
+    for name, entry in made:
+        device = entry["device"] or {}
+        where = device.get("name") or f"{device.get('type', '?')}, {device.get('threads', '?')} thread(s)"
+        times = entry["seconds"]
+        told = ", ".join(f"{stage} {duration(seconds)}" for stage, seconds in times.items() if seconds >= 1)
+        total = duration(sum(times.values()))
+        torch = entry["versions"].get("torch", "?")
+        yield f"- {name}: {entry['began'][:10]}, {where}, torch {torch}, {total} in all ({told})."
+    yield ""
+
+
+def _count(value: int | None) -> str:
+    return _NONE if value is None else f"{value:,}"
+
+
+def _plain(value: float | None) -> str:
+    return _NONE if value is None else f"{value:.4g}"
+
+
+def _share(counts: Entry | None) -> str:
+    """Percent of correct answers, with the count."""
+    return _NONE if counts is None else f"{100 * counts['k'] / counts['n']:.1f} ({counts['k']}/{counts['n']})"

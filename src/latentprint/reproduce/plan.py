@@ -1,0 +1,186 @@
+"""An experiment of the paper as a file: what is run at which size, and the numbers that were published.
+
+    title, shows, kind, order   what it is: "audits" (a table: one audit a row), "lengths" (one training,
+                                looked at after several numbers of steps), "pictures" (drawn from the runs of
+                                the experiment that ``uses`` names)
+    [[published]]               the paper's numbers, one table a row
+    [cpu], [full]               the same experiment at two sizes: a preset, settings over it, [[cpu.rows]]
+
+A file opens, in its comments, with its command, its time and the numbers to expect; ``hours`` and ``note``
+say the same to the page. Unknown keys are refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from latentprint.config import AuditConfig, resolve
+from latentprint.contracts import InputError
+from latentprint.settings import SettingsError, load, merge, read
+
+FOLDER = Path("benchmarks/paper")
+Size = Literal["cpu", "full"]
+SIZES: tuple[Size, ...] = ("cpu", "full")
+
+
+class ExperimentError(InputError):
+    """An experiment that does not exist or cannot be read, in one sentence."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """One row of a published table; None where the paper prints nothing."""
+
+    name: str
+    images: int | None = None
+    samples: int | None = None
+    expected: float | None = None
+    presence_hits: int | None = None
+    identity_hits: int | None = None
+    hits: int | None = None
+    t_prime: float | None = None
+    presence_accuracy: float | None = None
+    identity_accuracy: float | None = None
+    fid_train: float | None = None
+    fid_test: float | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One audit: its settings over those of the scale, and which published row it stands beside."""
+
+    name: str
+    settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    published: str | None = None
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The experiment at one size.
+
+    Attributes:
+        preset, settings: of every row.
+        rows: the audits, in the order of the table.
+        steps: for "lengths", the training lengths looked at: rising multiples of ten.
+        hours: how long all rows take on the named machine, in words.
+        note: how this size differs from the paper, and why.
+    """
+
+    preset: str
+    rows: tuple[Row, ...]
+    settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    steps: tuple[int, ...] = ()
+    hours: str = ""
+    note: str = ""
+
+    def config(self, row: Row) -> AuditConfig:
+        """The settings of one row.
+
+        Raises:
+            SettingsError: they cannot be used.
+        """
+        return resolve(merge(self.settings, row.settings), preset=self.preset)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """See the module. ``shows`` says what the paper claims, ``found`` what one should know of our numbers."""
+
+    name: str
+    title: str
+    kind: Literal["audits", "lengths", "pictures"]
+    shows: str
+    order: int = 0
+    uses: str | None = None
+    found: str = ""
+    published: tuple[Published, ...] = ()
+    scales: Mapping[Size, Scale] = field(default_factory=dict[Size, Scale])
+
+    def scale(self, size: Size) -> Scale:
+        """The experiment at that size.
+
+        Raises:
+            ExperimentError: it has none.
+        """
+        if size not in self.scales:
+            raise ExperimentError(f"{self.name} has no size {size!r}; it has {', '.join(self.scales)}")
+        return self.scales[size]
+
+    def of(self, row: Row) -> Published | None:
+        """The published row beside one of ours."""
+        return next((one for one in self.published if one.name == (row.published or row.name)), None)
+
+
+def names(folder: Path = FOLDER) -> tuple[str, ...]:
+    """The experiments in ``folder``, by name.
+
+    Raises:
+        ExperimentError: there is no such folder, or no experiment in it.
+    """
+    found = tuple(sorted(path.stem for path in folder.glob("*.toml")))
+    if not found:
+        raise ExperimentError(
+            f"there are no experiments in {str(folder)!r}; they stand in benchmarks/paper of the source "
+            "tree: run this there, or name the folder with --experiments"
+        )
+    return found
+
+
+def experiment(name: str, folder: Path = FOLDER) -> Experiment:
+    """The experiment of that name.
+
+    Raises:
+        ExperimentError: there is none.
+        SettingsError: its file cannot be read.
+    """
+    known = names(folder)
+    if name not in known:
+        raise ExperimentError(f"{name!r} is not an experiment; there are {', '.join(known)}, and page")
+    values = load(folder / f"{name}.toml")
+    scales: dict[Size, Scale] = {size: _scale(values.pop(size), size) for size in SIZES if size in values}
+    published = tuple(
+        read(Published, one, path=f"published[{i}].") for i, one in enumerate(values.pop("published", []))
+    )
+    whole = read(Experiment, {"name": name, **values})
+    made = Experiment(
+        name, whole.title, whole.kind, whole.shows, whole.order, whole.uses, whole.found, published, scales
+    )
+    _check(made)
+    return made
+
+
+def _scale(values: Mapping[str, Any], size: str) -> Scale:
+    rest = dict(values)
+    rows = cast(list[Mapping[str, Any]], rest.pop("rows", []))
+    found = tuple(read(Row, one, path=f"{size}.rows[{i}].") for i, one in enumerate(rows))
+    return read(Scale, {**rest, "rows": found}, path=f"{size}.")
+
+
+def _check(one: Experiment) -> None:
+    if one.kind == "pictures" and (one.uses is None or one.scales):
+        raise SettingsError(f"{one.name} is drawn from other runs: it needs `uses` and no sizes of its own")
+    if one.kind != "pictures" and (one.uses is not None or not one.scales):
+        raise SettingsError(f"{one.name} needs [cpu] or [full], and no `uses`")
+    for size, scale in one.scales.items():
+        if len({row.name for row in scale.rows}) < len(scale.rows) or not scale.rows:
+            raise SettingsError(f"{one.name}, {size}: rows are needed, each with a name of its own")
+        if one.kind == "lengths" and not _usable(scale):
+            raise SettingsError(
+                f"{one.name}, {size}: one row and rising multiples of ten up to its training steps are "
+                f"needed as `steps`, got {list(scale.steps)} for {len(scale.rows)} rows"
+            )
+
+
+def _usable(scale: Scale) -> bool:
+    steps, last = scale.steps, scale.config(scale.rows[0]).model.training.steps
+    return (
+        len(scale.rows) == 1
+        and len(steps) > 0
+        and all(a < b for a, b in pairwise(steps))
+        and all(step > 0 and (step % 10 == 0 or step == last) for step in steps)
+        and steps[-1] <= last
+    )

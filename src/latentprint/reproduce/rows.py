@@ -1,0 +1,124 @@
+"""The audits of an experiment, each in a folder of its own, near or far.
+
+A row is one ``run_audit``. What is finished is read and not run again, what was interrupted continues, and
+rows depend on nothing but their settings: a map that spreads them over machines gives the same entries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from latentprint.audit import run_audit
+from latentprint.config import AuditConfig
+from latentprint.contracts import InputError, Map
+from latentprint.progress import Report, silent
+from latentprint.reproduce.plan import Experiment, ExperimentError, Row, Size
+from latentprint.reproduce.summary import Entry, holds, summary
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where rows run: the folder of all runs, the device, the data, and who is told how far they are.
+
+    Attributes:
+        map: what spreads the samples of one audit, where rows themselves are not spread.
+        processes: how many train one model together.
+    """
+
+    runs: Path
+    device: str = "cpu"
+    root: Path | None = None
+    download: bool = False
+    progress: Report = silent
+    map: Map = map
+    processes: int = 1
+
+    def folder(self, name: str, size: Size, row: str) -> Path:
+        """The folder of one row."""
+        return self.runs / name / size / row
+
+
+@dataclass(frozen=True)
+class RunRow:
+    """One row as a task that can be sent to another process: (row, config) -> (row name, entry)."""
+
+    place: Place
+    experiment: str
+    size: Size
+
+    def __call__(self, row: tuple[str, AuditConfig]) -> tuple[str, Entry]:
+        name, config = row
+        place, folder = self.place, self.place.folder(self.experiment, self.size, name)
+        if not holds(folder, config):
+            run_audit(
+                config,
+                folder,
+                device=place.device,
+                root=place.root,
+                download=place.download,
+                progress=lambda stage, done, total, unit: place.progress(
+                    f"{name}: {stage}", done, total, unit
+                ),
+                map=place.map,
+                processes=place.processes,
+            )
+        return name, summary(folder)
+
+
+def chosen(experiment: Experiment, size: Size, only: Sequence[str]) -> tuple[Row, ...]:
+    """The rows that were asked for; all where none is named.
+
+    Raises:
+        ExperimentError: there is none of that name.
+    """
+    rows = experiment.scale(size).rows
+    wrong = [name for name in only if name not in {row.name for row in rows}]
+    if wrong:
+        raise ExperimentError(
+            f"{experiment.name} at size {size} has no row {wrong[0]!r}; "
+            f"it has {', '.join(row.name for row in rows)}"
+        )
+    return tuple(row for row in rows if not only or row.name in only)
+
+
+def run_rows(
+    experiment: Experiment,
+    size: Size,
+    place: Place,
+    *,
+    only: Sequence[str] = (),
+    map: Map = map,  # noqa: A002 (it is one)
+) -> Iterator[tuple[str, Entry]]:
+    """Run or read the rows of a table; (row, entry) as each is finished.
+
+    A row whose data are missing does not keep the others from running: what is missing is said at the end.
+
+    Raises:
+        InputError: a row could not run; the sentence names it. The others are finished by then.
+    """
+    scale, task = experiment.scale(size), RunRow(place, experiment.name, size)
+    units = [(row.name, scale.config(row)) for row in chosen(experiment, size, only)]
+    missing: list[str] = []
+    for name, entry, refused in map(_Careful(task), units):
+        if entry is not None:
+            yield name, entry
+        elif refused is not None:
+            missing.append(f"{name}: {refused}")
+    if missing:
+        raise InputError(f"{experiment.name} lacks {len(missing)} of its rows. {'; '.join(missing)}")
+
+
+@dataclass(frozen=True)
+class _Careful:
+    """A row's task whose bad input is a value: the rows after it still run."""
+
+    task: RunRow
+
+    def __call__(self, row: tuple[str, AuditConfig]) -> tuple[str, Entry | None, str | None]:
+        try:
+            name, entry = self.task(row)
+        except InputError as error:
+            return row[0], None, str(error)
+        return name, entry, None

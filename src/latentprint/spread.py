@@ -1,0 +1,141 @@
+"""Units of work on many processes or machines: one more thing that has the form of ``map``.
+
+    local   the built-in map, in this process
+    ray     tasks of Ray: on this machine, or on the cluster that RAY_ADDRESS names (docs/scale.md)
+
+A unit's result follows from the unit alone (``execute``), so where it runs, in which order, and how often it
+was begun before it was finished change nothing. A worker that dies costs its unit, which is begun again
+elsewhere; what other units found is handed on meanwhile.
+
+Source: Moritz et al. 2018, "Ray", OSDI.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from latentprint.contracts import InputError, Map
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+Executor = Literal["local", "ray"]
+EXECUTORS: tuple[Executor, ...] = ("local", "ray")
+
+RETRIES = 3
+"""How often a unit is begun again when its worker dies, before it is given up."""
+
+_AHEAD = 2  # units in flight for each worker: enough that none waits, few enough that a kill loses little
+
+In = TypeVar("In")
+Out = TypeVar("Out")
+
+
+class SpreadError(InputError):
+    """Work cannot be spread as asked, for the reason given in one sentence."""
+
+
+@contextmanager
+def executor(name: str, *, device: str = "cpu", workers: int | None = None) -> Generator[Map]:
+    """The map of that name, for as long as it is needed.
+
+    Args:
+        device: "cuda" gives each worker a GPU of its own.
+        workers: processes on this machine; None: one for each core. A cluster decides itself.
+
+    Raises:
+        SpreadError: there is no such executor, Ray is not installed, or its cluster does not answer.
+    """
+    if name == "local":
+        yield map
+    elif name == "ray":
+        with _ray(workers) as ray:
+            slots = int(ray.cluster_resources().get("GPU" if device.startswith("cuda") else "CPU", 0))
+            if slots < 1:
+                raise SpreadError(f"Ray sees nothing here that could run on {device!r}")
+            yield _RayMap(ray, slots, 1.0 if device.startswith("cuda") else 0.0)
+    else:
+        raise SpreadError(f"{name!r} is not an executor; there are {', '.join(EXECUTORS)}")
+
+
+@contextmanager
+def _ray(workers: int | None) -> Generator[ModuleType]:
+    try:
+        import ray
+    except ImportError as error:
+        raise SpreadError(
+            "the executor ray needs the package ray: pip install 'latentprint[ray]', or leave --executor out"
+        ) from error
+    address = os.environ.get("RAY_ADDRESS")
+    ours = not ray.is_initialized()
+    if ours:
+        try:
+            if address is None:
+                ray.init(
+                    num_cpus=workers,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                )
+            else:
+                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise SpreadError(f"Ray could not be started: {str(error).splitlines()[0]}") from error
+    try:
+        yield ray
+    finally:
+        if ours:
+            ray.shutdown()
+
+
+@dataclass(frozen=True)
+class _RayMap:
+    """Units on Ray's workers; results come as they are finished, a bounded number of units ahead."""
+
+    ray: Any
+    slots: int
+    gpus: float
+
+    def __call__(self, function: Callable[[In], Out], units: Iterable[In], /) -> Iterator[Out]:
+        ray = self.ray
+        # The function goes into the store once; models would else travel with every unit.
+        shared = ray.put(function)
+        task = ray.remote(num_cpus=1, num_gpus=self.gpus, max_retries=RETRIES)(_call)
+        waiting, flying = iter(units), list[Any]()
+        try:
+            while True:
+                flying += [
+                    task.remote(shared, unit) for unit in islice(waiting, self.slots * _AHEAD - len(flying))
+                ]
+                if not flying:
+                    return
+                done, flying = ray.wait(flying, num_returns=1)
+                yield self._result(done[0])
+        finally:
+            for one in flying:
+                ray.cancel(one, force=True)
+
+    def _result(self, reference: Any) -> Any:
+        ray = self.ray
+        try:
+            return ray.get(reference)
+        except ray.exceptions.RayTaskError as error:
+            cause = error.cause
+            if isinstance(cause, InputError):
+                raise cause from None  # what the unit itself said, in its own words
+            raise
+        except (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError) as error:
+            raise SpreadError(
+                f"a worker died {RETRIES + 1} times on the same unit, most likely for want of memory; what "
+                "the others finished is kept, and the same command continues"
+            ) from error
+
+
+def _call(function: Callable[[Any], Any], unit: Any) -> Any:
+    return function(unit)
