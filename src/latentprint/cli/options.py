@@ -1,0 +1,123 @@
+"""The options that ``audit`` and ``check`` share, each written once: what to audit, how much of it, where.
+
+Typer reads a command's options from its signature. ``taking`` gives a command the fields of a dataclass as
+options, in their order and before its own, and hands it one value of that class.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from latentprint.cli.shared import Device, Json
+from latentprint.search.settings import parse_targets
+from latentprint.settings import load, merge
+
+Options = TypeVar("Options")
+
+
+@dataclass(frozen=True)
+class AuditOptions:
+    """What an audit is asked for; None: the preset decides."""
+
+    data: Annotated[
+        str, typer.Argument(help="digits, phantom:N, medmnist:NAME, a folder of images, or an .npz file.")
+    ]
+    out: Annotated[Path | None, typer.Option("--out", help="Folder of the run; default runs/DATA.")] = None
+    config: Annotated[Path | None, typer.Option(help="Settings as TOML; they go over the preset's.")] = None
+    preset: Annotated[
+        str, typer.Option(help="Settings to start from: small (2 CPU cores), paper (a GPU), demo.")
+    ] = "small"
+    images: Annotated[int | None, typer.Option(help="Train on this many images, drawn by the seed.")] = None
+    samples: Annotated[int | None, typer.Option(help="Images to sample from the model.")] = None
+    tries: Annotated[int | None, typer.Option(help="Tries per noise level, the paper's M.")] = None
+    sampler: Annotated[
+        str | None,
+        typer.Option(help="'paper' for the paper's 1,000 stochastic steps, or the name of a step."),
+    ] = None
+    targets: Annotated[
+        str | None,
+        typer.Option(
+            "--targets", help="Also rank training images by t': all, how many, or places such as 3,14."
+        ),
+    ] = None
+    control: Annotated[
+        bool | None, typer.Option(help="Also train the same recipe without the private image.")
+    ] = None
+    seed: Annotated[int | None, typer.Option(help="Everything random follows from this number.")] = None
+    root: Annotated[Path | None, typer.Option(help="Folder of the MedMNIST files.")] = None
+    download: Annotated[bool, typer.Option("--download", help="Fetch a missing MedMNIST file.")] = False
+    device: Device = "cpu"
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            "--model",
+            help="Audit this model, trained by others on DATA (a folder of diffusers, EDM or ours).",
+        ),
+    ] = None
+    target: Annotated[
+        int | None,
+        typer.Option(
+            "--target", help="With --model: which training image to look for; default: drawn by the seed."
+        ),
+    ] = None
+    label: Annotated[
+        int | None,
+        typer.Option("--label", help="With --model: the class to audit, where it is conditional on one."),
+    ] = None
+    as_json: Json = False
+
+    @property
+    def folder(self) -> Path:
+        """Where the run goes."""
+        return self.out or Path("runs") / _name(self.data)
+
+    def settings(self) -> dict[str, Any]:
+        """The file's settings with the options over them; an option that was not given decides nothing."""
+        options: dict[str, dict[str, Any]] = {
+            "data": {"source": self.data, "images": self.images},
+            "samples": {"count": self.samples},
+            "search": {"tries": self.tries},
+            "sampler": {"name": self.sampler},
+            "profile": {"targets": None if self.targets is None else parse_targets(self.targets)},
+        }
+        given: dict[str, Any] = {
+            table: {key: value for key, value in values.items() if value is not None}
+            for table, values in options.items()
+        }
+        top = (("seed", self.seed), ("control", self.control))
+        given |= {key: value for key, value in top if value is not None}
+        return merge(load(self.config) if self.config is not None else {}, given)
+
+
+def _name(data: str) -> str:
+    """A folder name for a data source: ``medmnist:breastmnist`` -> ``medmnist-breastmnist``."""
+    return "".join(c if c.isalnum() or c in "._-" else "-" for c in Path(data).name).strip("-.") or "run"
+
+
+def taking(options: type[Options]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A decorator: the command gets the fields of the dataclass ``options`` as options, and one value of it.
+
+    The command's first parameter is that value; its others stay options of its own.
+    """
+    shared = inspect.signature(options, eval_str=True).parameters
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        _, *own = inspect.signature(command, eval_str=True).parameters.values()
+
+        def run(**given: Any) -> None:
+            value = options(**{name: given.pop(name) for name in shared})
+            command(value, **given)
+
+        run.__name__, run.__doc__ = command.__name__, command.__doc__
+        keyword = inspect.Parameter.KEYWORD_ONLY
+        every = [one.replace(kind=keyword) for one in (*shared.values(), *own)]
+        run.__signature__ = inspect.Signature(every)  # pyright: ignore[reportFunctionMemberAccess]
+        return run
+
+    return decorate
