@@ -84,14 +84,18 @@ def rare(
 
 
 def omega(detectors: Detectors) -> Inside:
-    """Omega_p (Eq. 6) as a function of images (n, C, H, W): every detector positive."""
+    """Omega_p (Eq. 6) as a function of images (n, C, H, W): every detector positive.
+
+    c_id, the costlier of the two, judges only the images on which c_p has fired.
+    """
 
     def inside(images: Tensor) -> Tensor:
         seen = images.clamp(-1, 1)
+        found = torch.ones(len(seen), dtype=torch.bool, device=seen.device)
         with torch.no_grad():
-            found = detectors.identity(seen) >= detectors.identity.threshold
-            if detectors.presence is not None:
-                found &= detectors.presence(seen) >= detectors.presence.threshold
+            for detector in (detectors.presence, detectors.identity):
+                if detector is not None and bool(found.any()):
+                    found[found.clone()] = detector(seen[found]) >= detector.threshold
         return found
 
     return inside
