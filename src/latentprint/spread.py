@@ -82,6 +82,8 @@ def _ray(workers: int | None) -> Generator[ModuleType]:
                     include_dashboard=False,
                     log_to_driver=False,
                     logging_level=logging.ERROR,
+                    # Ray makes its workers nicer than all else on the machine; ours are the work itself.
+                    _system_config={"worker_niceness": 0},
                 )
             else:
                 ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)

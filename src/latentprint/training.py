@@ -26,11 +26,11 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, Protocol, cast
 
 import numpy as np
 import torch
@@ -45,7 +45,10 @@ from latentprint.settings import plain
 from latentprint.streams import Streams
 
 __all__ = [
+    "Alone",
     "ModelError",
+    "Speed",
+    "Team",
     "TrainConfig",
     "TrainState",
     "TrainingError",
@@ -58,12 +61,65 @@ __all__ = [
     "weight",
 ]
 
-_REPORT = 10
+REPORT = 10
 """Steps between two states: the loss leaves the device once in so many steps."""
+
+_NO_RESULT = ("checkpoint_seconds", "speed")
+"""Settings that a checkpoint may be continued without: they change when it is written, and rounding."""
 
 
 class TrainingError(InputError):
     """Training cannot go on, for the reason given in one sentence."""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What a GPU may do to be faster; all of it changes rounding, none of it what is computed.
+
+    Everything is off: a training is then repeatable bit by bit on one device. ``benchmarks/gpu.py`` measures
+    each of them.
+
+    Attributes:
+        tf32: convolutions multiply with 10 bits of mantissa.
+        channels_last: weights and images lie in memory with their channels together.
+        compile: ``torch.compile``; half a minute and more before the first step.
+        autotune: cuDNN tries its algorithms and takes the fastest, which may differ from run to run.
+    """
+
+    tf32: bool = False
+    channels_last: bool = False
+    compile: bool = False
+    autotune: bool = False
+
+
+class Team(Protocol):
+    """Processes that train one model together (``latentprint.together``)."""
+
+    @property
+    def rank(self) -> int:
+        """Which process this is, from 0."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """How many there are."""
+        ...
+
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean over all processes of a tensor that each of them holds."""
+        ...
+
+
+@dataclass(frozen=True)
+class Alone:
+    """A Team of one."""
+
+    rank: int = 0
+    size: int = 1
+
+    def mean(self, values: Tensor) -> Tensor:
+        """See Team."""
+        return values
 
 
 @dataclass(frozen=True)
@@ -86,6 +142,7 @@ class TrainConfig:
         log_ratio_mean, log_ratio_std: of log(sigma/alpha), for times "lognormal".
         precision: "bfloat16" runs the network, not the optimiser, in half precision (autocast).
         checkpoint_seconds: time between two checkpoints.
+        speed: what a GPU may do to be faster.
 
     Raises:
         ValueError: a number is outside its range.
@@ -108,6 +165,7 @@ class TrainConfig:
     log_ratio_std: float = 1.0
     precision: Literal["float32", "bfloat16"] = "float32"
     checkpoint_seconds: float = 30.0
+    speed: Speed = field(default_factory=lambda: Speed())
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "learning_rate", "clip", "log_ratio_std"):
@@ -157,19 +215,23 @@ def train(
     checkpoint: Path | None = None,
     *,
     show_resumed: bool = False,
+    team: Team = Alone(),
 ) -> Iterator[TrainState]:
     """Train ``network`` on images (N, C, H, W) in [-1, 1]; yields a state every 10 steps and after the last.
 
     With ``checkpoint``, a folder, training continues from what that folder holds and saves itself there every
     ``config.checkpoint_seconds`` and at the end; a finished training yields its last state at once. With
-    ``show_resumed`` the state that is continued from is yielded too, without a loss.
+    ``show_resumed`` the state that is continued from is yielded too, without a loss. The processes of a
+    ``team`` each call this with the same arguments; the first of them saves.
 
     Raises:
         ValueError: ``images`` has another shape or type, or is empty, or is not finite.
         TrainingError: the loss stopped being finite, or ``checkpoint`` belongs to another training.
     """
     pixels = _checked(images)
-    run = _Run.begin(pixels, network, schedule, config, streams, torch.device(device))
+    if config.batch % team.size:
+        raise TrainingError(f"a batch of {config.batch} images has no equal shares for {team.size} processes")
+    run = _Run.begin(pixels, network, schedule, config, streams, torch.device(device), team)
     if checkpoint is not None:
         run.resume(checkpoint)
     if run.step == config.steps or (show_resumed and run.step):
@@ -179,11 +241,15 @@ def train(
     while run.step < config.steps:
         losses.append(run.advance())
         last = run.step == config.steps
-        if run.step % _REPORT and not last:
+        if run.step % REPORT and not last:
             continue
         loss = run.mean_loss(losses)
         losses.clear()
-        if checkpoint is not None and (last or time.monotonic() - saved >= config.checkpoint_seconds):
+        if (
+            checkpoint is not None
+            and team.rank == 0
+            and (last or time.monotonic() - saved >= config.checkpoint_seconds)
+        ):
             run.checkpoint(checkpoint)
             saved = time.monotonic()
         yield run.state(loss)
@@ -254,6 +320,8 @@ class _Run:
     denoiser: NetworkDenoiser
     average: NetworkDenoiser
     optimiser: torch.optim.AdamW
+    team: Team
+    forward: NetworkDenoiser
     step: int = 0
 
     @classmethod
@@ -265,9 +333,11 @@ class _Run:
         config: TrainConfig,
         streams: Streams,
         device: torch.device,
+        team: Team,
     ) -> _Run:
         spread = config.sigma_data if config.sigma_data is not None else float(pixels.std(dtype=np.float64))
-        network = network.to(device).train()
+        layout = torch.channels_last if config.speed.channels_last else torch.contiguous_format
+        network = network.to(device, memory_format=layout).train()  # pyright: ignore[reportCallIssue]
         mean = copy.deepcopy(network).eval().requires_grad_(False)
         optimiser = torch.optim.AdamW(
             network.parameters(),
@@ -282,37 +352,52 @@ class _Run:
             "seed": streams.seed,
             "shape": list(pixels.shape),
             "images": sha256(pixels.tobytes()).hexdigest(),
-            "config": {k: v for k, v in plain(config).items() if k != "checkpoint_seconds"},
+            "config": {k: v for k, v in plain(config).items() if k not in _NO_RESULT},
             "denoiser": dict(denoiser.config()),
         }
         data = torch.from_numpy(pixels).to(device)
-        return cls(identity, data, config, streams, denoiser, replace(denoiser, network=mean), optimiser)
+        average = replace(denoiser, network=mean)
+        # What is compiled shares the weights of what is saved.
+        fast = replace(denoiser, network=torch.compile(network)) if config.speed.compile else denoiser
+        return cls(identity, data, config, streams, denoiser, average, optimiser, team, fast)
 
     def advance(self) -> Tensor:
         """One optimiser step; its loss, on the device."""
         config, device = self.config, self.pixels.device
         first = self.step * config.batch
-        rows = torch.from_numpy(draw_indices(self.streams, first, config.batch, len(self.pixels))).to(device)
+        # This process's share of the batch: all of it where it is alone.
+        share = config.batch // self.team.size
+        begin = share * self.team.rank
+        own = slice(begin, begin + share)
+        drawn = draw_indices(self.streams, first, config.batch, len(self.pixels))[own]
+        rows = torch.from_numpy(drawn).to(device)
         # Times stay on the CPU: a schedule's arithmetic on a GPU would wait for it at every check.
-        t = draw_times(config, self.denoiser.schedule, self.streams, first, config.batch)
-        shape = tuple(self.pixels.shape[1:])
-        noise = self.streams.noise("train.noise", range(first, first + config.batch), 0, shape, device=device)
+        t = draw_times(config, self.denoiser.schedule, self.streams, first, config.batch)[own]
+        shape, ids = tuple(self.pixels.shape[1:]), range(first + begin, first + begin + share)
+        noise = self.streams.noise("train.noise", ids, 0, shape, device=device)
         for group in self.optimiser.param_groups:
             group["lr"] = config.rate(self.step)
-        with torch.backends.cudnn.flags(deterministic=True, benchmark=False), _precision(config, device):
-            loss = loss_of(config, self.denoiser, self.pixels[rows], t, noise)
+        images = self.pixels[rows]
+        if config.speed.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        with _convolutions(config.speed), _precision(config, device):
+            loss = loss_of(config, self.forward, images, t, noise)
         self.optimiser.zero_grad(set_to_none=True)
-        with torch.backends.cudnn.flags(deterministic=True, benchmark=False):
+        with _convolutions(config.speed):
             loss.backward()
         parameters = list(self.denoiser.network.parameters())
+        loss = _averaged(self.team, parameters, loss.detach())
         torch.nn.utils.clip_grad_norm_(parameters, config.clip)
         self.optimiser.step()
         keep = min(config.ema, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
-            for mean, now in zip(self.average.network.parameters(), parameters, strict=True):
-                mean.lerp_(now, 1 - keep)
+            # All weights in a few kernels; on a CPU the same arithmetic as one by one.
+            means, now = (
+                tuple[Tensor, ...](each) for each in (self.average.network.parameters(), parameters)
+            )
+            torch._foreach_lerp_(means, now, 1 - keep)  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
         self.step += 1
-        return loss.detach()
+        return loss
 
     def mean_loss(self, losses: list[Tensor]) -> float:
         values = torch.stack(losses).double().cpu()
@@ -383,6 +468,26 @@ def _flat(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
         below = cast(Mapping[str, Any], value) if isinstance(value, Mapping) else None
         out |= _flat(below, f"{path}{key}.") if below is not None else {f"{path}{key}": value}
     return out
+
+
+def _averaged(team: Team, parameters: list[nn.Parameter], loss: Tensor) -> Tensor:
+    """Replace the gradients by their mean over the team, in one exchange; the mean loss."""
+    if team.size == 1:
+        return loss
+    gradients = [one.grad for one in parameters if one.grad is not None]
+    whole = team.mean(torch.cat([*(one.flatten() for one in gradients), loss.reshape(1)]))
+    at = 0
+    for one in gradients:
+        one.copy_(whole[at : at + one.numel()].view_as(one))
+        at += one.numel()
+    return whole[-1]
+
+
+def _convolutions(speed: Speed) -> AbstractContextManager[Any]:
+    """cuDNN as the settings want it; ``flags`` would switch it off where ``enabled`` is not said."""
+    return torch.backends.cudnn.flags(
+        enabled=True, deterministic=not speed.autotune, benchmark=speed.autotune, allow_tf32=speed.tf32
+    )
 
 
 def _precision(config: TrainConfig, device: torch.device) -> AbstractContextManager[Any]:

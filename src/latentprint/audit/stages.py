@@ -20,7 +20,7 @@ from torch import Tensor
 from latentprint.audit.work import Work, one_image
 from latentprint.config import AuditConfig
 from latentprint.contracts import Ids, Outcome
-from latentprint.data import Split, load
+from latentprint.data import ImageSet, Split, copies_of, load
 from latentprint.denoiser import Denoiser, NetworkDenoiser
 from latentprint.detector import (
     FitState,
@@ -31,17 +31,18 @@ from latentprint.detector import (
     save_detector,
 )
 from latentprint.execute import Stored, run_probe
-from latentprint.fingerprint import Injection, inject
-from latentprint.marks import Unmarked
+from latentprint.fingerprint import FingerprintError, Injection, inject
+from latentprint.marks import Natural, Unmarked, as_found
 from latentprint.metrics.frechet import Extractor
 from latentprint.networks import build_unet, load_model, save_model
 from latentprint.networks.inference import inference_form
 from latentprint.probe import ModelProbe, from_image, from_prior
-from latentprint.search import TPrime, exhaustive
+from latentprint.search import SearchSettings, TPrime
 from latentprint.stats import Trials
 from latentprint.store import RunError
 from latentprint.streams import Streams
-from latentprint.training import train
+from latentprint.together import launch, write_job
+from latentprint.training import REPORT, TrainState, train
 
 UNIT = 512
 """Trajectories between two writes to disk: what a kill loses at most."""
@@ -64,7 +65,9 @@ class Detectors:
         return max(every, key=lambda one: (one.upper(0.95), one.n))
 
 
-def images(config: AuditConfig, root: Path | str | None, download: bool) -> tuple[Split, Injection]:
+def images(
+    config: AuditConfig, root: Path | str | None, download: bool, target: int | None = None
+) -> tuple[Split, Injection]:
     """The images, with the fingerprint on one of them (paper §3.3, Eq. 10).
 
     Raises:
@@ -78,7 +81,34 @@ def images(config: AuditConfig, root: Path | str | None, download: bool) -> tupl
         download=download,
         heldout=config.data.heldout,
     )
-    return split, inject(split.train, config.fingerprint, Streams(config.seed).generator("fingerprint"))
+    return split, private_image(config, split, target)
+
+
+def private_image(config: AuditConfig, split: Split, target: int | None) -> Injection:
+    """One image of the training set as x_p: marked, or as it stands where the settings say so.
+
+    Args:
+        target: its place; None: drawn by the seed among those without near copies.
+
+    Raises:
+        FingerprintError: no such image, nothing but near copies to draw from, or a mark that does not fit.
+    """
+    streams, mark = Streams(config.seed), config.fingerprint
+    if mark.injected:
+        kind, rng = mark.drawn(split.heldout.pixels), streams.generator("fingerprint")
+        return inject(split.train, kind, rng, index=target)
+    index = _drawn(split.train, streams) if target is None else target
+    return as_found(split.train, index, mark.mask(*split.train.shape[1:]))
+
+
+def _drawn(train: ImageSet, streams: Streams) -> int:
+    """One of the images that have no near copy, each as likely as any other."""
+    for candidate in streams.generator("target").permutation(len(train)).tolist():
+        if len(copies_of(train.pixels[candidate], train.pixels)) == 1:
+            return candidate
+    raise FingerprintError(
+        f"each of the {len(train)} images has a near copy among the others; name the one to look for (target)"
+    )
 
 
 def remember(work: Work, split: Split, injection: Injection) -> None:
@@ -119,8 +149,12 @@ def for_sampling(model: Denoiser) -> Denoiser:
 
 
 def score_model(work: Work, name: str, pixels: NDArray[np.float32]) -> NetworkDenoiser:
-    """Train the score model ``name`` on images (N, C, H, W) by Eq. 4, or read it where that is done."""
+    """Train the score model ``name`` on images (N, C, H, W) by Eq. 4, or read it where that is done.
+
+    Of ``model``, weights are kept along the way where the settings ask for it (``snapshot``).
+    """
     settings, folder = work.config.model, work.run.path / name
+    due = snapshots_due(settings.training.steps, work.config.checkpoints.keep) if name == "model" else ()
     with work.stage(name):
         if not work.run.stage(name).done:
             schedule = settings.schedule()
@@ -128,14 +162,44 @@ def score_model(work: Work, name: str, pixels: NDArray[np.float32]) -> NetworkDe
             network = build_unet(settings.network, pixels.shape[1], pixels.shape[2:], work.streams)
             torch.nn.Module.to(network, work.device)
             checkpoint = work.run.path / "checkpoints" / name
+            if work.processes > 1:
+                # The others leave a checkpoint at the last step, which is continued from below.
+                job = work.run.path / "jobs" / name
+                write_job(
+                    job, pixels, settings.network, schedule, settings.training, work.streams.seed, checkpoint
+                )
+                launch(job, work.processes, work.device)
             states = train(
-                pixels, network, schedule, settings.training, work.streams, work.device, checkpoint
+                pixels,
+                network,
+                schedule,
+                settings.training,
+                work.streams,
+                work.device,
+                checkpoint,
+                show_resumed=bool(due),  # a kill between a checkpoint and the weights kept at that very step
             )
-            last = _last(states, lambda state: work.say(f"training {name}", state.step, state.steps, "steps"))
+
+            def see(state: TrainState) -> None:
+                work.say(f"training {name}", state.step, state.steps, "steps")
+                if state.step in due:
+                    save_model(snapshot(work, state.step), state.denoiser)
+
+            last = _last(states, see)
             save_model(folder, last.denoiser)
             digest = sha256((folder / "diffusion_pytorch_model.safetensors").read_bytes()).hexdigest()
             work.run.finish(name, {"weights_sha256": digest, "steps": last.steps, "images": last.images})
     return load_model(folder, work.device)
+
+
+def snapshots_due(steps: int, keep: int) -> tuple[int, ...]:
+    """After which of ``steps`` steps weights are kept: ``keep`` of them, evenly, less the last, the model."""
+    return tuple(min(steps, -(-steps * i // (keep * REPORT)) * REPORT) for i in range(1, keep))
+
+
+def snapshot(work: Work, step: int) -> Path:
+    """Where the weights after ``step`` steps are kept; a model's folder like any other."""
+    return work.run.path / "snapshots" / f"step-{step:07d}"
 
 
 def detectors(work: Work, split: Split, injection: Injection) -> Detectors:
@@ -143,17 +207,20 @@ def detectors(work: Work, split: Split, injection: Injection) -> Detectors:
 
     Raises:
         DetectorError: one of them learnt nothing, or there are too few images to tell.
+        SearchError: they are too uncertain for the search that is asked for.
     """
-    config, kind = work.config, work.config.fingerprint
+    config, kind = work.config, work.config.fingerprint.drawn(split.heldout.pixels)
     others, heldout = injection.control.pixels, split.heldout.pixels
     # The held-out images come last: their places do not depend on how many are trained on.
     presence = None
-    if not isinstance(injection.fingerprint, Unmarked):
+    mark = injection.fingerprint
+    if not isinstance(mark, Unmarked):
+        looked_for = mark if isinstance(mark, Natural) else kind  # a natural mark is not drawn
         presence = _detector(
             work,
             "presence",
             lambda: fit_presence(
-                np.concatenate([others, heldout]), kind, config.presence, work.streams, work.device
+                np.concatenate([others, heldout]), looked_for, config.presence, work.streams, work.device
             ),
         )
     identity = _detector(
@@ -163,7 +230,9 @@ def detectors(work: Work, split: Split, injection: Injection) -> Detectors:
             injection.target, others, heldout, kind, config.identity, work.streams, work.device
         ),
     )
-    return Detectors(presence, identity)
+    found = Detectors(presence, identity)
+    config.search.require(found.false_positives)
+    return found
 
 
 State = TypeVar("State")
@@ -244,13 +313,24 @@ def _probe(
 def search(
     work: Work, name: str, denoiser: Denoiser, detectors: Detectors, target: NDArray[np.float32]
 ) -> TPrime:
-    """Alg. 1 at every noise level of the grid; rows are kept as ``search.<name>``."""
-    plan = work.config.search.plan(denoiser.schedule.start, detectors.false_positives)
-    purpose, stage = f"search.{name}", f"search {name}"
+    """Alg. 1, by the method that the settings choose; rows are kept as ``search.<name>``."""
     probe = noised_probe(work, denoiser, detectors, target, "search")
+    return searched(work, f"search.{name}", f"search {name}", probe, detectors, work.config.search)
+
+
+def searched(
+    work: Work,
+    purpose: str,
+    said: str,
+    probe: ModelProbe,
+    detectors: Detectors,
+    settings: SearchSettings,
+) -> TPrime:
+    """A search as a stage of its own: rows under ``purpose``, resumed by id."""
+    plan = settings.plan(probe.denoiser.schedule.start, detectors.false_positives)
     with work.stage(purpose):
-        stored = Stored(probe, purpose, work.run, UNIT, work.progress(stage, "trajectories"), work.map)
-        found = exhaustive(stored, plan)
+        stored = Stored(probe, purpose, work.run, UNIT, work.progress(said, "trajectories"), work.map)
+        found = settings.search(stored, plan, work.config.seed)
         if not work.run.stage(purpose).done:
             work.run.finish(purpose, {"network_evaluations": found.network_evaluations})
     return found

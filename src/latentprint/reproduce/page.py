@@ -27,8 +27,8 @@ HEAD = """# The paper's tables and figures, reproduced
 Dombrowski and Kainz 2023, *Quantifying Sample Anonymity in Score-Based Generative Models with Adversarial
 Fingerprinting*, arXiv 2306.01363. This page is written by `latentprint reproduce`; every number of ours comes
 from [paper/results.json](paper/results.json), with its settings, device and time. Each experiment exists at
-two sizes: **cpu**, small enough for two CPU cores, and **full**, the paper's, for a GPU. What has not been run
-is said to be so.
+two sizes: **cpu**, small enough for two CPU cores, and **full**, the paper's, for a GPU. What has not been
+run is said to be so.
 
     latentprint reproduce table2                                    # the small size; repeat it to continue
     latentprint reproduce table2 --scale full --device cuda         # the paper's size
