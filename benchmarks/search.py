@@ -16,11 +16,15 @@ the output says how much of it. Alg. 1 as printed returns at the first hit: its 
 curve ends, is given as ratio_tprime_first_hit. On a machine that others use too, --cpu-time compares
 processor seconds instead of seconds on the wall; the output says which.
 
-The model is --model FOLDER, or one trained here on 100 images (--train STEPS), or, where neither is given,
-the exact denoiser of 100 images with an untrained network run beside it at every step and its output dropped:
-the answers are then those of a model that memorised, the time is the network's. The output says which.
+The model is --model FOLDER with the --data and the number of --images that it was trained on, or one trained
+here (--train STEPS), or, where neither is given, the exact denoiser of the images with an untrained network run
+beside it at every step and its output dropped: the answers are then those of a model that memorised, the time
+is the network's. The output says which. A network runs in its form for sampling on both sides
+(networks.inference), so that no ratio owes anything to it.
 
     python benchmarks/search.py [--quick] [--json] [--network digits|small28|paper] [--train 1200]
+    python benchmarks/search.py --model runs/demo/model --data digits
+    python benchmarks/search.py --network paper --device cuda --json
 """
 
 from __future__ import annotations
@@ -44,6 +48,7 @@ from latentprint.denoiser import Denoiser, IdentityCodec, NetworkDenoiser
 from latentprint.detector import DetectorRates
 from latentprint.known import Memorised
 from latentprint.networks import DIGITS, PAPER, SMALL28, UNetConfig, build_unet, load_model, parameters
+from latentprint.networks.inference import inference_form
 from latentprint.probe import ModelProbe, from_image
 from latentprint.sampler import PAPER as EULER_1000
 from latentprint.sampler import Ancestral, Sampler
@@ -53,14 +58,14 @@ from latentprint.stats import Trials
 from latentprint.streams import Streams
 from latentprint.training import TrainConfig, train
 
-IMAGES = 100
 TARGET = 5
 TRIES = 16
 NETWORKS: dict[str, tuple[UNetConfig, str, int]] = {
     "digits": (DIGITS, "digits", 1),
-    "small28": (SMALL28, f"phantom:{IMAGES}:28", 1),
-    "paper": (PAPER, f"phantom:{IMAGES}:28", 3),
+    "small28": (SMALL28, "phantom:100:28", 1),
+    "paper": (PAPER, "phantom:100:28", 3),
 }
+"""A network, the images it is for unless --data names others, and its channels."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +119,7 @@ class Watch:
 
 def trained(
     images: np.ndarray[Any, Any], network: torch.nn.Module, steps: int, device: torch.device
-) -> Denoiser:
+) -> NetworkDenoiser:
     """The demo's training of the digits network."""
     config = TrainConfig(
         steps=steps,
@@ -135,22 +140,30 @@ def trained(
     return state.denoiser
 
 
+def sampled(denoiser: NetworkDenoiser) -> NetworkDenoiser:
+    """The same model in the form that an audit samples with."""
+    return replace(denoiser, network=inference_form(denoiser.network))
+
+
 def model(arguments: argparse.Namespace, device: torch.device) -> tuple[Denoiser, Tensor, str]:
     """(denoiser, training images (N, C, H, W), what it is in words)."""
     config, source, channels = NETWORKS[arguments.network]
-    split = load(source, seed=0, images=IMAGES).train
+    split = load(arguments.data or source, seed=0, images=arguments.images, root=arguments.root).train
+    if arguments.model is not None:
+        given = load_model(arguments.model, device)
+        size = f"U-Net of {sum(one.numel() for one in given.network.parameters()) / 1e6:.2f} M parameters"
+        words = f"trained on {len(split)} images of {split.source}, {size}"
+        return sampled(given), torch.from_numpy(split.pixels).to(device), words
     pixels = np.repeat(split.pixels, channels // split.pixels.shape[1] or 1, axis=1)
     images = torch.from_numpy(pixels).to(device)
-    if arguments.model is not None:
-        return load_model(arguments.model, device), images, f"trained, {arguments.model.name}"
     network = build_unet(config, images.shape[1], images.shape[-1], Streams(0))
     cast(Any, network).to(device)
     size = f"U-Net of {parameters(network) / 1e6:.2f} M parameters at {'x'.join(map(str, images.shape[1:]))}"
     if arguments.train:
-        words = f"trained here for {arguments.train} steps on {IMAGES} images, {size}"
-        return trained(pixels, network, arguments.train, device), images, words
-    price = NetworkDenoiser(cast(Any, network).eval().requires_grad_(False), SubVP())
-    words = f"exact denoiser of {IMAGES} images at the price of an untrained {size}"
+        words = f"trained here for {arguments.train} steps on {len(images)} images, {size}"
+        return sampled(trained(pixels, network, arguments.train, device)), images, words
+    price = sampled(NetworkDenoiser(cast(Any, network).eval().requires_grad_(False), SubVP()))
+    words = f"exact denoiser of {len(images)} images at the price of an untrained {size}"
     return Priced(Memorised(images, SubVP()), price), images, words
 
 
@@ -264,7 +277,12 @@ def main() -> None:
     parser.add_argument("--cpu-time", action="store_true", help="compare processor seconds (CPU only)")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
     parser.add_argument("--network", choices=NETWORKS, default="digits")
-    parser.add_argument("--model", type=Path, help="folder of a trained model, for the images of --network")
+    parser.add_argument("--model", type=Path, help="folder of a trained model, for the images of --data")
+    parser.add_argument(
+        "--data", help="images instead of those of --network, as the audit command takes them"
+    )
+    parser.add_argument("--images", type=int, default=100, help="how many of them are trained on")
+    parser.add_argument("--root", type=Path, help="folder of the MedMNIST files")
     parser.add_argument("--train", type=int, default=0, metavar="STEPS", help="train one here first")
     parser.add_argument("--levels", type=int, default=100, help="noise levels of the grid")
     parser.add_argument("--measured", type=float, help="share of the levels run on the slow side")

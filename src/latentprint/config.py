@@ -13,15 +13,13 @@ from typing import Any, Literal
 
 from latentprint.detector import DetectorConfig
 from latentprint.detector.embedding import EmbeddingConfig
-from latentprint.fingerprint import CircleConfig
+from latentprint.marks import FingerprintSettings
 from latentprint.networks import UNetConfig
 from latentprint.sampler import PAPER, Sampler, Spacing, sampler_from
 from latentprint.schedule import VE, VP, Schedule, SubVP
-from latentprint.search import Plan, even_grid
-from latentprint.search.settings import BaselineSettings, ProfileSettings
+from latentprint.search.settings import BaselineSettings, ProfileSettings, SearchSettings
 from latentprint.settings import SettingsError, merge, parse, read
-from latentprint.stats import Trials
-from latentprint.training import TrainConfig
+from latentprint.training import REPORT, TrainConfig
 
 
 @dataclass(frozen=True)
@@ -76,29 +74,17 @@ class SamplerSettings:
 
 
 @dataclass(frozen=True)
-class SearchSettings:
-    """Alg. 1: M ``tries`` at each of ``levels`` noise levels, evenly spaced up to T.
+class CheckpointSettings:
+    """t' over training (paper Fig. 3): ``keep`` times along it, evenly, the weights are kept and searched.
 
-    Attributes:
-        levels: how many noise levels t.
-        tries: M.
-        threshold: p of t'_p, the largest t from which more than a share p comes back.
-
-    Raises:
-        ValueError: no levels or tries, or a threshold outside (0, 1).
+    0 leaves it out; the last of them is the finished model.
     """
 
-    levels: int = 20
-    tries: int = 16
-    threshold: float = 0.05
+    keep: int = 0
 
     def __post_init__(self) -> None:
-        self.plan(1.0)
-
-    def plan(self, horizon: float, false_positives: Trials | None = None) -> Plan:
-        """The question for the search, on a schedule that ends at ``horizon``."""
-        grid = even_grid(self.levels, horizon)
-        return Plan(grid, self.tries, horizon, self.threshold, false_positives=false_positives)
+        if self.keep < 0:
+            raise ValueError(f"keep must be 0 or more, got {self.keep}")
 
 
 @dataclass(frozen=True)
@@ -162,12 +148,13 @@ class AuditConfig:
     seed: int = 0
     control: bool = True
     data: DataSettings = field(default_factory=DataSettings)
-    fingerprint: CircleConfig = field(default_factory=CircleConfig)
+    fingerprint: FingerprintSettings = field(default_factory=FingerprintSettings)
     model: ModelSettings = field(default_factory=ModelSettings)
     presence: DetectorConfig = field(default_factory=DetectorConfig)
     identity: DetectorConfig = field(default_factory=DetectorConfig)
     sampler: SamplerSettings = field(default_factory=SamplerSettings)
     search: SearchSettings = field(default_factory=SearchSettings)
+    checkpoints: CheckpointSettings = field(default_factory=CheckpointSettings)
     embedding: EmbeddingConfig = field(default_factory=EmbeddingConfig)
     baseline: BaselineSettings = field(default_factory=BaselineSettings)
     profile: ProfileSettings = field(default_factory=ProfileSettings)
@@ -179,6 +166,12 @@ class AuditConfig:
     def __post_init__(self) -> None:
         if self.seed < 0:
             raise ValueError(f"a seed must be 0 or more, got {self.seed}")
+        steps, keep = self.model.training.steps, self.checkpoints.keep
+        if keep * REPORT > max(steps, REPORT):
+            raise ValueError(
+                f"weights can be kept every {REPORT} steps, so {steps} steps give {max(1, steps // REPORT)} "
+                f"checkpoints at most, got {keep}"
+            )
 
 
 def presets() -> tuple[str, ...]:

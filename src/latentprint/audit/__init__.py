@@ -18,6 +18,13 @@ from typing import Any
 from latentprint.audit import evidence, stages
 from latentprint.audit.baseline import baseline, embedding
 from latentprint.audit.distance import distance, extractor
+from latentprint.audit.checkpoints import (
+    found_checkpoints,
+    identified,
+    over_training,
+    own_checkpoints,
+    require_checkpoints,
+)
 from latentprint.audit.given import given_images, open_given, take_model, without_control
 from latentprint.audit.likelihoods import likelihood
 from latentprint.audit.profile import Anonymity, profile
@@ -58,6 +65,7 @@ def run_audit(
     progress: Report = silent,
     map: Map = map,  # noqa: A002 (it is one)
     processes: int = 1,
+    checkpoints: Path | str | None = None,
 ) -> dict[str, Any]:
     """Audit a recipe: train on the images with one fingerprint among them, and see whether it comes back.
 
@@ -76,6 +84,7 @@ def run_audit(
         progress: told how far each stage is.
         map: works through units of trajectories, here or on many machines (``spread.executor``).
         processes: how many train one model together; results differ from one's by rounding.
+        checkpoints: with ``model``, what its training left along the way (``audit.checkpoints``).
 
     Returns: what ``results.json`` holds.
 
@@ -88,6 +97,7 @@ def run_audit(
     given = open_given(model, label, target, place)
     if given is None:
         split, injection = stages.images(config, root, download)
+    require_checkpoints(config, checkpoints, trains=model is None, processes=processes)
         settings = plain(config)
     else:
         config = without_control(config)
@@ -97,6 +107,8 @@ def run_audit(
         work = Work(config, run, place, batch, progress, map=map, processes=processes)
         if given is not None:
             work = replace(work, codec=given.opened.codec, space=given.opened.shape)
+    left = () if given is None or checkpoints is None else found_checkpoints(checkpoints, given, place)
+    settings |= identified(left)
         run.note({"device": describe(place)})
         if authorised_by is not None:
             run.note({"authorised_by": authorised_by})
@@ -125,6 +137,8 @@ def run_audit(
         extract = extractor(work, detectors)
         samples = stages.sample(work, "model", main, detectors, private, config.samples.count, extract)
         count = config.samples.control or config.samples.count
+        along = own_checkpoints(work) if given is None else left
+        growth = over_training(work, along, detectors, private, control)
         samples_control = (
             stages.sample(work, "control", control, detectors, private, count, None)
             if control is not None
@@ -163,6 +177,7 @@ def run_audit(
             costs=stages.costs(work),
         )
         answer["verdict"] = verdict(answer)
+            | ({} if growth is None else {"checkpoints": growth})
         run.write_json("results.json", answer)
         evidence.write_evidence(run.path, evidence.collect(run, injection, noised, prior))
         run.note({"weights_sha256": run.stage("model").payload["weights_sha256"]})

@@ -104,10 +104,10 @@ def open_given(
             f"{str(model)!r} holds no model but, at most, generated images; auditing those is not part of"
             " this command yet, the Python function latentprint.adapters.samples.audit_samples does it"
         )
-    return Given(_in_unit_time(open_model(model, label=label).to(device)), label, target)
+    return Given(in_unit_time(open_model(model, label=label).to(device)), label, target)
 
 
-def _in_unit_time(opened: Opened) -> Opened:
+def in_unit_time(opened: Opened) -> Opened:
     """A model of Karras et al. (t = sigma) with its time renamed: sigma = low (high / low)^t, to T = 1.
 
     Its network is told sigma and never t, so nothing but the name of t changes; t' and its even grid are

@@ -74,7 +74,7 @@ def search_entry(found: TPrime, control: TPrime | None, rows: dict[str, NDArray[
         "sentence": found.sentence,
         "certain": found.certain,
         "method": found.method,
-        "tries": found.plan.tries,
+        **_tries(found, asked),
         "threshold": found.plan.threshold,
         "grid": grid,
         "hits": [found.trials[i].k for i in asked],
@@ -96,11 +96,19 @@ def _curve(found: TPrime) -> dict[str, Any]:
     asked = [i for i, seen in enumerate(found.trials) if seen.n]
     return {
         "value": found.value,
-        "tries": found.plan.tries,
+        **_tries(found, asked),
         "grid": [found.plan.grid[i] for i in asked],
         "hits": [found.trials[i].k for i in asked],
         "network_evaluations": found.network_evaluations,
     }
+
+
+def _tries(found: TPrime, asked: list[int]) -> dict[str, Any]:
+    """M; where levels were left out, or not all asked as often, also how many levels there are and tries."""
+    each = [found.trials[i].n for i in asked]
+    if found.method == "exhaustive":
+        return {"tries": found.plan.tries}
+    return {"tries": max(each, default=found.plan.tries), "trials": each, "levels": len(found.plan.grid)}
 
 
 def _per_level(rows: dict[str, NDArray[Any]], column: str, grid: list[float]) -> list[int]:

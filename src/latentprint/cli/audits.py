@@ -66,6 +66,7 @@ def audit(
             label=options.label,
             spread=spread,
             processes=processes,
+            checkpoints=options.left,
         )
 
 
@@ -113,6 +114,7 @@ def _audit(
     spread: str = "local",
     processes: int = 1,
 ) -> None:
+    checkpoints: str | None = None,
     from latentprint.audit import run_audit  # torch is imported only where it is needed
     from latentprint.config import resolve
     from latentprint.spread import executor
@@ -134,6 +136,7 @@ def _audit(
             map=over_units,
             processes=processes,
         )
+            checkpoints=checkpoints,
     if as_json:
         print_json(results)
         return

@@ -44,6 +44,19 @@ class AuditOptions:
         str | None,
         typer.Option(
             "--targets", help="Also rank training images by t': all, how many, or places such as 3,14."
+    search: Annotated[
+        str | None,
+        typer.Option(
+            "--search", help="How t' is found: exhaustive, bisection, sequential, subsample or range."
+        ),
+    ] = None
+    checkpoints: Annotated[
+        str | None,
+        typer.Option(
+            "--checkpoints",
+            help="t' over training: how many to keep along it, or with --model a folder of those it left.",
+        ),
+    ] = None
         ),
     ] = None
     control: Annotated[
@@ -82,7 +95,8 @@ class AuditOptions:
         options: dict[str, dict[str, Any]] = {
             "data": {"source": self.data, "images": self.images},
             "samples": {"count": self.samples},
-            "search": {"tries": self.tries},
+            "search": {"tries": self.tries, "method": self.search},
+            "checkpoints": {"keep": self.kept},
             "sampler": {"name": self.sampler},
             "profile": {"targets": None if self.targets is None else parse_targets(self.targets)},
         }
@@ -113,6 +127,16 @@ def taking(options: type[Options]) -> Callable[[Callable[..., None]], Callable[.
         def run(**given: Any) -> None:
             value = options(**{name: given.pop(name) for name in shared})
             command(value, **given)
+    @property
+    def kept(self) -> int | None:
+        """How many checkpoints the audit keeps of its own training; None: the settings decide."""
+        return int(self.checkpoints) if self.checkpoints and self.checkpoints.isdecimal() else None
+
+    @property
+    def left(self) -> str | None:
+        """Where the checkpoints are that a given model's training left."""
+        return self.checkpoints if self.kept is None else None
+
 
         run.__name__, run.__doc__ = command.__name__, command.__doc__
         keyword = inspect.Parameter.KEYWORD_ONLY

@@ -11,6 +11,8 @@ from latentprint.search.plan import Plan, even_grid, ids_of, index_of, target_of
 from latentprint.search.settings import (
     BaselineSettings,
     ProfileSettings,
+    SearchError,
+    SearchSettings,
     TargetError,
     Targets,
     parse_targets,
@@ -25,6 +27,8 @@ __all__ = [
     "Profile",
     "ProfileSettings",
     "Ranked",
+    "SearchError",
+    "SearchSettings",
     "TPrime",
     "TargetError",
     "Targets",

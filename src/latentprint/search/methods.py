@@ -226,6 +226,15 @@ def _excluded(seen: Trials, bound: float, error: float) -> int:
     return 1 if seen.rate > bound else -1
 
 
+def require_slack(plan: Plan, slack: float) -> None:
+    """Nothing, if ``sequential`` can tell p / slack from p slack with the plan's detector.
+
+    Raises:
+        ValueError: as for ``sequential``.
+    """
+    _rule(plan, slack)
+
+
 def _rule(plan: Plan, slack: float) -> _Rule:
     p = plan.threshold
     if not slack > 1 or p * slack >= 1:

@@ -1,7 +1,7 @@
-"""Settings of the two searches that give t' its meaning: held-out images, and many training images.
+"""Settings of the searches: x_p's own, and the two that give its t' a meaning.
 
-The grid is i T / levels, i = 1..levels, as in the search for x_p, with as many tries as ranking images takes,
-fewer than a curve of each would.
+Every grid is i T / levels, i = 1..levels. Held-out images and the many targets of a profile are searched with
+as many tries as ranking images takes, fewer than a curve of each would.
 """
 
 from __future__ import annotations
@@ -9,16 +9,124 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from latentprint.contracts import InputError
+from latentprint.contracts import InputError, Probe
+from latentprint.keys import generator
+from latentprint.search.boundary import TPrime
+from latentprint.search.methods import (
+    ANCHORS,
+    bisection,
+    exhaustive,
+    reduced_range,
+    require_slack,
+    sequential,
+    subsample,
+)
 from latentprint.search.plan import Plan, even_grid
 from latentprint.stats import Trials
 
 Targets = Literal["all"] | int | tuple[int, ...]
 """All training images, so many of them drawn by the seed, or these."""
 
+Method = Literal["exhaustive", "bisection", "sequential", "subsample", "range"]
+"""See `latentprint.search.methods`; "range" is its reduced range."""
+
 
 class TargetError(InputError):
     """Targets that cannot be searched, for the reason given in one sentence."""
+
+
+class SearchError(InputError):
+    """A search that cannot answer, for the reason given in one sentence."""
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """The search for x_p's t': Alg. 1's M ``tries`` at each of ``levels`` noise levels, or fewer of them.
+
+    Attributes:
+        levels: how many noise levels t.
+        tries: M.
+        threshold: p of t'_p, the largest t from which more than a share p comes back.
+        method: who asks them; the others ask fewer than "exhaustive" and say less.
+        anchors: for "bisection" and "sequential": levels asked M times whatever the hits, which tell whether
+            P(return | t) falls.
+        draw: for "subsample": levels drawn by the seed; None for half of them.
+        low, high: for "range": the levels searched, as shares of T.
+        slack: for "sequential": the factor in p up to which its t' is sure.
+        cap: for "sequential": tries at one level at most.
+
+    Raises:
+        ValueError: no levels or tries, a threshold outside (0, 1), or a method that these levels cannot serve.
+    """
+
+    levels: int = 20
+    tries: int = 16
+    threshold: float = 0.05
+    method: Method = "exhaustive"
+    anchors: int = ANCHORS
+    draw: int | None = None
+    low: float = 0.0
+    high: float = 1.0
+    slack: float = 3.0
+    cap: int = 2000
+
+    def __post_init__(self) -> None:
+        grid = self.plan(1.0).grid
+        if self.anchors < min(2, self.levels):
+            raise ValueError(f"anchors must be 2 or more, got {self.anchors}")
+        if not 1 <= self.drawn <= self.levels:
+            raise ValueError(f"draw must lie between 1 and the {self.levels} levels, got {self.draw}")
+        if not any(self.low <= t <= self.high for t in grid):
+            raise ValueError(
+                f"none of the {self.levels} noise levels lies in [{self.low:g}, {self.high:g}] T"
+            )
+        if self.cap < 1:
+            raise ValueError(f"cap must be 1 or more, got {self.cap}")
+        if self.method == "sequential":
+            require_slack(self.plan(1.0), self.slack)
+
+    @property
+    def drawn(self) -> int:
+        """How many levels a subsample holds."""
+        return (self.levels + 1) // 2 if self.draw is None else self.draw
+
+    def plan(self, horizon: float, false_positives: Trials | None = None) -> Plan:
+        """The question for the search, on a schedule that ends at ``horizon``."""
+        return _question(self.levels, self.tries, horizon, false_positives, self.threshold)
+
+    def require(self, false_positives: Trials) -> None:
+        """Nothing, if a detector with these counts of false positives can answer the question.
+
+        Raises:
+            SearchError: it is too uncertain for the method.
+        """
+        if self.method == "sequential":
+            try:
+                require_slack(self.plan(1.0, false_positives), self.slack)
+            except ValueError as error:
+                raise SearchError(f"the sequential search cannot be used: {error}") from error
+
+    def search(self, probe: Probe, plan: Plan, seed: int) -> TPrime:
+        """t' by the method chosen; ``seed`` draws a subsample.
+
+        Raises:
+            ValueError: as for the methods.
+        """
+        if self.method == "bisection":
+            return bisection(probe, plan, anchors=self.anchors)
+        if self.method == "sequential":
+            return sequential(probe, plan, slack=self.slack, cap=self.cap, anchors=self.anchors)
+        if self.method == "subsample":
+            return subsample(probe, plan, self.drawn, generator(seed, "search.levels"))
+        if self.method == "range":
+            return reduced_range(probe, plan, self.low * plan.horizon, self.high * plan.horizon)
+        return exhaustive(probe, plan)
+
+
+def _question(
+    levels: int, tries: int, horizon: float, false_positives: Trials | None, threshold: float = 0.05
+) -> Plan:
+    return Plan(even_grid(levels, horizon), tries, horizon, threshold, false_positives=false_positives)
 
 
 @dataclass(frozen=True)
@@ -46,7 +154,7 @@ class BaselineSettings:
 
     def plan(self, horizon: float, false_positives: Trials | None = None) -> Plan:
         """The question for each image, on a schedule that ends at ``horizon``."""
-        return Plan(even_grid(self.levels, horizon), self.tries, horizon, false_positives=false_positives)
+        return _question(self.levels, self.tries, horizon, false_positives)
 
 
 @dataclass(frozen=True)
@@ -85,7 +193,7 @@ class ProfileSettings:
 
     def plan(self, horizon: float, false_positives: Trials | None = None) -> Plan:
         """The question for each image, on a schedule that ends at ``horizon``."""
-        return Plan(even_grid(self.levels, horizon), self.tries, horizon, false_positives=false_positives)
+        return _question(self.levels, self.tries, horizon, false_positives)
 
 
 def parse_targets(text: str) -> Targets:

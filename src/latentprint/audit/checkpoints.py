@@ -1,0 +1,263 @@
+"""t' over training: the search for x_p after several numbers of training steps (paper Fig. 3, Fig. 10).
+
+    own training     weights kept along the way (``stages.snapshot``), and the finished model
+    a folder         models that others kept while they trained, each a folder named with its step
+
+Every checkpoint is asked the same tries with the same noise, exhaustively (Alg. 1) whatever method searches
+the finished model, so that any two can be compared try by try (``search.onset``).
+
+The error to x_p is that of the closest image which came from t >= T / 2, hit or not: from little noise every
+model restores every image, and a bar that follows t' would compare different things.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from glob import glob
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from latentprint.adapters import Opened, open_model, recognise
+from latentprint.audit.given import Given, in_unit_time
+from latentprint.audit.stages import Detectors, for_sampling, noised_probe, searched, snapshot, snapshots_due
+from latentprint.audit.work import Work
+from latentprint.config import AuditConfig
+from latentprint.contracts import InputError
+from latentprint.denoiser import Codec, Denoiser, IdentityCodec
+from latentprint.networks import load_model
+from latentprint.schedule import Schedule
+from latentprint.search import SearchSettings, TPrime
+from latentprint.search.onset import Look, Onset, onset
+from latentprint.store import RunError
+
+Pixels = NDArray[np.float32]
+
+
+class CheckpointError(InputError):
+    """Checkpoints that cannot be looked at, for the reason given in one sentence."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Weights after ``step`` steps; ``open`` reads them anew, so that one is in memory at a time."""
+
+    step: int
+    weights_sha256: str
+    open: Callable[[], tuple[Denoiser, Codec]]
+
+
+def require_checkpoints(
+    config: AuditConfig, named: Path | str | None, *, trains: bool, processes: int
+) -> None:
+    """Nothing, if an audit that trains its model, or one of a given model, has the checkpoints asked for.
+
+    Raises:
+        CheckpointError: it cannot.
+    """
+    keep = config.checkpoints.keep
+    if trains and named is not None:
+        raise CheckpointError(
+            "checkpoints of a training were named without the model that it ended in; name that too (--model),"
+            " or say how many to keep of the training that this audit does (--checkpoints 5)"
+        )
+    if not trains and keep:
+        raise CheckpointError(
+            f"{keep} checkpoints cannot be kept of a training that is over; name the folder of those that it"
+            " left"
+        )
+    if keep > 1 and processes > 1:
+        raise CheckpointError(
+            "checkpoints are kept along the way only where one process trains; leave out one of the two"
+        )
+
+
+def identified(checkpoints: Sequence[Checkpoint]) -> dict[str, Any]:
+    """What a run's settings say of given checkpoints: it is continued with these weights alone."""
+    if not checkpoints:
+        return {}
+    return {"checkpoints": [[one.step, one.weights_sha256] for one in checkpoints]}
+
+
+def own_checkpoints(work: Work) -> tuple[Checkpoint, ...]:
+    """What this audit's training left along the way, the finished model last; none where none was asked for.
+
+    Raises:
+        RunError: one of them is no longer there.
+    """
+    steps, keep = work.config.model.training.steps, work.config.checkpoints.keep
+    if not keep:
+        return ()
+    kept = [(step, snapshot(work, step)) for step in snapshots_due(steps, keep)]
+    return tuple(_own(work, step, folder) for step, folder in [*kept, (steps, work.run.path / "model")])
+
+
+def _own(work: Work, step: int, folder: Path) -> Checkpoint:
+    weights = folder / "diffusion_pytorch_model.safetensors"
+    if not weights.is_file():
+        raise RunError(f"the weights after step {step} are missing in {folder}; begin anew with --fresh")
+
+    def read() -> tuple[Denoiser, Codec]:
+        return load_model(folder, work.device), IdentityCodec()
+
+    return Checkpoint(step, sha256(weights.read_bytes()).hexdigest(), read)
+
+
+def found_checkpoints(where: Path | str, given: Given, device: torch.device) -> tuple[Checkpoint, ...]:
+    """The models that ``where`` names, by rising step: a folder of them, or a pattern such as ``out/step-*``.
+
+    A checkpoint's step is the last number in its name. Each is opened once, to be refused now if it must be.
+
+    Raises:
+        CheckpointError: there is none, one has no number or another's, or makes other images than the model
+            or from other noise.
+        ModelError: one of them is refused for safety, or cannot be read.
+    """
+    place = Path(where)
+    inside = sorted(place.iterdir()) if place.is_dir() else [Path(one) for one in sorted(glob(str(where)))]
+    models = [one for one in inside if one.is_dir() and recognise(one) != "samples"]
+    if not models:
+        raise CheckpointError(
+            f"{str(where)!r} names no checkpoint: a folder of models is needed, each in a folder with its step"
+            " in the name, or a pattern for such folders"
+        )
+    found: dict[int, Checkpoint] = {}
+    for folder in models:
+        step = _step(folder.name)
+        if step in found:
+            raise CheckpointError(f"two checkpoints are of step {step}, the second is {folder.name!r}")
+        found[step] = _given(step, folder, given, device)
+    return tuple(found[step] for step in sorted(found))
+
+
+def _step(name: str) -> int:
+    numbers = re.findall(r"\d+", name)
+    if not numbers:
+        raise CheckpointError(f"the checkpoint {name!r} has no number in its name, so its step is not known")
+    return int(numbers[-1])
+
+
+def _given(step: int, folder: Path, given: Given, device: torch.device) -> Checkpoint:
+    def read() -> Opened:
+        return in_unit_time(open_model(folder, label=given.label).to(device))
+
+    opened, model = read(), given.opened
+    if (opened.image_shape, opened.shape) != (model.image_shape, model.shape):
+        theirs, ours = ("x".join(map(str, one.image_shape)) for one in (opened, model))
+        raise CheckpointError(f"the checkpoint {folder.name!r} makes images of {theirs}, the model of {ours}")
+    if not alike(opened.denoiser.schedule, model.denoiser.schedule):
+        raise CheckpointError(
+            f"the checkpoint {folder.name!r} was trained on other noise than the model, so their t cannot be "
+            "compared"
+        )
+
+    def again() -> tuple[Denoiser, Codec]:
+        fresh = read()
+        return fresh.denoiser, fresh.codec
+
+    return Checkpoint(step, opened.weights_sha256, again)
+
+
+def alike(one: Schedule, other: Schedule) -> bool:
+    """Whether t means the same noise under both schedules."""
+    if one.start != other.start:
+        return False
+    t = torch.linspace(max(one.end, other.end), one.start, 9, dtype=torch.float64)
+    return all(
+        torch.allclose(getattr(one, name)(t), getattr(other, name)(t), rtol=1e-6)
+        for name in ("alpha", "sigma")
+    )
+
+
+def over_training(
+    work: Work,
+    checkpoints: Sequence[Checkpoint],
+    detectors: Detectors,
+    target: Pixels,
+    control: Denoiser | None,
+) -> dict[str, Any] | None:
+    """``checkpoints`` of results.json: t' of x_p (C, H, W) at each, and when it began; None without any.
+
+    Rows are kept as ``search.step-N``; those of the finished model and of the control are the search's own
+    where that was exhaustive.
+    """
+    if not checkpoints:
+        return None
+    settings = replace(work.config.search, method="exhaustive")
+    shared = work.config.search.method == "exhaustive"
+    finished = work.run.stage("model").payload["weights_sha256"]
+    looks: list[Look] = []
+    for one in checkpoints:
+        if shared and one.weights_sha256 == finished:
+            purpose = "search.model"
+        else:
+            purpose = f"search.step-{one.step:07d}"
+        denoiser, codec = one.open()
+        own = replace(work, codec=codec)
+        found = _search(own, purpose, for_sampling(denoiser), detectors, target, settings)
+        looks.append(Look(one.step, found, work.run.rows(purpose)))
+    rows = None
+    if control is not None:
+        purpose = "search.control" if shared else "search.step-control"
+        _search(work, purpose, control, detectors, target, settings)
+        rows = work.run.rows(purpose)
+    return entry(checkpoints, looks, onset(looks, rows))
+
+
+def _search(
+    work: Work,
+    purpose: str,
+    denoiser: Denoiser,
+    detectors: Detectors,
+    target: Pixels,
+    settings: SearchSettings,
+) -> TPrime:
+    probe = noised_probe(work, denoiser, detectors, target, "search")
+    said = purpose.replace("search.", "search ").replace("step-", "step ")
+    return searched(work, purpose, said, probe, detectors, settings)
+
+
+def entry(checkpoints: Sequence[Checkpoint], looks: Sequence[Look], began: Onset) -> dict[str, Any]:
+    """The contract: one row a checkpoint, by rising step, and the onset."""
+    plan = looks[-1].found.plan
+    half = plan.horizon / 2
+    return {
+        "tries": plan.tries,
+        "grid": list(plan.grid),
+        "threshold": plan.threshold,
+        "level": plan.level,
+        "closest_from": half,
+        "against": began.against,
+        "onset": began.step,
+        "sentence": began.sentence,
+        "steps": [
+            {
+                "step": look.step,
+                "weights_sha256": one.weights_sha256,
+                "value": look.found.value,
+                "low": look.found.interval.low,
+                "high": look.found.interval.high,
+                "certain": look.found.certain,
+                "hits": [seen.k for seen in look.found.trials],
+                "p_value": p,
+                "closest": closest(look, half),
+                "network_evaluations": look.found.network_evaluations,
+            }
+            for one, look, p in zip(checkpoints, looks, began.p_values, strict=True)
+        ],
+    }
+
+
+def closest(look: Look, t: float) -> dict[str, float] | None:
+    """Errors to x_p of the image nearest to it (by MSE) among those from ``t`` up; None without any."""
+    above = np.flatnonzero(look.rows["t"] >= t)
+    if not len(above):
+        return None
+    best = above[np.argmin(look.rows["mse"][above])]
+    return {name: float(look.rows[name][best]) for name in ("t", "mse", "mae")}
