@@ -17,6 +17,10 @@ without the image), measured detector errors, and N training images that hold c 
   ``1 - (1 - level) / m``.
 - **inconclusive**: anything else, with what stood in the way.
 
+Where samples were given in the place of a model, copies of *any* training image among them decide too: if
+more of them are near to training images than images never trained on can be (``copies.leaks``), the state is
+**reproduces**, whatever was counted for x_p.
+
 Sources: R. A. Fisher, JRSS 98 (1935); Clopper and Pearson, Biometrika 26 (1934); paper §5.3.
 """
 
@@ -152,7 +156,8 @@ def verdict(results: Mapping[str, Any], rule: Rule | None = None) -> dict[str, A
     else:
         state, reasons = _nothing_found(counts, rule)
     state, more = _rare_events(state, results, counts, rule)
-    reasons += more + _search(results)
+    state, reasons = _copies(state, reasons + more, results)
+    reasons += _search(results)
     return {"state": state, "reasons": reasons, "policy": None, "rule": asdict(rule)}
 
 
@@ -245,6 +250,31 @@ def _rare_events(
             reasons.append("That contradicts the count of zero, so the two must be reconciled first.")
             state = "inconclusive"
     return state, reasons
+
+
+def _copies(state: State, reasons: list[str], results: Mapping[str, Any]) -> tuple[State, list[str]]:
+    """Nearest copies of any training image among given samples: where they leak, that decides."""
+    found: Mapping[str, Any] = results.get("copies") or {}
+    if not found:
+        return state, reasons
+    seen, never = (_trials(found[name]["k"], found[name]["n"]) for name in ("copies", "expected"))
+    same, by_chance = (_trials(found[name]["k"], found[name]["n"]) for name in ("same", "same_expected"))
+    counted = (
+        f"{seen.k:,} of {seen.n:,} images are as near to a training image as {never.k:,} of {never.n:,}"
+        f" images never trained on are; if nothing was copied, that had probability"
+        f" {chance(found['p_value'])}."
+    )
+    told = [counted]
+    if same.k:
+        told.append(
+            f"{same.k:,} of them {'is' if same.k == 1 else 'are'} a training image but for rounding;"
+            f" of the images never trained on, {by_chance.k:,} of {by_chance.n:,} are."
+        )
+    if not found["leaks"]:
+        return state, reasons + told
+    of = found["distinct"]
+    told.append(f"The copies are of {of:,} training image{'' if of == 1 else 's'}.")
+    return "reproduces", told + reasons
 
 
 def _search(results: Mapping[str, Any]) -> list[str]:

@@ -15,9 +15,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from latentprint.adapters import recognise
 from latentprint.audit import evidence, stages
 from latentprint.audit.baseline import baseline, embedding
-from latentprint.audit.distance import distance, extractor
 from latentprint.audit.checkpoints import (
     found_checkpoints,
     identified,
@@ -25,14 +25,16 @@ from latentprint.audit.checkpoints import (
     own_checkpoints,
     require_checkpoints,
 )
-from latentprint.audit.given import given_images, open_given, take_model, without_control
+from latentprint.audit.distance import distance, extractor
+from latentprint.audit.given import as_it_is, given_images, open_given, take_model
 from latentprint.audit.likelihoods import likelihood
 from latentprint.audit.profile import Anonymity, profile
 from latentprint.audit.rare import rare
 from latentprint.audit.results import memorised_entry, monte_carlo_entry, results, search_entry
+from latentprint.audit.samples import run_samples_audit
 from latentprint.audit.work import Work, describe, open_device
 from latentprint.config import AuditConfig
-from latentprint.contracts import Map
+from latentprint.contracts import InputError, Map
 from latentprint.data import Split
 from latentprint.denoiser import Denoiser
 from latentprint.detector.embedding import EmbeddingDetector
@@ -60,12 +62,13 @@ def run_audit(
     fresh: bool = False,
     authorised_by: str | None = None,
     model: Path | str | None = None,
+    samples: Path | str | None = None,
     target: int | None = None,
     label: int | None = None,
+    checkpoints: Path | str | None = None,
     progress: Report = silent,
     map: Map = map,  # noqa: A002 (it is one)
     processes: int = 1,
-    checkpoints: Path | str | None = None,
 ) -> dict[str, Any]:
     """Audit a recipe: train on the images with one fingerprint among them, and see whether it comes back.
 
@@ -77,14 +80,15 @@ def run_audit(
         root, download: where the MedMNIST files are, and whether a missing one may be fetched.
         fresh: put a run that ``out`` already holds aside and begin anew.
         model: a model that others trained on these images (``adapters.open_model``); None: one is trained.
-        target: with ``model``, which training image to look for; None: drawn by the seed among those without
-            near copies.
+        samples: images that a model generated (``adapters.samples.open_samples``), audited in its place:
+            counts, nearest copies and FID; ``model`` may name them too.
+        target: which training image to look for; None: drawn by the seed among those without near copies.
         label: with ``model``, the class to audit of a model that is conditional on one.
+        checkpoints: with ``model``, what its training left along the way (``audit.checkpoints``).
         authorised_by: who stated which authority for this audit; written into run.json and the report.
         progress: told how far each stage is.
         map: works through units of trajectories, here or on many machines (``spread.executor``).
         processes: how many train one model together; results differ from one's by rounding.
-        checkpoints: with ``model``, what its training left along the way (``audit.checkpoints``).
 
     Returns: what ``results.json`` holds.
 
@@ -93,22 +97,41 @@ def run_audit(
             is kept.
     """
     place = open_device(device)
+    if model is not None and samples is not None:
+        raise InputError("a model and samples were given; audit one of them at a time")
+    if model is not None and recognise(model) == "samples":
+        model, samples = None, model
+    if samples is not None:
+        if label is not None:
+            raise InputError("a label was given with samples; it says what of a model to audit")
+        return run_samples_audit(
+            config,
+            out,
+            samples,
+            device=device,
+            root=root,
+            download=download,
+            fresh=fresh,
+            authorised_by=authorised_by,
+            target=target,
+            progress=progress,
+        )
+    require_checkpoints(config, checkpoints, trains=model is None, processes=processes)
     # Images first: a source that cannot be read must not leave the folder of a run behind.
     given = open_given(model, label, target, place)
     if given is None:
-        split, injection = stages.images(config, root, download)
-    require_checkpoints(config, checkpoints, trains=model is None, processes=processes)
-        settings = plain(config)
+        split, injection = stages.images(config, root, download, target)
+        settings = plain(config) | ({} if target is None else {"target": target})
     else:
-        config = without_control(config)
+        config = as_it_is(config)
         split, injection = given_images(config, given, root, download)
         settings = given.settings(config)
+    left = () if given is None or checkpoints is None else found_checkpoints(checkpoints, given, place)
+    settings |= identified(left)
     with Run.open(out, settings, fresh=fresh) as run:
         work = Work(config, run, place, batch, progress, map=map, processes=processes)
         if given is not None:
             work = replace(work, codec=given.opened.codec, space=given.opened.shape)
-    left = () if given is None or checkpoints is None else found_checkpoints(checkpoints, given, place)
-    settings |= identified(left)
         run.note({"device": describe(place)})
         if authorised_by is not None:
             run.note({"authorised_by": authorised_by})
@@ -133,12 +156,12 @@ def run_audit(
         found_control = (
             stages.search(work, "control", control, detectors, private) if control is not None else None
         )
-        null, ranks = against_others(work, main, matcher, split, injection)
-        extract = extractor(work, detectors)
-        samples = stages.sample(work, "model", main, detectors, private, config.samples.count, extract)
-        count = config.samples.control or config.samples.count
         along = own_checkpoints(work) if given is None else left
         growth = over_training(work, along, detectors, private, control)
+        null, ranks = against_others(work, main, matcher, split, injection)
+        extract = extractor(work, detectors, split.train.shape)
+        samples = stages.sample(work, "model", main, detectors, private, config.samples.count, extract)
+        count = config.samples.control or config.samples.count
         samples_control = (
             stages.sample(work, "control", control, detectors, private, count, None)
             if control is not None
@@ -173,11 +196,11 @@ def run_audit(
                 "likelihood": bits,
                 "memorised": memorised_entry(samples, detected, injection.marked, injection.index),
             }
+            | ({} if growth is None else {"checkpoints": growth})
             | ({} if ranks is None else {"profile": ranks.entries, "profile_summary": ranks.summary}),
             costs=stages.costs(work),
         )
         answer["verdict"] = verdict(answer)
-            | ({} if growth is None else {"checkpoints": growth})
         run.write_json("results.json", answer)
         evidence.write_evidence(run.path, evidence.collect(run, injection, noised, prior))
         run.note({"weights_sha256": run.stage("model").payload["weights_sha256"]})

@@ -32,7 +32,7 @@ from latentprint.detector.embedding import (
     save_embedding,
 )
 from latentprint.fingerprint import FingerprintKind, Injection
-from latentprint.marks import Unmarked
+from latentprint.marks import was_injected
 from latentprint.search import NullLaw, TPrime, null_law
 from latentprint.search.settings import BaselineSettings
 from latentprint.store import RunError
@@ -87,7 +87,8 @@ def embedding(work: Work, split: Split, config: EmbeddingConfig) -> EmbeddingDet
     with work.stage("embedding"):
         if not work.run.stage("embedding").done:
             pixels = np.concatenate([split.train.pixels, split.heldout.pixels])
-            for state in fit_embedding(pixels, work.config.fingerprint, config, work.streams, work.device):
+            kind = work.config.fingerprint.drawn(split.heldout.pixels)
+            for state in fit_embedding(pixels, kind, config, work.streams, work.device):
                 # Early stopping makes the number of epochs unknown; the bar ends where the fit does.
                 epochs = state.epochs if state.detector is None else state.epoch
                 work.say("fitting the embedding", state.epoch, epochs, "epochs")
@@ -102,13 +103,13 @@ def embedding(work: Work, split: Split, config: EmbeddingConfig) -> EmbeddingDet
 
 def subjects(work: Work, split: Split, injection: Injection) -> Subjects:
     """The images of both searches."""
-    kind = work.config.fingerprint
+    kind = work.config.fingerprint.drawn(split.heldout.pixels)
     return Subjects(injection.marked.pixels, split.heldout.pixels, kind, work.streams)
 
 
 def as_private(images: Subjects, injection: Injection, j: int) -> int:
     """The number of held-out image j treated as x_p was: under a fingerprint, or as it is."""
-    return images.plain(j) if isinstance(injection.fingerprint, Unmarked) else images.marked(j)
+    return images.marked(j) if was_injected(injection) else images.plain(j)
 
 
 def unseen(work: Work, images: Subjects, count: int) -> tuple[int, ...]:

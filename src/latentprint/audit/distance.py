@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,14 @@ from latentprint.metrics.frechet import (
 _CHUNK = 256
 
 
-def extractor(work: Work, detectors: Detectors) -> Extractor:
-    """The features that the settings name; without a presence detector, pixels in the place of its features.
+MOST_PIXELS = 3072
+"""Values of an image up to which pixels serve as features: a larger covariance takes minutes."""
+
+
+def extractor(work: Work, detectors: Detectors, shape: tuple[int, int, int]) -> Extractor:
+    """The features that the settings name, of images of this shape (C, H, W).
+
+    Without a presence detector pixels stand in the place of its features, or those of c_id for large images.
 
     Raises:
         MetricError: the Inception weights are missing, or are not those of the given sha256.
@@ -32,6 +39,8 @@ def extractor(work: Work, detectors: Detectors) -> Extractor:
     settings = work.config.fid
     if settings.features == "presence" and detectors.presence is not None:
         return DetectorFeatures(detectors.presence)
+    if settings.features == "presence" and math.prod(shape) > MOST_PIXELS:
+        return DetectorFeatures(detectors.identity)
     if settings.features != "inception":
         return PixelFeatures()
     assert settings.weights is not None and settings.sha256 is not None  # FidSettings holds them together

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from latentprint.contracts import Ids, Times
 from latentprint.fingerprint import Injection
-from latentprint.marks import Unmarked
+from latentprint.marks import was_injected
 from latentprint.probe import ModelProbe
 from latentprint.report.evidence import Evidence, Noised, Sample, write_evidence
 from latentprint.store import Run
@@ -37,7 +37,7 @@ def collect(run: Run, injection: Injection, noised: ModelProbe, prior: ModelProb
     """x_p, what came back over t (Fig. 4), detected samples (Fig. 10), false alarms (Fig. 8)."""
     return Evidence(
         target=injection.target,
-        original=None if isinstance(injection.fingerprint, Unmarked) else injection.original,
+        original=injection.original if was_injected(injection) else None,
         noised=_over_levels(run.rows("search.model"), noised),
         samples=_samples(run.rows("samples.model"), prior, both=True),
         false_positives=_samples(run.rows("samples.model"), prior, both=False),

@@ -18,20 +18,19 @@ from typing import Any
 
 import torch
 
-from latentprint.adapters import Opened, open_model, recognise
+from latentprint.adapters import Opened, open_model
+from latentprint.audit.stages import private_image
 from latentprint.audit.work import Work
 from latentprint.config import AuditConfig
 from latentprint.contracts import InputError
-from latentprint.data import ImageSet, Split, copies_of, load
+from latentprint.data import Split, load
 from latentprint.denoiser import Denoiser, IdentityCodec, NetworkDenoiser
 from latentprint.fingerprint import Injection
-from latentprint.marks import as_found
 from latentprint.schedule import EDM, VE
 from latentprint.settings import plain
-from latentprint.streams import Streams
 
-_UNUSED = ("model", "presence", "control")
-"""Settings of what is trained from images, which nothing of this audit follows from."""
+_UNUSED = ("model", "control")
+"""Settings of what is trained, which nothing of this audit follows from; c_p's too where there is no mark."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,8 @@ class Given:
 
     def settings(self, config: AuditConfig) -> dict[str, Any]:
         """The run's settings: those that this audit follows from, and which model it is about."""
-        kept = {name: value for name, value in plain(config).items() if name not in _UNUSED}
+        unused = _UNUSED if config.fingerprint.kind == "natural" else (*_UNUSED, "presence")
+        kept = {name: value for name, value in plain(config).items() if name not in unused}
         own = {
             "kind": self.opened.kind,
             "weights_sha256": self.opened.weights_sha256,
@@ -91,19 +91,13 @@ def open_given(
     """The model at a path, opened without running any of its code; None where the audit trains its own.
 
     Raises:
-        InputError: there is no model, only samples, or a label or target without a model.
+        InputError: a label was given without a model.
         ModelError: it is refused for safety, or cannot be read.
     """
     if model is None:
-        given = [name for name, value in (("label", label), ("target", target)) if value is not None]
-        if given:
-            raise InputError(f"a {given[0]} was given without a model; it says what of one to audit")
+        if label is not None:
+            raise InputError("a label was given without a model; it says what of one to audit")
         return None
-    if recognise(model) == "samples":
-        raise InputError(
-            f"{str(model)!r} holds no model but, at most, generated images; auditing those is not part of"
-            " this command yet, the Python function latentprint.adapters.samples.audit_samples does it"
-        )
     return Given(in_unit_time(open_model(model, label=label).to(device)), label, target)
 
 
@@ -121,9 +115,11 @@ def in_unit_time(opened: Opened) -> Opened:
     return replace(opened, denoiser=replace(denoiser, schedule=VE(low, high)), notes=(*opened.notes, note))
 
 
-def without_control(config: AuditConfig) -> AuditConfig:
-    """The settings of an audit that trains nothing."""
-    return replace(config, control=False)
+def as_it_is(config: AuditConfig) -> AuditConfig:
+    """The settings of an audit that trains nothing: no control, and no mark but one that is there already."""
+    mark = config.fingerprint
+    kind = mark.kind if not mark.injected else "none"
+    return replace(config, control=False, fingerprint=replace(mark, kind=kind))
 
 
 def given_images(
@@ -149,18 +145,7 @@ def given_images(
             f"the model makes images of {theirs} (channels x height x width), but those of {split.name} are"
             f" {ours}, so it was not trained on them as they are"
         )
-    index = _drawn(split.train, Streams(config.seed)) if given.target is None else given.target
-    return split, as_found(split.train, index)
-
-
-def _drawn(train: ImageSet, streams: Streams) -> int:
-    """One of the images that have no near copy, each as likely as any other."""
-    for candidate in streams.generator("target").permutation(len(train)).tolist():
-        if len(copies_of(train.pixels[candidate], train.pixels)) == 1:
-            return candidate
-    raise InputError(
-        f"each of the {len(train)} images has a near copy among the others; name the one to look for (target)"
-    )
+    return split, private_image(config, split, given.target)
 
 
 def take_model(work: Work, given: Given) -> Denoiser:

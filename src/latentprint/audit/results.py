@@ -19,7 +19,7 @@ from latentprint.contracts import Outcome
 from latentprint.data import ImageSet, Split
 from latentprint.detector import NetworkDetector
 from latentprint.fingerprint import Injection
-from latentprint.marks import Unmarked
+from latentprint.marks import Unmarked, was_injected
 from latentprint.metrics.neighbours import nearest
 from latentprint.search import TPrime
 from latentprint.stats import Trials, binomial_test_less, missable
@@ -41,13 +41,13 @@ def data_entry(split: Split) -> dict[str, Any]:
 
 def target_entry(injection: Injection) -> dict[str, Any]:
     """The private image, by hash; no fingerprint where none was injected."""
-    injected = not isinstance(injection.fingerprint, Unmarked)
+    marked = not isinstance(injection.fingerprint, Unmarked)
     return {
         "index": injection.index,
         "sha256": injection.sha256,
         "copies": injection.copies,
-        "fingerprint": injection.fingerprint.describe() if injected else None,
-        "injected": injected,
+        "fingerprint": injection.fingerprint.describe() if marked else None,
+        "injected": was_injected(injection),
     }
 
 

@@ -44,7 +44,8 @@ def audit(
 ) -> None:
     """Train on DATA with one marked image among it, and report whether that image comes back.
 
-    With --model nothing is trained: that model is asked for one of the images as it stands.
+    With --model nothing is trained: that model is asked for one of the images as it stands. With --samples
+    PATH the images of that folder or file are searched for copies of the training images.
     """
     with answering():
         if options.model is not None and options.control:
@@ -62,11 +63,12 @@ def audit(
             download=options.download,
             authorised_by=authorised_by,
             model=options.model,
+            samples=options.given_samples,
             target=options.target,
             label=options.label,
+            checkpoints=options.left,
             spread=spread,
             processes=processes,
-            checkpoints=options.left,
         )
 
 
@@ -109,12 +111,13 @@ def _audit(
     download: bool = False,
     authorised_by: str | None = None,
     model: Path | None = None,
+    samples: Path | None = None,
     target: int | None = None,
     label: int | None = None,
+    checkpoints: str | None = None,
     spread: str = "local",
     processes: int = 1,
 ) -> None:
-    checkpoints: str | None = None,
     from latentprint.audit import run_audit  # torch is imported only where it is needed
     from latentprint.config import resolve
     from latentprint.spread import executor
@@ -130,13 +133,14 @@ def _audit(
             fresh=fresh,
             authorised_by=authorised_by,
             model=model,
+            samples=samples,
             target=target,
             label=label,
+            checkpoints=checkpoints,
             progress=bars,
             map=over_units,
             processes=processes,
         )
-            checkpoints=checkpoints,
     if as_json:
         print_json(results)
         return

@@ -15,6 +15,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from latentprint.cli.shared import Device, Json
+from latentprint.contracts import InputError
 from latentprint.search.settings import parse_targets
 from latentprint.settings import load, merge
 
@@ -34,16 +35,15 @@ class AuditOptions:
         str, typer.Option(help="Settings to start from: small (2 CPU cores), paper (a GPU), demo.")
     ] = "small"
     images: Annotated[int | None, typer.Option(help="Train on this many images, drawn by the seed.")] = None
-    samples: Annotated[int | None, typer.Option(help="Images to sample from the model.")] = None
-    tries: Annotated[int | None, typer.Option(help="Tries per noise level, the paper's M.")] = None
-    sampler: Annotated[
-        str | None,
-        typer.Option(help="'paper' for the paper's 1,000 stochastic steps, or the name of a step."),
-    ] = None
-    targets: Annotated[
+    samples: Annotated[
         str | None,
         typer.Option(
-            "--targets", help="Also rank training images by t': all, how many, or places such as 3,14."
+            help="Images to sample from the model; or a folder, .npz or .npy of generated images to audit in"
+            " the place of a model.",
+            metavar="N|PATH",
+        ),
+    ] = None
+    tries: Annotated[int | None, typer.Option(help="Tries per noise level, the paper's M.")] = None
     search: Annotated[
         str | None,
         typer.Option(
@@ -57,6 +57,14 @@ class AuditOptions:
             help="t' over training: how many to keep along it, or with --model a folder of those it left.",
         ),
     ] = None
+    sampler: Annotated[
+        str | None,
+        typer.Option(help="'paper' for the paper's 1,000 stochastic steps, or the name of a step."),
+    ] = None
+    targets: Annotated[
+        str | None,
+        typer.Option(
+            "--targets", help="Also rank training images by t': all, how many, or places such as 3,14."
         ),
     ] = None
     control: Annotated[
@@ -75,8 +83,20 @@ class AuditOptions:
     ] = None
     target: Annotated[
         int | None,
+        typer.Option("--target", help="Which training image to look for; default: drawn by the seed."),
+    ] = None
+    fingerprint: Annotated[
+        str | None,
         typer.Option(
-            "--target", help="With --model: which training image to look for; default: drawn by the seed."
+            help="Its mark: circle, cross, text, lead, patch (injected), natural (with --region), none (c_id"
+            " alone); default: circle, and none with --model."
+        ),
+    ] = None
+    region: Annotated[
+        str | None,
+        typer.Option(
+            help="A mark the image carries by nature: row,column,height,width in pixels, or a mask image.",
+            metavar="BOX|FILE",
         ),
     ] = None
     label: Annotated[
@@ -86,18 +106,45 @@ class AuditOptions:
     as_json: Json = False
 
     @property
+    def given_samples(self) -> Path | None:
+        """The generated images to audit; None where ``samples`` is a number of images to make.
+
+        Raises:
+            InputError: it is neither a number nor something that exists.
+        """
+        if self.samples is None or self.samples.isdecimal():
+            return None
+        path = Path(self.samples)
+        if not path.exists():
+            raise InputError(
+                f"--samples takes a number of images, or a folder, .npz or .npy file, got {self.samples!r}"
+            )
+        return path
+
+    @property
     def folder(self) -> Path:
         """Where the run goes."""
         return self.out or Path("runs") / _name(self.data)
+
+    @property
+    def kept(self) -> int | None:
+        """How many checkpoints the audit keeps of its own training; None: the settings decide."""
+        return int(self.checkpoints) if self.checkpoints and self.checkpoints.isdecimal() else None
+
+    @property
+    def left(self) -> str | None:
+        """Where the checkpoints are that a given model's training left."""
+        return self.checkpoints if self.kept is None else None
 
     def settings(self) -> dict[str, Any]:
         """The file's settings with the options over them; an option that was not given decides nothing."""
         options: dict[str, dict[str, Any]] = {
             "data": {"source": self.data, "images": self.images},
-            "samples": {"count": self.samples},
+            "samples": {"count": None if self.given_samples or not self.samples else int(self.samples)},
             "search": {"tries": self.tries, "method": self.search},
             "checkpoints": {"keep": self.kept},
             "sampler": {"name": self.sampler},
+            "fingerprint": {"kind": self.kind, "region": self.region},
             "profile": {"targets": None if self.targets is None else parse_targets(self.targets)},
         }
         given: dict[str, Any] = {
@@ -107,6 +154,11 @@ class AuditOptions:
         top = (("seed", self.seed), ("control", self.control))
         given |= {key: value for key, value in top if value is not None}
         return merge(load(self.config) if self.config is not None else {}, given)
+
+    @property
+    def kind(self) -> str | None:
+        """The kind of fingerprint; a region by itself says that it is a natural one."""
+        return "natural" if self.fingerprint is None and self.region is not None else self.fingerprint
 
 
 def _name(data: str) -> str:
@@ -127,16 +179,6 @@ def taking(options: type[Options]) -> Callable[[Callable[..., None]], Callable[.
         def run(**given: Any) -> None:
             value = options(**{name: given.pop(name) for name in shared})
             command(value, **given)
-    @property
-    def kept(self) -> int | None:
-        """How many checkpoints the audit keeps of its own training; None: the settings decide."""
-        return int(self.checkpoints) if self.checkpoints and self.checkpoints.isdecimal() else None
-
-    @property
-    def left(self) -> str | None:
-        """Where the checkpoints are that a given model's training left."""
-        return self.checkpoints if self.kept is None else None
-
 
         run.__name__, run.__doc__ = command.__name__, command.__doc__
         keyword = inspect.Parameter.KEYWORD_ONLY

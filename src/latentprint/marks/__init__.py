@@ -18,21 +18,25 @@ Source: Dombrowski and Kainz 2023, section 3.3 (Eq. 10), and section 7 on finger
 
 from latentprint.marks.drawn import GLYPHS, Cross, Lead, Patch, Text
 from latentprint.marks.kinds import CrossConfig, LeadConfig, PatchConfig, TextConfig
-from latentprint.marks.natural import Natural, Unmarked, as_found, box, locate
+from latentprint.marks.natural import Natural, Unmarked, as_found, box, locate, was_injected
+from latentprint.marks.settings import FingerprintSettings, PatchSettings
 
 __all__ = [
     "GLYPHS",
     "Cross",
     "CrossConfig",
+    "FingerprintSettings",
     "Lead",
     "LeadConfig",
     "Natural",
     "Patch",
     "PatchConfig",
+    "PatchSettings",
     "Text",
     "TextConfig",
     "Unmarked",
     "as_found",
     "box",
     "locate",
+    "was_injected",
 ]

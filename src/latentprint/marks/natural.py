@@ -130,6 +130,11 @@ class Unmarked:
         return np.zeros((count, height, width), dtype=np.bool_)
 
 
+def was_injected(injection: Injection) -> bool:
+    """Whether x_p was marked for the audit; a natural mark was there before, and none is none."""
+    return not isinstance(injection.fingerprint, Natural | Unmarked)
+
+
 def locate(train: ImageSet, image: Pixels, tolerance: float = NEAR) -> tuple[int, ...]:
     """Where an image (C, H, W) and its near copies are in the training set, nearest first; () when nowhere.
 

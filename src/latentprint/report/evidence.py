@@ -55,6 +55,21 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class NearestPair:
+    """A generated image and the training image nearest to it, both (C, H, W) in [-1, 1], by their numbers.
+
+    ``distance`` is the root mean squared difference in [0, 1] units, ``copy`` whether it counts as one.
+    """
+
+    sample: int
+    image: Pixels
+    training: int
+    nearest: Pixels
+    distance: float
+    copy: bool
+
+
+@dataclass(frozen=True)
 class Evidence:
     """What the page shows.
 
@@ -64,6 +79,7 @@ class Evidence:
         samples: generated images that both detectors recognised.
         false_positives: generated images that one detector alone recognised.
         original: the private image before it was marked, if there is one.
+        pairs: generated images and the training images nearest to them, nearest first.
 
     Raises:
         ValueError: an image of another shape than the target's, or one that is not finite.
@@ -74,11 +90,13 @@ class Evidence:
     samples: Sequence[Sample] = ()
     false_positives: Sequence[Sample] = ()
     original: Pixels | None = None
+    pairs: Sequence[NearestPair] = ()
 
     def __post_init__(self) -> None:
         every = [self.target, *(n.image for n in self.noised), *(n.result for n in self.noised)]
         every += [s.image for s in (*self.samples, *self.false_positives)]
         every += [] if self.original is None else [self.original]
+        every += [one for pair in self.pairs for one in (pair.image, pair.nearest)]
         for image in every:
             finite = bool(np.isfinite(image).all())
             if image.ndim != 3 or image.shape != self.target.shape or not finite:
@@ -170,6 +188,16 @@ def render_evidence(evidence: Evidence) -> str:
         alone=_cards(target, alone, full_alone),
         alone_all=len(alone),
         alone_scale=words.number(full_alone),
+        pairs=[
+            (
+                png(pair.image),
+                png(pair.nearest),
+                png(difference(pair.image, pair.nearest, 2.0)),
+                f"no. {pair.sample}, training image {pair.training}",
+                f"difference {words.number(pair.distance)}{', a copy' if pair.copy else ''}",
+            )
+            for pair in evidence.pairs
+        ],
         marked=any(one.presence is not None for one in (*noised, *samples, *alone))
         or not (noised or samples or alone),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from latentprint.report import words
+from latentprint.report import copies, words
 from latentprint.report.blocks import First, Table
 from latentprint.report.reading import at, confidence, count, items, number, public_source, two_recognisers
 from latentprint.report.reading import words as text
@@ -23,6 +23,9 @@ def first_screen(results: Mapping[str, Any]) -> First:
     """Build the first screen; ``results`` has passed ``reading.check``."""
     state = results["verdict"]["state"]
     css, word, headline = STATES[state]
+    leaking = copies.leaking(results)
+    if leaking:
+        headline, word = copies.headline(results)[0], "Copies found"
     hits = Trials(int(results["q"]["monte_carlo"]["hits"]), int(results["q"]["monte_carlo"]["samples"]))
     control = _control(results)
     level = confidence(results, "q.monte_carlo.level")
@@ -32,14 +35,15 @@ def first_screen(results: Mapping[str, Any]) -> First:
         ("What we found", _found(results, hits, control, level)),
         ("How sure this is", _how_sure(results, hits, control)),
         ("What could have been missed", _missed(results, state, hits, level)),
-        ("What to do next", _next(results, state, hits, level)),
+        ("What to do next", copies.NEXT if leaking else _next(results, state, hits, level)),
     ]
     reasons = [
         reason
         for i in range(len(items(results, "verdict.reasons")))
         if (reason := text({"r": items(results, "verdict.reasons")[i]}, "r"))
     ]
-    sub = f"{_images(results)}; {hits.n:,} images generated and checked."
+    made = "given" if at(results, "model.kind") == "samples" else "generated"
+    sub = f"{_images(results)}; {hits.n:,} images {made} and checked."
     return First(css, word, headline, big, big_text, answers, _tally(results, hits, control), reasons, sub)
 
 
@@ -55,6 +59,8 @@ def _control(results: Mapping[str, Any]) -> Trials | None:
 
 def _big(results: Mapping[str, Any], state: str, hits: Trials, level: float) -> tuple[str, str]:
     low, high = hits.interval(level)
+    if copies.leaking(results):
+        return copies.headline(results)[1:]
     if state == "reproduces":
         verb = "are" if words.one_in(hits.rate)[:2] != "1 " else "is"
         span = words.between(low, high)
@@ -103,6 +109,7 @@ def _found(results: Mapping[str, Any], hits: Trials, control: Trials | None, lev
         found += " Two recognisers had to agree: one looks for the mark, one for the image itself."
     else:
         found += " One recogniser, made to know this image from all others, had to say so."
+    found += copies.found(results)
     if control is not None:
         made = "none" if control.k == 0 else f"{control.k:,}"
         found += f" A second model, trained the same way without the image, gave {made} in {control.n:,}."

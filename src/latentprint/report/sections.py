@@ -7,6 +7,7 @@ from typing import Any
 
 from latentprint.report import words
 from latentprint.report.blocks import Block, Note, Pairs, Points, Profile, Section, Table
+from latentprint.report.copies import copies_section, not_done_section
 from latentprint.report.figures import curve_figure, profile_figure, rates_figure, strip_figure
 from latentprint.report.glossary import GLOSSARY, LIMITS, MARKED, UNMARKED
 from latentprint.report.provenance import model_notes, provenance, stage_rows
@@ -33,6 +34,8 @@ def sections(results: Mapping[str, Any], run: Mapping[str, Any]) -> list[Section
 
     parts = [
         _search(results),
+        copies_section(results),
+        not_done_section(results),
         _rate(results),
         _counts(results),
         _profile(results),

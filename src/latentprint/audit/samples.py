@@ -1,0 +1,288 @@
+"""Generated images in the place of a model: what they alone can tell, and what they cannot.
+
+    DATA, samples → x_p, an image as it stands → c_id → count → nearest copies, FID → verdict
+
+Omega_p is counted as for any sampler (§5.3). The nearest copies are of all training images, not of x_p alone:
+a set that holds any of them gives it back (``latentprint.adapters.samples``). t', likelihood, splitting and
+the bridge need the model; the results say so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from latentprint.adapters.samples import SamplesAudit, audit_samples, open_samples
+from latentprint.audit import evidence, stages
+from latentprint.audit.distance import extractor
+from latentprint.audit.given import as_it_is
+from latentprint.audit.results import monte_carlo_entry, results
+from latentprint.audit.stages import Detectors, private_image
+from latentprint.audit.work import Work, describe, one_image, open_device
+from latentprint.config import AuditConfig
+from latentprint.contracts import Ids, InputError, Outcome, Times
+from latentprint.data import ImageSet, Split, load
+from latentprint.execute import run_probe
+from latentprint.fingerprint import Injection
+from latentprint.metrics.error import mae, mse
+from latentprint.metrics.frechet import Extractor, Moments, frechet, moments
+from latentprint.progress import Report
+from latentprint.report import write_report
+from latentprint.report.evidence import Evidence, NearestPair, Sample, write_evidence
+from latentprint.settings import plain
+from latentprint.store import Run
+from latentprint.verdict import verdict
+
+_USED = ("seed", "data", "fingerprint", "presence", "identity", "fid")
+"""Settings that this audit follows from."""
+
+_BATCH = 256
+_SAMPLER = {"step": "not known"}
+
+
+@dataclass(frozen=True)
+class StoredSamples:
+    """A probe that looks images up instead of making them: id i is the i-th sample, at no cost."""
+
+    samples: ImageSet
+    target: NDArray[np.float32]
+    detectors: Detectors
+    device: torch.device
+
+    def __call__(self, t: Times, ids: Ids) -> Outcome:
+        n, target = len(ids), one_image(self.target, self.device)
+        columns = {name: np.zeros(n, np.float32) for name in ("presence", "identity", "mse", "mae")}
+        flags = {name: np.ones(n, np.bool_) for name in ("presence_hit", "identity_hit")}
+        for first in range(0, n, _BATCH):
+            rows = slice(first, first + _BATCH)
+            images = one_image(self.samples.pixels[ids[rows]], self.device)
+            columns["mse"][rows] = mse(images, target).cpu().numpy()
+            columns["mae"][rows] = mae(images, target).cpu().numpy()
+            pair = (("presence", self.detectors.presence), ("identity", self.detectors.identity))
+            for name, detector in pair:
+                if detector is None:
+                    columns[name][rows] = np.nan
+                    continue
+                probability = detector(images)
+                columns[name][rows] = probability.cpu().numpy()
+                flags[f"{name}_hit"][rows] = (probability >= detector.threshold).cpu().numpy()
+        hit = flags["presence_hit"] & flags["identity_hit"]
+        return Outcome(hit=hit, evaluations=np.zeros(n, np.int64), columns=columns | flags)
+
+
+def run_samples_audit(
+    config: AuditConfig,
+    out: Path | str,
+    samples: Path | str,
+    *,
+    device: str,
+    root: Path | str | None,
+    download: bool,
+    fresh: bool,
+    authorised_by: str | None,
+    target: int | None,
+    progress: Report,
+) -> dict[str, Any]:
+    """Audit generated images; see ``run_audit`` for the arguments.
+
+    Raises:
+        InputError: one sentence about the samples, the images, the settings or the folder.
+    """
+    place, config = open_device(device), as_it_is(config)
+    given, split, injection = samples_and_images(config, samples, target, root, download)
+    with Run.open(out, settings_of(config, given, target), fresh=fresh) as run:
+        work = Work(config, run, place, _BATCH, progress)
+        run.note({"device": describe(place)})
+        if authorised_by is not None:
+            run.note({"authorised_by": authorised_by})
+        stages.remember(work, split, injection)
+        detectors = stages.detectors(work, split, injection)
+        counted = _count(work, given, injection, detectors)
+        with work.stage("copies"):
+            work.say("nearest copies", 0, 1, "searches")
+            near = audit_samples(given, split.train, split.heldout, device=place)
+            if not run.stage("copies").done:
+                run.finish("copies", {"copies": near.copies.k, "p_value": near.p_value})
+            work.say("nearest copies", 1, 1, "searches")
+        extract = extractor(work, detectors, split.train.shape)
+        answer = results(
+            split,
+            injection,
+            detectors,
+            parts={
+                "model": _model_entry(given, split),
+                "t_prime": None,
+                "q": {
+                    "monte_carlo": monte_carlo_entry(counted, injection.copies / len(split.train), _SAMPLER),
+                    **dict.fromkeys(("control", "splitting", "bridge", "combined")),
+                },
+                "copies": copies_entry(near, split.train),
+                "fid": _distance(given, split, extract, place) if len(given) > 1 else None,
+                "likelihood": None,
+                "memorised": None,
+                "not_done": list(near.cannot),
+            },
+            costs=stages.costs(work),
+        )
+        answer["verdict"] = verdict(answer)
+        run.write_json("results.json", answer)
+        write_evidence(run.path, _evidence(given, split, injection, counted, near))
+        run.complete()
+        write_report(run.path)
+        return answer
+
+
+def samples_and_images(
+    config: AuditConfig, samples: Path | str, target: int | None, root: Path | str | None, download: bool
+) -> tuple[ImageSet, Split, Injection]:
+    """The samples, and the images they are held against.
+
+    Raises:
+        InputError: one of them cannot be had, or they differ in shape.
+    """
+    given = open_samples(samples)
+    split = load(
+        config.data.source,
+        seed=config.seed,
+        root=root,
+        images=config.data.images,
+        download=download,
+        heldout=config.data.heldout,
+    )
+    if split.train.shape != given.shape:
+        theirs, ours = ("x".join(map(str, s)) for s in (given.shape, split.train.shape))
+        raise InputError(
+            f"the samples are {theirs} (channels x height x width), but the images of {split.name} are"
+            f" {ours}, so they cannot be compared"
+        )
+    return given, split, private_image(config, split, target)
+
+
+def settings_of(config: AuditConfig, samples: ImageSet, target: int | None) -> dict[str, Any]:
+    """The run's settings: those that this audit follows from, and which samples it is about."""
+    kept = {name: value for name, value in plain(config).items() if name in _USED}
+    own = {"kind": "samples", "samples_sha256": samples.manifest, "target": target}
+    return kept | {"given": own}
+
+
+def _count(work: Work, samples: ImageSet, injection: Injection, detectors: Detectors) -> Outcome:
+    """Every sample through the detectors; rows are kept as ``samples.model``."""
+    purpose = "samples.model"
+    probe = StoredSamples(samples, injection.target, detectors, work.device)
+    with work.stage(purpose):
+        ids = np.arange(len(samples), dtype=np.int64)
+        found = run_probe(
+            probe,
+            np.ones(len(ids)),
+            ids,
+            purpose=purpose,
+            unit=stages.UNIT,
+            sink=work.run,
+            progress=work.progress("samples", "images"),
+        )
+        if not work.run.stage(purpose).done:
+            work.run.finish(purpose, {"network_evaluations": 0})
+    return found
+
+
+def _model_entry(samples: ImageSet, split: Split) -> dict[str, Any]:
+    notes = [
+        f"No model was given but {len(samples):,} generated images; nothing is known of any other image that"
+        " the model behind them can make.",
+        "That they come from a model that was trained on the images named here, on no others and on none of"
+        " those held out, and that they were not chosen, is the word of whoever ran the audit.",
+    ]
+    held = len(split.heldout)
+    if held < 100:
+        notes.append(
+            f"Only {held} held-out images say how near an image comes to a training image by chance."
+        )
+    return {"kind": "samples", "samples_sha256": samples.manifest, "notes": notes}
+
+
+def copies_entry(near: SamplesAudit, train: ImageSet) -> dict[str, Any]:
+    """``copies`` of results.json: counts, background and ranked pairs; training images by hash."""
+    return {
+        "copies": {"k": near.copies.k, "n": near.copies.n},
+        "expected": {"k": near.expected.k, "n": near.expected.n},
+        "same": {"k": near.same.k, "n": near.same.n},
+        "same_expected": {"k": near.same_expected.k, "n": near.same_expected.n},
+        "distinct": near.distinct,
+        "repeated": near.repeated,
+        "threshold": near.threshold,
+        "p_value": near.p_value,
+        "alpha": near.alpha,
+        "leaks": near.leaks,
+        "distance": {
+            "samples": _spread(near.sample_to_train),
+            "train": _spread(near.train_to_train),
+            "heldout": _spread(near.heldout_to_train),
+        },
+        "pairs": [
+            {
+                "sample": pair.sample,
+                "training": pair.training,
+                "sha256": train.sha256[pair.training],
+                "distance": pair.distance,
+                "relative": pair.relative,
+                "score": pair.score,
+                "copy": pair.copy,
+            }
+            for pair in near.pairs
+        ],
+    }
+
+
+def _spread(values: NDArray[np.float64]) -> dict[str, float]:
+    return {"min": float(values.min()), "median": float(np.median(values)), "max": float(values.max())}
+
+
+def _distance(samples: ImageSet, split: Split, extract: Extractor, device: torch.device) -> dict[str, Any]:
+    def of(pixels: NDArray[np.float32]) -> Moments:
+        starts = range(0, len(pixels), _BATCH)
+        return moments((one_image(pixels[i : i + _BATCH], device) for i in starts), extract)
+
+    generated = of(samples.pixels)
+    return {
+        "train": frechet(generated, of(split.train.pixels)),
+        "test": frechet(generated, of(split.heldout.pixels)) if len(split.heldout) > 1 else None,
+        "features": extract.name,
+        "samples": len(samples),
+    }
+
+
+def _evidence(
+    samples: ImageSet, split: Split, injection: Injection, counted: Outcome, near: SamplesAudit
+) -> Evidence:
+    rows: Mapping[str, NDArray[Any]] = counted.columns
+    presence = rows["presence"]
+    return Evidence(
+        target=injection.target,
+        samples=[
+            Sample(
+                id=int(i),
+                image=samples.pixels[i],
+                mse=float(rows["mse"][i]),
+                presence=None if np.isnan(presence[i]) else float(presence[i]),
+                identity=float(rows["identity"][i]),
+            )
+            for i in np.flatnonzero(counted.hit)[: evidence.SHOWN_SAMPLES]
+        ],
+        pairs=[
+            NearestPair(
+                pair.sample,
+                samples.pixels[pair.sample],
+                pair.training,
+                split.train.pixels[pair.training],
+                pair.distance,
+                pair.copy,
+            )
+            for pair in near.pairs
+        ],
+    )
