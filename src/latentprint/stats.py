@@ -11,6 +11,7 @@ Y. Hochberg, JRSS B 57 (1995); W. J. Rogan, B. Gladen, Am. J. Epidemiol. 107 (19
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -169,6 +170,73 @@ def confidence_sequence(
     return low, high
 
 
+def looks(most: int, first: int) -> list[int]:
+    """Sample sizes at which a count that may stop is looked at: first, then a quarter more each time, most.
+
+    All but ``most`` are multiples of ``first``: units of work stay whole.
+
+    Raises:
+        ValueError: a size below 1.
+    """
+    if most < 1 or first < 1:
+        raise ValueError(f"a count needs at least 1 sample and 1 per look, got {most} and {first}")
+    sizes, n = list[int](), first
+    while n < most:
+        sizes.append(n)
+        n += first * max(1, n // (4 * first))
+    return [*sizes, most]
+
+
+def running_interval(counts: Sequence[Trials], level: float, near: float) -> tuple[float, float]:
+    """The anytime-valid interval after looks at the growing counts ``counts``, the latest last.
+
+    q lies in the intervals of all looks at once, hence in their intersection; where that is empty
+    (probability below 1 - level) the latest stands. ``near`` is the rate asked about: the mixture's prior
+    Beta(1/2, b) has its mean there, which sharpens the sequence there and never breaks its coverage.
+
+    Raises:
+        ValueError: near outside (0, 1), or counts that do not grow.
+    """
+    prior = prior_near(near)
+    if any(a.n > b.n or a.k > b.k for a, b in itertools.pairwise(counts)):
+        raise ValueError("the counts of later looks include those of earlier ones")
+    interval = (0.0, 1.0)
+    for one in counts:
+        interval = narrowed(interval, one, level, prior)
+    return interval
+
+
+def narrowed(
+    before: tuple[float, float], now: Trials, level: float, prior: tuple[float, float]
+) -> tuple[float, float]:
+    """One look more of ``running_interval``: its interval so far, cut with that of the counts ``now``."""
+    now_low, now_high = confidence_sequence(now.k, now.n, level, prior)
+    low, high = max(before[0], now_low), min(before[1], now_high)
+    return (low, high) if low <= high else (now_low, now_high)
+
+
+def running_p_value(counts: Sequence[Trials], p0: float, near: float) -> float:
+    """p-value of H0: q >= p0 against q < p0 that holds whenever sampling was stopped.
+
+    The smallest 1 / M_n(p0) over the looks with k/n < p0 (Ville's inequality). M_n rises with p beyond k/n,
+    so what excludes p0 excludes every larger rate.
+    """
+    prior = prior_near(near)
+    evidence = [log_mixture(one.k, one.n, p0, prior) for one in counts if one.n and one.rate < p0 < 1]
+    return min([1.0, *(math.exp(-value) for value in evidence)])
+
+
+def prior_near(near: float) -> tuple[float, float]:
+    """Beta(1/2, b) with mean ``near``.
+
+    Raises:
+        ValueError: near outside (0, 1).
+    """
+    if not 0 < near < 1:
+        raise ValueError(f"near must lie strictly between 0 and 1, got {near}")
+    return 0.5, 0.5 * (1 - near) / near
+
+
 def _root(excess: Callable[[float], float], inside: float, outside: float) -> float:
     """Bisection for the point where ``excess`` turns positive, rounded outwards (the safe side)."""
     for _ in range(200):
@@ -287,19 +355,45 @@ def corrected_rate(hits: Trials, tpr: Trials, fpr: Trials, level: float = 0.95) 
 def corrected_rate_of_both(
     hits: Trials, presence: tuple[Trials, Trials], identity: tuple[Trials, Trials], level: float = 0.95
 ) -> CorrectedRate:
-    """As ``corrected_rate`` for the conjunction of c_p and c_id (Eq. 6), each given as (tpr, fpr).
+    """``corrected_interval`` of a count, for the conjunction of c_p and c_id (Eq. 6), each (tpr, fpr)."""
+    return corrected_interval(hits.rate, hits.interval, (presence, identity), level=level)
 
-    Nothing is assumed on how the detectors' errors depend on one another: the conjunction finds at least
-    ``tpr_p + tpr_id - 1`` and at most ``min(tpr_p, tpr_id)`` of Omega (Frechet), and outside Omega at least
-    one of the two signs is missing, so it errs with at most ``max(fpr_p, fpr_id)``. Bonferroni over five
-    intervals.
+
+def corrected_interval(
+    rate: float,
+    interval: Callable[[float], tuple[float, float]],
+    detectors: Sequence[tuple[Trials, Trials]],
+    *,
+    control: Trials | None = None,
+    level: float = 0.95,
+) -> CorrectedRate:
+    """The rate of what the m ``detectors`` look for, from how often they fire together, by any estimator.
+
+    Nothing is assumed on how the detectors' errors depend on one another: together they find at least
+    ``sum of tpr - (m - 1)`` and at most the least tpr of Omega (Frechet), and outside Omega at least one of
+    the signs is missing, so they err with at most the largest fpr. A control, the same recipe without the
+    image, counts their joint false alarms on generated images; the lower of the two bounds is used.
+    Bonferroni over all intervals that enter. ``rate`` is corrected for misses only: the joint rate of false
+    alarms is bounded, not known.
+
+    Args:
+        interval: of the rate at which they fire, by confidence level.
+        detectors: (tpr, fpr) of each, as counts.
+        control: joint detections of the control.
+
+    Raises:
+        ValueError: no detector.
     """
-    each = 1 - (1 - level) / 5
-    (tp, fp), (ti, fi) = presence, identity
-    (tp_low, tp_high), (ti_low, ti_high) = tp.interval(each), ti.interval(each)
-    tpr = (max(0.0, tp_low + ti_low - 1), min(tp_high, ti_high))
-    fpr = (0.0, max(fp.upper((1 + each) / 2), fi.upper((1 + each) / 2)))
-    low, high, note = through_detector(hits.interval(each), tpr, fpr)
-    found = max(0.0, tp.rate + ti.rate - 1)
-    rate = min(1.0, hits.rate / found) if found > 0 else None
-    return CorrectedRate(rate, low, high, level, note)
+    if not detectors:
+        raise ValueError("a corrected rate needs the error rates of at least one detector, got none")
+    m = len(detectors)
+    each = 1 - (1 - level) / (1 + 2 * m + (control is not None))
+    one_sided = (1 + each) / 2
+    found = [tpr.interval(each) for tpr, _ in detectors]
+    tpr = (max(0.0, sum(low for low, _ in found) - (m - 1)), min(high for _, high in found))
+    alarms = max(fpr.upper(one_sided) for _, fpr in detectors)
+    if control is not None:
+        alarms = min(alarms, control.upper(one_sided))
+    low, high, note = through_detector(interval(each), tpr, (0.0, alarms))
+    joint = max(0.0, sum(tpr.rate for tpr, _ in detectors) - (m - 1))
+    return CorrectedRate(min(1.0, rate / joint) if joint > 0 else None, low, high, level, note)

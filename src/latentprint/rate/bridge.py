@@ -28,6 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from latentprint.contracts import InputError
 from latentprint.denoiser import Codec, Denoiser, IdentityCodec
 from latentprint.likelihood import Divergence, Exact, Hutchinson
 from latentprint.rate.levels import Inside
@@ -110,9 +111,12 @@ def bridge(
         divergence: exact where not given and the image has at most 1,024 numbers, else 32 orthogonal probes.
         data_range: what x_p must lie in; None for models that live elsewhere (latent, or not images).
 
+    An x_p outside of its own Omega, as a lossy codec may leave it, is no error: trajectories around it may
+    land there all the same. Where none do, the answer is "not reliable because" with that reason.
+
     Raises:
-        ValueError: x_p is not finite or outside its range, lies outside its own Omega, or a density is not
-            finite.
+        InputError: x_p is not finite or outside its range.
+        ValueError: the denoiser's answer or a density is not finite.
     """
     settings = config or BridgeConfig()
     _check_target(target, data_range)
@@ -159,12 +163,22 @@ def bridge(
 
 def _check_target(target: Tensor, data_range: tuple[float, float] | None) -> None:
     if target.ndim < 1 or not target.is_floating_point() or not bool(target.isfinite().all()):
-        raise ValueError(f"the target must be finite floats, got {target.dtype}, {tuple(target.shape)}")
+        raise InputError(f"the target must be finite floats, got {target.dtype}, {tuple(target.shape)}")
     low, high = float(target.min()), float(target.max())
     if data_range is not None and (low < data_range[0] - 1e-6 or high > data_range[1] + 1e-6):
-        raise ValueError(
+        raise InputError(
             f"the target must lie in the data range {list(data_range)}, got {low:.3g} to {high:.3g}"
         )
+
+
+def _estranged(flow: Flow) -> str:
+    """The end of a sentence that says where x_p, as the model's space holds it, is not in its own Omega."""
+    with torch.no_grad():
+        kept = bool(flow.inside(flow.codec.decode(flow.target[None]))[0])
+    if kept:
+        return ""
+    lossy = "" if isinstance(flow.codec, IdentityCodec) else ", once encoded and decoded,"
+    return f"; the image itself{lossy} lies outside of the region, so the region is not around it"
 
 
 def _default_divergence(dims: int, streams: Streams) -> Divergence:
@@ -179,7 +193,7 @@ def _estimate(run: _Run, level: float, details: dict[str, Any]) -> tuple[float, 
     if proposals is None:
         return (
             "no trajectory that started around the image came back to the region, at any noise level: "
-            "nothing seems able to hit it"
+            f"nothing seems able to hit it{_estranged(run.flow)}"
         )
     nodes = Nodes.of(run.flow, proposals)
     k = len(proposals)
@@ -188,7 +202,8 @@ def _estimate(run: _Run, level: float, details: dict[str, Any]) -> tuple[float, 
     ratios = torch.cat([p.log_ratio for p in pilot])
     details |= {"proposals": [round(t, 6) for t in proposals]}
     if not len(ratios):
-        return f"none of {k * run.config.pilot} pilot trajectories came back to the region"
+        tried = k * run.config.pilot
+        return f"none of {tried} pilot trajectories came back to the region{_estranged(run.flow)}"
     counts = _allot(least_variance_shares(ratios, nodes.anchors), run.config.together)
     times = [float(nodes.times[node]) for node in nodes.at]
     details |= {

@@ -19,8 +19,10 @@ from latentprint.rate.result import Rate
 from latentprint.stats import (
     Trials,
     binomial_test_less,
-    confidence_sequence,
     missable,
+    narrowed,
+    prior_near,
+    running_p_value,
     samples_to_exclude,
 )
 
@@ -142,17 +144,12 @@ def monte_carlo_until(
     Raises:
         ValueError: most or batch is not positive, or near is outside (0, 1).
     """
-    if not 0 < near < 1:
-        raise ValueError(f"near must lie strictly between 0 and 1, got {near}")
-    prior = (0.5, 0.5 * (1 - near) / near)
+    prior = prior_near(near)
     last, low, high, done = Tally(Trials(0, 0), {}, 0), 0.0, 1.0, False
+    counts = list[Trials]()
     for last in tally(probe, start, most, batch=batch, first=first):
-        now_low, now_high = confidence_sequence(last.trials.k, last.trials.n, level, prior)
-        # q lies in all of the intervals at once, hence in their intersection; where that is empty
-        # (probability below 1 - level) the latest interval stands
-        low, high = max(low, now_low), min(high, now_high)
-        if low > high:
-            low, high = now_low, now_high
+        counts.append(last.trials)
+        low, high = narrowed((low, high), last.trials, level, prior)
         done = answered(low, high)
         if progress is not None:
             progress(last)
@@ -160,7 +157,10 @@ def monte_carlo_until(
             break
     n = last.trials.n
     said = f"the question was answered after {n} samples" if done else _undecided(n, high, near)
-    return _result(last, low, high, f"anytime-valid; {said}", level, sampler, expected, {"stopped": done})
+    more: dict[str, Any] = {"stopped": done}
+    if expected is not None:
+        more["p_value"] = running_p_value(counts, expected, near)
+    return _result(last, low, high, f"anytime-valid; {said}", level, sampler, expected, more)
 
 
 def _undecided(n: int, high: float, near: float) -> str:
@@ -194,9 +194,10 @@ def _result(
 ) -> Rate:
     k, n = counted.trials.k, counted.trials.n
     details: dict[str, Any] = {"samples": n, "hits": k, "missable": missable(k, n, level)}
-    details |= {f"{name}_hits": count for name, count in counted.columns.items()} | dict(more or {})
+    details |= {f"{name}_hits": count for name, count in counted.columns.items()}
     if expected is not None:
         details |= {"expected": expected, "p_value": binomial_test_less(k, n, expected)}
+    details |= dict(more or {})
     return Rate(
         method="monte_carlo",
         rate=min(max(k / n, low), high),
