@@ -77,7 +77,9 @@ def test_rows_over_ray_are_those_of_one_process(over_ray: Map) -> None:
     asked: list[int] = []
 
     def counting(function: Callable[[Any], Any], units: Any, /) -> Iterator[Any]:
-        return map(lambda unit: asked.append(len(unit[1])) or function(unit), units)
+        for unit in units:
+            asked.append(len(unit[1]))
+            yield function(unit)
 
     more = np.arange(70, dtype=np.int64)
     run_probe(coin(), np.append(T, np.full(10, 0.5)), more, unit=7, sink=kept, map=counting)
@@ -110,7 +112,7 @@ def test_bad_input_in_a_worker_is_said_in_its_own_words(over_ray: Map) -> None:
             raise InputError(f"unit {number} cannot be done")
         return number
 
-    with pytest.raises(InputError, match="^unit 2 cannot be done$"):
+    with pytest.raises(InputError, match=r"^unit 2 cannot be done$"):
         list(over_ray(refuse, range(4)))
 
 

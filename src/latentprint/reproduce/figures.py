@@ -36,7 +36,8 @@ def return_curves(rows: Mapping[str, Entry]) -> bytes:
     lines: list[Line] = []
     for name, entry in rows.items():
         found = entry["t_prime"]
-        last = found["value"] if found["value"] is not None else 0.0
+        # What never came back is a single point at zero.
+        last = found["value"] if found["value"] is not None else found["grid"][0]
         kept = [(t, Trials(k, found["tries"])) for t, k in zip(found["grid"], found["hits"], strict=True)]
         kept = [(t, seen) for t, seen in kept if t <= last]
         bounds = [seen.interval(LEVEL) for _, seen in kept]

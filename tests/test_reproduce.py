@@ -1,0 +1,366 @@
+"""The paper as commands: experiments that are read strictly, rows run once, a page made of results alone."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from latentprint import reproduce as package
+from latentprint.cli import app
+from latentprint.contracts import InputError
+from latentprint.reproduce import experiment, names, reproduce, rows
+from latentprint.reproduce.drawing import Axis, Line, chart
+from latentprint.reproduce.lengths import folder as at_length
+from latentprint.reproduce.page import differences
+from latentprint.reproduce.pictures import difference, grid, reopen
+from latentprint.reproduce.plan import FOLDER, ExperimentError
+from latentprint.reproduce.summary import accuracy, holds
+from latentprint.settings import SettingsError
+from latentprint.store import Run
+
+ROOT = Path(__file__).parent.parent
+SHIPPED = ROOT / FOLDER
+
+TINY = """
+control = false
+data = { source = "digits", images = 24 }
+model.training = { steps = 30, batch = 8, warmup = 5, checkpoint_seconds = 0.0 }
+presence = { epochs = 2, draws = 128 }
+identity = { epochs = 2, draws = 128 }
+sampler.steps = 3
+search = { levels = 4, tries = 2 }
+baseline.images = 0
+samples.count = 24
+likelihood.images = 0
+"""
+TABLE = f"""
+title = "A table"
+kind = "audits"
+shows = "small sets come back."
+found = "None of ours did."
+[[published]]
+name = "small"
+images = 1080
+samples = 50000
+expected = 46.3
+hits = 52
+[cpu]
+preset = "demo"
+hours = "seconds"
+[cpu.settings]
+{TINY}
+[[cpu.rows]]
+name = "24"
+published = "small"
+[[cpu.rows]]
+name = "absent"
+settings = {{ data = {{ source = "medmnist:chestmnist" }} }}
+"""
+LENGTHS = f"""
+title = "Lengths"
+kind = "lengths"
+shows = "longer is worse."
+order = 1
+[cpu]
+preset = "demo"
+steps = [10, 30]
+[cpu.settings]
+{TINY}
+[[cpu.rows]]
+name = "only"
+"""
+CURVES = """
+title = "Curves"
+kind = "pictures"
+uses = "table"
+shows = "a decline."
+order = 2
+"""
+
+
+@pytest.fixture
+def experiments(tmp_path: Path) -> Path:
+    folder = tmp_path / "experiments"
+    folder.mkdir()
+    for name, text in (("table", TABLE), ("fig3", LENGTHS), ("fig6", CURVES), ("fig8", CURVES)):
+        (folder / f"{name}.toml").write_text(text)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which everything tiny was reproduced once; tests read it or copy it."""
+    base = tmp_path_factory.mktemp("paper")
+    folder = base / "experiments"
+    folder.mkdir()
+    for name, text in (("table", TABLE), ("fig3", LENGTHS), ("fig6", CURVES), ("fig8", CURVES)):
+        (folder / f"{name}.toml").write_text(text)
+    where: dict[str, Any] = {"runs": base / "runs", "docs": base / "docs", "experiments": folder}
+    with pytest.raises(InputError, match=r"table lacks 1 of its rows\. absent: .*chestmnist.npz.*--download"):
+        reproduce("table", root=base, **where)
+    reproduce("fig6", only=["24"], **where)
+    reproduce("fig3", **where)
+    return base
+
+
+def test_a_row_without_its_data_leaves_the_others_on_the_page(done: Path) -> None:
+    record = json.loads((done / "docs" / "paper" / "results.json").read_text())
+    assert set(record["experiments"]["table"]["cpu"]) == {"24"}
+    page = (done / "docs" / "paper.md").read_text()
+    assert "**Not run:** absent." in page
+    assert "| small, paper | 1,080 |" in page and "| 50,000 | 46.3 | – | – | 52 |" in page
+
+
+def test_the_page_says_what_the_run_says(done: Path) -> None:
+    results = json.loads((done / "runs" / "table" / "cpu" / "24" / "results.json").read_text())
+    seen = results["q"]["monte_carlo"]
+    (line,) = [
+        one
+        for one in (done / "docs" / "paper.md").read_text().splitlines()
+        if one.startswith("| **24, ours**")
+    ]
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells[1] == "24" and cells[6] == "24"
+    assert cells[7] == f"{24 * results['target']['copies'] / 24:.4g}"
+    counts = [seen["presence_hits"], seen["identity_hits"], seen["hits"]]
+    assert [int(cell) for cell in cells[8:11]] == counts
+    assert cells[11] == f"{seen['low']:.2g} … {seen['high']:.2g}"
+
+
+def test_what_is_finished_is_not_run_again(done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("a finished row was run again")
+
+    monkeypatch.setattr(rows, "run_audit", refuse)
+    before = (done / "docs" / "paper" / "results.json").read_bytes()
+    reproduce("table", only=["24"], runs=done / "runs", docs=done / "docs", experiments=done / "experiments")
+    assert (done / "docs" / "paper" / "results.json").read_bytes() == before
+
+
+def test_only_a_finished_run_of_the_very_settings_counts(done: Path, tmp_path: Path) -> None:
+    one = experiment("table", done / "experiments")
+    scale = one.scale("cpu")
+    config, other = (scale.config(row) for row in scale.rows)
+    folder = tmp_path / "run"
+    shutil.copytree(done / "runs" / "table" / "cpu" / "24", folder)
+    assert holds(folder, config) and not holds(folder, other)
+    # A setting that did not exist when the run was made counts with its default ...
+    record = json.loads((folder / "run.json").read_text())
+    assert record["settings"]["search"].pop("threshold") == 0.05
+    (folder / "run.json").write_text(json.dumps(record))
+    assert holds(folder, config)
+    # ... one that does not exist any more makes it another run, as does an end that was not reached.
+    record["settings"]["search"]["gone"] = 1
+    (folder / "run.json").write_text(json.dumps(record))
+    assert not holds(folder, config)
+    del record["settings"]["search"]["gone"], record["finished"]
+    (folder / "run.json").write_text(json.dumps(record))
+    assert not holds(folder, config)
+
+
+def test_pictures_are_of_the_very_samples_that_were_counted(done: Path) -> None:
+    run = reopen(done / "runs" / "table" / "cpu" / "24")
+    ids = np.array([3, 17, 5], np.int64)
+    images = run.drawn(run.model("model"), ids)
+    error = (((images - run.injection.target) / 2) ** 2).mean(axis=(1, 2, 3))
+    kept = Run.read(done / "runs" / "table" / "cpu" / "24").rows("samples.model")
+    assert kept["id"].tolist() == list(range(24))
+    np.testing.assert_allclose(error, kept["mse"][ids], rtol=1e-4)
+
+
+def test_lengths_are_states_of_one_training(done: Path) -> None:
+    from latentprint.audit import stages
+    from latentprint.networks import build_unet, load_model
+    from latentprint.streams import Streams
+    from latentprint.training import train
+
+    scale = experiment("fig3", done / "experiments").scale("cpu")
+    config = scale.config(scale.rows[0])
+    _, injection = stages.images(config, None, False)
+    network = build_unet(config.model.network, 1, (8, 8), Streams(0))
+    states = train(
+        injection.marked.pixels, network, config.model.schedule(), config.model.training, Streams(0)
+    )
+    kept = done / "runs" / "fig3" / "cpu" / "only"
+    for state in states:
+        if state.step in scale.steps:
+            there = load_model(at_length(kept, state.step)).network.state_dict()
+            for name, value in state.denoiser.network.state_dict().items():
+                assert np.allclose(value, there[name], rtol=1e-4, atol=1e-6), (state.step, name)
+    entry = json.loads((done / "docs" / "paper" / "results.json").read_text())
+    lengths = entry["experiments"]["fig3"]["cpu"]["only"]["lengths"]
+    assert [one["step"] for one in lengths] == [10, 30]
+    for one in lengths:
+        hits = Run.read(kept).rows(f"samples.at-{one['step']}")["hit"]
+        assert one["monte_carlo"]["hits"] == np.count_nonzero(hits) and len(hits) == 24
+
+
+def test_a_kill_between_checkpoint_and_kept_weights_loses_no_length(done: Path, tmp_path: Path) -> None:
+    shutil.copytree(done / "runs", tmp_path / "runs")
+    kept = tmp_path / "runs" / "fig3" / "cpu" / "only"
+    weights = (at_length(kept, 30) / "diffusion_pytorch_model.safetensors").read_bytes()
+    shutil.rmtree(at_length(kept, 30))
+    record = json.loads((kept / "run.json").read_text())
+    del record["stages"]["training"]
+    (kept / "run.json").write_text(json.dumps(record))
+    reproduce("fig3", runs=tmp_path / "runs", docs=tmp_path / "docs", experiments=done / "experiments")
+    assert (at_length(kept, 30) / "diffusion_pytorch_model.safetensors").read_bytes() == weights
+
+
+def test_figures_are_files_that_stand_alone(done: Path) -> None:
+    folder = done / "docs" / "paper" / "cpu"
+    root = ElementTree.fromstring((folder / "fig6.svg").read_text())
+    assert root.tag == "{http://www.w3.org/2000/svg}svg" and root.attrib["aria-label"]
+    text = (folder / "fig6.svg").read_text()
+    assert "href" not in text and "<style" not in text
+    assert "![Curves: cpu](paper/cpu/fig6.svg)" in (done / "docs" / "paper.md").read_text()
+    with Image.open(folder / "fig3.png") as picture:
+        assert picture.size == (12 * (80 + 4) + 4, 2 * (80 + 4) + 4)  # 8 x 8 pixels, ten times
+
+
+def test_marks_lie_where_their_values_are() -> None:
+    x, y = Axis("steps", 0.0, 200.0), Axis("share", 1e-4, 1.0, log=True)
+    assert [x.place(v) for v in (0, 50, 200, 300)] == [0.0, 0.25, 1.0, 1.0]
+    assert [y.place(v) for v in (1e-4, 1e-2, 1.0, 0.0)] == pytest.approx([0.0, 0.5, 1.0, 0.0])
+    assert x.ticks() == [0, 50, 100, 150, 200] and y.ticks() == pytest.approx([1e-4, 1e-3, 1e-2, 0.1, 1])
+    drawn = chart([Line("a", [0.0, 200.0], [1e-2, 1e-4], [1e-3, 1e-4], [1e-1, 1e-3])], x, y, "label")
+    assert 'd="M64.0 164.0L704.0 308.0"' in drawn  # half-way up at the left, the floor at the right
+    assert 'd="M64.0 236.0V92.0"' in drawn  # a quarter and three quarters of the height
+    with pytest.raises(ValueError, match="at least one point"):
+        chart([], x, y, "label")
+    with pytest.raises(ValueError, match="low < high"):
+        Axis("broken", 0.0, 1.0, log=True)
+
+
+def test_a_grid_of_images_keeps_every_pixel() -> None:
+    one = np.linspace(-1, 1, 64, dtype=np.float32).reshape(1, 8, 8)
+    colour = np.stack([one[0], -one[0], 0 * one[0]])
+    with Image.open(BytesIO(grid([[one, colour], [colour]]))) as picture:
+        shown = np.asarray(picture)
+    stored = np.rint((one[0] + 1) * 127.5)
+    assert np.array_equal(shown[4:84:10, 4:84:10, 0], stored)
+    assert np.array_equal(shown[4:84:10, 88:168:10, 1], np.rint((1 - one[0]) * 127.5))
+    assert (shown[88:168, 88:168] == 251).all()  # the second row holds one image only
+    assert np.allclose(difference(one, one), 1.0)
+    far = difference(one, one + np.where(np.arange(64).reshape(1, 8, 8) == 9, 0.5, 0.1).astype(np.float32))
+    assert far.min() == far[0, 1, 1] == pytest.approx(-1.0) and far[0, 0, 0] == pytest.approx(0.6)
+
+
+def test_accuracy_counts_both_kinds_of_right_answers() -> None:
+    found = accuracy({"tpr": {"k": 55, "n": 59}, "fpr": {"k": 2, "n": 59}})
+    assert found is not None and (found["k"], found["n"]) == (55 + 57, 118)
+    assert accuracy(None) is None
+
+
+@pytest.mark.parametrize("name", names(SHIPPED))
+def test_shipped_experiments_can_be_run_and_say_how(name: str) -> None:
+    text = (SHIPPED / f"{name}.toml").read_text()
+    head = text[: text.index("title =")]
+    assert head.startswith(f"# latentprint reproduce {name} ")
+    assert f"# latentprint reproduce {name} --scale full --device cuda" in head
+    assert "# Time: " in head and "# Expect" in head
+    one = experiment(name, SHIPPED)
+    for scale in one.scales.values():
+        for row in scale.rows:
+            config = scale.config(row)
+            assert config.seed == 0
+            assert row.published is None or one.of(row) is not None
+    if one.uses is not None:
+        assert experiment(one.uses, SHIPPED).kind != "pictures"
+
+
+def test_published_numbers_are_the_papers() -> None:
+    first, second = experiment("table1", SHIPPED), experiment("table2", SHIPPED)
+    assert [(one.images, one.expected, one.hits) for one in first.published] == [
+        (1000, 150, 151),
+        (5000, 30, 0),
+        (10000, 15, 0),
+        (20000, 7.5, 0),
+        (50000, 3, 0),
+    ]
+    for one in first.published:  # E = n / N
+        assert one.images is not None and one.samples == 150_000 and one.expected == 150_000 / one.images
+    for one in second.published:
+        assert one.images is not None and one.expected is not None and one.samples == 50_000
+        assert one.expected == pytest.approx(50_000 / one.images, abs=0.06)
+    assert {one.name: one.t_prime for one in second.published}["pneumoniamnist"] == 0.719
+
+
+def test_differences_name_what_is_not_the_papers(done: Path) -> None:
+    from latentprint.config import resolve
+    from latentprint.settings import plain
+
+    paper = resolve(preset="paper")
+    same = differences({"settings": plain(paper), "fid": None}, paper)
+    assert not any(one.startswith(("Training", "U-Net", "c_p", "c_id")) for one in same)
+    entry = json.loads((done / "docs" / "paper" / "results.json").read_text())
+    said = "\n".join(differences(entry["experiments"]["table"]["cpu"]["24"], paper))
+    assert "30 steps of 8 images" in said and "channels 32-64" in said
+    assert "c_p is the backbone 'small'" in said and "ancestral with 3 steps" in said
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (("steps = [10, 30]", "steps = [10, 31]"), "rising multiples of ten"),
+        (("steps = [10, 30]", "steps = [10, 15, 30]"), "rising multiples of ten"),
+        (("steps = [10, 30]", "steps = [30, 10]"), "rising multiples of ten"),
+        (("order = 1", "ordre = 1"), "ordre is not a setting; did you mean order?"),
+        (('name = "only"', 'nmae = "only"'), r"cpu.rows\[0\].nmae is not a setting"),
+        (('shows = "longer is worse."', 'shows = "x"\nuses = "table"'), "needs .* no `uses`"),
+        (("sampler.steps", "sampler.stepps"), "stepps is not a setting"),
+    ],
+)
+def test_files_are_read_strictly(experiments: Path, change: tuple[str, str], sentence: str) -> None:
+    text = LENGTHS.replace(*change)
+    assert text != LENGTHS
+    (experiments / "fig3.toml").write_text(text)
+    with pytest.raises((SettingsError, ExperimentError), match=sentence):
+        experiment("fig3", experiments)
+
+
+def test_bad_input_is_a_sentence_and_exit_2(tmp_path: Path, experiments: Path) -> None:
+    def said(*words: str) -> str:
+        answer = CliRunner().invoke(app, ["reproduce", *words, "--docs", str(tmp_path / "docs")])
+        assert answer.exit_code == 2 and "Traceback" not in answer.output
+        return answer.stderr
+
+    here = ["--experiments", str(experiments), "--out", str(tmp_path / "runs")]
+    assert "'table9' is not an experiment; there are fig3, fig6, fig8, table" in said("table9", *here)
+    assert "has no size 'full'" in said("table", "--scale", "full", *here)
+    assert "has no row '99'; it has 24, absent" in said("table", "--only", "99", *here)
+    empty = tmp_path / "empty"
+    assert "benchmarks/paper of the source tree" in said("table", "--experiments", str(empty))
+    missing = said("table", "--only", "absent", "--root", str(tmp_path), *here)
+    assert "chestmnist.npz" in missing and "--download" in missing
+
+
+def test_the_page_is_written_again_without_running(done: Path, tmp_path: Path) -> None:
+    shutil.copytree(done / "docs", tmp_path / "docs")
+    page = tmp_path / "docs" / "paper.md"
+    before = page.read_text()
+    page.unlink()
+    words = ["reproduce", "page", "--docs", str(tmp_path / "docs")]
+    answer = CliRunner().invoke(app, [*words, "--experiments", str(done / "experiments")])
+    assert answer.exit_code == 0 and page.read_text() == before
+    (tmp_path / "docs" / "paper" / "results.json").write_text('{"schema": "other"}')
+    with pytest.raises(InputError, match="is of schema 'other'"):
+        package.write_page(tmp_path / "docs", done / "experiments")
+
+
+def test_the_committed_page_follows_from_the_committed_results(tmp_path: Path) -> None:
+    if not (ROOT / "docs" / "paper" / "results.json").exists():
+        pytest.skip("nothing has been reproduced yet")
+    (tmp_path / "paper").mkdir()
+    shutil.copy(ROOT / "docs" / "paper" / "results.json", tmp_path / "paper")
+    package.write_page(tmp_path, SHIPPED)
+    assert (tmp_path / "paper.md").read_text() == (ROOT / "docs" / "paper.md").read_text()
