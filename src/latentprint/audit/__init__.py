@@ -160,7 +160,7 @@ def run_audit(
         growth = over_training(work, along, detectors, private, control)
         null, ranks = against_others(work, main, matcher, split, injection)
         extract = extractor(work, detectors, split.train.shape)
-        samples = stages.sample(work, "model", main, detectors, private, config.samples.count, extract)
+        counted = stages.sample(work, "model", main, detectors, private, config.samples.count, extract)
         count = config.samples.control or config.samples.count
         samples_control = (
             stages.sample(work, "control", control, detectors, private, count, None)
@@ -173,7 +173,7 @@ def run_audit(
 
         noised = stages.noised_probe(work, main, detectors, private, "search")
         prior = stages.prior_probe(work, main, detectors, private, "samples")
-        hits = ids_held(run, "samples.model")[samples.hit]
+        hits = ids_held(run, "samples.model")[counted.hit]
         detected = evidence.pictures(prior, stages.at(main.schedule.start, len(hits)), hits)
 
         expected = injection.copies / len(split.train)
@@ -186,15 +186,15 @@ def run_audit(
                 **({} if given is None else {"model": given.entry(sampler)}),
                 "t_prime": search_entry(found, found_control, run.rows("search.model")) | {"baseline": null},
                 "q": {
-                    "monte_carlo": monte_carlo_entry(samples, expected, sampler),
+                    "monte_carlo": monte_carlo_entry(counted, expected, sampler),
                     "control": monte_carlo_entry(samples_control, expected, sampler)
                     if samples_control is not None
                     else None,
-                    **rare(work, trained, detectors, injection, samples),
+                    **rare(work, trained, detectors, injection, counted),
                 },
                 "fid": fid,
                 "likelihood": bits,
-                "memorised": memorised_entry(samples, detected, injection.marked, injection.index),
+                "memorised": memorised_entry(counted, detected, injection.marked, injection.index),
             }
             | ({} if growth is None else {"checkpoints": growth})
             | ({} if ranks is None else {"profile": ranks.entries, "profile_summary": ranks.summary}),

@@ -93,7 +93,8 @@ def copies_section(results: Mapping[str, Any]) -> Section | None:
     ]
     lead = (
         "Each generated image was compared with every training image. Near means: by its distance, and by"
-        " that distance against the ten nearest, closer than all but one in a hundred images never trained on."
+        " that distance against the ten nearest, closer than all but one in a hundred images never trained"
+        " on."
     )
     return Section("copies", "Nearest copies", lead, blocks)
 

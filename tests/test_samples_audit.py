@@ -1,0 +1,130 @@
+"""Generated images in the place of a model, through the whole command: a leaky set and a clean one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+import latentprint
+from latentprint.cli import app
+from latentprint.data import load
+from latentprint.report.modelcard import model_card
+from latentprint.store import Run
+from latentprint.verify import verify
+
+TINY = "[identity]\nepochs = 3\ndraws = 256\n"
+COPIED = 30
+
+
+def command(place: Path, *more: object) -> list[str]:
+    config = place / "tiny.toml"
+    config.write_text(TINY)
+    every = ["audit", "digits", "--images", 60, "--preset", "demo", "--config", config, *more]
+    return [str(one) for one in every]
+
+
+def results_of(place: Path, samples: Path, out: Path, *more: object) -> dict[str, Any]:
+    answer = CliRunner().invoke(app, command(place, "--samples", samples, "--out", out, "--json", *more))
+    assert answer.exit_code == 0, answer.output
+    return json.loads(answer.stdout)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of PNG of which 30 of 300 are training images, slightly noised, and clean ones as .npy."""
+    folder = tmp_path_factory.mktemp("samples")
+    split = load("digits", seed=0, images=60)
+    rng = np.random.default_rng(0)
+    clean = split.heldout.pixels[rng.permutation(len(split.heldout))[:300]]
+    leaky = clean.copy()
+    leaky[:COPIED] = split.train.pixels[:COPIED] + 0.05 * rng.standard_normal((COPIED, 1, 8, 8))
+    np.save(folder / "clean.npy", clean)
+    (folder / "leaky").mkdir()
+    for i, image in enumerate(np.clip(leaky, -1, 1)):
+        Image.fromarray(np.rint(127.5 * (image[0] + 1)).astype(np.uint8)).save(folder / f"leaky/{i:03}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def leaky(place: Path) -> dict[str, Any]:
+    return results_of(place, place / "leaky", place / "run", "--target", 3)
+
+
+def test_a_leaky_folder_is_found_and_its_pairs_named(place: Path, leaky: dict[str, Any]) -> None:
+    schema = json.loads((Path(latentprint.__file__).parent / "report" / "schema.json").read_text())
+    jsonschema.validate(leaky, schema)
+    train = load("digits", seed=0, images=60).train
+    assert leaky["verdict"]["state"] == "reproduces"
+    copies = leaky["copies"]
+    assert copies["leaks"] and copies["p_value"] < 1e-6
+    assert COPIED * 0.9 <= copies["copies"]["k"] <= COPIED + 10 and copies["copies"]["n"] == 300
+    assert copies["distinct"] >= 25
+    for pair in copies["pairs"]:
+        assert pair["sample"] == pair["training"] < COPIED
+        assert pair["sha256"] == train.sha256[pair["training"]] and pair["copy"]
+    q = leaky["q"]["monte_carlo"]
+    rows = Run.read(place / "run").rows("samples.model")
+    hit = rows["identity"] >= leaky["detectors"]["identity"]["threshold"]
+    assert (q["samples"], q["hits"], q["network_evaluations"]) == (300, int(hit.sum()), 0)
+    assert q["expected"] == pytest.approx(300 / 60)
+    assert leaky["target"]["index"] == 3 and leaky["target"]["injected"] is False
+
+
+def test_what_cannot_be_done_is_said(place: Path, leaky: dict[str, Any]) -> None:
+    assert leaky["t_prime"] is None and leaky["likelihood"] is None
+    assert leaky["q"]["splitting"] is None and leaky["q"]["bridge"] is None
+    said = " ".join(leaky["not_done"])
+    assert all(word in said for word in ("t'", "likelihood", "splitting"))
+    page = (place / "run" / "report.html").read_text()
+    assert "What could not be done" in page and "reverse process" in page
+    assert "hold copies of training images" in page and "Nearest copies" in page
+    assert "data:image" not in page and str(place) not in page
+    evidence = (place / "run" / "evidence" / "index.html").read_text()
+    assert "nearest to training images" in evidence and evidence.count("<img") >= 60
+    assert model_card(leaky, Run.read(place / "run").record, "samples")
+
+
+def test_fid_sees_that_the_leaky_set_lies_near(place: Path, leaky: dict[str, Any]) -> None:
+    assert leaky["fid"]["samples"] == 300 and leaky["fid"]["features"] == "pixels"
+    assert 0 < leaky["fid"]["test"] < leaky["fid"]["train"]  # 270 of 300 are held-out images themselves
+
+
+def test_the_run_verifies_and_continues(place: Path, leaky: dict[str, Any]) -> None:
+    assert verify(place / "run").exit_code == 0
+    assert results_of(place, place / "leaky", place / "run", "--target", 3) == leaky
+    answer = CliRunner().invoke(
+        app, command(place, "--samples", place / "clean.npy", "--out", place / "run", "--target", 3)
+    )
+    assert answer.exit_code == 2 and "samples_sha256" in answer.stderr
+
+
+def test_a_clean_set_is_cleared_and_model_names_samples_too(place: Path) -> None:
+    answer = CliRunner().invoke(
+        app, command(place, "--model", place / "clean.npy", "--out", place / "clean", "--json")
+    )
+    assert answer.exit_code == 0, answer.output
+    results = json.loads(answer.stdout)
+    assert not results["copies"]["leaks"] and results["copies"]["copies"]["k"] <= 10
+    assert results["verdict"]["state"] != "reproduces" or results["q"]["monte_carlo"]["hits"] > 0
+    assert results["model"]["kind"] == "samples"
+
+
+def test_what_are_no_samples_is_one_sentence(place: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "large.npy", np.zeros((3, 9, 9), np.uint8))
+    (tmp_path / "pickle.pkl").write_bytes(b"\x80\x04.")
+    for path, said in (
+        (tmp_path / "large.npy", "1x9x9"),
+        (tmp_path / "nothing", "number of images, or a folder"),
+        (tmp_path / "pickle.pkl", "pickle"),
+    ):
+        out = tmp_path / "run"
+        answer = CliRunner().invoke(app, command(place, "--samples", path, "--out", out))
+        assert answer.exit_code == 2 and said in answer.stderr
+        assert len(answer.stderr.strip().splitlines()) == 1 and not out.exists()
