@@ -17,9 +17,9 @@ curve ends, is given as ratio_tprime_first_hit. On a machine that others use too
 processor seconds instead of seconds on the wall; the output says which.
 
 The model is --model FOLDER with the --data and the number of --images that it was trained on, or one trained
-here (--train STEPS), or, where neither is given, the exact denoiser of the images with an untrained network run
-beside it at every step and its output dropped: the answers are then those of a model that memorised, the time
-is the network's. The output says which. A network runs in its form for sampling on both sides
+here (--train STEPS), or, where neither is given, the exact denoiser of the images with an untrained network
+run beside it at every step and its output dropped: the answers are then those of a model that memorised, the
+time is the network's. The output says which. A network runs in its form for sampling on both sides
 (networks.inference), so that no ratio owes anything to it.
 
     python benchmarks/search.py [--quick] [--json] [--network digits|small28|paper] [--train 1200]

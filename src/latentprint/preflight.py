@@ -124,7 +124,7 @@ def check(
     costs = [
         Cost("training", models * config.model.training.steps, "steps", None, 0.0),
         *(_fit(name, one, split.heldout, len(pixels), place) for name, one in _detectors(config)),
-        _search(config, models, evaluation),
+        _search(config, models + max(0, config.checkpoints.keep - 1), evaluation),
         _samples(config, evaluation),
     ]
     costs[0] = Cost("training", costs[0].amount, "steps", None, costs[0].amount * step)

@@ -280,7 +280,8 @@ def _rates(results: Mapping[str, Any], part: str) -> Iterator[Check]:
 def _search(results: Mapping[str, Any]) -> Iterator[Check]:
     found = cast(dict[str, Any], results.get("t_prime") or {})
     for part, entry in (("t_prime", found), ("t_prime.control", found.get("control"))):
-        if isinstance(entry, dict) and "grid" in entry:
+        # A sequential search ends at a share of the tries, not at the last hit.
+        if isinstance(entry, dict) and "grid" in entry and found.get("method") != "sequential":
             one = cast(dict[str, Any], entry)
             alive = [t for t, k in zip(one["grid"], one["hits"], strict=True) if k]
             yield Check(f"{part}.value", one["value"], max(alive) if alive else None, "counts")

@@ -17,6 +17,7 @@ from typing import Any
 
 from latentprint.adapters import recognise
 from latentprint.audit import evidence, stages
+from latentprint.audit.agreement import agreement
 from latentprint.audit.baseline import baseline, embedding
 from latentprint.audit.checkpoints import (
     found_checkpoints,
@@ -159,6 +160,7 @@ def run_audit(
         along = own_checkpoints(work) if given is None else left
         growth = over_training(work, along, detectors, private, control)
         null, ranks = against_others(work, main, matcher, split, injection)
+        both = agreement(work, main, detectors, matcher, injection) if matcher is not None else None
         extract = extractor(work, detectors, split.train.shape)
         counted = stages.sample(work, "model", main, detectors, private, config.samples.count, extract)
         count = config.samples.control or config.samples.count
@@ -200,6 +202,8 @@ def run_audit(
             | ({} if ranks is None else {"profile": ranks.entries, "profile_summary": ranks.summary}),
             costs=stages.costs(work),
         )
+        if both is not None:
+            answer["detectors"]["agreement"] = both
         answer["verdict"] = verdict(answer)
         run.write_json("results.json", answer)
         evidence.write_evidence(run.path, evidence.collect(run, injection, noised, prior))

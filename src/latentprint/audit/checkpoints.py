@@ -64,8 +64,8 @@ def require_checkpoints(
     keep = config.checkpoints.keep
     if trains and named is not None:
         raise CheckpointError(
-            "checkpoints of a training were named without the model that it ended in; name that too (--model),"
-            " or say how many to keep of the training that this audit does (--checkpoints 5)"
+            "checkpoints of a training were named without the model that it ended in; name that too"
+            " (--model), or say how many to keep of the training that this audit does (--checkpoints 5)"
         )
     if not trains and keep:
         raise CheckpointError(
@@ -124,8 +124,8 @@ def found_checkpoints(where: Path | str, given: Given, device: torch.device) -> 
     models = [one for one in inside if one.is_dir() and recognise(one) != "samples"]
     if not models:
         raise CheckpointError(
-            f"{str(where)!r} names no checkpoint: a folder of models is needed, each in a folder with its step"
-            " in the name, or a pattern for such folders"
+            f"{str(where)!r} names no checkpoint: a folder of models is needed, each in a folder with its"
+            " step in the name, or a pattern for such folders"
         )
     found: dict[int, Checkpoint] = {}
     for folder in models:
@@ -243,6 +243,10 @@ def entry(checkpoints: Sequence[Checkpoint], looks: Sequence[Look], began: Onset
                 "value": look.found.value,
                 "low": look.found.interval.low,
                 "high": look.found.interval.high,
+                "if_falling": {
+                    "low": look.found.interval_if_falling.low,
+                    "high": look.found.interval_if_falling.high,
+                },
                 "certain": look.found.certain,
                 "hits": [seen.k for seen in look.found.trials],
                 "p_value": p,

@@ -268,6 +268,22 @@ class Agreement:
         same = self.both + self.neither
         return Trials(same, same + self.identity_only + self.embedding_only)
 
+    @classmethod
+    def of(cls, identity: NDArray[np.bool_], embedding: NDArray[np.bool_]) -> Agreement:
+        """The table of two detectors' answers (n,) on the same images.
+
+        Raises:
+            ValueError: no image, or other numbers of answers.
+        """
+        if identity.shape != embedding.shape or not identity.size:
+            raise ValueError(
+                f"two detectors are compared on at least one image, each on the same, got {len(identity)}"
+                f" and {len(embedding)} answers"
+            )
+        one, other = identity.astype(np.bool_), embedding.astype(np.bool_)
+        cells = (one & other, one & ~other, ~one & other, ~one & ~other)
+        return cls(*(int(np.count_nonzero(cell)) for cell in cells))
+
 
 def agreement(identity: Detector, embedding: Detector, images: Tensor) -> Agreement:
     """The one-against-all c_id beside the embedding's detector for the same target, images (B, C, H, W).
@@ -275,11 +291,8 @@ def agreement(identity: Detector, embedding: Detector, images: Tensor) -> Agreem
     Raises:
         ValueError: no image.
     """
-    if not len(images):
-        raise ValueError("two detectors are compared on at least one image, got none")
-    one, other = identity(images) >= identity.threshold, embedding(images) >= embedding.threshold
-    table = [one & other, one & ~other, ~one & other, ~one & ~other]
-    return Agreement(*(int(cell.sum()) for cell in table))
+    one, other = (d(images).cpu().numpy() >= d.threshold for d in (identity, embedding))
+    return Agreement.of(one, other)
 
 
 def save_embedding(folder: Path, detector: EmbeddingDetector) -> None:

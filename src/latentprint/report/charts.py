@@ -107,8 +107,14 @@ def curves(
     width: float,
     x_label: str,
     y_label: str,
+    *,
+    x_ticks: Sequence[tuple[float, str]] | None = None,
+    percent: bool = True,
 ) -> Markup:
-    """Shares over t with their bands. ``tips``: a readout text for each x, shown over its whole column."""
+    """Shares over t with their bands. ``tips``: a readout text for each x, shown over its whole column.
+
+    ``x_ticks``: (x, label), instead of tenths; without ``percent`` the ticks of y are plain numbers.
+    """
     left, right, top, bottom, height = 44.0, 12.0, 26.0, 46.0, 320.0 if width > 500 else 280.0
     inner_w, inner_h = width - left - right, height - top - bottom
 
@@ -121,10 +127,11 @@ def curves(
     body: list[Markup] = [_text(left - 36, 12, y_label, css="label")]
     for share in (0.0, 0.25, 0.5, 0.75, 1.0):
         body.append(_line(left, py(share), width - right, py(share), "grid" if share else "axis"))
-        body.append(_text(left - 6, py(share) + 4, f"{share:.0%}", "end"))
-    for tenth in range(0, 11, 1 if width > 500 else 2):
-        body.append(_text(px(tenth / 10), height - bottom + 18, f"{tenth / 10:g}", "middle"))
-        body.append(_line(px(tenth / 10), py(0), px(tenth / 10), py(0) + 4, "axis"))
+        body.append(_text(left - 6, py(share) + 4, f"{share:.0%}" if percent else f"{share:g}", "end"))
+    tenths = [(i / 10, f"{i / 10:g}") for i in range(0, 11, 1 if width > 500 else 2)]
+    for x, name in tenths if x_ticks is None else x_ticks:
+        body.append(_text(px(x), height - bottom + 18, name, "middle"))
+        body.append(_line(px(x), py(0), px(x), py(0) + 4, "axis"))
     body.append(_text(left + inner_w / 2, height - 6, x_label, "middle", "label"))
     for one in series:
         edge = [*zip(one.x, one.high, strict=True), *reversed([*zip(one.x, one.low, strict=True)])]

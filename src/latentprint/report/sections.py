@@ -10,6 +10,7 @@ from latentprint.report.blocks import Block, Note, Pairs, Points, Profile, Secti
 from latentprint.report.copies import copies_section, not_done_section
 from latentprint.report.figures import curve_figure, profile_figure, rates_figure, strip_figure
 from latentprint.report.glossary import GLOSSARY, LIMITS, MARKED, UNMARKED
+from latentprint.report.growth import growth, method
 from latentprint.report.provenance import model_notes, provenance, stage_rows
 from latentprint.report.reading import (
     at,
@@ -34,6 +35,7 @@ def sections(results: Mapping[str, Any], run: Mapping[str, Any]) -> list[Section
 
     parts = [
         _search(results),
+        growth(results),
         copies_section(results),
         not_done_section(results),
         _rate(results),
@@ -71,6 +73,7 @@ def _search(results: Mapping[str, Any]) -> Section | None:
         " image by heart brings it back even from much noise."
     )
     said = [text(results, f"t_prime.{key}") for key in ("statement", "falling.sentence")]
+    said += [method(results), text(results, "detectors.agreement.sentence")]
     found, control = number(results, "t_prime.value"), mapping(results, "t_prime.control")
     plain = "It never came back." if found is None else f"It still came back from t′\u00a0=\u00a0{found:.3g}."
     if control:

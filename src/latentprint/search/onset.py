@@ -111,7 +111,8 @@ def _sentence(looks: Sequence[Look], against: Against, first: int | None) -> str
         return f"There is one checkpoint, so nothing to compare it with; {end}."
     beside = "the control" if against == "control" else f"step {looks[0].step:,}, the first"
     if first is None:
-        text = f"At none of {len(looks)} checkpoints does the image come back more often than from {beside}; {end}."
+        text = f"At none of {len(looks)} checkpoints does the image come back more often than from {beside};"
+        text += f" {end}."
     else:
         text = (
             f"The image comes back more often than from {beside}, from step {first:,} on"

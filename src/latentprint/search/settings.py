@@ -56,7 +56,7 @@ class SearchSettings:
         cap: for "sequential": tries at one level at most.
 
     Raises:
-        ValueError: no levels or tries, a threshold outside (0, 1), or a method that these levels cannot serve.
+        ValueError: no levels or tries, a threshold outside (0, 1), or what the method cannot work with.
     """
 
     levels: int = 20
