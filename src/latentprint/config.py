@@ -24,11 +24,16 @@ from latentprint.training import REPORT, TrainConfig
 
 @dataclass(frozen=True)
 class DataSettings:
-    """Which images (see ``data.load``); ``images`` of them, drawn by the seed, are trained on (None: all)."""
+    """Which images (see ``data.load``); ``images`` of them, drawn by the seed, are trained on (None: all).
+
+    ``resize`` brings each to a square of that side; ``window`` is how DICOM values are mapped (``dicom``).
+    """
 
     source: str = "digits"
     images: int | None = None
     heldout: float = 0.2
+    resize: int | None = None
+    window: Literal["file", "none"] = "file"
 
 
 @dataclass(frozen=True)
@@ -89,12 +94,22 @@ class CheckpointSettings:
 
 @dataclass(frozen=True)
 class SampleSettings:
-    """How many images are sampled from the model, and from the control (None: as many)."""
+    """How many images are sampled from the model, and from the control (None: as many).
+
+    Attributes:
+        until: stop as soon as it is decided whether q lies below this rate; ``count`` is then the most.
+
+    Raises:
+        ValueError: no samples, or a rate outside (0, 1).
+    """
 
     count: int = 2000
     control: int | None = None
+    until: float | None = None
 
     def __post_init__(self) -> None:
+        if self.until is not None and not 0 < self.until < 1:
+            raise ValueError(f"samples.until is a rate strictly between 0 and 1, got {self.until}")
         if self.count < 1 or (self.control is not None and self.control < 1):
             raise ValueError(f"at least 1 sample is needed, got {self.count} and {self.control}")
 
@@ -108,6 +123,10 @@ class LikelihoodSettings:
 
     images: int = 16
     probes: int | None = 4
+
+
+LEAST_TO_SPLIT = 4000
+"""Samples that splitting takes to begin: twice its first replicates times their particles."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +144,12 @@ class RareSettings:
     bridge: bool = False
     relative: float = 0.2
     most: int = 50_000
+
+    def __post_init__(self) -> None:
+        if not 0 < self.relative < 1:
+            raise ValueError(f"rare.relative is an error in (0, 1), got {self.relative}")
+        if self.splitting and self.most < LEAST_TO_SPLIT:
+            raise ValueError(f"splitting needs rare.most of at least {LEAST_TO_SPLIT:,}, got {self.most:,}")
 
 
 @dataclass(frozen=True)

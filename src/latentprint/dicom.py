@@ -22,7 +22,7 @@ import math
 import os
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 from latentprint import keys
 from latentprint.data.files import MAX_PIXELS
 from latentprint.data.images import MAX_BYTES, MAX_SIDE, DataError, ImageSet, Split, image_sha256
+from latentprint.data.resize import resized
 
 SUFFIXES = (".dcm", ".dicom", ".ima")
 
@@ -108,12 +109,27 @@ class Picture:
 
 
 def dicom_files(folder: Path) -> list[Path]:
-    """The DICOM files at any depth by their suffix, sorted; links to folders are not followed."""
+    """The DICOM files at any depth, sorted: by suffix, or without one by "DICM" after 128 bytes.
+
+    Links to folders are not followed; an index (DICOMDIR) is no image.
+    """
     found: list[Path] = []
     for parent, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [Path(parent, n) for n in names if n.lower().endswith(SUFFIXES) and not n.startswith(".")]
+        shown = [name for name in names if not name.startswith(".")]
+        found += [Path(parent, n) for n in shown if n.lower().endswith(SUFFIXES) or _marked(Path(parent, n))]
     return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
+
+
+def _marked(path: Path) -> bool:
+    """Whether a file without a suffix begins as a DICOM file does."""
+    if path.suffix.strip(".0123456789") or path.name.upper() == "DICOMDIR" or not path.is_file():
+        return False
+    try:
+        with path.open("rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
 
 
 def read_dicom(path: Path, name: str, window: WindowChoice = "file") -> Picture:
@@ -249,8 +265,12 @@ def _depth(window: Window, slope: float) -> float | None:
     return math.log2(width / abs(slope) + 1.0)
 
 
-def read_dicom_folder(folder: Path, files: Sequence[Path], window: WindowChoice = "file") -> ImageSet:
+def read_dicom_folder(
+    folder: Path, files: Sequence[Path], window: WindowChoice = "file", resize: int | None = None
+) -> ImageSet:
     """``files``, which lie in ``folder``, as images with their patients as identities.
+
+    ``resize`` brings each to a square of that side; hashes stay those of the values as they were stored.
 
     Raises:
         DataError: there is none, one cannot be read, they differ in size or in how values are mapped, or some
@@ -259,17 +279,17 @@ def read_dicom_folder(folder: Path, files: Sequence[Path], window: WindowChoice 
     if not files:
         raise DataError(f"the folder {str(folder)!r} holds no DICOM files ({', '.join(SUFFIXES)})")
     names = tuple(path.relative_to(folder).as_posix() for path in files)
-    first = read_dicom(files[0], names[0], window)
+    first = _sized(read_dicom(files[0], names[0], window), resize)
     if first.pixels.nbytes * len(files) > 4 * MAX_BYTES:
         raise DataError(f"{len(files)} images like {names[0]!r} need more than {4 * MAX_BYTES} bytes")
     pixels = np.empty((len(files), *first.pixels.shape), dtype=np.float32)
     pictures = list[Picture]()
     for row, (path, name) in enumerate(zip(files, names, strict=True)):
-        picture = first if row == 0 else read_dicom(path, name, window)
+        picture = first if row == 0 else _sized(read_dicom(path, name, window), resize)
         if picture.pixels.shape != first.pixels.shape or picture.scale != first.scale:
             raise DataError(
                 f"the images of a folder must be alike, but {name!r} is {_kind(picture)} and {names[0]!r} is "
-                f"{_kind(first)}"
+                f"{_kind(first)}{_way_out(picture, first)}"
             )
         pixels[row] = picture.pixels
         pictures.append(
@@ -293,6 +313,21 @@ def read_dicom_folder(folder: Path, files: Sequence[Path], window: WindowChoice 
     )
 
 
+def _sized(picture: Picture, side: int | None) -> Picture:
+    """A resized image has no bit depth: its values are mixtures of stored ones."""
+    if side is None or picture.pixels.shape[1:] == (side, side):
+        return picture
+    pixels = np.moveaxis(resized(np.moveaxis(picture.pixels, 0, 2), side), 2, 0)
+    inside = np.clip(np.ascontiguousarray(pixels), -1.0, 1.0)  # rounding of the filter
+    return replace(picture, pixels=inside, bit_depth=None)
+
+
+def _way_out(picture: Picture, first: Picture) -> str:
+    """What to do where nothing but the size differs."""
+    only_size = picture.scale == first.scale and len(picture.pixels) == len(first.pixels)
+    return "; --resize N brings all to one size" if only_size else ""
+
+
 def _kind(picture: Picture) -> str:
     channels, height, width = picture.pixels.shape
     return f"{width} x {height} {'RGB' if channels == 3 else 'grey'} ({picture.scale})"
@@ -305,6 +340,7 @@ def load_dicom(
     images: int | None = None,
     heldout: float = 0.2,
     window: WindowChoice = "file",
+    resize: int | None = None,
 ) -> Split:
     """A folder of DICOM files as images to train on and images held out, no patient on both sides.
 
@@ -314,6 +350,7 @@ def load_dicom(
 
     Args:
         images: how many of the others to train on, drawn by the seed; all when None.
+        resize: brings every image to a square of that side.
 
     Raises:
         DataError: see ``read_dicom_folder``; a patient is on both sides, a side is empty, or a number out of
@@ -325,7 +362,7 @@ def load_dicom(
         raise DataError(f"a seed must be 0 or more, got {seed}")
     files = dicom_files(folder)
     given = [name for name in ("train", "heldout") if (folder / name).is_dir()]
-    found = read_dicom_folder(folder, files, window)
+    found = read_dicom_folder(folder, files, window, resize)
     patients = found.identities or tuple(f"file {i}" for i in range(len(found)))
     sides = [path.relative_to(folder).parts[0] for path in files]
     if given:

@@ -26,8 +26,10 @@ from latentprint.audit.checkpoints import (
     own_checkpoints,
     require_checkpoints,
 )
+from latentprint.audit.counting import Question, counted_entry, seen
 from latentprint.audit.distance import distance, extractor
-from latentprint.audit.given import as_it_is, given_images, open_given, take_model
+from latentprint.audit.given import as_it_is, given_images, named, open_given, take_model
+from latentprint.audit.images import facts
 from latentprint.audit.likelihoods import likelihood
 from latentprint.audit.profile import Anonymity, profile
 from latentprint.audit.rare import rare
@@ -64,7 +66,7 @@ def run_audit(
     authorised_by: str | None = None,
     model: Path | str | None = None,
     samples: Path | str | None = None,
-    target: int | None = None,
+    target: int | str | Path | None = None,
     label: int | None = None,
     checkpoints: Path | str | None = None,
     progress: Report = silent,
@@ -83,7 +85,8 @@ def run_audit(
         model: a model that others trained on these images (``adapters.open_model``); None: one is trained.
         samples: images that a model generated (``adapters.samples.open_samples``), audited in its place:
             counts, nearest copies and FID; ``model`` may name them too.
-        target: which training image to look for; None: drawn by the seed among those without near copies.
+        target: which training image to look for, its number or an image file; None: drawn by the seed among
+            those without near copies.
         label: with ``model``, the class to audit of a model that is conditional on one.
         checkpoints: with ``model``, what its training left along the way (``audit.checkpoints``).
         authorised_by: who stated which authority for this audit; written into run.json and the report.
@@ -122,7 +125,7 @@ def run_audit(
     given = open_given(model, label, target, place)
     if given is None:
         split, injection = stages.images(config, root, download, target)
-        settings = plain(config) | ({} if target is None else {"target": target})
+        settings = plain(config) | ({} if target is None else {"target": named(target)})
     else:
         config = as_it_is(config)
         split, injection = given_images(config, given, root, download)
@@ -162,8 +165,11 @@ def run_audit(
         null, ranks = against_others(work, main, matcher, split, injection)
         both = agreement(work, main, detectors, matcher, injection) if matcher is not None else None
         extract = extractor(work, detectors, split.train.shape)
-        counted = stages.sample(work, "model", main, detectors, private, config.samples.count, extract)
-        count = config.samples.control or config.samples.count
+        question = Question.of(config.samples, detectors)
+        stops = None if question is None else question.answered
+        most = config.samples.count
+        counted = stages.sample(work, "model", main, detectors, private, most, extract, stops)
+        count = config.samples.control or len(counted.hit)
         samples_control = (
             stages.sample(work, "control", control, detectors, private, count, None)
             if control is not None
@@ -180,19 +186,21 @@ def run_audit(
 
         expected = injection.copies / len(split.train)
         sampler = work.sampler.describe()
+        alarms = None if samples_control is None else seen(samples_control)
         answer = results(
             split,
             injection,
             detectors,
+            facts(config, split),
             parts={
                 **({} if given is None else {"model": given.entry(sampler)}),
                 "t_prime": search_entry(found, found_control, run.rows("search.model")) | {"baseline": null},
                 "q": {
-                    "monte_carlo": monte_carlo_entry(counted, expected, sampler),
+                    "monte_carlo": counted_entry(counted, expected, sampler, question, detectors, alarms),
                     "control": monte_carlo_entry(samples_control, expected, sampler)
                     if samples_control is not None
                     else None,
-                    **rare(work, trained, detectors, injection, counted),
+                    **rare(work, trained, detectors, injection, counted, question, alarms),
                 },
                 "fid": fid,
                 "likelihood": bits,

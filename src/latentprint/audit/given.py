@@ -19,11 +19,12 @@ from typing import Any
 import torch
 
 from latentprint.adapters import Opened, open_model
+from latentprint.audit.images import read_images
 from latentprint.audit.stages import private_image
 from latentprint.audit.work import Work
 from latentprint.config import AuditConfig
 from latentprint.contracts import InputError
-from latentprint.data import Split, load
+from latentprint.data import Split
 from latentprint.denoiser import Denoiser, IdentityCodec, NetworkDenoiser
 from latentprint.fingerprint import Injection
 from latentprint.schedule import EDM, VE
@@ -45,7 +46,7 @@ class Given:
 
     opened: Opened
     label: int | None
-    target: int | None
+    target: int | str | Path | None
 
     def settings(self, config: AuditConfig) -> dict[str, Any]:
         """The run's settings: those that this audit follows from, and which model it is about."""
@@ -55,7 +56,7 @@ class Given:
             "kind": self.opened.kind,
             "weights_sha256": self.opened.weights_sha256,
             "label": self.label,
-            "target": self.target,
+            "target": named(self.target),
         }
         return kept | {"given": own}
 
@@ -86,7 +87,7 @@ def _words(sampler: Mapping[str, Any]) -> str:
 
 
 def open_given(
-    model: Path | str | None, label: int | None, target: int | None, device: torch.device
+    model: Path | str | None, label: int | None, target: int | str | Path | None, device: torch.device
 ) -> Given | None:
     """The model at a path, opened without running any of its code; None where the audit trains its own.
 
@@ -115,6 +116,11 @@ def in_unit_time(opened: Opened) -> Opened:
     return replace(opened, denoiser=replace(denoiser, schedule=VE(low, high)), notes=(*opened.notes, note))
 
 
+def named(target: int | str | Path | None) -> int | str | None:
+    """A target as settings keep it: its number, or the name of its file without the way to it."""
+    return target if target is None or isinstance(target, int) else Path(target).name
+
+
 def as_it_is(config: AuditConfig) -> AuditConfig:
     """The settings of an audit that trains nothing: no control, and no mark but one that is there already."""
     mark = config.fingerprint
@@ -131,14 +137,7 @@ def given_images(
         InputError: the images cannot be had, or are not of the model's shape; no such target, or nothing but
             near copies to draw one from.
     """
-    split = load(
-        config.data.source,
-        seed=config.seed,
-        root=root,
-        images=config.data.images,
-        download=download,
-        heldout=config.data.heldout,
-    )
+    split = read_images(config, root, download)
     if split.train.shape != given.opened.image_shape:
         theirs, ours = ("x".join(map(str, s)) for s in (given.opened.image_shape, split.train.shape))
         raise InputError(

@@ -28,14 +28,15 @@ SCHEMA = "latentprint/1"
 LEVEL = 0.95
 
 
-def data_entry(split: Split) -> dict[str, Any]:
-    """What was trained on: source, manifest hash, number, shape."""
+def data_entry(split: Split, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What was trained on: source, manifest hash, number, shape, and ``images.facts``."""
     return {
         "source": split.name,
         "sha256": split.train.manifest,
         "images": len(split.train),
         "shape": list(split.train.shape),
         "heldout": len(split.heldout),
+        **facts,
     }
 
 
@@ -170,13 +171,14 @@ def results(
     split: Split,
     injection: Injection,
     detectors: Detectors,
+    facts: Mapping[str, Any],
     parts: dict[str, Any],
     costs: dict[str, int],
 ) -> dict[str, Any]:
     """The whole of results.json but its verdict, in the contract's order."""
     return {
         "schema": SCHEMA,
-        "data": data_entry(split),
+        "data": data_entry(split, facts),
         "target": target_entry(injection),
         "detectors": {
             "presence": None if detectors.presence is None else detector_entry(detectors.presence),

@@ -21,13 +21,14 @@ from numpy.typing import NDArray
 from latentprint.adapters.samples import SamplesAudit, audit_samples, open_samples
 from latentprint.audit import evidence, stages
 from latentprint.audit.distance import extractor
-from latentprint.audit.given import as_it_is
+from latentprint.audit.given import as_it_is, named
+from latentprint.audit.images import facts, read_images
 from latentprint.audit.results import monte_carlo_entry, results
 from latentprint.audit.stages import Detectors, private_image
 from latentprint.audit.work import Work, describe, one_image, open_device
 from latentprint.config import AuditConfig
 from latentprint.contracts import Ids, InputError, Outcome, Times
-from latentprint.data import ImageSet, Split, load
+from latentprint.data import ImageSet, Split
 from latentprint.execute import run_probe
 from latentprint.fingerprint import Injection
 from latentprint.metrics.error import mae, mse
@@ -86,7 +87,7 @@ def run_samples_audit(
     download: bool,
     fresh: bool,
     authorised_by: str | None,
-    target: int | None,
+    target: int | str | Path | None,
     progress: Report,
 ) -> dict[str, Any]:
     """Audit generated images; see ``run_audit`` for the arguments.
@@ -115,6 +116,7 @@ def run_samples_audit(
             split,
             injection,
             detectors,
+            facts(config, split),
             parts={
                 "model": _model_entry(given, split),
                 "t_prime": None,
@@ -139,7 +141,11 @@ def run_samples_audit(
 
 
 def samples_and_images(
-    config: AuditConfig, samples: Path | str, target: int | None, root: Path | str | None, download: bool
+    config: AuditConfig,
+    samples: Path | str,
+    target: int | str | Path | None,
+    root: Path | str | None,
+    download: bool,
 ) -> tuple[ImageSet, Split, Injection]:
     """The samples, and the images they are held against.
 
@@ -147,14 +153,7 @@ def samples_and_images(
         InputError: one of them cannot be had, or they differ in shape.
     """
     given = open_samples(samples)
-    split = load(
-        config.data.source,
-        seed=config.seed,
-        root=root,
-        images=config.data.images,
-        download=download,
-        heldout=config.data.heldout,
-    )
+    split = read_images(config, root, download)
     if split.train.shape != given.shape:
         theirs, ours = ("x".join(map(str, s)) for s in (given.shape, split.train.shape))
         raise InputError(
@@ -164,10 +163,10 @@ def samples_and_images(
     return given, split, private_image(config, split, target)
 
 
-def settings_of(config: AuditConfig, samples: ImageSet, target: int | None) -> dict[str, Any]:
+def settings_of(config: AuditConfig, samples: ImageSet, target: int | str | Path | None) -> dict[str, Any]:
     """The run's settings: those that this audit follows from, and which samples it is about."""
     kept = {name: value for name, value in plain(config).items() if name in _USED}
-    own = {"kind": "samples", "samples_sha256": samples.manifest, "target": target}
+    own = {"kind": "samples", "samples_sha256": samples.manifest, "target": named(target)}
     return kept | {"given": own}
 
 

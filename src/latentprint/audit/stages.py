@@ -17,10 +17,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from latentprint.audit.images import place_of, read_images
 from latentprint.audit.work import Work, one_image
 from latentprint.config import AuditConfig
 from latentprint.contracts import Ids, Outcome
-from latentprint.data import ImageSet, Split, copies_of, load
+from latentprint.data import ImageSet, Split, copies_of
 from latentprint.denoiser import Denoiser, NetworkDenoiser
 from latentprint.detector import (
     FitState,
@@ -38,7 +39,7 @@ from latentprint.networks import build_unet, load_model, save_model
 from latentprint.networks.inference import inference_form
 from latentprint.probe import ModelProbe, from_image, from_prior
 from latentprint.search import SearchSettings, TPrime
-from latentprint.stats import Trials
+from latentprint.stats import Trials, looks
 from latentprint.store import RunError
 from latentprint.streams import Streams
 from latentprint.together import launch, write_job
@@ -66,33 +67,27 @@ class Detectors:
 
 
 def images(
-    config: AuditConfig, root: Path | str | None, download: bool, target: int | None = None
+    config: AuditConfig, root: Path | str | None, download: bool, target: int | str | Path | None = None
 ) -> tuple[Split, Injection]:
     """The images, with the fingerprint on one of them (paper §3.3, Eq. 10).
 
     Raises:
         DataError, FingerprintError: the images cannot be had, or cannot be marked.
     """
-    split = load(
-        config.data.source,
-        seed=config.seed,
-        root=root,
-        images=config.data.images,
-        download=download,
-        heldout=config.data.heldout,
-    )
+    split = read_images(config, root, download)
     return split, private_image(config, split, target)
 
 
-def private_image(config: AuditConfig, split: Split, target: int | None) -> Injection:
+def private_image(config: AuditConfig, split: Split, target: int | str | Path | None) -> Injection:
     """One image of the training set as x_p: marked, or as it stands where the settings say so.
 
     Args:
-        target: its place; None: drawn by the seed among those without near copies.
+        target: its place, or an image file; None: drawn by the seed among those without near copies.
 
     Raises:
         FingerprintError: no such image, nothing but near copies to draw from, or a mark that does not fit.
     """
+    target = place_of(split.train, target, config.data.resize)
     streams, mark = Streams(config.seed), config.fingerprint
     if mark.injected:
         kind, rng = mark.drawn(split.heldout.pixels), streams.generator("fingerprint")
@@ -393,26 +388,34 @@ def sample(
     target: NDArray[np.float32],
     count: int,
     extract: Extractor | None,
+    stops: Callable[[Outcome], bool] | None = None,
 ) -> Outcome:
-    """``count`` samples from the prior through both detectors (§5.3); rows are kept as ``samples.<name>``."""
+    """``count`` samples from the prior through both detectors (§5.3); rows are kept as ``samples.<name>``.
+
+    ``stops`` sees all samples so far at each of ``stats.looks`` and says whether they are enough.
+    """
     purpose = f"samples.{name}"
     probe, over = prior_probe(work, denoiser, detectors, target, "samples"), work.map
     if extract is not None:
         features = Features(work.config.fid.samples, extract)
         probe, over = replace(probe, watch=features), _Keeping(work, f"features.{name}", features)
     with work.stage(purpose):
-        ids = np.arange(count, dtype=np.int64)
-        start = np.full(count, denoiser.schedule.start)
-        outcome = run_probe(
-            probe,
-            start,
-            ids,
-            purpose=purpose,
-            unit=UNIT,
-            sink=work.run,
-            progress=work.progress(f"sampling {name}", "images"),
-            map=over,
-        )
+
+        def drawn(n: int) -> Outcome:
+            return run_probe(
+                probe,
+                at(denoiser.schedule.start, n),
+                np.arange(n, dtype=np.int64),
+                purpose=purpose,
+                unit=UNIT,
+                sink=work.run,
+                progress=work.progress(f"sampling {name}", "images"),
+                map=over,
+            )
+
+        *before, most = [count] if stops is None else looks(count, UNIT)
+        outcome = next((seen for seen in map(drawn, before) if stops is not None and stops(seen)), None)
+        outcome = drawn(most) if outcome is None else outcome
         if not work.run.stage(purpose).done:
             work.run.finish(purpose, {"network_evaluations": int(outcome.evaluations.sum())})
     return outcome

@@ -82,9 +82,16 @@ class AuditOptions:
         ),
     ] = None
     target: Annotated[
-        int | None,
-        typer.Option("--target", help="Which training image to look for; default: drawn by the seed."),
+        str | None,
+        typer.Option(
+            "--target",
+            help="Training image to look for: its number, or an image file; default: drawn by the seed.",
+            metavar="N|FILE",
+        ),
     ] = None
+    resize: Annotated[int | None, typer.Option(help="Bring images of any size to a square of this side.")] = (
+        None
+    )
     fingerprint: Annotated[
         str | None,
         typer.Option(
@@ -139,7 +146,7 @@ class AuditOptions:
     def settings(self) -> dict[str, Any]:
         """The file's settings with the options over them; an option that was not given decides nothing."""
         options: dict[str, dict[str, Any]] = {
-            "data": {"source": self.data, "images": self.images},
+            "data": {"source": self.data, "images": self.images, "resize": self.resize},
             "samples": {"count": None if self.given_samples or not self.samples else int(self.samples)},
             "search": {"tries": self.tries, "method": self.search},
             "checkpoints": {"keep": self.kept},
@@ -154,6 +161,12 @@ class AuditOptions:
         top = (("seed", self.seed), ("control", self.control))
         given |= {key: value for key, value in top if value is not None}
         return merge(load(self.config) if self.config is not None else {}, given)
+
+    @property
+    def private(self) -> int | str | None:
+        """The target: a number, or the path of an image."""
+        text = self.target
+        return int(text) if text is not None and text.removeprefix("-").isdecimal() else text
 
     @property
     def kind(self) -> str | None:

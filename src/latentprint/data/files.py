@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from latentprint.data.images import MAX_BYTES, MAX_SIDE, DataError
+from latentprint.data.resize import resized
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 
@@ -55,25 +56,25 @@ def image_files(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
 
 
-def read_folder(folder: Path, files: Sequence[Path]) -> Folder:
-    """Reads ``files``, which lie in ``folder``.
+def read_folder(folder: Path, files: Sequence[Path], resize: int | None = None) -> Folder:
+    """Reads ``files``, which lie in ``folder``; ``resize`` brings each to a square of that side.
 
     Raises:
         DataError: a file is broken, too large, or of another size or mode than the first; the file is named.
     """
     names = tuple(path.relative_to(folder).as_posix() for path in files)
-    first = read_image(files[0], names[0])
+    first = _sized(read_image(files[0], names[0]), resize)
     if first.nbytes * len(files) > MAX_BYTES:
         raise DataError(
             f"{len(files)} images like {names[0]!r} need more than the {MAX_BYTES} bytes that are read"
         )
     stored = np.empty((len(files), *first.shape), dtype=first.dtype)
     for i, (path, name) in enumerate(zip(files, names, strict=True)):
-        image = first if i == 0 else read_image(path, name)
+        image = first if i == 0 else _sized(read_image(path, name), resize)
         if image.shape != first.shape or image.dtype != first.dtype:
             raise DataError(
                 f"the images of a folder must be alike, but {name!r} is {_kind(image)} "
-                f"and {names[0]!r} is {_kind(first)}"
+                f"and {names[0]!r} is {_kind(first)}{_way_out(image, first)}"
             )
         stored[i] = image
     return Folder(stored, names)
@@ -126,6 +127,16 @@ def _require_plain(image: Image.Image, name: str) -> None:
         raise DataError(
             f"the image {name!r} has 16-bit colours, of which half would be lost; save it as 8-bit RGB"
         )
+
+
+def _sized(image: NDArray[Any], side: int | None) -> NDArray[Any]:
+    return image if side is None else resized(image, side)
+
+
+def _way_out(image: NDArray[Any], first: NDArray[Any]) -> str:
+    """What to do where nothing but the size differs."""
+    only_size = image.dtype == first.dtype and image.shape[2:] == first.shape[2:]
+    return "; --resize N brings all to one size" if only_size else ""
 
 
 def _kind(image: NDArray[Any]) -> str:

@@ -27,6 +27,7 @@ from latentprint.data.files import Folder, image_files, read_folder
 from latentprint.data.images import MAX_BYTES, MAX_SIDE, DataError, ImageSet, Split, stack
 from latentprint.data.medmnist import read_medmnist
 from latentprint.data.phantom import HELDOUT, SIDE, phantoms
+from latentprint.data.resize import all_resized
 
 SOURCES = (
     "digits, phantom:N, medmnist:NAME, a folder of PNG, JPEG or TIFF images, or an .npz file with `images` "
@@ -42,6 +43,7 @@ def load(
     images: int | None = None,
     download: bool = False,
     heldout: float = 0.2,
+    resize: int | None = None,
 ) -> Split:
     """The images of a source, split into those to train on and those held out.
 
@@ -52,6 +54,7 @@ def load(
         images: how many to train on; all that may train when None.
         download: whether a missing MedMNIST file may be fetched from its publisher.
         heldout: the share held out where neither the source nor ``images`` decides, in (0, 1).
+        resize: brings every image to a square of that side (``data.resize``); None leaves them as stored.
 
     Raises:
         DataError: the source is unknown, missing, damaged or too large; its images differ in size, mode or
@@ -66,52 +69,55 @@ def load(
     if not 0.0 < heldout < 1.0:
         raise DataError(f"the held-out share must lie between 0 and 1, got {heldout}")
     if text == "digits":
-        return _digits(images, seed, heldout)
+        return _digits(images, seed, heldout, resize)
     if match := re.fullmatch(r"phantom:([0-9]{1,9})(?::([0-9]{1,5}))?", text):
-        return _phantom(int(match[1]), int(match[2] or SIDE), images, seed)
+        return _phantom(int(match[1]), int(match[2] or SIDE), images, seed, resize)
     if text.startswith("medmnist:"):
-        return _medmnist(
-            text.removeprefix("medmnist:"), None if root is None else Path(root), images, seed, download
-        )
+        place = None if root is None else Path(root)
+        return _medmnist(text.removeprefix("medmnist:"), place, images, seed, download, resize)
     if os.path.isdir(text):
-        return _folder(Path(text), images, seed, heldout)
+        return _folder(Path(text), images, seed, heldout, resize)
     if text.endswith(".npz"):
-        return _archive(Path(text), images, seed, heldout)
+        return _archive(Path(text), images, seed, heldout, resize)
     raise DataError(
         f"{text[:200]!r} is neither a file or folder that exists nor a source; understood are {SOURCES}"
     )
 
 
-def _digits(images: int | None, seed: int, heldout: float) -> Split:
+def _digits(images: int | None, seed: int, heldout: float, resize: int | None) -> Split:
     from sklearn.datasets import load_digits
 
     # Stored as floats, but counts of set pixels in 4 x 4 blocks: whole numbers from 0 to 16 by definition.
     bunch: Any = load_digits()
     stored = np.asarray(bunch.images, dtype=np.uint8)
-    return _divide(stored, None, "digits", images, seed, heldout, maximum=16)
+    return _divide(all_resized(stored, resize), None, "digits", images, seed, heldout, maximum=16)
 
 
-def _phantom(count: int, side: int, images: int | None, seed: int) -> Split:
+def _phantom(count: int, side: int, images: int | None, seed: int, resize: int | None) -> Split:
     name = f"phantom:{count}" if side == SIDE else f"phantom:{count}:{side}"
     if not 8 <= side <= MAX_SIDE or (count + HELDOUT) * side**2 > MAX_BYTES:
         raise DataError(
             f"{name}: sides from 8 to {MAX_SIDE} and up to {MAX_BYTES} pixels in all can be drawn"
         )
     rows = _choose(count, images, seed, name)
-    train = phantoms(count, side, seed, "train")[rows]
-    return Split(stack(train, name), stack(phantoms(HELDOUT, side, seed, "heldout"), name), name)
+    train = all_resized(phantoms(count, side, seed, "train")[rows], resize)
+    others = all_resized(phantoms(HELDOUT, side, seed, "heldout"), resize)
+    return Split(stack(train, name), stack(others, name), name)
 
 
-def _medmnist(name: str, root: Path | None, images: int | None, seed: int, download: bool) -> Split:
+def _medmnist(
+    name: str, root: Path | None, images: int | None, seed: int, download: bool, resize: int | None
+) -> Split:
     arrays = read_medmnist(name, root, download=download)
     others = np.concatenate([arrays["val_images"], arrays["test_images"]])
-    return _given(arrays["train_images"], others, f"medmnist:{name}", images, seed)
+    train = all_resized(arrays["train_images"], resize)
+    return _given(train, all_resized(others, resize), f"medmnist:{name}", images, seed)
 
 
-def _archive(path: Path, images: int | None, seed: int, heldout: float) -> Split:
+def _archive(path: Path, images: int | None, seed: int, heldout: float, resize: int | None) -> Split:
     where = repr(str(path))
     arrays = {
-        key: channels_last(values, f"{key!r} in {where}")
+        key: all_resized(channels_last(values, f"{key!r} in {where}"), resize)
         for key, values in read_archive(path, ("images", "train_images", "val_images", "test_images")).items()
     }
     others = [arrays[key] for key in ("val_images", "test_images") if key in arrays]
@@ -135,7 +141,7 @@ def _names(arrays: dict[str, NDArray[Any]]) -> str:
     return " and ".join(f"`{key}`" for key in arrays) or "none of these"
 
 
-def _folder(folder: Path, images: int | None, seed: int, heldout: float) -> Split:
+def _folder(folder: Path, images: int | None, seed: int, heldout: float, resize: int | None) -> Split:
     files = image_files(folder)
     where, kinds = repr(str(folder)), "PNG, JPEG or TIFF images"
     if not files:
@@ -145,7 +151,7 @@ def _folder(folder: Path, images: int | None, seed: int, heldout: float) -> Spli
     }
     given = [name for name in subfolders if (folder / name).is_dir()]
     if not given:
-        content = read_folder(folder, files)
+        content = read_folder(folder, files, resize)
         return _divide(content.stored, content.names, "a folder of images", images, seed, heldout)
     for name in subfolders:
         if not subfolders[name]:
@@ -156,7 +162,7 @@ def _folder(folder: Path, images: int | None, seed: int, heldout: float) -> Spli
         raise DataError(
             f"the folder {where} has images outside its train/ and heldout/; move them into one of these"
         )
-    content = read_folder(folder, subfolders["train"] + subfolders["heldout"])
+    content = read_folder(folder, subfolders["train"] + subfolders["heldout"], resize)
     n = len(subfolders["train"])
     train, others = (
         Folder(content.stored[:n], content.names[:n]),

@@ -1,0 +1,99 @@
+"""The images of an audit: from any source, DICOM too, what must be known of them, and the place of x_p."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from latentprint.config import AuditConfig
+from latentprint.contracts import InputError
+from latentprint.data import ImageSet, Split, load, near_duplicates, stack
+from latentprint.data.files import image_files, read_image
+from latentprint.data.resize import all_resized
+from latentprint.dicom import dicom_files, load_dicom
+from latentprint.marks import locate
+from latentprint.metrics.neighbours import nearest
+
+MOST_COMPARED = 30_000
+"""Training images up to which near copies are looked for among all of them: beyond, it takes minutes."""
+
+
+def read_images(config: AuditConfig, root: Path | str | None, download: bool) -> Split:
+    """The images to train on and those held out; a folder of DICOM files is known by them.
+
+    Raises:
+        DataError: the images cannot be had; a folder holds both DICOM and other images.
+    """
+    data = config.data
+    if os.path.isdir(data.source) and dicom_files(folder := Path(data.source)):
+        if image_files(folder):
+            raise InputError(
+                f"the folder {data.source!r} holds DICOM files and other images; put each kind in a folder of"
+                " its own"
+            )
+        return load_dicom(
+            folder,
+            seed=config.seed,
+            images=data.images,
+            heldout=data.heldout,
+            window=data.window,
+            resize=data.resize,
+        )
+    return load(
+        data.source,
+        seed=config.seed,
+        root=root,
+        images=data.images,
+        download=download,
+        heldout=data.heldout,
+        resize=data.resize,
+    )
+
+
+def facts(config: AuditConfig, split: Split) -> dict[str, Any]:
+    """What results.json says of the images beside their number: only what applies.
+
+    ``near_copies`` counts training images that have a near copy among the others; null where there are too
+    many images to look.
+    """
+    train = split.train
+    out: dict[str, Any] = {"near_copies": None}
+    if len(train) <= MOST_COMPARED:
+        out["near_copies"] = sum(map(len, near_duplicates(train.pixels)))
+    if config.data.resize is not None:
+        out["resized"] = config.data.resize
+    if train.identities is not None:
+        out["identities"] = len(set(train.identities))
+        if split.heldout.identities is not None:
+            out["heldout_identities"] = len(set(split.heldout.identities))
+    return out
+
+
+def place_of(train: ImageSet, target: int | str | Path | None, resize: int | None) -> int | None:
+    """The place of x_p among the training images: as a number, or that of an image file.
+
+    Raises:
+        InputError: the file is not, and is no near copy of, an image that was trained on.
+        DataError: it cannot be read.
+    """
+    if target is None or isinstance(target, int):
+        return target
+    path = Path(target)
+    stored = all_resized(read_image(path, path.name)[None], resize)
+    image = stack(stored, "the target").pixels[0]
+    if image.shape != train.shape:
+        ours, theirs = ("x".join(map(str, shape)) for shape in (image.shape, train.shape))
+        raise InputError(f"the target {path.name!r} is {ours}, the training images are {theirs}")
+    found = locate(train, image)
+    if not found:
+        near = nearest(image[None], train.pixels)
+        raise InputError(
+            f"the target {path.name!r} is not among the {len(train)} training images, nor a near copy of one"
+            f" (the nearest, number {int(near.index[0, 0])}, differs by {float(near.distance[0, 0]):.3g} of"
+            " the range): whether a model gives back what it was not trained on is another question"
+        )
+    return found[0]
+
+
+__all__ = ["facts", "place_of", "read_images"]
