@@ -27,7 +27,15 @@ from numpy.typing import NDArray
 
 from latentprint.contracts import InputError
 from latentprint.search import NullLaw, Plan, conclude
-from latentprint.stats import Trials, binomial_test_less, missable
+from latentprint.stats import (
+    CorrectedRate,
+    Trials,
+    binomial_test_less,
+    corrected_interval,
+    missable,
+    running_interval,
+    running_p_value,
+)
 from latentprint.store import Run
 from latentprint.store.files import to_json
 from latentprint.verdict import Rule, verdict
@@ -69,10 +77,12 @@ class Check:
 
     @property
     def agrees(self) -> bool:
+        """Whether both are the same, numbers to rounding."""
         return alike(self.stored, self.derived)
 
     @property
     def sentence(self) -> str:
+        """What was found, with the first place where they differ."""
         if self.agrees:
             return f"{self.path} agrees with the {self.source}."
         stored, derived = first_difference(self.stored, self.derived)
@@ -273,8 +283,47 @@ def _rates(results: Mapping[str, Any], part: str) -> Iterator[Check]:
         "p_value": binomial_test_less(trials.k, trials.n, share),
         "missable": missable(trials.k, trials.n),
     }
+    if "looks" in given:
+        derived |= _on_sight(given, share)
     for key, value in derived.items():
         yield Check(f"{part}.{key}", given.get(key), value, "counts")
+    if isinstance(given.get("corrected"), dict):
+        through = _through(results, given, trials)
+        for key in ("rate", "low", "high"):
+            yield Check(f"{part}.corrected.{key}", given["corrected"][key], getattr(through, key), "counts")
+
+
+def _looks(given: Mapping[str, Any]) -> list[Trials]:
+    looked = given["looks"]
+    return [Trials(k, n) for n, k in zip(looked["samples"], looked["hits"], strict=True)]
+
+
+def _on_sight(given: Mapping[str, Any], share: float) -> dict[str, Any]:
+    """What differs where sampling stopped on sight (``audit.counting``)."""
+    counts, near = _looks(given), given["until"]
+    low, high = running_interval(counts, given["level"], near)
+    again = {"low": low, "high": high, "p_value": running_p_value(counts, share, near)}
+    return again if counts[-1].k == 0 else again | {"missable": high}
+
+
+def _through(results: Mapping[str, Any], given: Mapping[str, Any], trials: Trials) -> CorrectedRate:
+    """The rate through the detectors' errors, from their counts and the control's."""
+    fitted = [
+        one for name in ("presence", "identity") if (one := _at(results, f"detectors.{name}")) is not None
+    ]
+    errors = [(Trials(**one["tpr"]), Trials(**one["fpr"])) for one in fitted]
+    control = _at(results, "q.control")
+    interval = trials.interval
+    if "looks" in given:
+        counts = _looks(given)
+        interval = lambda level: running_interval(counts, level, given["until"])  # noqa: E731
+    return corrected_interval(
+        trials.rate,
+        interval,
+        errors,
+        control=None if control is None else Trials(control["hits"], control["samples"]),
+        level=given["corrected"]["level"],
+    )
 
 
 def _search(results: Mapping[str, Any]) -> Iterator[Check]:
@@ -338,6 +387,9 @@ def from_rows(results: Mapping[str, Any], rows: Mapping[str, Rows]) -> Iterator[
         for key, value in derived.items():
             if key in entry:
                 yield Check(f"{part}.{key}", entry[key], value, "rows")
+        if isinstance(looked := _at(entry, "looks.samples"), list):
+            hits = [int(np.count_nonzero(kept["hit"][:n])) for n in cast(list[int], looked)]
+            yield Check(f"{part}.looks.hits", _at(entry, "looks.hits"), hits, "rows")
         both = kept["presence_hit"] & kept["identity_hit"]
         yield Check(f"{part}.hits", int(np.count_nonzero(kept["hit"])), int(np.count_nonzero(both)), "rows")
     samples = rows.get(PURPOSES["q.monte_carlo"])

@@ -65,6 +65,7 @@ class Decision:
 
     @property
     def exit_code(self) -> int:
+        """0 where every rule passed, 1 where one failed, 2 where one (or all) could not be judged."""
         answers = {outcome.answer for outcome in self.outcomes}
         return 1 if "fail" in answers else 2 if "unknown" in answers or not answers else 0
 
@@ -149,6 +150,10 @@ def _rate(results: Mapping[str, Any], counts: Evidence, rule: RateRule) -> Itera
 
 
 def _estimate(results: Mapping[str, Any], counts: Evidence, name: str, rule: RateRule) -> Outcome:
+    if name == "monte_carlo" and counts.sight is not None:
+        if counts.sight.level < rule.level:
+            return Outcome("q", "unknown", _too_loose("counting", counts.sight.level, rule.level))
+        return _compare("q", "The rate by counting", *counts.sight.through, rule.at_most)
     if name == "monte_carlo":
         low, high = _counted(counts.hits, counts, rule.level)
         return _compare(
@@ -159,10 +164,15 @@ def _estimate(results: Mapping[str, Any], counts: Evidence, name: str, rule: Rat
         return Outcome("q", "unknown", f"The {name} estimator was not run.")
     if estimate.get("reliable") is not True:
         return Outcome("q", "unknown", f"The {name} estimate is not reliable.")
-    if estimate["level"] < rule.level:
-        stated = f"{estimate['level']:g} instead of {rule.level:g}"
-        return Outcome("q", "unknown", f"The {name} interval has a confidence of only {stated}.")
-    return _compare("q", f"The rate by {name}", estimate["low"], estimate["high"], rule.at_most)
+    # What the detectors' errors leave of it, where that is stated: the rate of the image, not of detections.
+    stated = estimate.get("corrected") or estimate
+    if stated["level"] < rule.level:
+        return Outcome("q", "unknown", _too_loose(name, stated["level"], rule.level))
+    return _compare("q", f"The rate by {name}", stated["low"], stated["high"], rule.at_most)
+
+
+def _too_loose(name: str, level: float, asked: float) -> str:
+    return f"The {name} interval has a confidence of only {level:g} instead of {asked:g}."
 
 
 def _counted(hits: Trials, counts: Evidence, level: float) -> tuple[float, float]:
@@ -191,6 +201,13 @@ def _more(counts: Evidence, limit: float, level: float) -> str:
 
 def _missable(counts: Evidence, rule: MissableRule) -> Iterator[Outcome]:
     _, high = _counted(counts.hits, counts, rule.level)
+    if counts.sight is not None and counts.hits.k:
+        if counts.sight.level < rule.level:
+            yield Outcome(
+                "missable.at_most", "unknown", _too_loose("counting", counts.sight.level, rule.level)
+            )
+            return
+        high = counts.sight.through[1]
     said = f"A rate of up to {one_in(high)} could have been missed; the limit is {one_in(rule.at_most)}"
     if high <= rule.at_most:
         yield Outcome("missable.at_most", "pass", f"{said}.")

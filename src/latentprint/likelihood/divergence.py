@@ -70,15 +70,16 @@ Divergence = Exact | Hutchinson
 
 
 class Trace:
-    """The trace of dD/dx for a fixed batch of images and the probes that belong to it."""
+    """The trace of dD/dx for a fixed batch of images and the probes that belong to it.
+
+    ``x``: (B, ...); ``ids``: (B,), needed by `Hutchinson`.
+
+    Raises:
+        ValueError: probes without ids, a number of ids other than B, or more orthogonal probes than
+            dimensions.
+    """
 
     def __init__(self, denoiser: Denoiser, divergence: Divergence, x: Tensor, ids: Ids | None) -> None:
-        """``x``: (B, ...); ``ids``: (B,), needed by `Hutchinson`.
-
-        Raises:
-            ValueError: probes without ids, a number of ids other than B, or more orthogonal probes than
-                dimensions.
-        """
         self.denoiser = denoiser
         self.dims = math.prod(x.shape[1:])
         if isinstance(divergence, Exact):

@@ -38,6 +38,8 @@ class Figure:
 
 @dataclass(frozen=True)
 class Note:
+    """A paragraph of plain text."""
+
     text: str
     kind: ClassVar[str] = "note"
 
@@ -74,6 +76,8 @@ Block = Table | Figure | Note | Pairs | Points | Profile
 
 @dataclass(frozen=True)
 class Section:
+    """A part of the page: its anchor ``name``, title, leading sentence and what follows."""
+
     name: str
     title: str
     lead: str
@@ -97,6 +101,8 @@ class First:
 
 @dataclass(frozen=True)
 class Page:
+    """A whole report: what its first screen says, and the sections below."""
+
     title: str
     first: First
     sections: Sequence[Section] = field(default_factory=tuple)

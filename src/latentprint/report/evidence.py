@@ -108,6 +108,8 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Card:
+    """One image of the evidence, its words for who cannot see it, captions, the difference from x_p."""
+
     source: Markup
     alt: str
     lines: Sequence[str]

@@ -23,6 +23,7 @@ _VERSION = re.compile(r"[\w.+!-]{1,60}")
 
 
 def provenance(results: Mapping[str, Any], run: Mapping[str, Any]) -> Section:
+    """Where the numbers come from: data, hashes, versions, device, time."""
     sources: dict[str, Mapping[str, Any]] = {"results": results, "run": run}
     hashes = [
         (name, value) for name, where, path in HASHES if (value := digest(sources[where], path)) is not None

@@ -70,11 +70,13 @@ def trials(source: Any, path: str) -> Trials | None:
 
 
 def mapping(source: Any, path: str) -> Mapping[str, Any]:
+    """The object at ``path``; an empty one where there is none."""
     value = at(source, path)
     return cast(Mapping[str, Any], value) if isinstance(value, Mapping) else {}
 
 
 def items(source: Any, path: str) -> Sequence[Any]:
+    """The list at ``path``; an empty one where there is none."""
     value = at(source, path)
     return cast(Sequence[Any], value) if isinstance(value, (list, tuple)) else ()
 

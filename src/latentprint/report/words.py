@@ -10,6 +10,7 @@ NOTHING = "—"
 
 
 def whole(value: int | None) -> str:
+    """A whole number with thousands marked, or a dash for None."""
     return NOTHING if value is None else f"{value:,}"
 
 

@@ -35,8 +35,7 @@ def reverse(
 
     Raises:
         ValueError: times do not fall strictly or leave the schedule, a stochastic step has no noise, or the
-        denoiser
-            answers with another shape, another type or NaN.
+            denoiser answers with another shape, another type or NaN.
     """
     times = torch.as_tensor(times, dtype=torch.float64, device="cpu")
     if times.ndim != 1 or not bool((times[:-1] > times[1:]).all()):
