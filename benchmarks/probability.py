@@ -16,8 +16,6 @@ Rows are appended to FILE as they are done, and rows found there are not done ag
 import argparse
 import json
 import math
-import platform
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -27,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from record import record
 
 from latentprint import keys
 from latentprint.calibrate import (
@@ -231,22 +230,8 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "cost": prices,
         "darboux": darboux(),
         "cpu_seconds": round(sum(r["cpu_seconds"] for r in rows), 1),
-        "device": f"cpu, {torch.get_num_threads()} thread, {platform.machine()}, torch {torch.__version__}",
-        "commit": commit(),
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        **record(),
     }
-
-
-def commit() -> str:
-    """The checkout this ran in; "unknown" outside of one."""
-    done = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=Path(__file__).parent,
-    )
-    return done.stdout.strip() or "unknown"
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ with --run the folder of an audit of digits, the network trained there (Omega: n
 ``error`` is the sliced distance, ``floor`` what two reference sets show. ``fewest`` counts all three,
 ``fewest_from_prior`` the first two; ``default`` is the best sampler of ``fewest``.
 
-    python benchmarks/samplers.py [--quick] [--json] [--run runs/demo] [--costs 8,16,32]
+    python benchmarks/samplers.py [--quick] [--json] [--out FILE] [--run runs/demo] [--costs 8,16,32]
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from record import record
 from scipy import stats
 from sklearn.datasets import load_digits
 from torch import Tensor
@@ -233,6 +234,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=1000)
     parser.add_argument("--costs", help="network evaluations to try; a trained network takes hours for all")
     parser.add_argument("--spacings", default=",".join(EVERY))
+    parser.add_argument("--out", type=Path, help="write the object here too, after each study")
     parser.add_argument("--only", choices=("memorised", "trained"))
     arguments = parser.parse_args()
     quick = (8, 16, 32, 64, 128)
@@ -242,13 +244,16 @@ def main() -> None:
     spacings = arguments.spacings.split(",")[: 1 if arguments.quick else None]
     n = min(arguments.samples, 400) if arguments.quick else arguments.samples
     known = digits(100)
-    report = {}
+    models: dict[str, tuple[Denoiser, Tensor]] = {}
     if arguments.only != "trained":
-        exact = Memorised(known, SubVP())
-        report["memorised"] = study(exact, known[:30], n, arguments.quick, costs, spacings)
+        models["memorised"] = Memorised(known, SubVP()), known[:30]
     if arguments.run is not None and arguments.only != "memorised":
-        model = for_sampling(load_model(arguments.run / "model"))
-        report["trained"] = study(model, seen(arguments.run), n, arguments.quick, costs, spacings)
+        models["trained"] = for_sampling(load_model(arguments.run / "model")), seen(arguments.run)
+    report: dict[str, Any] = {}
+    for name, (model, omega) in models.items():
+        report[name] = study(model, omega, n, arguments.quick, costs, spacings) | {"record": record()}
+        if arguments.out is not None:
+            arguments.out.write_text(json.dumps(report, indent=1) + "\n")
     if arguments.json:
         print(json.dumps(report))
         return

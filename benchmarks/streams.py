@@ -6,7 +6,7 @@ CPU: the noise of a step is then a small part of any network evaluation, and a r
 on batch, order or restart costs nearly nothing. Other processes on the same cores raise the ratio, because
 they share the caches: ``ratio_best`` is the one of a quiet moment.
 
-    python benchmarks/streams.py [--quick] [--json] [--device cuda]
+    python benchmarks/streams.py [--quick] [--json] [--out FILE] [--device cuda]
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
+from record import record
 
 from latentprint.streams import Streams
 
@@ -50,8 +52,6 @@ def compare(rows: int, rounds: int, device: torch.device) -> dict[str, object]:
     wall = [(a[0], b[0]) for a, b in zip(ours, theirs, strict=True)]
     return {
         "shape": [rows, *SHAPE],
-        "device": device.type,
-        "threads": torch.get_num_threads(),
         "rounds": rounds,
         "streams_ms": statistics.median(a for a, _ in wall) * 1e3,
         "randn_ms": statistics.median(b for _, b in wall) * 1e3,
@@ -66,11 +66,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Streams.noise beside torch.randn")
     parser.add_argument("--quick", action="store_true", help="fewer rounds")
     parser.add_argument("--json", action="store_true", help="one object on stdout, nothing else")
+    parser.add_argument("--out", type=Path, help="write the object here too")
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
     rounds = 200 if arguments.quick else 2000
     print(f"{rounds} rounds on {arguments.device}", file=sys.stderr)
-    result = compare(64, rounds, torch.device(arguments.device))
+    result = compare(64, rounds, torch.device(arguments.device)) | record(arguments.device)
+    if arguments.out is not None:
+        arguments.out.write_text(json.dumps(result, indent=1) + "\n")
     if arguments.json:
         print(json.dumps(result))
     else:

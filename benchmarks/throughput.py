@@ -11,7 +11,7 @@ only: ``largest_difference`` is that of one evaluation, relative to the largest 
 what that form gains alone. On a machine that others use too, --cpu-time compares processor seconds on one
 thread instead of seconds on the wall; the output says which.
 
-    python benchmarks/throughput.py [--quick] [--json] [--network small28|digits|paper] [--batch 64]
+    python benchmarks/throughput.py [--quick] [--json] [--out FILE] [--network small28|digits|paper]
 """
 
 from __future__ import annotations
@@ -22,10 +22,12 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler
+from record import record
 from torch import Tensor
 
 from latentprint.denoiser import NetworkDenoiser
@@ -149,6 +151,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="The reverse loop beside diffusers' pipelines")
     parser.add_argument("--quick", action="store_true", help="less than a minute: small batch, few steps")
     parser.add_argument("--json", action="store_true", help="one object on stdout and nothing else there")
+    parser.add_argument("--out", type=Path, help="write the object here too")
     parser.add_argument("--network", choices=sorted(NETWORKS), default="small28")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--steps", type=int, default=50)
@@ -177,10 +180,12 @@ def main() -> None:
         "batch": arguments.batch,
         "steps": arguments.steps,
         "rounds": arguments.rounds,
-        "threads": torch.get_num_threads(),
         "clock": "processor" if arguments.cpu_time else "wall",
         "largest_difference": difference,
+        **record(),
     }
+    if arguments.out is not None:
+        arguments.out.write_text(json.dumps(report, indent=1) + "\n")
     if arguments.json:
         print(json.dumps(report))
         return
