@@ -18,6 +18,7 @@ float64 with expm1, log1p and asinh, so that nothing is lost by cancellation nea
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Protocol, cast
@@ -236,12 +237,12 @@ class SubVP(_Linear):
         return {"name": "subvp"} | asdict(self)
 
 
-class _Exploding:
+class _Exploding(ABC):
     """What VE and EDM share: the image is never shrunk, so alpha = 1 and f = 0."""
 
     @property
-    def start(self) -> float:
-        raise NotImplementedError
+    @abstractmethod
+    def start(self) -> float: ...
 
     def log_alpha(self, t: Tensor | float) -> Tensor:
         return torch.zeros_like(_inside(t, self.start))
