@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -138,3 +139,52 @@ def test_an_audit_over_ray_is_the_audit_of_one_process(over_ray: Map, tmp_path: 
     run_audit(settings, tmp_path / "there", map=over_ray)
     here, there = ((tmp_path / name / "results.json").read_bytes() for name in ("here", "there"))
     assert here == there
+
+
+ROWS = """
+title = "Two rows"
+kind = "audits"
+shows = "nothing."
+[cpu]
+preset = "demo"
+[cpu.settings]
+control = false
+model.training = { steps = 10, batch = 8 }
+presence = { epochs = 2, draws = 128 }
+identity = { epochs = 2, draws = 128 }
+sampler.steps = 3
+search = { levels = 2, tries = 2 }
+baseline.images = 0
+samples.count = 8
+likelihood.images = 0
+[[cpu.rows]]
+name = "a"
+settings = { data = { images = 20 } }
+[[cpu.rows]]
+name = "b"
+settings = { data = { images = 21 } }
+"""
+
+
+def test_rows_of_a_table_run_elsewhere_and_are_the_same(
+    over_ray: Map, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from latentprint.reproduce import reproduce
+
+    monkeypatch.chdir(tmp_path)  # the runs' folder is named from here, which workers need not know
+    (tmp_path / "experiments").mkdir()
+    (tmp_path / "experiments" / "two.toml").write_text(ROWS)
+    said: list[tuple[int, int]] = []
+    lock = threading.Lock()  # a voice that cannot be sent to another process
+
+    def say(stage: str, done: int, total: int, unit: str) -> None:
+        with lock:
+            said.append((done, total))
+
+    where: dict[str, Any] = {"experiments": Path("experiments"), "docs": Path("docs")}
+    there = reproduce("two", runs=Path("there"), spread="ray", progress=say, **where)
+    assert said == [(1, 2), (2, 2)]
+    reproduce("two", runs=Path("here"), only=["b"], **where)
+    results = Path("two/cpu/b/results.json")
+    assert (Path("here") / results).read_bytes() == (Path("there") / results).read_bytes()
+    assert set(there) == {"a", "b"} and there["b"]["data"]["images"] == 21

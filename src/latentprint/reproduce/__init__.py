@@ -8,6 +8,7 @@ paper's order.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -81,8 +82,11 @@ def reproduce(
                 row, entry = _lengths(source, size, replace(place, map=over))
                 record.keep(source.name, size, row, entry)
             else:
-                for row, entry in run_rows(source, size, place, only=only, map=over):
+                there = place if spread == "local" else _elsewhere(place)
+                total = len(only or source.scale(size).rows)
+                for done, (row, entry) in enumerate(run_rows(source, size, there, only=only, map=over), 1):
                     record.keep(source.name, size, row, entry)
+                    progress(source.name, done, total, "rows")
     except InputError as error:
         refused = error  # a row that cannot run leaves the finished ones on the page
     record.draw(one.name, size, _figure(one, source, size, place, record))
@@ -90,6 +94,17 @@ def reproduce(
     if refused is not None:
         raise refused
     return record.rows(source.name, size)
+
+
+def _elsewhere(place: Place) -> Place:
+    """The same place as another process sees it: whole paths, and no voice, which cannot be sent."""
+    root = place.root or (Path(os.environ["MEDMNIST_ROOT"]) if "MEDMNIST_ROOT" in os.environ else None)
+    return replace(
+        place,
+        runs=place.runs.resolve(),
+        root=None if root is None else root.resolve(),
+        progress=silent,
+    )
 
 
 def _lengths(source: Experiment, size: Size, place: Place) -> tuple[str, Entry]:
