@@ -1,6 +1,6 @@
 """The cost of the anonymity profile: t' of every training image and of held-out ones, by one embedding.
 
-    python benchmarks/profile.py --model runs/breastmnist/model --data medmnist:breastmnist --root FOLDER --json
+    python benchmarks/anonymity.py --model FOLDER --data medmnist:breastmnist --json
 
 Every target costs the same (levels x tries trajectories, each with as many steps as its noise level leaves),
 so some are measured (--targets) and the rest follows: the output says how many. What decides the time is the
