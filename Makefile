@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: setup demo test check coverage lint format types layers docstrings lock clean
+.PHONY: setup demo test check coverage lint format types layers docstrings docs lock clean
 
 setup: $(STAMP)
 
@@ -48,14 +48,18 @@ docstrings: setup
 # All that is looked at without running the tests.
 check: lint types layers docstrings
 
+# The site, into site/; no network. What a page names and is not there is an error.
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 # The tests with the share of lines that they reach.
 coverage: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal --cov --cov-report=term:skip-covered
 
 # No index address may enter the lock: it must install from whatever index the user has.
 lock: setup
-	$(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --extra accelerate --extra dev --extra dicom --extra fid --extra medmnist --extra ray \
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --extra accelerate --extra dev --extra docs --extra dicom --extra fid --extra medmnist --extra ray \
 	  --no-emit-index-url --no-header pyproject.toml --output-file requirements.lock
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist site .pytest_cache .ruff_cache
