@@ -17,6 +17,10 @@ without the image), measured detector errors, and N training images that hold c 
   ``1 - (1 - level) / m``.
 - **inconclusive**: anything else, with what stood in the way.
 
+Where sampling stopped on sight of the counts (``q.monte_carlo.until``), tests for a fixed n do not hold: with
+hits the lower end of the anytime-valid interval, through the detectors' errors, must lie above zero. Without
+a hit the number of looks was a constant, so that "not found" is judged as above.
+
 Where samples were given in the place of a model, copies of *any* training image among them decide too: if
 more of them are near to training images than images never trained on can be (``copies.leaks``), the state is
 **reproduces**, whatever was counted for x_p.
@@ -62,6 +66,19 @@ class Rule:
 
 
 @dataclass(frozen=True)
+class Sight:
+    """Intervals of a count that stopped on sight; those of a fixed number of samples do not hold for it.
+
+    ``low``, ``high``: of the rate of joint detections. ``through``: the same through the detectors' errors.
+    """
+
+    low: float
+    high: float
+    level: float
+    through: tuple[float, float]
+
+
+@dataclass(frozen=True)
 class Evidence:
     """The counts that the verdict rests on, taken out of results.json.
 
@@ -73,6 +90,7 @@ class Evidence:
     tpr: tuple[Trials, ...]
     fpr: tuple[Trials, ...]
     expected_rate: float
+    sight: Sight | None = None
 
     @property
     def pair(self) -> bool:
@@ -114,9 +132,20 @@ def evidence(results: Mapping[str, Any]) -> Evidence:
             tpr=tuple(_trials(one["tpr"]["k"], one["tpr"]["n"]) for one in asked),
             fpr=tuple(_trials(one["fpr"]["k"], one["fpr"]["n"]) for one in asked),
             expected_rate=copies / images,
+            sight=_sight(monte_carlo),
         )
     except (KeyError, TypeError, AttributeError, ZeroDivisionError, ValueError) as error:
         raise InputError(f"the results lack a count that the verdict needs: {error!r}") from error
+
+
+def _sight(monte_carlo: Mapping[str, Any]) -> Sight | None:
+    if monte_carlo.get("until") is None:
+        return None
+    through = monte_carlo["corrected"]
+    ends = (monte_carlo["low"], monte_carlo["high"], through["low"], through["high"])
+    if not all(0 <= end <= 1 for end in ends):
+        raise ValueError(f"an interval lies in [0, 1], got {ends}")
+    return Sight(*ends[:2], min(monte_carlo["level"], through["level"]), ends[2:])
 
 
 def _trials(k: int, n: int) -> Trials:
@@ -151,6 +180,8 @@ def verdict(results: Mapping[str, Any], rule: Rule | None = None) -> dict[str, A
     rule, counts = rule or Rule(), evidence(results)
     if counts.hits.n == 0:
         state, reasons = "inconclusive", ["No image was generated, so nothing can be said."]
+    elif counts.hits.k > 0 and counts.sight is not None:
+        state, reasons = _found_on_sight(counts, counts.sight, rule)
     elif counts.hits.k > 0:
         state, reasons = _something_found(counts, rule)
     else:
@@ -197,6 +228,27 @@ def _something_found(counts: Evidence, rule: Rule) -> tuple[State, list[str]]:
         return "reproduces", [found, compared, alarms]
     fires = "That is no clear difference: the detections may be false alarms."
     return "inconclusive", [found, compared, fires]
+
+
+def _found_on_sight(counts: Evidence, sight: Sight, rule: Rule) -> tuple[State, list[str]]:
+    """As ``_something_found``, where sampling stopped on sight of the counts: by intervals that allow it."""
+    who = "Both detectors" if counts.pair else "The detector"
+    reasons = [
+        f"{who} recognised the image in {counts.hits.k:,} of {counts.hits.n:,} generated images, when"
+        f" sampling stopped: between {one_in(sight.low)} and {one_in(sight.high)}"
+        f" (a {sight.level:.0%} interval that holds whenever one stops)."
+    ]
+    if sight.level < rule.level:
+        reasons.append(f"The rule asks for a confidence of {rule.level:.0%}.")
+        return "inconclusive", reasons
+    if sight.through[0] > 0:
+        reasons.append(
+            "False alarms, as counted on real images and in the control, leave a rate of at least"
+            f" {one_in(sight.through[0])}."
+        )
+        return "reproduces", reasons
+    reasons.append("Together with what is known of their false alarms, these may all be false alarms.")
+    return "inconclusive", reasons
 
 
 def _nothing_found(counts: Evidence, rule: Rule) -> tuple[State, list[str]]:

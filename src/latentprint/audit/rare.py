@@ -7,11 +7,13 @@ the audit's own sampler; the bridge about the probability flow, which is another
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from latentprint.audit.counting import Question, corrected, seen
 from latentprint.audit.stages import Detectors
 from latentprint.audit.work import Work, one_image
 from latentprint.contracts import Outcome
@@ -34,11 +36,19 @@ from latentprint.stats import Trials
 
 
 def rare(
-    work: Work, model: Denoiser, detectors: Detectors, injection: Injection, counted: Outcome
+    work: Work,
+    model: Denoiser,
+    detectors: Detectors,
+    injection: Injection,
+    counted: Outcome,
+    question: Question | None,
+    control: Trials | None,
 ) -> dict[str, Any]:
     """The entries ``splitting``, ``bridge`` and ``combined`` of ``q``; None for what the settings leave out.
 
-    Each estimator is one stage: finished it is read, interrupted it begins anew.
+    Each estimator is one stage: finished it is read, interrupted it begins anew. Beside the interval of the
+    rate at which the detectors fire stands, as ``corrected``, the one that their own errors leave of it; the
+    ``control`` counts false alarms of its own sampler, which is the count's and splitting's.
     """
     settings = work.config.rare
     target = one_image(injection.target, work.device)
@@ -76,11 +86,25 @@ def rare(
                 data_range=(-1.0, 1.0) if isinstance(work.codec, IdentityCodec) else None,
             ),
         )
-    trials = Trials(int(counted.hit.sum()), len(counted.hit))
-    count = rate_of(Tally(trials, {}, int(counted.evaluations.sum())), sampler=work.sampler.describe())
+    count = _count(counted, question, work.sampler.describe())
     together = combine([count, *found.values()]).to_dict() if found else None
     entries: dict[str, Any] = dict.fromkeys(("splitting", "bridge"))
-    return entries | {name: rate.to_dict() for name, rate in found.items()} | {"combined": together}
+    alarms = {"splitting": control}
+    for name, rate in found.items():
+        entries[name] = rate.to_dict() | {"corrected": None}
+        if rate.reliable and rate.rate is not None:
+            entries[name]["corrected"] = corrected(rate.rate, rate.at, detectors, alarms.get(name))
+    return entries | {"combined": together}
+
+
+def _count(outcome: Outcome, question: Question | None, sampler: dict[str, Any]) -> Rate:
+    """The count beside the other estimates, with the interval that its way of stopping allows."""
+    trials = seen(outcome)
+    count = rate_of(Tally(trials, {}, int(outcome.evaluations.sum())), sampler=sampler)
+    if question is None:
+        return count
+    low, high = question.interval(question.counts(outcome))
+    return replace(count, rate=min(max(trials.rate, low), high), low=low, high=high)
 
 
 def omega(detectors: Detectors) -> Inside:
@@ -101,14 +125,21 @@ def omega(detectors: Detectors) -> Inside:
     return inside
 
 
+def _plain(rate: Rate) -> dict[str, Any]:
+    """All of a rate that ``_stage`` needs to make it again."""
+    return rate.to_dict() | ({} if rate.trials is None else {"trials": asdict(rate.trials)})
+
+
 def _stage(work: Work, name: str, estimate: Callable[[], Rate]) -> Rate:
     state = work.run.stage(name)
     if not state.done:
         work.say(f"estimating q by {name}", 0, 1, "estimates")
         with work.stage(name):
-            work.run.finish(name, estimate().to_dict() | {"method": name})
+            work.run.finish(name, _plain(estimate()) | {"method": name})
         work.say(f"estimating q by {name}", 1, 1, "estimates")
     kept = dict(work.run.stage(name).payload)
     fields = ("method", "rate", "low", "high", "level", "reliable", "diagnostic", "network_evaluations")
     known = {field: kept.pop(field) for field in fields}
-    return Rate(**known, sampler=kept.pop("sampler"), details=kept)
+    sampler, freedom = kept.pop("sampler"), kept.pop("freedom", None)
+    trials = Trials(**kept.pop("trials")) if "trials" in kept else None
+    return Rate(**known, sampler=sampler, trials=trials, details=kept, freedom=freedom)

@@ -146,7 +146,7 @@ def bridge(
         return unreliable(
             "bridge", found, level=level, network_evaluations=run.cost, sampler=sampler, details=details
         )
-    rate, low, high, sentence = found
+    rate, low, high, freedom, sentence = found
     return Rate(
         method="bridge",
         rate=rate,
@@ -158,6 +158,7 @@ def bridge(
         network_evaluations=run.cost,
         sampler=sampler,
         details=details,
+        freedom=freedom,
     )
 
 
@@ -187,7 +188,9 @@ def _default_divergence(dims: int, streams: Streams) -> Divergence:
     return Hutchinson(32, streams, "orthogonal", "bridge.divergence")
 
 
-def _estimate(run: _Run, level: float, details: dict[str, Any]) -> tuple[float, float, float, str] | str:
+def _estimate(
+    run: _Run, level: float, details: dict[str, Any]
+) -> tuple[float, float, float, float, str] | str:
     """The estimate with its interval and a sentence, or only a sentence that says why there is none."""
     proposals = _proposal_times(run)
     if proposals is None:
@@ -229,7 +232,7 @@ def _estimate(run: _Run, level: float, details: dict[str, Any]) -> tuple[float, 
     )
     if error_of_log > 0:
         said += f"; noise of {error_of_log:.2f} nats in the exponent was corrected for"
-    return min(summary.mean, 1.0), low, high, said
+    return min(summary.mean, 1.0), low, high, max(summary.freedom, 1.0), said
 
 
 def _fails(summary: Weighted, noise: float, noisiest: float) -> str | None:

@@ -129,7 +129,7 @@ class Population:
 
 def first_population(land: Landscape, replicates: int, particles: int, g: torch.Generator) -> Population:
     """Independent noise, scored."""
-    z = torch.randn(replicates, particles, land.push.latent, generator=g)
+    z = torch.randn(replicates, particles, land.push.latent, generator=g)  # noqa: TID251
     none = torch.zeros(replicates, dtype=torch.bool)
     return Population(
         z=z,
@@ -216,7 +216,7 @@ def _next(
 
 def _choose(alive: Tensor, count: int, g: torch.Generator) -> Tensor:
     """``count`` of the survivors, each as often as any other up to one."""
-    rounds = [alive[torch.randperm(len(alive), generator=g)] for _ in range(-(-count // len(alive)))]
+    rounds = [alive[torch.randperm(len(alive), generator=g)] for _ in range(-(-count // len(alive)))]  # noqa: TID251
     return torch.cat(rounds)[:count]
 
 
@@ -233,7 +233,7 @@ def _walk(
     z, scores, ancestors = start
     kept_z, kept_scores, rates = [z], [scores], list[float]()
     for move in range(1, chain):
-        noise = torch.randn(z.shape, generator=g)
+        noise = torch.randn(z.shape, generator=g)  # noqa: TID251
         proposal = math.sqrt(1 - step**2) * z + step * noise
         proposed = land(proposal.flatten(0, 1)).reshape(scores.shape)
         accept = proposed <= levels[:, None]

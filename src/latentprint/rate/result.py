@@ -8,7 +8,9 @@ step count, so every result names the sampler. Where a diagnostic fails, no numb
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
+
+from scipy import stats as scipy_stats  # pyright: ignore[reportMissingTypeStubs]
 
 from latentprint.stats import Trials
 
@@ -26,6 +28,7 @@ class Rate:
         sampler: the description of the sampler whose q this is.
         trials: counts, where the method counts.
         details: further numbers of the method, for reports; never a substitute for ``rate``.
+        freedom: degrees of freedom of the interval's Student t on the logarithm; None where it has none.
 
     Raises:
         ValueError: a reliable rate without numbers, or numbers that are out of order or not finite.
@@ -42,6 +45,7 @@ class Rate:
     sampler: Mapping[str, Any]
     trials: Trials | None = None
     details: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    freedom: float | None = None
 
     def __post_init__(self) -> None:
         if not self.reliable:
@@ -59,6 +63,30 @@ class Rate:
         """Whether the interval holds ``truth``; False where no interval is offered."""
         return self.low is not None and self.high is not None and self.low <= truth <= self.high
 
+    def at(self, level: float) -> tuple[float, float]:
+        """The interval at another confidence level.
+
+        Counts have Clopper and Pearson's; other intervals are stretched on the logarithm by the quotient of
+        the two quantiles of Student's t.
+
+        Raises:
+            ValueError: there is no interval, or nothing is known of how it stretches.
+        """
+        if self.rate is None or self.low is None or self.high is None:
+            raise ValueError(f"a {self.method} estimate that is not reliable has no interval")
+        if self.trials is not None:
+            return self.trials.interval(level)
+        if self.freedom is None:
+            raise ValueError(f"how the interval of this {self.method} estimate stretches is not known")
+        if self.rate == 0:
+            return 0.0, self.high
+        student = cast(Any, scipy_stats).t
+        ratio = float(
+            student.ppf((1 + level) / 2, self.freedom) / student.ppf((1 + self.level) / 2, self.freedom)
+        )
+        low, high = self.low / self.rate, self.high / self.rate
+        return self.rate * low**ratio, min(1.0, self.rate * high**ratio)
+
     def to_dict(self) -> dict[str, Any]:
         """The entry in ``results.json``, schema latentprint/1: plain numbers and strings only."""
         entry: dict[str, Any] = {
@@ -71,7 +99,7 @@ class Rate:
             "diagnostic": self.diagnostic,
             "network_evaluations": self.network_evaluations,
         }
-        return dict(self.details) | entry
+        return dict(self.details) | entry | ({} if self.freedom is None else {"freedom": self.freedom})
 
 
 def unreliable(

@@ -109,6 +109,7 @@ class _Estimate:
     stage: str
     sentence: str
     trials: Trials | None = None
+    freedom: float | None = None
 
 
 def splitting(
@@ -167,6 +168,7 @@ def splitting(
         sampler=sampler,
         trials=found.trials,
         details=details | {"stage": found.stage},
+        freedom=found.freedom,
     )
 
 
@@ -211,6 +213,11 @@ def _never_reached(work: _Work, grown: Population) -> str:
     if bool(grown.stalled.all()):
         return "all samples share one score, so no level leads towards the region"
     deepest = float(grown.log_q.min()) / math.log(10)
+    if work.left() < grown.scores.numel():
+        return (
+            f"the {work.config.most:,} samples allowed were spent after {grown.level} levels, "
+            f"at a probability of 1e{deepest:.0f}; more of them would be enough where anything hits"
+        )
     return (
         f"no sample reached the region in {grown.level} levels, down to a probability of 1e{deepest:.0f}: "
         "nothing seems able to hit it, or the score does not lead to it"
@@ -233,7 +240,7 @@ def _count(work: _Work) -> _Estimate | None:
     k, done = 0, 0
     while done < n:
         size = min(n - done, work.config.batch)
-        z = torch.randn(size, work.land.push.latent, generator=work.g)
+        z = torch.randn(size, work.land.push.latent, generator=work.g)  # noqa: TID251
         k += int((work.land(z) == -math.inf).sum())
         done += size
     trials = Trials(k, n)
@@ -272,7 +279,7 @@ def _tilted(work: _Work, grown: Population) -> _Estimate | None:
         f"importance sampling around the particles: effective sample size {summary.effective:.0f} of "
         f"{summary.n}, Pareto k {summary.pareto_k:.2f}, {outside:.1%} of the particles out of its reach"
     )
-    return _Estimate(min(summary.mean, 1.0), low, high, "tilt", said)
+    return _Estimate(min(summary.mean, 1.0), low, high, "tilt", said, freedom=max(summary.freedom, 1.0))
 
 
 def _draw(work: _Work, tilt: Tilt) -> tuple[Floats, Weighted]:
@@ -347,7 +354,7 @@ def _replicated(work: _Work, grown: Population) -> _Estimate | None:
     rate = math.exp(centre)
     low, high = log_interval(rate, error, replicates - 1, work.level)
     said = f"{replicates} replicates of {particles} particles, their logarithms spread by {deviation:.2f}"
-    return _Estimate(rate, low, high, "levels", said)
+    return _Estimate(rate, low, high, "levels", said, freedom=replicates - 1)
 
 
 def _contradicts_pilot(work: _Work, found: _Estimate) -> bool:

@@ -39,9 +39,9 @@ class Tilt:
 
     def draw(self, n: int, g: torch.Generator) -> Tensor:
         """(n, latent) float32."""
-        which = torch.randint(len(self.stds), (n,), generator=g)
+        which = torch.randint(len(self.stds), (n,), generator=g)  # noqa: TID251
         std = torch.tensor(self.stds)[which, None]
-        return self.mean.float() + std * torch.randn(n, len(self.mean), generator=g)
+        return self.mean.float() + std * torch.randn(n, len(self.mean), generator=g)  # noqa: TID251
 
     def log_ratio(self, z: Tensor) -> Tensor:
         """log phi(z) / g(z): (n, latent) -> (n,) float64."""

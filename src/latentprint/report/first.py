@@ -58,7 +58,7 @@ def _control(results: Mapping[str, Any]) -> Trials | None:
 
 
 def _big(results: Mapping[str, Any], state: str, hits: Trials, level: float) -> tuple[str, str]:
-    low, high = hits.interval(level)
+    low, high = _span(results, hits, level)
     if copies.leaking(results):
         return copies.headline(results)[1:]
     if state == "reproduces":
@@ -72,9 +72,18 @@ def _big(results: Mapping[str, Any], state: str, hits: Trials, level: float) -> 
     return f"{hits.k:,} of {hits.n:,}", text
 
 
+def _span(results: Mapping[str, Any], hits: Trials, level: float) -> tuple[float, float]:
+    """The interval of the count; the one stated where sampling stopped on sight of it."""
+    sight = evidence(results).sight
+    return hits.interval(level) if sight is None else (sight.low, sight.high)
+
+
 def _upper(results: Mapping[str, Any], hits: Trials, level: float) -> float | None:
     """The largest rate that agrees with the count, the detectors' own misses included; None: unknown."""
-    sensitivity = evidence(results).sensitivity(level)
+    counts = evidence(results)
+    if counts.sight is not None and hits.k:
+        return counts.sight.through[1]
+    sensitivity = counts.sensitivity(level)
     return min(1.0, hits.upper(level) / sensitivity) if sensitivity > 0 else None
 
 
@@ -99,7 +108,7 @@ def _found(results: Mapping[str, Any], hits: Trials, control: Trials | None, lev
     if hits.k == 0:
         found = f"None of {images} was recognised as the private image."
     else:
-        low, high = hits.interval(level)
+        low, high = _span(results, hits, level)
         verb = "was" if hits.k == 1 else "were"
         found = (
             f"{hits.k:,} of {images} {verb} recognised as the private image: about {words.one_in(hits.rate)}"

@@ -11,6 +11,7 @@ from latentprint.report.copies import copies_section, not_done_section
 from latentprint.report.figures import curve_figure, profile_figure, rates_figure, strip_figure
 from latentprint.report.glossary import GLOSSARY, LIMITS, MARKED, UNMARKED
 from latentprint.report.growth import growth, method
+from latentprint.report.membership import membership_section
 from latentprint.report.provenance import model_notes, provenance, stage_rows
 from latentprint.report.reading import (
     at,
@@ -42,6 +43,7 @@ def sections(results: Mapping[str, Any], run: Mapping[str, Any]) -> list[Section
         _counts(results),
         _profile(results),
         _memorised(results),
+        membership_section(results),
         _likelihood(results),
         _fid(results),
         _costs(results, run),
@@ -113,7 +115,26 @@ def _rate(results: Mapping[str, Any]) -> Section | None:
     if rows:
         head = ("Estimator", "Sampler", "Reliable", "Diagnostic")
         blocks.append(Table("How far the estimators can be trusted", head, rows))
+    if through := _through(results):
+        head = ("Estimator", "Low", "High", "Note")
+        blocks.append(Table("The same, with the recognisers' own errors counted in", head, through))
     return Section("rate", "How often it comes back", lead, blocks)
+
+
+def _through(results: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
+    """Each estimate's interval through the errors of c_p and c_id (``audit.counting``)."""
+    named = (("monte_carlo", "Counting"), ("bridge", "Bridge"), ("splitting", "Splitting"))
+    found = [(name, mapping(results, f"q.{key}.corrected")) for key, name in named]
+    return [
+        (
+            name,
+            words.number(number(entry, "low")),
+            words.number(number(entry, "high")),
+            text(entry, "note") or words.NOTHING,
+        )
+        for name, entry in found
+        if entry
+    ]
 
 
 def _yes(value: Any) -> str:
