@@ -14,6 +14,7 @@ from typing import Any, Literal
 from latentprint.detector import DetectorConfig
 from latentprint.detector.embedding import EmbeddingConfig
 from latentprint.marks import FingerprintSettings
+from latentprint.membership import MembershipConfig
 from latentprint.networks import UNetConfig
 from latentprint.sampler import PAPER, Sampler, Spacing, sampler_from
 from latentprint.schedule import VE, VP, Schedule, SubVP
@@ -130,6 +131,22 @@ LEAST_TO_SPLIT = 4000
 
 
 @dataclass(frozen=True)
+class MembershipSettings:
+    """Membership scores of up to ``images`` training and held-out images and of x_p; 0 leaves them out.
+
+    Raises:
+        ValueError: a negative number, or 1, of which nothing can be said.
+    """
+
+    images: int = 0
+    scores: MembershipConfig = field(default_factory=MembershipConfig)
+
+    def __post_init__(self) -> None:
+        if self.images < 0 or self.images == 1:
+            raise ValueError(f"membership.images is 0 or 2 and more, got {self.images}")
+
+
+@dataclass(frozen=True)
 class RareSettings:
     """Estimators of q for what counting cannot see, beside the count.
 
@@ -185,6 +202,7 @@ class AuditConfig:
     profile: ProfileSettings = field(default_factory=ProfileSettings)
     samples: SampleSettings = field(default_factory=SampleSettings)
     likelihood: LikelihoodSettings = field(default_factory=LikelihoodSettings)
+    membership: MembershipSettings = field(default_factory=MembershipSettings)
     rare: RareSettings = field(default_factory=RareSettings)
     fid: FidSettings = field(default_factory=FidSettings)
 

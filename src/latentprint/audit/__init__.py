@@ -31,6 +31,7 @@ from latentprint.audit.distance import distance, extractor
 from latentprint.audit.given import as_it_is, given_images, named, open_given, take_model
 from latentprint.audit.images import facts
 from latentprint.audit.likelihoods import likelihood
+from latentprint.audit.membership import membership
 from latentprint.audit.profile import Anonymity, profile
 from latentprint.audit.rare import rare
 from latentprint.audit.results import memorised_entry, monte_carlo_entry, results, search_entry
@@ -177,6 +178,7 @@ def run_audit(
         )
         # A likelihood of latents is none of images.
         bits = likelihood(work, trained, split, injection) if given is None or given.pixels else None
+        members = membership(work, trained, split, injection)
         fid = distance(work, injection.marked.pixels, split.heldout.pixels, extract)
 
         noised = stages.noised_probe(work, main, detectors, private, "search")
@@ -204,6 +206,7 @@ def run_audit(
                 },
                 "fid": fid,
                 "likelihood": bits,
+                "membership": members,
                 "memorised": memorised_entry(counted, detected, injection.marked, injection.index),
             }
             | ({} if growth is None else {"checkpoints": growth})

@@ -35,6 +35,9 @@ def provenance(results: Mapping[str, Any], run: Mapping[str, Any]) -> Section:
     rows = [
         ("Training images", f"{words.whole(count(results, 'data.images'))} from {public_source(results)}"),
         ("Images never trained on", words.whole(heldout)),
+        ("Training images with a near copy among them", words.whole(count(results, "data.near_copies"))),
+        ("Brought to one size, in pixels", words.whole(count(results, "data.resized"))),
+        ("Persons (training, never trained on)", _persons(results)),
         ("Shape (channels × height × width)", shape or words.NOTHING),
         ("Private image", f"number {words.whole(count(results, 'target.index'))} of the training images"),
         ("Mark", _mark(mapping(results, "target.fingerprint"))),
@@ -57,6 +60,12 @@ def provenance(results: Mapping[str, Any], run: Mapping[str, Any]) -> Section:
         " stored counts."
     )
     return Section("provenance", "Where these numbers come from", lead, blocks)
+
+
+def _persons(results: Mapping[str, Any]) -> str:
+    """How many persons the images show, where their identities are known."""
+    train, heldout = (count(results, f"data.{key}") for key in ("identities", "heldout_identities"))
+    return words.NOTHING if train is None else f"{train:,}, {words.whole(heldout)}; none on both sides"
 
 
 def _model(given: Mapping[str, Any]) -> str:
