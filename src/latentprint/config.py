@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import resources
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from latentprint.detector import DetectorConfig
 from latentprint.detector.embedding import EmbeddingConfig
@@ -58,17 +58,47 @@ class SamplerSettings:
     probability flow ("heun", "dpm-solver++2m") draws from the prior alike, but from x_t it returns to x_p
     more often than Alg. 1 does: there its law is not that of the SDE (docs/method.md).
 
+    Attributes:
+        beside: further samplers whose t' and q are measured too, each "NAME", "NAME:STEPS" or
+            "NAME:STEPS:SPACING"; what is left out is as here.
+
     Raises:
-        ValueError: an unknown step or spacing, no steps, or settings beside "paper".
+        ValueError: an unknown step or spacing, no steps, settings beside "paper", or a sampler named twice.
     """
 
     name: str = "ancestral"
     steps: int = 24
     spacing: Spacing = "karras"
     denoise: bool = True
+    beside: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self.sampler()
+        names = [self.label, *(one.label for one in self.others())]
+        if len(set(names)) != len(names):
+            raise ValueError(f"each sampler is measured once, got {', '.join(names)}")
+
+    @property
+    def label(self) -> str:
+        """A short name that tells it from others: "heun-18-karras"."""
+        return self.name if self.name == "paper" else f"{self.name}-{self.steps}-{self.spacing}"
+
+    def others(self) -> tuple[SamplerSettings, ...]:
+        """The samplers of ``beside``."""
+        return tuple(self.named(text) for text in self.beside)
+
+    def named(self, text: str) -> SamplerSettings:
+        """The sampler "NAME[:STEPS[:SPACING]]", the rest as here.
+
+        Raises:
+            ValueError: it is none.
+        """
+        name, *rest = text.split(":")
+        if len(rest) > 2 or (rest and not rest[0].isdecimal()) or (rest and name == "paper"):
+            raise ValueError(f"a sampler is named NAME, NAME:STEPS or NAME:STEPS:SPACING, got {text[:60]!r}")
+        steps = int(rest[0]) if rest else self.steps
+        spacing = cast(Spacing, rest[1]) if len(rest) > 1 else self.spacing
+        return SamplerSettings(name, steps, spacing, self.denoise)
 
     def sampler(self) -> Sampler:
         """The sampler itself."""

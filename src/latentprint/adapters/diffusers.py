@@ -69,6 +69,9 @@ class _Scheduler:
 _SCHEDULERS: dict[str, _Scheduler] = {
     "DDPMScheduler": _Scheduler("ancestral", 999, clips=True),
     "DDIMScheduler": _Scheduler("ddim", 50, clips=True),
+    "DDPMParallelScheduler": _Scheduler("ancestral", 999, clips=True),
+    "DDIMParallelScheduler": _Scheduler("ddim", 50, clips=True),
+    "SASolverScheduler": _Scheduler("dpm-solver++2m", 50),
     "PNDMScheduler": _Scheduler("dpm-solver++2m", 50),
     "DPMSolverMultistepScheduler": _Scheduler("dpm-solver++2m", 25),
     "DPMSolverSinglestepScheduler": _Scheduler("dpm-solver++2m", 25),

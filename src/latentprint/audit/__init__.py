@@ -32,9 +32,10 @@ from latentprint.audit.given import as_it_is, given_images, named, open_given, t
 from latentprint.audit.images import facts
 from latentprint.audit.likelihoods import likelihood
 from latentprint.audit.membership import membership
-from latentprint.audit.profile import Anonymity, profile
+from latentprint.audit.profile import Anonymity, profile, require_targets
 from latentprint.audit.rare import rare
 from latentprint.audit.results import memorised_entry, monte_carlo_entry, results, search_entry
+from latentprint.audit.samplers import beside
 from latentprint.audit.samples import run_samples_audit
 from latentprint.audit.work import Work, describe, open_device
 from latentprint.config import AuditConfig
@@ -133,6 +134,7 @@ def run_audit(
         settings = given.settings(config)
     left = () if given is None or checkpoints is None else found_checkpoints(checkpoints, given, place)
     settings |= identified(left)
+    require_targets(config, len(split.train))
     with Run.open(out, settings, fresh=fresh) as run:
         work = Work(config, run, place, batch, progress, map=map, processes=processes)
         if given is not None:
@@ -178,6 +180,7 @@ def run_audit(
         )
         # A likelihood of latents is none of images.
         bits = likelihood(work, trained, split, injection) if given is None or given.pixels else None
+        several = beside(work, main, detectors, private, injection.copies / len(split.train))
         members = membership(work, trained, split, injection)
         fid = distance(work, injection.marked.pixels, split.heldout.pixels, extract)
 
@@ -207,6 +210,7 @@ def run_audit(
                 "fid": fid,
                 "likelihood": bits,
                 "membership": members,
+                **({} if several is None else {"samplers": several}),
                 "memorised": memorised_entry(counted, detected, injection.marked, injection.index),
             }
             | ({} if growth is None else {"checkpoints": growth})

@@ -58,8 +58,12 @@ class AuditOptions:
         ),
     ] = None
     sampler: Annotated[
-        str | None,
-        typer.Option(help="'paper' for the paper's 1,000 stochastic steps, or the name of a step."),
+        list[str] | None,
+        typer.Option(
+            help="NAME, NAME:STEPS or NAME:STEPS:SPACING of a step, or 'paper' for the paper's 1,000"
+            " stochastic steps; repeat it to measure several side by side.",
+            metavar="NAME",
+        ),
     ] = None
     targets: Annotated[
         str | None,
@@ -150,7 +154,7 @@ class AuditOptions:
             "samples": {"count": None if self.given_samples or not self.samples else int(self.samples)},
             "search": {"tries": self.tries, "method": self.search},
             "checkpoints": {"keep": self.kept},
-            "sampler": {"name": self.sampler},
+            "sampler": sampler_table(self.sampler or []),
             "fingerprint": {"kind": self.kind, "region": self.region},
             "profile": {"targets": None if self.targets is None else parse_targets(self.targets)},
         }
@@ -172,6 +176,21 @@ class AuditOptions:
     def kind(self) -> str | None:
         """The kind of fingerprint; a region by itself says that it is a natural one."""
         return "natural" if self.fingerprint is None and self.region is not None else self.fingerprint
+
+
+def sampler_table(named: list[str]) -> dict[str, Any]:
+    """The settings of samplers named on the command line: the first is the audit's own.
+
+    Raises:
+        InputError: the number of steps is none.
+    """
+    if not named:
+        return {}
+    name, *rest = named[0].split(":", 2)
+    if rest and not rest[0].isdecimal():
+        raise InputError(f"a sampler is NAME, NAME:STEPS or NAME:STEPS:SPACING, got {named[0]!r}")
+    own = dict(zip(("name", "steps", "spacing"), (name, *map(int, rest[:1]), *rest[1:]), strict=False))
+    return own | ({"beside": named[1:]} if named[1:] else {})
 
 
 def _name(data: str) -> str:

@@ -13,6 +13,7 @@ from latentprint.report.glossary import GLOSSARY, LIMITS, MARKED, UNMARKED
 from latentprint.report.growth import growth, method
 from latentprint.report.membership import membership_section
 from latentprint.report.provenance import model_notes, provenance, stage_rows
+from latentprint.report.samplers import samplers_section
 from latentprint.report.reading import (
     at,
     confidence,
@@ -40,6 +41,7 @@ def sections(results: Mapping[str, Any], run: Mapping[str, Any]) -> list[Section
         copies_section(results),
         not_done_section(results),
         _rate(results),
+        samplers_section(results),
         _counts(results),
         _profile(results),
         _memorised(results),
