@@ -16,6 +16,7 @@ import numpy as np
 from latentprint.audit.baseline import as_private, law_of, subjects, unseen
 from latentprint.audit.many import search_many
 from latentprint.audit.work import Work
+from latentprint.config import AuditConfig
 from latentprint.data import Split
 from latentprint.denoiser import Denoiser
 from latentprint.detector.embedding import EmbeddingDetector
@@ -122,6 +123,16 @@ def _sentence(count: int, above: int, named: int, law: NullLaw, rate: float) -> 
             "named; more held-out images lower that number."
         )
     return text
+
+
+def require_targets(config: AuditConfig, count: int) -> None:
+    """Nothing, if the ``count`` training images hold the profile's targets: said before anything is trained.
+
+    Raises:
+        TargetError: as for ``targets_among``.
+    """
+    if config.profile.targets != 0:
+        targets_among(config.profile.targets, count, Streams(config.seed))
 
 
 def targets_among(targets: Targets, count: int, streams: Streams) -> list[int]:
