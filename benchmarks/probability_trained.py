@@ -1,4 +1,4 @@
-"""The estimators of q against brute force on a network that was trained: do they agree, and what do they cost.
+"""The estimators of q against brute force on a network that was trained: do they agree, and at what cost.
 
 On models with a formula for q (benchmarks/probability.py) the denoiser is smooth and exact. A network that
 learnt some of its images by heart is neither, and Omega is where two detectors fire together, not a ball. So
@@ -156,8 +156,8 @@ def split(s: Subject, sampler: Sampler, seed: int, config: SplittingConfig) -> d
     return found.to_dict()
 
 
-def bridged(s: Subject, seed: int, divergence: Divergence | None) -> dict[str, Any]:
-    config = BridgeConfig(relative=s.config.rare.relative)
+def bridged(s: Subject, seed: int, divergence: Divergence | None, longest: float = 0.2) -> dict[str, Any]:
+    config = BridgeConfig(relative=s.config.rare.relative, longest=longest)
     return bridge(
         s.model, s.target, s.inside, seed=seed, config=config, divergence=divergence, progress=say
     ).to_dict()
@@ -202,8 +202,8 @@ def tasks(s: Subject, samples: int, rows: dict[str, dict[str, Any]], seeds: int)
             )
         if s.target.numel() <= 64:
             yield f"bridge flow/exact {seed}", lambda i=seed: bridged(s, i, None)
-        probes = Hutchinson(16, Streams(seed), "orthogonal", "bridge.divergence")
-        yield f"bridge flow/16 probes {seed}", lambda i=seed, d=probes: bridged(s, i, d)
+        probes = Hutchinson(8, Streams(seed), "orthogonal", "bridge.divergence")
+        yield f"bridge flow/8 probes, long steps {seed}", lambda i=seed, d=probes: bridged(s, i, d, 0.4)
 
 
 def held(path: Path) -> dict[str, dict[str, Any]]:
@@ -215,7 +215,7 @@ def held(path: Path) -> dict[str, dict[str, Any]]:
 
 def work(s: Subject, path: Path, samples: int, only: str | None, seeds: int) -> None:
     for key, do in tasks(s, samples, held(path), seeds):
-        if only is not None and only not in key or key in held(path):
+        if (only is not None and only not in key) or key in held(path):
             continue
         start, busy = time.perf_counter(), time.process_time()
         row = {"key": key, **do()}

@@ -92,6 +92,7 @@ class Row:
     diagnostic: str
 
     def to_json(self) -> dict[str, Any]:
+        """A row of ``cases`` in ``latentprint calibrate --json``."""
         return {key: value for key, value in vars(self).items() if key != "diagnostic"}
 
 
@@ -137,6 +138,7 @@ class CalibrationReport:
 
     @property
     def passed(self) -> bool:
+        """Whether there is nothing among ``failures``."""
         return not self.failures()
 
     def to_json(self) -> dict[str, Any]:
@@ -285,7 +287,7 @@ def estimate(case: Case, estimator: Estimator, seed: int, *, samples: int, probe
     if case.model is None:
         raise ValueError(f"the bridge needs a denoiser, and {case.name} has none")
     dims = case.target.numel()
-    divergence: Divergence = Exact(dims)
+    divergence: Divergence = Exact(max(1, round(math.sqrt(dims))))
     if dims > 64:
         divergence = Hutchinson(probes, Streams(seed), "orthogonal", "calibrate.divergence")
     config = BridgeConfig(relative=0.2, pilot=10, candidates=8, tolerance=1e-4)

@@ -60,7 +60,7 @@ class BridgeConfig:
     candidates: int = 10
     tries: int = 8
     pilot: int = 12
-    together: int = 240
+    together: int = 120
     tolerance: float = 1e-5
     longest: float = 0.2
     noisiest: float = 0.5
@@ -184,7 +184,7 @@ def _estranged(flow: Flow) -> str:
 
 def _default_divergence(dims: int, streams: Streams) -> Divergence:
     if dims <= 1024:
-        return Exact(together=min(dims, 64))
+        return Exact(together=max(1, round(math.sqrt(dims))))  # d + together evaluations, few calls
     return Hutchinson(32, streams, "orthogonal", "bridge.divergence")
 
 
@@ -318,7 +318,8 @@ def _rounds(run: _Run, nodes: Nodes, counts: list[int]) -> tuple[Floats, Floats,
             noise.append(paths.noise.numpy())
         together = np.concatenate(logs)
         summary = weighted(together)
-        settled = summary.error <= run.config.relative and summary.effective >= 60
+        precise = summary.error <= run.config.relative and summary.effective >= 60
+        settled = precise and summary.distrusted() is None
         run.say(f"{len(together)} trajectories, relative error {summary.error:.2f}")
         if settled or len(together) + sum(counts) > run.config.most:
             return together, np.concatenate(noise), summary
