@@ -26,10 +26,9 @@ from latentprint.sampler.loop import denoised, reverse
 from latentprint.sampler.state import State
 from latentprint.streams import Streams
 
-
 FREE = 2.5
-"""How much longer steps may be above all proposals: of mixtures and of sets learnt by heart, under VP, sub-VP,
-VE and EDM, that changes no density by more than 0.001 nats and saves two fifths of the evaluations."""
+"""How much longer steps may be above all proposals: of mixtures and of sets learnt by heart, on all schedules,
+that changes no density by more than 0.001 nats and saves two fifths of the evaluations."""
 
 
 @dataclass(frozen=True)
