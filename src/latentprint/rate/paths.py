@@ -27,7 +27,7 @@ from latentprint.sampler.state import State
 from latentprint.streams import Streams
 
 FREE = 2.5
-"""How much longer steps may be above all proposals: of mixtures and of sets learnt by heart, on all schedules,
+"""How much longer steps may be above all proposals: of mixtures and sets learnt by heart, on all schedules,
 that changes no density by more than 0.001 nats and saves two fifths of the evaluations."""
 
 
