@@ -330,5 +330,19 @@ def test_what_cannot_be_audited_is_one_sentence_and_exit_2(tmp_path: Path, setti
     assert "pickle" in refused("--model", tmp_path / "weights.pt")
     (tmp_path / "empty").mkdir()
     assert "holds no" in refused("--model", tmp_path / "empty")
-    answer = CliRunner().invoke(app, ["check", "digits", "--model", str(model)])
-    assert answer.exit_code == 2 and "check" in answer.stderr
+
+
+def test_check_counts_the_work_of_a_given_model(tmp_path: Path, settings: Path) -> None:
+    """3 steps of ancestral sampling and a last denoising for 40 images; nothing trained, one recogniser."""
+    model = ddpm(tmp_path / "model")
+    given = ["check", "digits", "--preset", "demo", "--config", settings, "--model", model, "--json"]
+    answer = CliRunner().invoke(app, [str(one) for one in given])
+    assert answer.exit_code in (0, 1), answer.output
+    found = json.loads(answer.stdout)
+    costs = {cost["stage"]: cost for cost in found["costs"]}
+    assert set(costs) == {"fitting c_id", "search for t'", "sampling"}
+    assert costs["sampling"]["evaluations"] == 40 * (3 + 1)
+    assert found["facts"]["model"] == "diffusers"
+    assert found["facts"]["weights sha256"] == open_model(model).weights_sha256
+    answer = CliRunner().invoke(app, ["check", "digits", "--model", str(tmp_path / "nothing")])
+    assert answer.exit_code == 2 and "no model or folder" in answer.stderr

@@ -20,15 +20,17 @@ from typing import Any
 import numpy as np
 import torch
 
+from latentprint.audit.given import as_it_is, given_images, open_given
 from latentprint.audit.stages import images
 from latentprint.audit.work import open_device
 from latentprint.config import AuditConfig
 from latentprint.data import ImageSet, near_duplicates
-from latentprint.denoiser import NetworkDenoiser
+from latentprint.denoiser import Denoiser, NetworkDenoiser
 from latentprint.detector import DetectorConfig, build_backbone
 from latentprint.networks import build_unet, parameters
 from latentprint.progress import duration
 from latentprint.sampler import own_times
+from latentprint.schedule import Schedule
 from latentprint.streams import Streams
 from latentprint.training import train
 
@@ -105,29 +107,47 @@ class Preflight:
 
 
 def check(
-    config: AuditConfig, out: Path, *, device: str = "cpu", root: Path | None = None, download: bool = False
+    config: AuditConfig,
+    out: Path,
+    *,
+    device: str = "cpu",
+    root: Path | None = None,
+    download: bool = False,
+    model: Path | None = None,
+    label: int | None = None,
+    target: int | str | Path | None = None,
 ) -> Preflight:
     """Read the data, count the work and measure this machine for a few seconds; nothing is written.
 
+    Args:
+        model, label, target: as for ``run_audit``; with a model nothing is trained but c_id.
+
     Raises:
-        InputError: the audit itself would refuse these images, settings or device.
+        InputError: the audit itself would refuse these images, this model, these settings or device.
     """
     place = open_device(device)
-    split, injection = images(config, root, download)
-    pixels = injection.marked.pixels
-    streams = Streams(config.seed)
-    network = build_unet(config.model.network, pixels.shape[1], pixels.shape[2:], streams)
-    torch.nn.Module.to(network, place)
-    size = parameters(network)
-    step, evaluation = _speeds(config, pixels, place)
+    trained: tuple[float | None, float]
+    given = open_given(model, label, target, place)
+    if given is None:
+        split, injection = images(config, root, download, target)
+        schedule = config.model.schedule()
+        size, trained = _own(config, injection.marked.pixels, place)
+    else:
+        config = as_it_is(config)
+        split, injection = given_images(config, given, root, download)
+        schedule = given.opened.denoiser.schedule
+        size = sum(parameters(network) for network in given.opened.networks)
+        trained = (None, _evaluation(given.opened.denoiser, given.opened.shape, 16, place))
+    step, evaluation = trained
     models = 2 if config.control else 1
     costs = [
-        Cost("training", models * config.model.training.steps, "steps", None, 0.0),
-        *(_fit(name, one, split.heldout, len(pixels), place) for name, one in _detectors(config)),
-        _search(config, models + max(0, config.checkpoints.keep - 1), evaluation),
-        _samples(config, evaluation),
+        *(_fit(name, one, split.heldout, len(split.train), place) for name, one in _detectors(config)),
+        _search(config, schedule, models + max(0, config.checkpoints.keep - 1), evaluation),
+        _samples(config, schedule, evaluation),
     ]
-    costs[0] = Cost("training", costs[0].amount, "steps", None, costs[0].amount * step)
+    if step is not None:
+        steps = models * config.model.training.steps
+        costs.insert(0, Cost("training", steps, "steps", None, steps * step))
     repeated = sum(len(group) for group in near_duplicates(split.train.pixels))
     facts: dict[str, Any] = {
         "source": split.name,
@@ -138,14 +158,26 @@ def check(
         "copies of the private image": injection.copies,
         "network parameters": size,
     }
+    if given is not None:
+        facts |= {"model": given.opened.kind, "weights sha256": given.opened.weights_sha256}
     rows = sum(cost.amount for cost in costs if cost.evaluations is not None)
-    needed = models * size * 4 * 6 + rows * TRACE + config.fid.samples * 4 * 2048
+    kept = models * size * 4 * 6 if given is None else 0
+    needed = kept + rows * TRACE + config.fid.samples * 4 * 2048
     free = shutil.disk_usage(_existing(out)).free
     return Preflight(facts, tuple(costs), (needed, free), tuple(_warnings(config, facts, needed, free)))
 
 
+def _own(
+    config: AuditConfig, pixels: np.ndarray[Any, Any], place: torch.device
+) -> tuple[int, tuple[float, float]]:
+    """(parameters of the network that would be trained, its seconds of a training step and an evaluation)."""
+    network = build_unet(config.model.network, pixels.shape[1], pixels.shape[2:], Streams(config.seed))
+    return parameters(network), _speeds(config, pixels, place)
+
+
 def _detectors(config: AuditConfig) -> tuple[tuple[str, DetectorConfig], ...]:
-    return (("c_p", config.presence), ("c_id", config.identity))
+    own = ("c_id", config.identity)
+    return (own,) if config.fingerprint.kind == "none" else (("c_p", config.presence), own)
 
 
 def _existing(path: Path) -> Path:
@@ -175,13 +207,15 @@ def _speeds(config: AuditConfig, pixels: np.ndarray[Any, Any], place: torch.devi
     first = next(states)
     step = (time.perf_counter() - at) / first.step
     denoiser: NetworkDenoiser = first.denoiser
-    batch = min(128, max(16, len(pixels)))
-    x = torch.zeros((batch, *pixels.shape[1:]), device=place).normal_(
-        generator=torch.Generator(place).manual_seed(0)
-    )
-    t = torch.full((batch,), schedule.start / 2, dtype=torch.float64, device=place)
+    return step, _evaluation(denoiser, pixels.shape[1:], min(128, max(16, len(pixels))), place)
+
+
+def _evaluation(denoiser: Denoiser, shape: tuple[int, ...], batch: int, place: torch.device) -> float:
+    """Seconds of one evaluation of one image (C, H, W), in batches of that size."""
+    x = torch.zeros((batch, *shape), device=place).normal_(generator=torch.Generator(place).manual_seed(0))
+    t = torch.full((batch,), denoiser.schedule.start / 2, dtype=torch.float64, device=place)
     with torch.no_grad():
-        return step, _paced(lambda: denoiser(x, t).sum().item()) / batch
+        return _paced(lambda: denoiser(x, t).sum().item()) / batch
 
 
 def _fit(name: str, config: DetectorConfig, heldout: ImageSet, count: int, place: torch.device) -> Cost:
@@ -193,8 +227,8 @@ def _fit(name: str, config: DetectorConfig, heldout: ImageSet, count: int, place
     return Cost(f"fitting {name}", config.epochs, "epochs at most", None, config.epochs * draws * each)
 
 
-def _search(config: AuditConfig, models: int, evaluation: float) -> Cost:
-    schedule, sampler = config.model.schedule(), config.sampler.sampler()
+def _search(config: AuditConfig, schedule: Schedule, models: int, evaluation: float) -> Cost:
+    sampler = config.sampler.sampler()
     plan = config.search.plan(schedule.start)
     grid, each = sampler.grid(schedule), sampler.step.evaluations
     if each is None:
@@ -205,8 +239,8 @@ def _search(config: AuditConfig, models: int, evaluation: float) -> Cost:
     return Cost("search for t'", count, "trajectories", total, total * evaluation)
 
 
-def _samples(config: AuditConfig, evaluation: float) -> Cost:
-    each = config.sampler.sampler().evaluations(config.model.schedule()) or 0
+def _samples(config: AuditConfig, schedule: Schedule, evaluation: float) -> Cost:
+    each = config.sampler.sampler().evaluations(schedule) or 0
     count = config.samples.count + ((config.samples.control or config.samples.count) if config.control else 0)
     return Cost("sampling", count, "images", count * each, count * each * evaluation)
 

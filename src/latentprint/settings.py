@@ -104,8 +104,9 @@ def parse(text: str, *, name: str) -> dict[str, Any]:
     """
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise SettingsError(f"{name} is not valid TOML: {error}.") from error
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise SettingsError(f"{name} is not valid TOML: {reason}.") from error
 
 
 def load(file: Path) -> dict[str, Any]:

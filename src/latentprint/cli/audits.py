@@ -79,10 +79,9 @@ def check(options: AuditOptions) -> None:
         from latentprint.config import resolve
         from latentprint.preflight import check as preflight
 
-        if options.model is not None:
+        if options.given_samples is not None:
             raise InputError(
-                "check measures audits that train their own model; it does not know what one of a given model"
-                " costs, so run audit --model with few --samples first"
+                "check measures a model's network, which an audit of --samples has not: run it, it takes minutes"
             )
         config = resolve(options.settings(), preset=options.preset)
         found = preflight(
@@ -91,6 +90,9 @@ def check(options: AuditOptions) -> None:
             device=options.device,
             root=options.root,
             download=options.download,
+            model=options.model,
+            label=options.label,
+            target=options.private,
         )
     if options.as_json:
         print_json(found.to_dict())

@@ -37,6 +37,12 @@ def read_archive(path: Path, allowed: Sequence[str]) -> dict[str, NDArray[Any]]:
     try:
         with warnings.catch_warnings(), zipfile.ZipFile(path) as archive:
             warnings.simplefilter("ignore")  # odd headers; what matters is checked below
+            names = archive.namelist()
+            for key in allowed:  # readers differ on which of two arrays of one name they show
+                if names.count(f"{key}.npy") > 1:
+                    raise DataError(
+                        f"{str(path)!r} holds the array {key!r} twice, so which is meant is unclear"
+                    )
             present = [key for key in allowed if f"{key}.npy" in archive.NameToInfo]
             return {key: _read_member(archive, f"{key}.npy", path) for key in present}
     except DataError:
