@@ -8,6 +8,7 @@ import torch
 from scipy import stats as scipy_stats
 from torch import Tensor
 
+from latentprint.contracts import InputError
 from latentprint.denoiser import IdentityCodec
 from latentprint.known import Gaussian, Memorised, Mixture
 from latentprint.likelihood import Exact, Hutchinson
@@ -205,6 +206,63 @@ def test_what_nothing_can_hit_and_what_cannot_be_asked():
         bridge(model, target + 2, never, seed=0)
     with pytest.raises(ValueError, match="finite"):
         bridge(model, target / 0, never, seed=0)
+
+
+class Lossy:
+    """Keeps an image's signs only, so that decode(encode(x)) is far from x."""
+
+    def encode(self, x: Tensor) -> Tensor:
+        return x.sign() / 2
+
+    def decode(self, z: Tensor) -> Tensor:
+        return z
+
+
+def test_an_image_that_its_codec_moved_out_of_its_region_is_an_answer_and_no_error():
+    model = Mixture(images(4), 0.05, VP(end=1e-4))
+    original = model.images[0]
+    codec = Lossy()
+    latent = codec.encode(original[None])[0]
+    inside = within(original, 0.05)
+    assert not inside(codec.decode(latent[None]))[0]
+    found = bridge(
+        model, latent, lambda x: inside(x) & (x > 9).flatten(1).all(1), seed=0, config=QUICK, codec=codec
+    )
+    assert (found.reliable, found.rate) == (False, None)
+    assert "once encoded and decoded" in found.diagnostic
+    # where trajectories around it reach the region all the same, q is as if it had been inside
+    shell = within(original, 0.3)
+    away = original + 0.35 * torch.ones(1, 2, 2, dtype=torch.float64) / 2
+    assert not shell(away[None])[0]
+    truth = model.q(original, 0.3)
+    assert bridge(model, away, shell, seed=0, level=0.999, config=QUICK, data_range=None).holds(truth)
+
+
+def test_bad_targets_are_the_users_and_one_sentence():
+    model = Mixture(images(3), 0.2, VP())
+    inside = within(model.images[0], 0.2)
+    for target in (model.images[0] * 3, model.images[0] * math.nan, (model.images[0] * 9).long()):
+        with pytest.raises(InputError):
+            bridge(model, target, inside, seed=0)
+
+
+def test_longer_steps_above_all_proposals_change_no_density():
+    model = Mixture(images(6), 0.2, VP(end=1e-5))
+    flow = a_flow(model, Exact(2), longest=0.2)
+    ids, proposals = torch.arange(12), [0.3, 0.1]
+    nodes = Nodes.of(flow, proposals)
+    logs = model.schedule.ratio(nodes.times).log()
+    steps, free = logs[:-1] - logs[1:], nodes.times[:-1] > 0.3
+    assert float(steps[free].max()) > 0.4
+    assert float(steps[~free].max()) <= 0.2 + 1e-9
+    for k in nodes.anchors:
+        t = float(nodes.times[nodes.at[k]])
+        x = flow.start(t, ids, "test")
+        alpha, sigma = float(model.schedule.alpha(t)), float(model.schedule.sigma(t))
+        e = (x - alpha * model.images[3]) / sigma
+        log_r = -0.5 * (e**2).flatten(1).sum(1) - 4 * (math.log(sigma) + 0.5 * math.log(2 * math.pi))
+        own = log_r - model.log_density(x, torch.tensor(t, dtype=torch.float64))
+        assert (walk(flow, nodes, k, ids, "test").log_ratio[:, k] - own).abs().max() < 0.03
 
 
 def test_a_model_without_a_finite_likelihood_is_refused():
