@@ -81,7 +81,7 @@ def check(options: AuditOptions) -> None:
 
         if options.given_samples is not None:
             raise InputError(
-                "check measures a model's network, which an audit of --samples has not: run it, it takes minutes"
+                "check measures a model's network, which an audit of --samples has not; it takes minutes"
             )
         config = resolve(options.settings(), preset=options.preset)
         found = preflight(

@@ -168,8 +168,11 @@ class AuditOptions:
 
     @property
     def private(self) -> int | str | None:
-        """The target: a number, or the path of an image."""
+        """The target: a number, or the path of an image; of a given model's --targets 3,14 the first."""
         text = self.target
+        if text is None and self.model is not None and self.targets is not None:
+            places = parse_targets(self.targets)
+            return places[0] if isinstance(places, tuple) else None
         return int(text) if text is not None and text.removeprefix("-").isdecimal() else text
 
     @property
