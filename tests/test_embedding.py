@@ -12,7 +12,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from latentprint.detector import Detector, DetectorConfig, DetectorError, fit_identity
+from latentprint.detector import Detector, DetectorConfig, DetectorError, contrast, fit_identity
 from latentprint.detector.contrast import (
     EmbeddingState,
     fit_embedding,
@@ -165,6 +165,45 @@ def test_an_embedding_that_recognises_nothing_is_refused(digits: Pixels):
         )
 
 
+def test_the_threshold_comes_from_calibration_pairs_and_the_errors_from_test_images():
+    """By pixels: calibration images at right angles to each other, test images nearly of one."""
+    side, count = 4, 12
+    calibration = np.full((count, 1, side, side), 0.0, np.float32)
+    for i in range(count):
+        calibration[i, 0].flat[i] = 0.9
+    rng = Streams(2).generator("test")
+    test = np.clip(0.5 + 0.2 * rng.standard_normal((count, 1, side, side)), -1, 1).astype(np.float32)
+    config = replace(QUICK, dimensions=side * side, masked=0.0, noise=0.0, false_positive_rate=0.05)
+    found = held_to(plain_pixels(side), calibration, calibration, test, KIND, config, 7, rng)
+    # A tenth of another image is laid over what is queried: cosines up to about 0.11, and not 0.
+    assert 0.5 + 1e-3 < found.threshold < (1 + 0.2) / 2
+    assert found.pairs.n == count * (count - 1) and found.pairs.k <= 0.05 * (found.pairs.n + 1)
+    # Two test images have a cosine of about 0.25 / (0.25 + 0.04): each is taken for any other.
+    strangers = found.rates.kinds["another image"]
+    assert strangers == found.rates.fpr == Trials(strangers.n, strangers.n) and strangers.n == 132
+    assert found.rates.tpr.k == found.rates.tpr.n >= 400 and found.epoch == 7
+
+
+def test_views_are_masked_as_the_settings_say_and_the_two_of_an_image_differ(
+    digits: Pixels, monkeypatch: pytest.MonkeyPatch
+):
+    rng = Streams(0).generator("test")
+    bare = replace(QUICK, augmix=False, noise=0.0, masked=0.0)
+    assert (contrast._view(digits[:30], KIND, bare, rng) == digits[:30]).all()
+    covered = contrast._view(digits[:30], KIND, replace(bare, masked=1.0), rng)
+    assert all((one != other).any() for one, other in zip(covered, digits[:30], strict=True))
+    alike: list[bool] = []
+
+    def watched(first: Tensor, second: Tensor, temperature: float) -> Tensor:
+        alike.append(bool((first - second).abs().max() < 1e-3))
+        return nt_xent(first, second, temperature)
+
+    monkeypatch.setattr(contrast, "nt_xent", watched)
+    config = replace(QUICK, epochs=1, draws=None, batch=32, false_positive_rate=0.05)
+    list(fit_embedding(digits[:60], KIND, config, Streams(0)))
+    assert len(alike) >= 2 and not any(alike)
+
+
 def test_the_nearest_other_image_is_no_copy():
     pool = np.array([0.0, 0.01, 0.5, 0.9], np.float32).reshape(4, 1, 1, 1)
     assert nearest_others(pool, pool, chunk=3).tolist() == [2, 2, 3, 2]  # 0.0 and 0.01 are near copies
@@ -217,7 +256,7 @@ def test_the_counts_belong_to_the_threshold(fitted: EmbeddingDetector):
 
 def test_the_best_epoch_is_kept(states: list[EmbeddingState], fitted: EmbeddingDetector):
     losses = [state.validation_loss for state in states]
-    assert fitted.epoch == states[-1].best_epoch == int(np.argmin(losses)) + 1
+    assert fitted.epoch == states[-1].best_epoch == int(np.argmin(losses)) + 1  # its weights: test_stopping
     assert losses[-1] < losses[0]
 
 

@@ -15,7 +15,6 @@ Source: Chen, Kornblith, Norouzi, Hinton 2020, equation 1, arXiv 2002.05709.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -35,6 +34,7 @@ from latentprint.detector.embedding import (
     pairs_needed,
 )
 from latentprint.detector.model import DetectorError, DetectorRates, three_channels
+from latentprint.detector.stopping import until_best
 from latentprint.fingerprint import FingerprintKind
 from latentprint.stats import Trials
 from latentprint.streams import Streams
@@ -102,27 +102,24 @@ def fit_embedding(
     optimiser = torch.optim.AdamW(
         network.parameters(), config.learning_rate, weight_decay=config.weight_decay
     )
-    best, best_epoch, best_weights = np.inf, 0, copy.deepcopy(network.state_dict())
-    for epoch in range(1, config.epochs + 1):
-        epoch_rng = streams.generator("embedding.epoch", epoch)
-        loss = _pass(network, optimiser, shown, kind, config, epoch_rng, place)
-        score = _loss(network, fixed[0], fixed[1], config.temperature)
-        if not np.isfinite(score):
-            raise DetectorError(
-                f"the embedding's loss became {score} in epoch {epoch} with learning rate "
-                f"{config.learning_rate:g}: lower the learning rate"
-            )
-        if score < best:
-            best, best_epoch, best_weights = score, epoch, copy.deepcopy(network.state_dict())
-        last = epoch == config.epochs or epoch - best_epoch >= config.patience
+
+    def learn(epoch: int) -> float:
+        drawn = streams.generator("embedding.epoch", epoch)
+        return _pass(network, optimiser, shown, kind, config, drawn, place)
+
+    for seen in until_best(
+        network,
+        config.epochs,
+        config.patience,
+        learn,
+        lambda: _loss(network, fixed[0], fixed[1], config.temperature),
+        what="the embedding",
+        learning_rate=config.learning_rate,
+    ):
         done = None
-        if last:
-            network.load_state_dict(best_weights)
-            fitted = network.eval().requires_grad_(False)
-            done = held_to(fitted, images, calibration, test, kind, config, best_epoch, rng)
-        yield EmbeddingState(epoch, config.epochs, loss, score, best_epoch, done)
-        if last:
-            return
+        if seen.last:
+            done = held_to(network, images, calibration, test, kind, config, seen.best, rng)
+        yield EmbeddingState(seen.number, config.epochs, seen.loss, seen.validation_loss, seen.best, done)
 
 
 def held_to(

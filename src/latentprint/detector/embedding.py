@@ -17,7 +17,7 @@ Source: Vovk, Gammerman, Shafer 2005 (conformal quantile); Chen et al. 2020, arX
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from latentprint.detector.backbone import Backbone, build_backbone
-from latentprint.detector.model import Detector, DetectorError, DetectorRates, three_channels
+from latentprint.detector.model import (
+    Detector,
+    DetectorError,
+    DetectorRates,
+    rates_from,
+    rates_note,
+    three_channels,
+)
 from latentprint.networks import FileError, commit, committed
 from latentprint.settings import plain
 from latentprint.stats import Trials
@@ -301,20 +308,14 @@ def save_embedding(folder: Path, detector: EmbeddingDetector) -> None:
     Raises:
         OSError: the disk is full or the folder cannot be written.
     """
-
-    def count(trials: Trials) -> dict[str, int]:
-        return {"k": trials.k, "n": trials.n}
-
     note = {
         "name": "embedding",
         "threshold": detector.threshold,
-        "pairs": count(detector.pairs),
+        "pairs": asdict(detector.pairs),
         "epoch": detector.epoch,
         "shape": list(detector.shape),
         "config": plain(detector.config),
-        "tpr": count(detector.rates.tpr),
-        "fpr": count(detector.rates.fpr),
-        "kinds": {kind: count(trials) for kind, trials in detector.rates.kinds.items()},
+        **rates_note(detector.rates),
     }
     commit(folder, detector.network.state_dict(), note)
 
@@ -341,12 +342,11 @@ def _rebuild(
     network = build_embedder(config, Streams(0))  # its weights are replaced at once
     network.load_state_dict(tensors)
     channels, height, width = note["shape"]
-    kinds = {kind: Trials(**count) for kind, count in note["kinds"].items()}
     return EmbeddingDetector(
         network.to(device).eval().requires_grad_(False),
         float(note["threshold"]),
         Trials(**note["pairs"]),
-        DetectorRates(Trials(**note["tpr"]), Trials(**note["fpr"]), kinds),
+        rates_from(note),
         config,
         int(note["epoch"]),
         (channels, height, width),

@@ -12,7 +12,6 @@ The seed draws all.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -43,6 +42,7 @@ from latentprint.detector.model import (
     three_channels,
     threshold_between,
 )
+from latentprint.detector.stopping import until_best
 from latentprint.fingerprint import FingerprintKind
 from latentprint.stats import Trials
 from latentprint.streams import Streams
@@ -218,28 +218,23 @@ def _fit(task: _Task, streams: Streams, device: torch.device) -> Iterator[FitSta
         network.parameters(), config.learning_rate, weight_decay=config.weight_decay
     )
     held = (_tensor(task.validation[0], device), torch.from_numpy(task.validation[1]).to(device))
-    best, best_epoch, best_weights = np.inf, 0, copy.deepcopy(network.state_dict())
-    for epoch in range(1, config.epochs + 1):
+
+    def learn(epoch: int) -> float:
         pixels, labels = task.epoch(streams.generator(f"{name}.epoch", epoch))
-        loss = _pass(
-            network, optimiser, _tensor(pixels, device), torch.from_numpy(labels).to(device), config.batch
-        )
-        score = _loss(network, *held)
-        if not np.isfinite(score):
-            raise DetectorError(
-                f"the {name} detector's loss became {score} in epoch {epoch} with learning rate "
-                f"{config.learning_rate:g}: lower the learning rate"
-            )
-        if score < best:
-            best, best_epoch, best_weights = score, epoch, copy.deepcopy(network.state_dict())
-        last = epoch == config.epochs or epoch - best_epoch >= config.patience
-        done = None
-        if last:
-            network.load_state_dict(best_weights)
-            done = _held_to(task, network.eval().requires_grad_(False), best_epoch, device)
-        yield FitState(name, epoch, config.epochs, loss, score, best_epoch, done)
-        if last:
-            return
+        truth = torch.from_numpy(labels).to(device)
+        return _pass(network, optimiser, _tensor(pixels, device), truth, config.batch)
+
+    for seen in until_best(
+        network,
+        config.epochs,
+        config.patience,
+        learn,
+        lambda: _loss(network, *held),
+        what=f"the {name} detector",
+        learning_rate=config.learning_rate,
+    ):
+        done = _held_to(task, network, seen.best, device) if seen.last else None
+        yield FitState(name, seen.number, config.epochs, seen.loss, seen.validation_loss, seen.best, done)
 
 
 def _pass(

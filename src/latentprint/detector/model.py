@@ -8,7 +8,7 @@ uses the statistics of the fit, so that the answer never depends on what else is
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -208,25 +208,38 @@ def _indifferent(name: str) -> DetectorError:
     )
 
 
+def rates_note(rates: DetectorRates) -> dict[str, Any]:
+    """Error rates as plain values, which ``rates_from`` reads back."""
+    return {
+        "tpr": asdict(rates.tpr),
+        "fpr": asdict(rates.fpr),
+        "kinds": {kind: asdict(trials) for kind, trials in rates.kinds.items()},
+    }
+
+
+def rates_from(note: Mapping[str, Any]) -> DetectorRates:
+    """The error rates of a note.
+
+    Raises:
+        KeyError, TypeError, ValueError: it does not hold them.
+    """
+    kinds = {kind: Trials(**count) for kind, count in note["kinds"].items()}
+    return DetectorRates(Trials(**note["tpr"]), Trials(**note["fpr"]), kinds)
+
+
 def save_detector(folder: Path, detector: NetworkDetector) -> None:
     """Write a detector: weights as safetensors, the rest as JSON.
 
     Raises:
         OSError: the disk is full or the folder cannot be written.
     """
-
-    def count(trials: Trials) -> dict[str, int]:
-        return {"k": trials.k, "n": trials.n}
-
     note = {
         "name": detector.name,
         "threshold": detector.threshold,
         "epoch": detector.epoch,
         "shape": list(detector.shape),
         "config": plain(detector.config),
-        "tpr": count(detector.rates.tpr),
-        "fpr": count(detector.rates.fpr),
-        "kinds": {kind: count(trials) for kind, trials in detector.rates.kinds.items()},
+        **rates_note(detector.rates),
     }
     commit(folder, detector.network.state_dict(), note)
 
@@ -251,14 +264,11 @@ def _rebuild(tensors: dict[str, Tensor], note: dict[str, Any], device: torch.dev
     network = build_backbone(config.backbone, Streams(0), "replaced at once")
     network.load_state_dict(tensors)
     channels, height, width = note["shape"]
-    rates = DetectorRates(
-        Trials(**note["tpr"]), Trials(**note["fpr"]), {k: Trials(**v) for k, v in note["kinds"].items()}
-    )
     return NetworkDetector(
         note["name"],
         network.to(device).eval().requires_grad_(False),
         float(note["threshold"]),
-        rates,
+        rates_from(note),
         config,
         int(note["epoch"]),
         (channels, height, width),
