@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.stats import beta, binom
 from typer.testing import CliRunner
 
 from latentprint import reproduce as package
@@ -118,6 +119,13 @@ def test_a_row_without_its_data_leaves_the_others_on_the_page(done: Path) -> Non
     page = (done / "docs" / "paper.md").read_text()
     assert "**Not run:** absent." in page
     assert "| small, paper | 1,080 |" in page and "| 50,000 | 46.3 | – | – | 52 |" in page
+    # Of the paper's counts: the exact interval of 52 in 50,000, and P(X <= 52) for H0: q = 1/1,080.
+    low, high, p_value = (
+        beta.ppf(0.025, 52, 49_949),
+        beta.ppf(0.975, 53, 49_948),
+        binom.cdf(52, 50_000, 1 / 1080),
+    )
+    assert f"| {low:.2g} … {high:.2g} | {p_value:.2g} |" in page
 
 
 def test_the_page_says_what_the_run_says(done: Path) -> None:
@@ -335,6 +343,7 @@ def test_bad_input_is_a_sentence_and_exit_2(tmp_path: Path, experiments: Path) -
         return answer.stderr
 
     here = ["--experiments", str(experiments), "--out", str(tmp_path / "runs")]
+    assert "in one process" in said("fig3", "--processes", "2", *here)
     assert "'table9' is not an experiment; there are fig3, fig6, fig8, table" in said("table9", *here)
     assert "has no size 'full'" in said("table", "--scale", "full", *here)
     assert "has no row '99'; it has 24, absent" in said("table", "--only", "99", *here)

@@ -73,6 +73,8 @@ def reproduce(
     """
     one = experiment(name, experiments)
     source = one if one.uses is None else experiment(one.uses, experiments)
+    if source.kind == "lengths" and processes > 1:
+        raise ExperimentError(f"{source.name} keeps the weights of one training as it goes, in one process")
     place = Place(runs, device, root, download, progress, processes=processes)
     record = Record.read(docs / "paper")
     refused: InputError | None = None
@@ -89,7 +91,8 @@ def reproduce(
                     progress(source.name, done, total, "rows")
     except InputError as error:
         refused = error  # a row that cannot run leaves the finished ones on the page
-    record.draw(one.name, size, _figure(one, source, size, place, record))
+    if record.rows(source.name, size) and (one is not source or source.kind == "lengths"):
+        record.draw(one.name, size, _figure(one, source, size, place, record))
     write_page(docs, experiments)
     if refused is not None:
         raise refused

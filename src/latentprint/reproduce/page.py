@@ -17,6 +17,7 @@ from latentprint.reproduce.plan import FOLDER, SIZES, Experiment, Published, Row
 from latentprint.reproduce.record import Record
 from latentprint.reproduce.summary import Entry
 from latentprint.settings import plain, read
+from latentprint.stats import Trials, binomial_test_less
 from latentprint.store.files import write_aside
 
 PAGE = "paper.md"
@@ -73,8 +74,12 @@ def _size(one: Experiment, source: Experiment, size: Size, record: Record) -> It
         yield ""
     if rows and one is source:
         yield from _numbers(source, size, rows)
-    for file in record.figures.get(one.name, {}).get(size, []):
+    files = record.figures.get(one.name, {}).get(size)
+    for file in files or []:
         yield f"![{one.title}: {size}](paper/{size}/{file})"
+        yield ""
+    if files == [] and one is not source and rows:
+        yield "Nothing to show: the finished rows hold no image of this kind."
         yield ""
     if len(missing) == len(scale.rows):
         yield f"**Not run.** Time: {scale.hours or 'not measured'}."
@@ -117,7 +122,7 @@ COLUMNS = (
 
 def _table(source: Experiment, made: Sequence[tuple[Row, Entry]]) -> Iterator[str]:
     yield _line(COLUMNS)
-    yield _line(["---"] + ["---:"] * (len(COLUMNS) - 1))
+    yield _line(["---", *["---:"] * (len(COLUMNS) - 1)])
     printed: set[str] = set()
     for row, entry in made:
         published = source.of(row)
@@ -136,6 +141,12 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def _paper(one: Published) -> list[str]:
+    interval = p_value = _NONE
+    if one.hits is not None and one.samples is not None and one.images is not None:
+        # From the counts that are printed; the paper gives no interval, and of p that it is below 5 %.
+        low, high = Trials(one.hits, one.samples).interval(0.95)
+        interval = f"{low:.2g} … {high:.2g}"
+        p_value = f"{binomial_test_less(one.hits, one.samples, 1 / one.images):.2g}"
     return [
         f"{one.name}, paper",
         _count(one.images),
@@ -148,8 +159,8 @@ def _paper(one: Published) -> list[str]:
         _count(one.presence_hits),
         _count(one.identity_hits),
         _count(one.hits),
-        _NONE,
-        _NONE,
+        interval,
+        p_value,
         _plain(one.t_prime),
     ]
 

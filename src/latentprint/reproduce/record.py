@@ -58,9 +58,7 @@ class Record:
         self.write()
 
     def draw(self, name: str, size: Size, files: Mapping[str, bytes]) -> None:
-        """Write a figure's files into ``folder/SIZE`` and remember their names."""
-        if not files:
-            return
+        """Write a figure's files into ``folder/SIZE`` and remember their names, also that there are none."""
         (self.folder / size).mkdir(parents=True, exist_ok=True)
         for file, content in files.items():
             write_aside(self.folder / size / file, content)
