@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
+from made_up import clean
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -28,6 +29,7 @@ from latentprint.gate.policy import MembershipRule
 from latentprint.marks import FingerprintSettings
 from latentprint.membership import auc
 from latentprint.store import Run
+from latentprint.verdict import verdict
 from latentprint.verify import verify
 
 TINY = """
@@ -153,6 +155,16 @@ def test_membership_is_that_of_the_stored_scores_and_the_gate_judges_by_it(
         (outcome,) = judge(results, Policy(membership=MembershipRule(limit))).outcomes
         assert outcome.answer == answer
     assert "Membership scores" in (run / "report.html").read_text()
+
+
+def test_a_hit_by_another_sampler_takes_not_found_back() -> None:
+    results = clean()
+    assert results["verdict"]["state"] == "not found"
+    other = {"sampler": {"step": "heun", "steps": 18}, "q": {"hits": 0, "samples": 2000}}
+    assert verdict(results | {"samplers": [other]}) == results["verdict"]
+    seen = verdict(results | {"samplers": [other | {"q": {"hits": 3, "samples": 2000}}]})
+    assert seen["state"] == "inconclusive"
+    assert any("heun, 18 steps" in one and "3 of 2,000" in one for one in seen["reasons"])
 
 
 def test_samplers_are_read_from_the_command() -> None:

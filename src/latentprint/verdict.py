@@ -21,6 +21,8 @@ Where sampling stopped on sight of the counts (``q.monte_carlo.until``), tests f
 hits the lower end of the anytime-valid interval, through the detectors' errors, must lie above zero. Without
 a hit the number of looks was a constant, so that "not found" is judged as above.
 
+Detections by further samplers of the same model (``samplers``) turn "not found" into **inconclusive**.
+
 Where samples were given in the place of a model, copies of *any* training image among them decide too: if
 more of them are near to training images than images never trained on can be (``copies.leaks``), the state is
 **reproduces**, whatever was counted for x_p.
@@ -187,7 +189,8 @@ def verdict(results: Mapping[str, Any], rule: Rule | None = None) -> dict[str, A
     else:
         state, reasons = _nothing_found(counts, rule)
     state, more = _rare_events(state, results, counts, rule)
-    state, reasons = _copies(state, reasons + more, results)
+    state, told = _samplers(state, results)
+    state, reasons = _copies(state, reasons + more + told, results)
     reasons += _search(results)
     return {"state": state, "reasons": reasons, "policy": None, "rule": asdict(rule)}
 
@@ -300,6 +303,23 @@ def _rare_events(
         )
         if state == "not found" and estimate["low"] > counts.hits.upper(rule.level):
             reasons.append("That contradicts the count of zero, so the two must be reconciled first.")
+            state = "inconclusive"
+    return state, reasons
+
+
+def _samplers(state: State, results: Mapping[str, Any]) -> tuple[State, list[str]]:
+    """Counts by further samplers: they inform, and hits among them contradict "not found"."""
+    reasons: list[str] = []
+    for one in results.get("samplers") or []:
+        seen, sampler = _trials(one["q"]["hits"], one["q"]["samples"]), one["sampler"]
+        if not seen.k:
+            continue
+        reasons.append(
+            f"By another sampler ({sampler['step']}, {sampler.get('steps')} steps) the image was recognised"
+            f" in {seen.k:,} of {seen.n:,} generated images."
+        )
+        if state == "not found":
+            reasons.append("What one sampler does not show another may, so the model is not cleared.")
             state = "inconclusive"
     return state, reasons
 
