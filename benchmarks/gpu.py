@@ -1,8 +1,8 @@
 """What a GPU does with the paper's network: training, sampling, and the whole of one Table 2 row.
 
 Compares the settings of ``training.Speed`` and bf16 with plain float32, each alone and all together, in steps
-per second and as a share of what the same device does in plain matrix products (the ceiling): how much is left
-to gain is the difference. Sampling is measured in images per second of the audit's own sampler with both
+per second and as a share of what the same device does in plain matrix products (the ceiling): how much is
+left to gain is the difference. Sampling is measured in images per second of the audit's own sampler with both
 detectors behind it, as an audit samples. The row's time is put together from what was measured,
 
     seconds = 30,000 / (steps/s) + (50,000 + passes of the search for t') / (images/s) + fits of c_p, c_id
