@@ -92,7 +92,8 @@ def rare(
     alarms = {"splitting": control}
     for name, rate in found.items():
         entries[name] = rate.to_dict() | {"corrected": None}
-        if rate.reliable and rate.rate is not None:
+        stretches = rate.trials is not None or rate.freedom is not None  # unknown in runs of older versions
+        if rate.reliable and rate.rate is not None and stretches:
             entries[name]["corrected"] = corrected(rate.rate, rate.at, detectors, alarms.get(name))
     return entries | {"combined": together}
 
