@@ -182,6 +182,9 @@ def test_the_threshold_comes_from_calibration_pairs_and_the_errors_from_test_ima
     strangers = found.rates.kinds["another image"]
     assert strangers == found.rates.fpr == Trials(strangers.n, strangers.n) and strangers.n == 132
     assert found.rates.tpr.k == found.rates.tpr.n >= 400 and found.epoch == 7
+    # Where all images are at right angles, only an image's own copies match it: all of them, and no other's.
+    own = held_to(plain_pixels(side), calibration, calibration, calibration, KIND, config, 7, rng).rates
+    assert own.tpr == Trials(own.tpr.n, own.tpr.n) and own.fpr.rate < 0.2
 
 
 def test_views_are_masked_as_the_settings_say_and_the_two_of_an_image_differ(
