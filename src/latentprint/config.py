@@ -54,7 +54,8 @@ class ModelSettings:
 class SamplerSettings:
     """The sampler whose q and t' are measured; ``name = "paper"`` is the paper's, with nothing more to set.
 
-    The default follows the law of the paper's reverse SDE in a fortieth of its evaluations. A sampler of the
+    The default is the cheapest that reached the law of the paper's reverse SDE, from the prior and from x_t, on
+    a trained network and on an exact one (benchmarks/samplers.py): a tenth of its evaluations. A sampler of the
     probability flow ("heun", "dpm-solver++2m") draws from the prior alike, but from x_t it returns to x_p
     more often than Alg. 1 does: there its law is not that of the SDE (docs/method.md).
 
@@ -67,7 +68,7 @@ class SamplerSettings:
     """
 
     name: str = "ancestral"
-    steps: int = 24
+    steps: int = 96
     spacing: Spacing = "karras"
     denoise: bool = True
     beside: tuple[str, ...] = ()
