@@ -54,10 +54,10 @@ class ModelSettings:
 class SamplerSettings:
     """The sampler whose q and t' are measured; ``name = "paper"`` is the paper's, with nothing more to set.
 
-    The default is the cheapest that reached the law of the paper's reverse SDE, from the prior and from x_t, on
-    a trained network and on an exact one (benchmarks/samplers.py): a tenth of its evaluations. A sampler of the
-    probability flow ("heun", "dpm-solver++2m") draws from the prior alike, but from x_t it returns to x_p
-    more often than Alg. 1 does: there its law is not that of the SDE (docs/method.md).
+    The default is the cheapest that reached the law of the paper's reverse SDE, from the prior and from x_t,
+    on a trained network and on an exact one (benchmarks/samplers.py): a tenth of its evaluations. A sampler
+    of the probability flow ("heun", "dpm-solver++2m") returns to x_p from x_t more often than Alg. 1 does:
+    there its law is not that of the SDE (docs/method.md).
 
     Attributes:
         beside: further samplers whose t' and q are measured too, each "NAME", "NAME:STEPS" or

@@ -13,7 +13,6 @@ from latentprint.report.glossary import GLOSSARY, LIMITS, MARKED, UNMARKED
 from latentprint.report.growth import growth, method
 from latentprint.report.membership import membership_section
 from latentprint.report.provenance import model_notes, provenance, stage_rows
-from latentprint.report.samplers import samplers_section
 from latentprint.report.reading import (
     at,
     confidence,
@@ -27,6 +26,7 @@ from latentprint.report.reading import (
     two_recognisers,
 )
 from latentprint.report.reading import words as text
+from latentprint.report.samplers import samplers_section
 
 SHOWN = 100
 """Rows of the profile that stand in the page itself; a script pages through the rest."""
