@@ -1,0 +1,89 @@
+"""One number beside what it follows from, and how two such values are compared."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from latentprint.contracts import InputError
+
+Source = Literal["counts", "rows", "files"]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One number, as it stands in results.json and as it follows from ``source``."""
+
+    path: str
+    stored: Any
+    derived: Any
+    source: Source
+
+    @property
+    def agrees(self) -> bool:
+        """Whether both are the same, numbers to rounding."""
+        return alike(self.stored, self.derived)
+
+    @property
+    def sentence(self) -> str:
+        """What was found, with the first place where they differ."""
+        if self.agrees:
+            return f"{self.path} agrees with the {self.source}."
+        stored, derived = first_difference(self.stored, self.derived)
+        return f"{self.path} says {stored}, but the {self.source} say {derived}."
+
+
+def alike(stored: Any, derived: Any) -> bool:
+    """Equal, with numbers equal to rounding (1e-9 relative): other processors round sums differently."""
+    if isinstance(derived, bool) or isinstance(stored, bool) or derived is None or stored is None:
+        return stored is derived
+    if isinstance(derived, (int, float)) and isinstance(stored, (int, float)):
+        return math.isclose(stored, derived, rel_tol=1e-9, abs_tol=1e-300)
+    if isinstance(derived, list) and isinstance(stored, list):
+        ours, theirs = cast(list[Any], derived), cast(list[Any], stored)
+        return len(ours) == len(theirs) and all(map(alike, theirs, ours))
+    return bool(stored == derived)
+
+
+def first_difference(stored: Any, derived: Any) -> tuple[str, str]:
+    """The two values, or the first entries that differ where both are lists of one length."""
+    if isinstance(stored, list) and isinstance(derived, list):
+        theirs, ours = cast(list[Any], stored), cast(list[Any], derived)
+        if len(theirs) == len(ours):
+            i = next(i for i, pair in enumerate(zip(theirs, ours, strict=True)) if not alike(*pair))
+            return f"{_short(theirs[i])} at position {i}", _short(ours[i])
+        return f"{len(theirs)} values", f"{len(ours)}"
+    return _short(stored), _short(derived)
+
+
+def _short(value: Any) -> str:
+    text = f"{value:.10g}" if isinstance(value, float) else repr(value)
+    return text if len(text) <= 100 else text[:97] + "..."
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON object from a file of a run.
+
+    Raises:
+        InputError: it is missing, no JSON or no object.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path.name} is missing in the run folder; has the audit finished?") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"{path.name} cannot be read as JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{path.name} must hold one object, got {type(value).__name__}")
+    return cast(dict[str, Any], value)
+
+
+def at(source: Any, path: str) -> Any:
+    """The value at a path of keys with dots between; None where there is none."""
+    for key in path.split("."):
+        source = cast(Mapping[str, Any], source).get(key) if isinstance(source, Mapping) else None
+    return source
