@@ -19,7 +19,7 @@ import latentprint
 from latentprint import resolve, run_audit
 from latentprint.adapters import open_model
 from latentprint.audit import stages
-from latentprint.audit.given import given_images, open_given
+from latentprint.audit.given import as_it_is, given_images, open_given
 from latentprint.audit.stages import Detectors
 from latentprint.audit.work import Work
 from latentprint.cli import app
@@ -237,15 +237,15 @@ def test_a_drawn_target_has_no_near_copy(tmp_path: Path) -> None:
         config = resolve(
             {"seed": seed, "data": {"source": str(tmp_path / "data.npz"), "images": None}}, preset="small"
         )
-        _, injection = given_images(config, given, None, False)
+        _, injection = given_images(as_it_is(config), given, None, False)
         assert (injection.index, injection.copies) == (12, 1)
     chosen = open_given(tmp_path / "model", None, 3, torch.device("cpu"))
     assert chosen is not None
-    _, injection = given_images(config, chosen, None, False)
+    _, injection = given_images(as_it_is(config), chosen, None, False)
     assert (injection.index, injection.copies, len(injection.control)) == (3, 12, 1)
     np.savez(tmp_path / "data.npz", train_images=pixels[:12], test_images=pixels[13:])
     with pytest.raises(InputError, match="each of the 12 images has a near copy"):
-        given_images(config, given, None, False)
+        given_images(as_it_is(config), given, None, False)
 
 
 def test_a_model_of_karras_keeps_its_denoiser_under_another_name_of_time(tmp_path: Path) -> None:

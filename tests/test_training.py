@@ -205,7 +205,7 @@ def test_a_checkpoint_of_another_training_is_refused_by_name(tmp_path: Path):
 
 
 def test_the_average_follows_its_recursion(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(training, "_REPORT", 1)
+    monkeypatch.setattr(training, "REPORT", 1)
     network = Small(64)
     expected = [p.detach().double().clone() for p in network.parameters()]
     for state in train(digits(), network, SubVP(), replace(SHORT, ema=0.7), Streams(1)):
@@ -220,7 +220,7 @@ def test_the_average_follows_its_recursion(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_gradients_are_clipped(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(training, "_REPORT", 1)
+    monkeypatch.setattr(training, "REPORT", 1)
     network = Small(64)
     norms = []
     for _ in train(digits(), network, SubVP(), replace(SHORT, clip=1e-3, steps=5), Streams(1)):
