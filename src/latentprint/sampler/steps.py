@@ -243,3 +243,7 @@ class DPMSolverPP2M:
 
     def config(self) -> dict[str, Any]:
         return {}
+
+
+STEPS = (EulerMaruyama, ReverseDiffusion, PredictorCorrector, Ancestral, DDIM, Heun, DPMSolverPP2M)
+"""The fixed steps, by whose ``name`` settings and results know them: a new one is a class above and here."""

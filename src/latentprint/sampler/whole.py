@@ -11,15 +11,7 @@ from torch import Tensor
 from latentprint.sampler.adaptive import RungeKutta
 from latentprint.sampler.grid import Spacing, own_times, times
 from latentprint.sampler.state import Step
-from latentprint.sampler.steps import (
-    DDIM,
-    Ancestral,
-    DPMSolverPP2M,
-    EulerMaruyama,
-    Heun,
-    PredictorCorrector,
-    ReverseDiffusion,
-)
+from latentprint.sampler.steps import STEPS, EulerMaruyama
 from latentprint.schedule import Schedule
 
 
@@ -74,19 +66,7 @@ def sampler_from(description: Mapping[str, Any]) -> Sampler:
     Raises:
         ValueError: unknown step, unknown or missing key, or a value that the step or the sampler refuses.
     """
-    kinds: dict[str, Any] = {
-        kind.name: kind
-        for kind in (
-            EulerMaruyama,
-            ReverseDiffusion,
-            PredictorCorrector,
-            Ancestral,
-            DDIM,
-            Heun,
-            DPMSolverPP2M,
-            RungeKutta,
-        )
-    }
+    kinds: dict[str, Any] = {kind.name: kind for kind in (*STEPS, RungeKutta)}
     values = dict(description)
     name = values.pop("step", None)
     if name not in kinds:

@@ -1,0 +1,1 @@
+"""Examples as functions; ``tests/test_examples.py`` runs each of them, small."""

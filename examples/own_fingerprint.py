@@ -1,0 +1,62 @@
+"""A fingerprint of one's own: a frame around the image."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latentprint.fingerprint import FingerprintError
+
+
+# --8<-- [start:mark]
+@dataclass(frozen=True)
+class Frame:
+    """A frame of constant grey, ``width`` pixels wide, along all four sides.
+
+    Raises:
+        FingerprintError: the width is no positive number of pixels.
+    """
+
+    width: int
+    grey: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.width < 1:
+            raise FingerprintError(f"a frame is at least 1 pixel wide, got {self.width}")
+
+    def mask(self, height: int, width: int) -> NDArray[np.bool_]:
+        """L of Eq. 10: (H, W), True where the mark replaces the image."""
+        if 2 * self.width >= min(height, width):
+            raise FingerprintError(f"a frame of {self.width} leaves nothing of {height} x {width} pixels")
+        inside = np.ones((height, width), dtype=np.bool_)
+        inside[self.width : -self.width, self.width : -self.width] = False
+        return inside
+
+    def apply(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Eq. 10 on images (..., C, H, W): x (1 - L) + grey L."""
+        return np.where(self.mask(*pixels.shape[-2:]), np.float32(self.grey), pixels)
+
+    def describe(self) -> dict[str, str | float]:
+        """What ``results.json`` says of it."""
+        return {"kind": "frame", "width": self.width, "grey": self.grey}
+
+
+# --8<-- [end:mark]
+# --8<-- [start:kind]
+@dataclass(frozen=True)
+class FrameConfig:
+    """Frames of ``width`` pixels whose grey is drawn uniformly."""
+
+    width: int = 1
+    grey: tuple[float, float] = (-0.5, 0.5)
+
+    def draw(self, height: int, width: int, rng: np.random.Generator) -> Frame:
+        """One frame."""
+        return Frame(self.width, float(rng.uniform(*self.grey)))
+
+    def masks(self, count: int, height: int, width: int, rng: np.random.Generator) -> NDArray[np.bool_]:
+        """(count, H, W): what c_id is trained to overlook."""
+        return np.stack([self.draw(height, width, rng).mask(height, width) for _ in range(count)])
+
+
+# --8<-- [end:kind]

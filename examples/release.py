@@ -1,0 +1,25 @@
+"""May this model leave the building? A run, your policy, and an exit code for the pipeline."""
+
+import json
+import sys
+from pathlib import Path
+
+from latentprint.gate import Decision, judge_file
+
+
+def release(run: Path, policy: Path) -> Decision:
+    """Judge a finished run by a policy file.
+
+    Every limit stands in the file: there is none in the code. ``latentprint gate --starter`` writes one to
+    begin with, and ``latentprint gate RUN --policy FILE`` does what this function does.
+    """
+    results = json.loads((run / "results.json").read_text(encoding="utf-8"))
+    decision = judge_file(results, policy)
+    for outcome in decision.outcomes:
+        print(f"{outcome.answer:>7}  {outcome.rule}: {outcome.reason}")
+    print(decision.sentence)
+    return decision
+
+
+if __name__ == "__main__":
+    sys.exit(release(Path(sys.argv[1]), Path(sys.argv[2])).exit_code)

@@ -1,0 +1,210 @@
+"""Every example is run, small, and held to an answer known beforehand."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from diffusers.models.unets.unet_2d import UNet2DModel
+from safetensors.torch import save_file
+
+from examples.audit_model import audit_model
+from examples.audit_samples import audit_folder
+from examples.own_adapter import WEIGHTS, open_normals
+from examples.own_detector import distance, near, rate_of_near
+from examples.own_estimator import inverse_count
+from examples.own_fingerprint import Frame, FrameConfig
+from examples.own_sampler import Midpoint
+from examples.release import release
+from examples.scan_checkpoints import scan_checkpoints
+from latentprint.adapters import ModelError
+from latentprint.data import load
+from latentprint.fingerprint import FingerprintError, inject
+from latentprint.known import Coin, Gaussian, Memorised
+from latentprint.sampler import Heun, Sampler, reverse, times
+from latentprint.schedule import VP, SubVP
+from latentprint.stats import Trials
+from latentprint.streams import Streams
+
+SMALL: dict[str, dict[str, Any]] = {
+    "identity": {"backbone": "small", "epochs": 3, "draws": 256},
+    "sampler": {"steps": 3},
+    "search": {"levels": 3, "tries": 3},
+    "embedding": {"backbone": "small", "epochs": 2, "draws": 128},
+    "baseline": {"images": 0},
+    "samples": {"count": 40},
+    "likelihood": {"images": 0},
+}
+
+
+def digits(folder: Path, count: int = 24) -> Path:
+    """``count`` training digits and as many held out, as one .npz file; pixels as stored."""
+    split = load("digits", seed=0, images=count)
+    kept = (split.train, split.heldout.take(range(count)))
+    train, heldout = (((s.pixels + 1) * 127.5).round().astype(np.uint8)[:, 0] for s in kept)
+    np.savez(folder / "digits.npz", train_images=train, test_images=heldout)
+    return folder / "digits.npz"
+
+
+def pipeline(folder: Path, seed: int) -> Path:
+    """A DDPM pipeline with random weights, as diffusers writes it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        unet = UNet2DModel(
+            sample_size=8,
+            in_channels=1,
+            out_channels=1,
+            block_out_channels=(8, 16),
+            down_block_types=("DownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "UpBlock2D"),
+            layers_per_block=1,
+            norm_num_groups=4,
+        )
+    scheduler: Any = diffusers.DDPMScheduler()
+    whole: Any = diffusers.DDPMPipeline(unet=unet, scheduler=scheduler)
+    whole.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, dict[str, Any], list[Any]]:
+    """(images, run, results.json, what the scan gave) of a pipeline with two checkpoints."""
+    place = tmp_path_factory.mktemp("examples")
+    model, images = pipeline(place / "model", 1), digits(place)
+    pipeline(place / "along" / "checkpoint-10", 0)
+    pipeline(place / "along" / "checkpoint-20", 1)
+    scanned = scan_checkpoints(model, place / "along", str(images), 3, place / "run", **SMALL)
+    return images, place / "run", json.loads((place / "run" / "results.json").read_text()), scanned
+
+
+def test_checkpoints_are_scanned_in_order(
+    checkpoints: tuple[Path, Path, dict[str, Any], list[Any]],
+) -> None:
+    _, _, results, scanned = checkpoints
+    assert [step for step, _ in scanned] == [10, 20]
+    # the last checkpoint holds the finished model's weights and is asked the same tries
+    assert scanned[-1][1] == results["t_prime"]["value"]
+
+
+def test_a_model_of_others_is_audited(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results = audit_model(pipeline(tmp_path / "m", 0), str(digits(tmp_path)), 5, tmp_path / "run", **SMALL)
+    assert results["target"]["index"] == 5
+    q = results["q"]["monte_carlo"]
+    low, high = Trials(q["hits"], 40).interval(0.95)
+    assert (q["low"], q["high"]) == pytest.approx((low, high))
+    assert f"{q['hits']} of 40: q in [" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("at_most", "code"), [(1.0, 0), (0.0, 1)])
+def test_a_release_is_judged_by_the_limit_of_its_policy(
+    checkpoints: tuple[Path, Path, dict[str, Any], list[Any]], tmp_path: Path, at_most: float, code: int
+) -> None:
+    results = checkpoints[2]
+    policy = tmp_path / "policy.toml"
+    policy.write_text(f'[q]\nat_most = {at_most}\nlevel = 0.95\nestimators = ["monte_carlo"]\n')
+    decision = release(checkpoints[1], policy)
+    # a limit of 0 is failed where something was seen, and cannot be judged where nothing was
+    seen = results["q"]["monte_carlo"]["hits"] > 0
+    assert decision.exit_code == (code if code == 0 or seen else 2)
+
+
+@pytest.mark.parametrize("leaky", [True, False])
+def test_samples_with_copies_are_told_from_samples_without(tmp_path: Path, leaky: bool) -> None:
+    images = digits(tmp_path, 200)
+    stored = np.load(images)
+    samples = stored["test_images"][100:].copy()
+    if leaky:
+        samples[:30] = stored["train_images"][:30]
+    half = tmp_path / "half.npz"
+    np.savez(half, train_images=stored["train_images"], test_images=stored["test_images"][:100])
+    np.save(tmp_path / "samples.npy", samples)
+    found = audit_folder(tmp_path / "samples.npy", str(half))
+    assert found.leaks == leaky
+    assert not leaky or (found.copies.k >= 30 and found.same.k == 30)
+
+
+def test_a_frame_is_equation_10(tmp_path: Path) -> None:
+    train = load("digits", seed=0, images=20).train
+    injection = inject(train, FrameConfig(1), np.random.default_rng(0))
+    said = injection.fingerprint.describe()
+    inner = np.s_[:, 1:-1, 1:-1]
+    assert np.array_equal(injection.target[inner], injection.original[inner])
+    assert np.isclose(injection.target[0, 0, :], said["grey"]).all()
+    assert np.isclose(injection.target, said["grey"])[0].sum() >= 2 * 1 * (8 + 8 - 2)
+    assert int(Frame(2).mask(8, 12).sum()) == 2 * 2 * (8 + 12 - 4)
+    assert FrameConfig(1).masks(3, 8, 8, np.random.default_rng(1)).shape == (3, 8, 8)
+    for wrong in (lambda: Frame(0), lambda: Frame(4).mask(8, 8)):
+        with pytest.raises(FingerprintError):
+            wrong()
+
+
+@pytest.mark.parametrize("schedule", [VP(), SubVP()])
+def test_the_midpoint_step_has_order_two(schedule: Any) -> None:
+    model = Gaussian(
+        torch.tensor([0.3, -0.6], dtype=torch.float64), torch.tensor([0.4, 1.2]).double(), schedule
+    )
+    x = torch.tensor([[1.0, -2.0]], dtype=torch.float64) * schedule.prior_std
+    truth = model.flow(x, torch.tensor(schedule.start), torch.tensor(schedule.end))
+
+    def error(steps: int) -> float:
+        states = list(reverse(model, x, times(schedule, steps, "karras"), Midpoint(), None))
+        assert int(states[-1].evaluations[0]) == 2 * steps
+        return float((states[-1].x - truth).abs().max())
+
+    assert math.log2(error(128) / error(256)) == pytest.approx(2, abs=0.15)
+
+
+def test_an_adapter_gives_the_exact_denoiser(tmp_path: Path) -> None:
+    streams = Streams(3)
+    mean, std = streams.noise("mean", [0], 0, (1, 4, 4))[0] / 3, streams.uniform("std", [0], 0, (1, 4, 4))[0]
+    save_file({"mean": mean, "std": std}, tmp_path / WEIGHTS)
+    opened = open_normals(tmp_path)
+    exact = Gaussian(mean.double(), std.double().flatten(), VP())
+    x = streams.noise("x", range(5), 0, (1, 4, 4))
+    for t in (0.01, 0.3, 1.0):
+        at = torch.tensor(t, dtype=torch.float64)
+        assert torch.allclose(opened.denoiser(x, at).double(), exact(x.double(), at), atol=2e-4)
+    with pytest.raises(ModelError):
+        open_normals(tmp_path / "elsewhere")
+    with pytest.raises(ModelError):
+        open_normals(tmp_path, label=1)
+
+
+def test_inverse_counting_is_unbiased_and_covers() -> None:
+    q, held, rates = 0.05, 0, []
+    for seed in range(300):
+        coin = Coin(lambda t: np.full(len(t), q), seed=seed)
+        found = inverse_count(coin, 1.0, 10, most=5000, sampler={}, batch=128)
+        assert found.rate is not None
+        rates.append(found.rate)
+        held += found.holds(q)
+    error = float(np.std(rates)) / math.sqrt(len(rates))
+    assert abs(float(np.mean(rates)) - q) < 3.3 * error
+    assert error * math.sqrt(300) / q == pytest.approx(1 / math.sqrt(10 - 2), rel=0.25)
+    assert Trials(held, 300).upper(0.999) >= 0.95
+    silent = inverse_count(Coin(lambda t: np.zeros(len(t))), 1.0, 2, most=300, sampler={})
+    assert not silent.reliable
+    assert silent.rate is None
+    assert silent.network_evaluations == 300
+
+
+def test_a_detector_of_ones_own_counts_q_of_a_model_that_memorised() -> None:
+    streams = Streams(5)
+    images = streams.noise("images", range(12), 0, (1, 4, 4)).clamp(-1, 1)
+    model = Memorised(images[:6], VP())
+    detector = near(images[0], images[1:], streams)
+    assert detector.rates.fpr.k == 0
+    assert float(detector(images[:1])[0]) == 1.0
+    edge = images[:1] + 2 * detector.radius
+    assert float(distance(edge, images[0])[0]) == pytest.approx(detector.radius, rel=1e-5)
+    assert float(detector(edge)[0]) == pytest.approx(0.5, rel=1e-5)
+    found = rate_of_near(model, detector, Sampler(Heun(), 12), 600, seed=1)
+    assert found.trials is not None
+    low, high = found.trials.interval(0.999)
+    assert low < 1 / 6 < high
