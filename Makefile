@@ -46,7 +46,7 @@ docstrings: setup
 	  --check-class-attributes=False --skip-checking-short-docstrings=True src/latentprint
 
 # All that is looked at without running the tests.
-check: lint types layers docstrings
+check: lint types layers docstrings docs
 
 # The site, into site/; no network. What a page names and is not there is an error.
 docs: setup
