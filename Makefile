@@ -50,7 +50,7 @@ check: lint types layers docstrings docs
 
 # The site, into site/; no network. What a page names and is not there is an error.
 docs: setup
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # The tests with the share of lines that they reach.
 coverage: setup

@@ -82,7 +82,8 @@ def run_audit(
         out: folder of the run; the same call again continues it.
         device: where networks run.
         batch: trajectories that share a network call; memory only, no result depends on it.
-        root, download: where the MedMNIST files are, and whether a missing one may be fetched.
+        root: where the MedMNIST files are.
+        download: whether a missing one may be fetched.
         fresh: put a run that ``out`` already holds aside and begin anew.
         model: a model that others trained on these images (``adapters.open_model``); None: one is trained.
         samples: images that a model generated (``adapters.samples.open_samples``), audited in its place:
