@@ -85,6 +85,7 @@ def run_audit(
         root: where the MedMNIST files are.
         download: whether a missing one may be fetched.
         fresh: put a run that ``out`` already holds aside and begin anew.
+        authorised_by: who stated which authority for this audit; written into run.json and the report.
         model: a model that others trained on these images (``adapters.open_model``); None: one is trained.
         samples: images that a model generated (``adapters.samples.open_samples``), audited in its place:
             counts, nearest copies and FID; ``model`` may name them too.
@@ -92,7 +93,6 @@ def run_audit(
             those without near copies.
         label: with ``model``, the class to audit of a model that is conditional on one.
         checkpoints: with ``model``, what its training left along the way (``audit.checkpoints``).
-        authorised_by: who stated which authority for this audit; written into run.json and the report.
         progress: told how far each stage is.
         map: works through units of trajectories, here or on many machines (``spread.executor``).
         processes: how many train one model together; results differ from one's by rounding.
