@@ -16,12 +16,8 @@ from scipy import stats
 from torch import Tensor
 
 from latentprint.likelihood import (
-    DORMAND_PRINCE,
-    HEUN,
-    RK4,
     Exact,
     Hutchinson,
-    Method,
     bits_per_dim,
     dequantise,
     flow,
@@ -134,7 +130,7 @@ def test_the_flow_carries_the_density_of_a_gaussian_both_ways(schedule, upwards)
     times = times if upwards else times.flip(0)
     first = times[:1].expand(3)
     x = images(3) if upwards else images(3) * schedule.prior_std
-    states = list(flow(model, x, times, Exact(), RK4))
+    states = list(flow(model, x, times, Exact()))
     assert len(states) == 60
     for state in (states[7], states[30], states[-1]):
         moved = model.carry(x, first, state.t)
@@ -145,19 +141,18 @@ def test_the_flow_carries_the_density_of_a_gaussian_both_ways(schedule, upwards)
     assert torch.equal(states[-1].t, times[-1:].expand(3))
 
 
-@pytest.mark.parametrize(("method", "n"), [(HEUN, 40), (RK4, 24), (DORMAND_PRINCE, 24)])
-def test_each_method_has_its_order_in_x_and_in_the_density(method: Method, n: int):
+def test_the_flow_is_of_fourth_order_in_x_and_in_the_density():
     model, x = gaussian(VP()), images(2)
 
     def errors(n: int) -> tuple[float, float]:
         times = grid(model.schedule, n, 0.05, 0.5)
-        *_, last = flow(model, x, times, Exact(), method)
+        *_, last = flow(model, x, times, Exact())
         want = model.carry(x, times[:1].expand(2), last.t)
         change = model.log_density(want, last.t) - model.log_density(x, times[:1].expand(2))
         return float((last.x - want).norm()), float((last.log_density_change - change).norm())
 
-    for coarse, fine in zip(errors(n), errors(2 * n), strict=True):
-        assert math.log2(coarse / fine) == pytest.approx(method.order, abs=0.4)
+    for coarse, fine in zip(errors(24), errors(48), strict=True):
+        assert math.log2(coarse / fine) == pytest.approx(4, abs=0.4)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
@@ -281,7 +276,8 @@ class Counting:
     def __call__(self, x: Tensor, t: Tensor, /) -> Tensor:
         out = self.model(x, t)
         self.rows += len(x)
-        out.register_hook(lambda gradient: self._count(len(gradient)))
+        if out.requires_grad:
+            out.register_hook(lambda gradient: self._count(len(gradient)))
         return out
 
     def _count(self, rows: int) -> None:
@@ -295,7 +291,7 @@ def test_every_pass_forward_and_backward_is_counted(divergence):
     got = log_likelihood(model, x, divergence, tolerance=1e-3, ids=range(4))
     assert int(got.evaluations.sum()) == model.rows
     model = Counting(mixture(VP()))
-    *_, last = flow(model, x, grid(model.schedule, 5), divergence, HEUN, ids=range(4))
+    *_, last = flow(model, x, grid(model.schedule, 5), divergence, ids=range(4))
     assert int(last.evaluations.sum()) == model.rows
 
 

@@ -2,18 +2,14 @@
 
 from latentprint.likelihood.density import Likelihood, bits_per_dim, dequantise, grey_step, log_likelihood
 from latentprint.likelihood.divergence import Divergence, Exact, Hutchinson
-from latentprint.likelihood.flow import DORMAND_PRINCE, HEUN, RK4, FlowState, Method, flow, integrate
+from latentprint.likelihood.flow import FlowState, flow, integrate
 
 __all__ = [
-    "DORMAND_PRINCE",
-    "HEUN",
-    "RK4",
     "Divergence",
     "Exact",
     "FlowState",
     "Hutchinson",
     "Likelihood",
-    "Method",
     "bits_per_dim",
     "dequantise",
     "flow",
