@@ -16,8 +16,6 @@ found there are not done again: a stopped run goes on.
 import argparse
 import json
 import math
-import platform
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -26,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from record import add_output, record, tell
 from torch import Tensor
 
 from latentprint.audit import stages
@@ -268,7 +267,7 @@ def cost_ratio(row: dict[str, Any], truth: dict[str, Any], error: float) -> floa
     return needed / row["network_evaluations"]
 
 
-def summary(rows: list[dict[str, Any]], s: Subject, threads: int) -> dict[str, Any]:
+def summary(rows: list[dict[str, Any]], s: Subject) -> dict[str, Any]:
     result: dict[str, Any] = {
         "model": s.config.data.source,
         "images": s.config.data.images,
@@ -294,17 +293,8 @@ def summary(rows: list[dict[str, Any]], s: Subject, threads: int) -> dict[str, A
     sure = [e for e in found if e["reliable"]]
     return result | {
         "agree": f"{sum(e['agrees'] for e in sure)} of {len(sure)} reliable, {len(found)} in all",
-        "device": f"cpu, {threads} thread, {platform.machine()}, torch {torch.__version__}",
-        "commit": commit(),
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        **record(),
     }
-
-
-def commit() -> str:
-    """The checkout this ran in; "unknown" outside of one."""
-    asked_git = ["git", "describe", "--always", "--dirty"]
-    done = subprocess.run(asked_git, capture_output=True, text=True, check=False, cwd=Path(__file__).parent)
-    return done.stdout.strip() or "unknown"
 
 
 def main() -> None:
@@ -317,8 +307,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="2,000 samples and no estimator but splitting")
     parser.add_argument("--summarise", action="store_true", help="only the rows that are there already")
     parser.add_argument("--root", type=Path, default=Path("../shared/medmnist"), help="MedMNIST files")
-    parser.add_argument("--json", action="store_true", help="one object on stdout, nothing else")
-    parser.add_argument("--out", type=Path, help="write the summary here too")
+    add_output(parser)
     parser.add_argument("--threads", type=int, default=1)
     a = parser.parse_args()
     torch.set_num_threads(a.threads)
@@ -328,10 +317,7 @@ def main() -> None:
         work(s, a.rows, 2 * UNIT, "splitting audit/asked", 1)
     elif not a.summarise:
         work(s, a.rows, a.samples, a.only, a.seeds)
-    result = summary(list(held(a.rows).values()), s, a.threads)
-    if a.out is not None:
-        a.out.write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(result) if a.json else json.dumps(result, indent=1))
+    tell(summary(list(held(a.rows).values()), s), a)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,16 @@
-"""What stands beside every measured number: command, commit, device, time."""
+"""What the benchmarks share: the record beside every measured number, and how a result is told."""
 
 from __future__ import annotations
 
+import argparse
+import json
 import platform
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -36,3 +40,34 @@ def record(device: torch.device | str = "cpu") -> dict[str, str]:
         "device": describe(device),
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
+
+
+def add_output(parser: argparse.ArgumentParser) -> None:
+    """``--json`` and ``--out FILE``, which ``tell`` reads."""
+    parser.add_argument("--json", action="store_true", help="one object on stdout, nothing else")
+    parser.add_argument("--out", type=Path, help="write the object here too")
+
+
+def rows_of(result: Mapping[str, Any]) -> str:
+    """A table of two columns, name and value; mappings, and lists of them, are told line by line."""
+    lines: list[str] = []
+    for name, value in result.items():
+        inner: dict[str, Any] = {name: value} if isinstance(value, Mapping) else {}
+        if isinstance(value, list) and value and all(isinstance(one, Mapping) for one in value):
+            inner = {f"{name}[{i}]": one for i, one in enumerate(value)}
+        for label, mapping in inner.items():
+            lines += [f"{label}.{line}" for line in rows_of(mapping).splitlines()]
+        if not inner:
+            lines.append(f"{name:32} {value:.6g}" if isinstance(value, float) else f"{name:32} {value}")
+    return "\n".join(lines)
+
+
+def tell(
+    result: Mapping[str, Any],
+    arguments: argparse.Namespace,
+    table: Callable[[Mapping[str, Any]], str] = rows_of,
+) -> None:
+    """Print ``result`` as one JSON object or as a table, and write the object to ``--out``."""
+    if arguments.out is not None:
+        arguments.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(result) if arguments.json else table(result))
