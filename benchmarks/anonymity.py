@@ -1,6 +1,8 @@
 """The cost of the anonymity profile: t' of every training image and of held-out ones, by one embedding.
 
-    python benchmarks/anonymity.py --model FOLDER --data medmnist:breastmnist --json
+Compares it with the ten minutes on one GPU that were asked for: a profile that takes days is run by nobody.
+
+    python benchmarks/anonymity.py --model FOLDER --data medmnist:breastmnist [--quick] [--json] [--out FILE]
 
 Every target costs the same (levels x tries trajectories, each with as many steps as its noise level leaves),
 so some are measured (--targets) and the rest follows: the output says how many. What decides the time is the
@@ -14,7 +16,6 @@ match costs what a mismatch does.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from dataclasses import dataclass, replace
@@ -24,6 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from record import add_output, record, tell
 
 from latentprint.audit.many import CHUNK, ManyProbe
 from latentprint.data import load
@@ -81,9 +83,6 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         print(f"target {target}: t' {found.value}", file=sys.stderr)
     seconds = clock() - began
     every = len(split.train) + min(arguments.null, len(split.heldout))
-    where = f"cpu, {torch.get_num_threads()} threads"
-    if device.type == "cuda":
-        where = torch.cuda.get_device_name(device)
     return {
         "seconds_all": seconds / arguments.targets * every,
         "minutes_all": seconds / arguments.targets * every / 60,
@@ -98,15 +97,15 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "sampler": sampler.describe(),
         "parameters": sum(one.numel() for one in denoiser.network.parameters()),
         "shape": list(split.train.shape),
-        "device": where,
         "clock": "processor" if arguments.cpu_time else "wall",
+        **record(device),
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="what the anonymity profile costs")
     parser.add_argument("--quick", action="store_true", help="one target is measured")
-    parser.add_argument("--json", action="store_true", help="one object on stdout, nothing else")
+    add_output(parser)
     parser.add_argument("--model", type=Path, required=True, help="folder of a trained model")
     parser.add_argument("--data", required=True, help="images, as the audit command takes them")
     parser.add_argument("--root", type=Path, help="folder of the MedMNIST files")
@@ -121,11 +120,7 @@ def main() -> None:
     if arguments.quick:
         arguments.targets = 1
     torch.set_num_threads(arguments.threads)
-    result = measure(arguments)
-    if arguments.json:
-        print(json.dumps(result))
-    else:
-        print("\n".join(f"{name:24} {value}" for name, value in result.items()))
+    tell(measure(arguments), arguments)
 
 
 if __name__ == "__main__":

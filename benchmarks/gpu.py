@@ -12,7 +12,7 @@ and is no measurement of a whole row; ``latentprint reproduce table2 --scale ful
 The share counts the floating-point operations of convolutions and matrix products of one forward pass, three
 times for a training step (forward, gradient of inputs, gradient of weights), over seconds times ceiling.
 
-    python benchmarks/gpu.py --device cuda [--json]
+    python benchmarks/gpu.py --device cuda [--json] [--out FILE]
     python benchmarks/gpu.py --device cpu --quick         # a rehearsal on a tiny network: nothing is claimed
 
 Not run on a GPU yet: the machine that this was written on has none.
@@ -21,16 +21,16 @@ Not run on a GPU yet: the machine that this was written on has none.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
+from record import add_output, record, tell
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -179,11 +179,25 @@ def row(steps: float, images: float, fits: float) -> dict[str, float]:
     return parts | {"total": sum(parts.values())}
 
 
+def table(report: Mapping[str, Any]) -> str:
+    """Steps per second of each setting, then images per second and the row's time."""
+    lines = [f"{report['device']}"]
+    for name, rate in report["training"].items():
+        share = rate["share_of_bfloat16_ceiling"]
+        lines.append(f"{name:36} {rate['steps_per_s']:8.2f} steps/s, {share:6.1%} of the ceiling")
+    told = ", ".join(f"{name} {rate:,.1f}" for name, rate in report["sampling_images_per_s"].items())
+    parts = ", ".join(f"{name} {seconds:,.0f} s" for name, seconds in report["table2_row_seconds"].items())
+    lines.append(f"sampling {told} images/s; one Table 2 row at these rates: {parts}")
+    if report["rehearsal"]:
+        lines.append("A rehearsal on a tiny network: these numbers say nothing of the paper's.")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="The paper's network on a GPU")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--quick", action="store_true", help="a tiny network, without compiling: a rehearsal")
-    parser.add_argument("--json", action="store_true", help="one object on stdout and nothing else there")
+    add_output(parser)
     arguments = parser.parse_args()
     if arguments.device.startswith("cuda") and not torch.cuda.is_available():
         sys.exit("gpu.py: this machine has no GPU; --device cpu --quick rehearses on a tiny network")
@@ -198,14 +212,12 @@ def main() -> None:
         steps = training(size, precision, speed, device)
         share = steps * size.batch * 3 * each / peaks["bfloat16"]
         rates[name] = {"steps_per_s": steps, "share_of_bfloat16_ceiling": share, **asdict(speed)}
-        print(f"{name:36} {steps:8.2f} steps/s, {share:6.1%} of the ceiling", file=sys.stderr, flush=True)
+        print(f"{name:36} {steps:8.2f} steps/s", file=sys.stderr, flush=True)
     images = {name: sampling(size, name, device) for name in kinds}
     fits = fitting(size, device)
     best = max(one["steps_per_s"] for one in rates.values())
     report = {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
+        **record(device),
         "rehearsal": arguments.quick,
         "parameters": parameters(build_unet(size.network, size.channels, (size.side, size.side), Streams(0))),
         "batch": size.batch,
@@ -216,14 +228,7 @@ def main() -> None:
         "fitting_images_per_s": fits,
         "table2_row_seconds": row(best, max(images.values()), fits),
     }
-    if arguments.json:
-        print(json.dumps(report))
-        return
-    told = ", ".join(f"{name} {rate:,.1f}" for name, rate in images.items())
-    parts = ", ".join(f"{name} {seconds:,.0f} s" for name, seconds in report["table2_row_seconds"].items())
-    print(f"{report['device']}: sampling {told} images/s; one Table 2 row at these rates: {parts}")
-    if arguments.quick:
-        print("A rehearsal on a tiny network: these numbers say nothing of the paper's.")
+    tell(report, arguments, table)
 
 
 if __name__ == "__main__":

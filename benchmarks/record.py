@@ -8,7 +8,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,18 +48,26 @@ def add_output(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, help="write the object here too")
 
 
-def rows_of(result: Mapping[str, Any]) -> str:
-    """A table of two columns, name and value; mappings, and lists of them, are told line by line."""
-    lines: list[str] = []
+def _flat(result: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(name, value) of all that is in ``result``, also in the mappings and lists of mappings inside."""
     for name, value in result.items():
-        inner: dict[str, Any] = {name: value} if isinstance(value, Mapping) else {}
-        if isinstance(value, list) and value and all(isinstance(one, Mapping) for one in value):
-            inner = {f"{name}[{i}]": one for i, one in enumerate(value)}
-        for label, mapping in inner.items():
-            lines += [f"{label}.{line}" for line in rows_of(mapping).splitlines()]
-        if not inner:
-            lines.append(f"{name:32} {value:.6g}" if isinstance(value, float) else f"{name:32} {value}")
-    return "\n".join(lines)
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        elif isinstance(value, list) and value and all(isinstance(one, Mapping) for one in value):
+            for i, one in enumerate(value):
+                yield from _flat(one, f"{prefix}{name}[{i}].")
+        else:
+            yield prefix + name, value
+
+
+def rows_of(result: Mapping[str, Any]) -> str:
+    """A table of two columns, name and value."""
+    rows = list(_flat(result))
+    width = max((len(name) for name, _ in rows), default=0)
+    return "\n".join(
+        f"{name:{width}}  {value:.6g}" if isinstance(value, float) else f"{name:{width}}  {value}"
+        for name, value in rows
+    )
 
 
 def tell(

@@ -26,14 +26,14 @@ import json
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from record import record
+from record import add_output, record, tell
 from scipy import stats
 from sklearn.datasets import load_digits
 from torch import Tensor
@@ -43,33 +43,11 @@ from latentprint.config import AuditConfig
 from latentprint.denoiser import Denoiser
 from latentprint.known import Memorised
 from latentprint.networks import load_model
-from latentprint.sampler import (
-    DDIM,
-    PAPER,
-    Ancestral,
-    DPMSolverPP2M,
-    EulerMaruyama,
-    Heun,
-    PredictorCorrector,
-    ReverseDiffusion,
-    RungeKutta,
-    Sampler,
-    trajectories,
-)
+from latentprint.sampler import PAPER, RungeKutta, Sampler, trajectories
+from latentprint.sampler.steps import STEPS
 from latentprint.schedule import SubVP
 from latentprint.settings import read
 from latentprint.streams import Streams
-
-FIXED = (
-    EulerMaruyama(),
-    ReverseDiffusion(),
-    PredictorCorrector(),
-    Ancestral(),
-    DDIM(),
-    Heun(),
-    DPMSolverPP2M(),
-)
-
 
 LEVELS, TRIES = (0.25, 0.3, 0.35, 0.4, 0.45), 200  # where digits cease to come back
 NEAR = 0.02  # mean squared distance of an image in Omega
@@ -143,7 +121,7 @@ def floor(one: Law, two: Law, directions: Tensor, splits: int) -> tuple[float, f
 def candidates(quick: bool, costs: Sequence[int], spacings: Sequence[Any]) -> dict[str, list[Sampler]]:
     """Per step and spacing, samplers of rising cost."""
     found: dict[str, list[Sampler]] = {}
-    for step in FIXED:
+    for step in (kind() for kind in STEPS):
         for spacing in spacings:
             found[f"{step.name} {spacing}"] = [
                 Sampler(step, max(1, (cost - 1) // step.evaluations), spacing) for cost in costs
@@ -226,15 +204,28 @@ def study(
     }
 
 
+def table(report: Mapping[str, Any]) -> str:
+    """Per sampler the fewest evaluations that reach the law, and its distance at each number tried."""
+    lines: list[str] = []
+    for name, result in report.items():
+        limits = f"floor {result['floor']:.4f}, limit {result['limit']:.4f}"
+        lines.append(f"{name}: {result['samples']} samples, {limits}; {result['record']['device']}")
+        for sampler, cost in sorted(result["fewest"].items(), key=lambda item: item[1] or math.inf):
+            errors = " ".join(
+                f"{row['evaluations']:.0f}:{row['error']:.3f}" for row in result["curves"][sampler]
+            )
+            lines.append(f"  {sampler:32} {'never' if cost is None else f'{cost:.0f}':>6}   {errors}")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Error against network evaluations, per sampler")
     parser.add_argument("--quick", action="store_true", help="less than a minute: one spacing, few costs")
-    parser.add_argument("--json", action="store_true", help="one object on stdout and nothing else there")
     parser.add_argument("--run", type=Path, help="folder of an audit, for the network that it trained")
     parser.add_argument("--samples", type=int, default=1000)
     parser.add_argument("--costs", help="network evaluations to try; a trained network takes hours for all")
     parser.add_argument("--spacings", default=",".join(EVERY))
-    parser.add_argument("--out", type=Path, help="write the object here too, after each study")
+    add_output(parser)
     parser.add_argument("--only", choices=("memorised", "trained"))
     arguments = parser.parse_args()
     quick = (8, 16, 32, 64, 128)
@@ -252,20 +243,9 @@ def main() -> None:
     report: dict[str, Any] = {}
     for name, (model, omega) in models.items():
         report[name] = study(model, omega, n, arguments.quick, costs, spacings) | {"record": record()}
-        if arguments.out is not None:
+        if arguments.out is not None:  # a study takes hours: what is done is kept
             arguments.out.write_text(json.dumps(report, indent=1) + "\n")
-    if arguments.json:
-        print(json.dumps(report))
-        return
-    for name, result in report.items():
-        print(
-            f"{name}: {result['samples']} samples, floor {result['floor']:.4f}, limit {result['limit']:.4f}"
-        )
-        for sampler, cost in sorted(result["fewest"].items(), key=lambda item: item[1] or math.inf):
-            errors = " ".join(
-                f"{row['evaluations']:.0f}:{row['error']:.3f}" for row in result["curves"][sampler]
-            )
-            print(f"  {sampler:32} {'never' if cost is None else f'{cost:.0f}':>6}   {errors}")
+    tell(report, arguments, table)
 
 
 if __name__ == "__main__":

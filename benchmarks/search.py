@@ -23,7 +23,7 @@ run beside it at every step and its output dropped: the answers are then those o
 time is the network's. The output says which. A network runs in its form for sampling on both sides
 (networks.inference), so that no ratio owes anything to it.
 
-    python benchmarks/search.py [--quick] [--json] [--network digits|small28|paper] [--train 1200]
+    python benchmarks/search.py [--quick] [--json] [--out FILE] [--network NAME] [--train 1200]
     python benchmarks/search.py --model runs/demo/model --data digits
     python benchmarks/search.py --network paper --device cuda --json
 """
@@ -31,7 +31,6 @@ time is the network's. The output says which. A network runs in its form for sam
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import time
@@ -42,6 +41,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from record import add_output, record, tell
 from scipy.stats import fisher_exact
 from torch import Tensor
 
@@ -235,14 +235,10 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
     alone = {name: statistics.median(s for _, s in each) for name, each in quick.items()}
     last = -1 if found.value is None else plan.grid.index(found.value)
     first_hit = per_step * sum(steps[max(last, 0) :])
-    where = f"cpu, {torch.get_num_threads()} threads"
-    if device.type == "cuda":
-        where = torch.cuda.get_device_name(device)
     return {
         "ratio_curve": whole / curve,
         "ratio_tprime": whole / alone["bisection"],
         "curves_agree": alike([found.trials[i].k for i in seen], [k for k, _ in seen.values()], TRIES),
-        "device": where,
         "clock": "processor" if arguments.cpu_time else "wall",
         "ratio_tprime_sequential": whole / alone["sequential"],
         "ratio_tprime_first_hit": first_hit / alone["bisection"],
@@ -269,6 +265,7 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
             "ours": [found.trials[i].k for i in seen],
             "band": [found.band[i] for i in seen],
         },
+        **record(device),
     }
 
 
@@ -279,7 +276,7 @@ def main() -> None:
     parser.add_argument(
         "--quick", action="store_true", help="under a minute on 2 cores: fewer measured levels"
     )
-    parser.add_argument("--json", action="store_true", help="one object on stdout, nothing else")
+    add_output(parser)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--cpu-time", action="store_true", help="compare processor seconds (CPU only)")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
@@ -299,11 +296,7 @@ def main() -> None:
     if arguments.measured is None:
         arguments.measured = 0.03 if arguments.quick else 0.2
     torch.set_num_threads(arguments.threads)
-    result = compare(arguments)
-    if arguments.json:
-        print(json.dumps(result))
-    else:
-        print("\n".join(f"{name:24} {value}" for name, value in result.items()))
+    tell(compare(arguments), arguments)
 
 
 if __name__ == "__main__":

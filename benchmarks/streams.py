@@ -12,15 +12,13 @@ they share the caches: ``ratio_best`` is the one of a quiet moment.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
-from record import record
+from record import add_output, record, tell
 
 from latentprint.streams import Streams
 
@@ -65,19 +63,13 @@ def compare(rows: int, rounds: int, device: torch.device) -> dict[str, object]:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Streams.noise beside torch.randn")
     parser.add_argument("--quick", action="store_true", help="fewer rounds")
-    parser.add_argument("--json", action="store_true", help="one object on stdout, nothing else")
-    parser.add_argument("--out", type=Path, help="write the object here too")
+    add_output(parser)
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
     rounds = 200 if arguments.quick else 2000
     print(f"{rounds} rounds on {arguments.device}", file=sys.stderr)
     result = compare(64, rounds, torch.device(arguments.device)) | record(arguments.device)
-    if arguments.out is not None:
-        arguments.out.write_text(json.dumps(result, indent=1) + "\n")
-    if arguments.json:
-        print(json.dumps(result))
-    else:
-        print("\n".join(f"{name:12} {value}" for name, value in result.items()))
+    tell(result, arguments)
 
 
 if __name__ == "__main__":

@@ -17,17 +17,15 @@ thread instead of seconds on the wall; the output says which.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler
-from record import record
+from record import add_output, record, tell
 from torch import Tensor
 
 from latentprint.denoiser import NetworkDenoiser
@@ -147,11 +145,24 @@ def compare(
     }
 
 
+def table(report: Mapping[str, Any]) -> str:
+    """Images per second of both sides, and where our time goes."""
+    shape = f"{report['network']}, batch {report['batch']}, {report['steps']} evaluations"
+    lines = [f"{shape}, {report['clock']} time; {report['device']}"]
+    for name, result in report["samplers"].items():
+        parts = ", ".join(f"{part} {share:.1%}" for part, share in result["where"].items())
+        lines.append(
+            f"{name:10} {result['images_per_s']:8.2f} images/s, "
+            f"diffusers {result['diffusers_images_per_s']:8.2f}, ratio {result['ratio']:.2f} "
+            f"(network alone {result['network_ratio']:.2f}; ours: {parts})"
+        )
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="The reverse loop beside diffusers' pipelines")
     parser.add_argument("--quick", action="store_true", help="less than a minute: small batch, few steps")
-    parser.add_argument("--json", action="store_true", help="one object on stdout and nothing else there")
-    parser.add_argument("--out", type=Path, help="write the object here too")
+    add_output(parser)
     parser.add_argument("--network", choices=sorted(NETWORKS), default="small28")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--steps", type=int, default=50)
@@ -184,21 +195,7 @@ def main() -> None:
         "largest_difference": difference,
         **record(),
     }
-    if arguments.out is not None:
-        arguments.out.write_text(json.dumps(report, indent=1) + "\n")
-    if arguments.json:
-        print(json.dumps(report))
-        return
-    print(
-        f"{arguments.network}, batch {arguments.batch}, {arguments.steps} evaluations, {report['clock']} time"
-    )
-    for name, result in results.items():
-        parts = ", ".join(f"{part} {share:.1%}" for part, share in result["where"].items())
-        print(
-            f"{name:10} {result['images_per_s']:8.2f} images/s, "
-            f"diffusers {result['diffusers_images_per_s']:8.2f}, ratio {result['ratio']:.2f} "
-            f"(network alone {result['network_ratio']:.2f}; ours: {parts})"
-        )
+    tell(report, arguments, table)
 
 
 if __name__ == "__main__":
