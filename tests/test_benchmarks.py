@@ -1,0 +1,55 @@
+"""Benchmarks say what they compare, and what they measured carries command, commit, device and time."""
+
+from __future__ import annotations
+
+import ast
+import json
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "record")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_opens_with_what_it_compares_and_ends_with_a_record(name: str) -> None:
+    tree = ast.parse((FOLDER / f"{name}.py").read_text(encoding="utf-8"))
+    said = ast.get_docstring(tree) or ""
+    assert f"python benchmarks/{name}.py" in said
+    assert any(word in said.lower() for word in ("compare", "beside", "against")), (
+        "what is compared, and why?"
+    )
+    calls = [
+        node.func.id
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    ]
+    assert "record" in calls
+    options = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+    assert "--quick" in options
+    assert "add_output" in calls or {"--json", "--out"} <= options
+
+
+def test_a_result_is_told_as_json_as_a_table_and_into_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(FOLDER)
+    streams = import_module("streams")
+    monkeypatch.setattr(streams, "compare", lambda *_: {"ratio": 2.5, "shape": {"rows": [1, 2]}})
+    monkeypatch.setattr(sys, "argv", ["streams.py", "--quick", "--json", "--out", str(tmp_path / "out.json")])
+    streams.main()
+    told = json.loads(capsys.readouterr().out)
+    assert told == json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
+    assert told["ratio"] == 2.5
+    assert told["command"] == f"python benchmarks/streams.py --quick --json --out {tmp_path / 'out.json'}"
+    assert told["commit"]
+    assert told["device"].startswith("cpu, ")
+    assert told["time"].endswith("Z")
+    monkeypatch.setattr(sys, "argv", ["streams.py", "--quick"])
+    streams.main()
+    lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert lines["ratio"] == "2.5"
+    assert lines["shape.rows"] == "[1, 2]"
