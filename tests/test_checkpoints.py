@@ -229,8 +229,8 @@ def test_a_detector_that_always_or_never_fires_is_one_sentence_before_any_traini
     logit = 5.0 if answer == "always" else -5.0
     monkeypatch.setattr(
         backbone.Classifier,
-        "forward",
-        lambda self, images: self.head(self.backbone(images)).squeeze(1) * 0 + torch.tensor(logit),
+        "ending",
+        lambda self, seen: self.head(seen).squeeze(1) * 0 + torch.tensor(logit),
     )
     said = refused(*command(settings, tmp_path / "run"))
     assert "learnt nothing" in said and "always or never firing" in said

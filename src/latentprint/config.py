@@ -16,6 +16,7 @@ from latentprint.detector.embedding import EmbeddingConfig
 from latentprint.marks import FingerprintSettings
 from latentprint.membership import MembershipConfig
 from latentprint.networks import UNetConfig
+from latentprint.networks.speed import Evaluation
 from latentprint.sampler import PAPER, Sampler, Spacing, sampler_from
 from latentprint.schedule import VE, VP, Schedule, SubVP
 from latentprint.search.settings import BaselineSettings, ProfileSettings, SearchSettings
@@ -215,6 +216,21 @@ class FidSettings:
 
 
 @dataclass(frozen=True)
+class SpeedSettings:
+    """How networks are evaluated, beside training (``model.training.speed``); all off: plain float32.
+
+    Likelihood, membership, splitting and bridge are float32 always: their numbers are the network's own.
+
+    Attributes:
+        sampling: the denoiser, in search and sampling.
+        detectors: c_p, c_id and the embedding, in their fits and in use.
+    """
+
+    sampling: Evaluation = field(default_factory=Evaluation)
+    detectors: Evaluation = field(default_factory=Evaluation)
+
+
+@dataclass(frozen=True)
 class AuditConfig:
     """Everything that decides an audit's numbers; where it runs (device, batch, folder) is not among it."""
 
@@ -236,6 +252,7 @@ class AuditConfig:
     membership: MembershipSettings = field(default_factory=MembershipSettings)
     rare: RareSettings = field(default_factory=RareSettings)
     fid: FidSettings = field(default_factory=FidSettings)
+    speed: SpeedSettings = field(default_factory=SpeedSettings)
 
     def __post_init__(self) -> None:
         if self.seed < 0:

@@ -40,6 +40,7 @@ from torch import Tensor, nn
 from latentprint.contracts import InputError
 from latentprint.denoiser import NetworkDenoiser, Parametrisation
 from latentprint.networks import FileError, ModelError, commit, committed, load_model, save_model
+from latentprint.networks.speed import Speed, compiled, laid_out, new_step, rounding
 from latentprint.schedule import Schedule, expand
 from latentprint.settings import plain
 from latentprint.streams import Streams
@@ -70,26 +71,6 @@ _NO_RESULT = ("checkpoint_seconds", "speed")
 
 class TrainingError(InputError):
     """Training cannot go on, for the reason given in one sentence."""
-
-
-@dataclass(frozen=True)
-class Speed:
-    """What a GPU may do to be faster; all of it changes rounding, none of it what is computed.
-
-    Everything is off: a training is then repeatable bit by bit on one device. ``benchmarks/gpu.py`` measures
-    each of them.
-
-    Attributes:
-        tf32: convolutions multiply with 10 bits of mantissa.
-        channels_last: weights and images lie in memory with their channels together.
-        compile: ``torch.compile``; half a minute and more before the first step.
-        autotune: cuDNN tries its algorithms and takes the fastest, which may differ from run to run.
-    """
-
-    tf32: bool = False
-    channels_last: bool = False
-    compile: bool = False
-    autotune: bool = False
 
 
 class Team(Protocol):
@@ -358,7 +339,7 @@ class _Run:
         data = torch.from_numpy(pixels).to(device)
         average = replace(denoiser, network=mean)
         # What is compiled shares the weights of what is saved.
-        fast = replace(denoiser, network=torch.compile(network)) if config.speed.compile else denoiser
+        fast = replace(denoiser, network=compiled(network, config.speed))
         return cls(identity, data, config, streams, denoiser, average, optimiser, team, fast)
 
     def advance(self) -> Tensor:
@@ -377,13 +358,12 @@ class _Run:
         noise = self.streams.noise("train.noise", ids, 0, shape, device=device)
         for group in self.optimiser.param_groups:
             group["lr"] = config.rate(self.step)
-        images = self.pixels[rows]
-        if config.speed.channels_last:
-            images = images.contiguous(memory_format=torch.channels_last)
-        with _convolutions(config.speed), _precision(config, device):
+        images = laid_out(self.pixels[rows], config.speed)
+        new_step(config.speed)
+        with rounding(config.speed, device), _precision(config, device):
             loss = loss_of(config, self.forward, images, t, noise)
         self.optimiser.zero_grad(set_to_none=True)
-        with _convolutions(config.speed):
+        with rounding(config.speed, device):
             loss.backward()
         parameters = list(self.denoiser.network.parameters())
         loss = _averaged(self.team, parameters, loss.detach())
@@ -481,13 +461,6 @@ def _averaged(team: Team, parameters: list[nn.Parameter], loss: Tensor) -> Tenso
         one.copy_(whole[at : at + one.numel()].view_as(one))
         at += one.numel()
     return whole[-1]
-
-
-def _convolutions(speed: Speed) -> AbstractContextManager[Any]:
-    """cuDNN as the settings want it; ``flags`` would switch it off where ``enabled`` is not said."""
-    return torch.backends.cudnn.flags(
-        enabled=True, deterministic=not speed.autotune, benchmark=speed.autotune, allow_tf32=speed.tf32
-    )
 
 
 def _precision(config: TrainConfig, device: torch.device) -> AbstractContextManager[Any]:

@@ -152,9 +152,10 @@ def run_audit(
             if given is None
             else take_model(work, given)
         )
-        main = stages.for_sampling(trained)
+        fast = config.speed.sampling
+        main = stages.for_sampling(trained, fast, batch)
         control = (
-            stages.for_sampling(stages.score_model(work, "control", injection.control.pixels))
+            stages.for_sampling(stages.score_model(work, "control", injection.control.pixels), fast, batch)
             if config.control
             else None
         )

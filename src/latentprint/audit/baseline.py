@@ -83,19 +83,19 @@ def embedding(work: Work, split: Split, config: EmbeddingConfig) -> EmbeddingDet
     Raises:
         DetectorError: it learnt nothing, or there are too few images for its false-positive rate.
     """
-    folder = work.run.path / "detectors" / "embedding"
+    folder, how = work.run.path / "detectors" / "embedding", work.config.speed.detectors
     with work.stage("embedding"):
         if not work.run.stage("embedding").done:
             pixels = np.concatenate([split.train.pixels, split.heldout.pixels])
             kind = work.config.fingerprint.drawn(split.heldout.pixels)
-            for state in fit_embedding(pixels, kind, config, work.streams, work.device):
+            for state in fit_embedding(pixels, kind, config, work.streams, work.device, how):
                 # Early stopping makes the number of epochs unknown; the bar ends where the fit does.
                 epochs = state.epochs if state.detector is None else state.epoch
                 work.say("fitting the embedding", state.epoch, epochs, "epochs")
                 if state.detector is not None:
                     save_embedding(folder, state.detector)
                     work.run.finish("embedding", {"epochs": state.epoch, "best_epoch": state.best_epoch})
-    found = load_embedding(folder, work.device)
+    found = load_embedding(folder, work.device, how)
     if found is None:
         raise RunError(f"the embedding is missing in {folder}; begin anew with --fresh")
     return found

@@ -200,7 +200,8 @@ def over_training(
             purpose = f"search.step-{one.step:07d}"
         denoiser, codec = one.open()
         own = replace(work, codec=codec)
-        found = _search(own, purpose, for_sampling(denoiser), detectors, target, settings)
+        fast = for_sampling(denoiser, work.config.speed.sampling, work.batch)
+        found = _search(own, purpose, fast, detectors, target, settings)
         looks.append(Look(one.step, found, work.run.rows(purpose)))
     rows = None
     if control is not None:

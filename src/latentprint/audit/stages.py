@@ -20,7 +20,7 @@ from torch import Tensor
 from latentprint.audit.images import place_of, read_images
 from latentprint.audit.work import Work, one_image
 from latentprint.config import AuditConfig
-from latentprint.contracts import Ids, Outcome
+from latentprint.contracts import Ids, InputError, Outcome
 from latentprint.data import ImageSet, Split, copies_of
 from latentprint.denoiser import Denoiser, NetworkDenoiser
 from latentprint.detector import (
@@ -36,7 +36,7 @@ from latentprint.fingerprint import FingerprintError, Injection, inject
 from latentprint.marks import Natural, Unmarked, as_found
 from latentprint.metrics.frechet import Extractor
 from latentprint.networks import build_unet, load_model, save_model
-from latentprint.networks.inference import inference_form
+from latentprint.networks.speed import Evaluation, for_evaluation
 from latentprint.probe import ModelProbe, from_image, from_prior
 from latentprint.search import SearchSettings, TPrime
 from latentprint.stats import Trials, looks
@@ -133,14 +133,20 @@ def remember(work: Work, split: Split, injection: Injection) -> None:
         work.run.finish("data", payload)
 
 
-def for_sampling(model: Denoiser) -> Denoiser:
-    """The same model in the form that samples fastest; it differs in rounding only, and has no gradient.
+def for_sampling(model: Denoiser, how: Evaluation | None = None, batch: int = 256) -> Denoiser:
+    """The same model, evaluated as ``how`` says in batches of ``batch``; other rounding, no gradient.
 
-    A denoiser that is no single network of ours stays as it is.
+    A denoiser that is no single network stays as it is.
+
+    Raises:
+        InputError: it is none, and something is asked of its evaluation.
     """
-    if not isinstance(model, NetworkDenoiser):
-        return model
-    return replace(model, network=inference_form(model.network))
+    how = how or Evaluation()
+    if isinstance(model, NetworkDenoiser):
+        return replace(model, network=for_evaluation(model.network, how, batch))
+    if how != Evaluation():
+        raise InputError("speed.sampling is for a single network, and this model is none; leave it out")
+    return model
 
 
 def score_model(work: Work, name: str, pixels: NDArray[np.float32]) -> NetworkDenoiser:
@@ -215,14 +221,26 @@ def detectors(work: Work, split: Split, injection: Injection) -> Detectors:
             work,
             "presence",
             lambda: fit_presence(
-                np.concatenate([others, heldout]), looked_for, config.presence, work.streams, work.device
+                np.concatenate([others, heldout]),
+                looked_for,
+                config.presence,
+                work.streams,
+                work.device,
+                config.speed.detectors,
             ),
         )
     identity = _detector(
         work,
         "identity",
         lambda: fit_identity(
-            injection.target, others, heldout, kind, config.identity, work.streams, work.device
+            injection.target,
+            others,
+            heldout,
+            kind,
+            config.identity,
+            work.streams,
+            work.device,
+            config.speed.detectors,
         ),
     )
     found = Detectors(presence, identity)
@@ -261,7 +279,7 @@ def _detector(work: Work, name: str, fit: Callable[[], Iterator[FitState]]) -> N
             assert last.detector is not None  # the last state of a fit holds it
             save_detector(folder, last.detector)
             work.run.finish(name, {"epochs": last.epoch, "best_epoch": last.best_epoch})
-    found = load_detector(folder, work.device)
+    found = load_detector(folder, work.device, work.config.speed.detectors)
     if found is None:
         raise RunError(f"the {name} detector is missing in {folder}; begin anew with --fresh")
     return found

@@ -71,6 +71,8 @@ def open_device(name: str) -> torch.device:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise InputError(f"the device {name!r} cannot be used here: {str(error).splitlines()[0]}") from error
+    # torch lets convolutions round to TF32 unless told not to; here only the settings may (``config.speed``).
+    torch.backends.cudnn.allow_tf32 = False
     return device
 
 

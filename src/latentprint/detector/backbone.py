@@ -49,7 +49,11 @@ class Classifier(nn.Module):
         self.head = nn.Linear(width, 1)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.head(self.backbone(images))[:, 0]
+        return self.ending(self.backbone(images))
+
+    def ending(self, seen: Tensor) -> Tensor:
+        """What comes after the backbone: features (B, w) -> logits (B,)."""
+        return self.head(seen)[:, 0]
 
 
 def build_backbone(name: Backbone, streams: Streams, purpose: str) -> Classifier:

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from latentprint.data import NEAR, near_duplicates
 from latentprint.detector.draws import Pixels, Rng, augmix, masked, noisy, returned, split
@@ -33,9 +33,11 @@ from latentprint.detector.embedding import (
     pair_threshold,
     pairs_needed,
 )
-from latentprint.detector.model import DetectorError, DetectorRates, three_channels
+from latentprint.detector.model import DetectorError, DetectorRates
+from latentprint.detector.seeing import learning, seen_by
 from latentprint.detector.stopping import until_best
 from latentprint.fingerprint import FingerprintKind
+from latentprint.networks.speed import Evaluation, rounding
 from latentprint.stats import Trials
 from latentprint.streams import Streams
 
@@ -81,10 +83,12 @@ def fit_embedding(
     config: EmbeddingConfig,
     streams: Streams,
     device: torch.device | str = "cpu",
+    how: Evaluation | None = None,
 ) -> Iterator[EmbeddingState]:
     """Fit the embedding on the user's images, (n, C, H, W) in [-1, 1], trained on and held out together.
 
-    ``kind`` draws the masks. The last state holds the detector.
+    ``kind`` draws the masks. The last state holds the detector. ``how`` its backbone is evaluated, in the fit
+    and afterwards.
 
     Raises:
         DetectorError: too few images for the false-positive rate asked for, or the fit learnt nothing.
@@ -98,27 +102,32 @@ def fit_embedding(
     _require_pairs(calibration, config, len(images))
     place = torch.device(device)
     fixed = tuple(_tensor(_view(held, kind, config, rng), place) for _ in range(2))
+    how = how or Evaluation()
     network = build_embedder(config, streams).to(place)
+    fast = learning(network, how)
     optimiser = torch.optim.AdamW(
-        network.parameters(), config.learning_rate, weight_decay=config.weight_decay
+        network.parameters(),
+        config.learning_rate,
+        weight_decay=config.weight_decay,
+        fused=place.type == "cuda",
     )
 
     def learn(epoch: int) -> float:
         drawn = streams.generator("embedding.epoch", epoch)
-        return _pass(network, optimiser, shown, kind, config, drawn, place)
+        return _pass(network, fast, optimiser, shown, kind, config, drawn, place, how)
 
     for seen in until_best(
         network,
         config.epochs,
         config.patience,
         learn,
-        lambda: _loss(network, fixed[0], fixed[1], config.temperature),
+        lambda: _loss(network, fixed[0], fixed[1], config.temperature, how),
         what="the embedding",
         learning_rate=config.learning_rate,
     ):
         done = None
         if seen.last:
-            done = held_to(network, images, calibration, test, kind, config, seen.best, rng)
+            done = held_to(network, images, calibration, test, kind, config, seen.best, rng, how)
         yield EmbeddingState(seen.number, config.epochs, seen.loss, seen.validation_loss, seen.best, done)
 
 
@@ -131,6 +140,7 @@ def held_to(
     config: EmbeddingConfig,
     epoch: int,
     rng: Rng,
+    how: Evaluation | None = None,
 ) -> EmbeddingDetector:
     """Fix the threshold on pairs of calibration images, then count errors on the test images.
 
@@ -139,7 +149,8 @@ def held_to(
     """
     channels, height, width = images.shape[1:]
     nothing = DetectorRates(Trials(0, 0), Trials(0, 0), {})
-    bare = EmbeddingDetector(network, 1.0, Trials(0, 0), nothing, config, epoch, (channels, height, width))
+    shape = (channels, height, width)
+    bare = EmbeddingDetector(network, 1.0, Trials(0, 0), nothing, config, epoch, shape, how or Evaluation())
     as_targets = masked(calibration, config.masked, kind, rng)
     scores = _pair_scores(bare, as_targets, _other(calibration, images, kind, config, rng), calibration)
     level = pair_threshold(scores, config.false_positive_rate, len(calibration))
@@ -165,7 +176,7 @@ def held_to(
             f"the embedding learnt nothing: at a false-positive rate of {config.false_positive_rate:g} it "
             f"recognises none of {rates.tpr.n} copies of images; give it more images or epochs"
         )
-    return EmbeddingDetector(network, level, count(scores), rates, config, epoch, (channels, height, width))
+    return EmbeddingDetector(network, level, count(scores), rates, config, epoch, shape, how or Evaluation())
 
 
 def nearest_others(queries: Pixels, pool: Pixels, chunk: int = 64) -> NDArray[np.int64]:
@@ -236,40 +247,46 @@ def _view(images: Pixels, kind: FingerprintKind, config: EmbeddingConfig, rng: R
 
 def _pass(
     network: Embedder,
+    fast: nn.Module,
     optimiser: torch.optim.Optimizer,
     shown: Pixels,
     kind: FingerprintKind,
     config: EmbeddingConfig,
     rng: Rng,
     place: torch.device,
+    how: Evaluation,
 ) -> float:
     """One epoch; its mean loss. No image comes twice in a batch: it would be told apart from itself."""
     wanted = config.draws or len(shown)
     network.train()
-    losses: list[float] = []
+    losses: list[Tensor] = []
     while wanted > 0:
         order = rng.permutation(len(shown))[:wanted]
         wanted -= len(order)
         views = [_tensor(_view(shown[order], kind, config, rng), place) for _ in range(2)]
         for first in range(0, len(order), config.batch):
-            one, two = (three_channels(view[first : first + config.batch]) for view in views)
+            one, two = (view[first : first + config.batch] for view in views)
             if len(one) < 2:
                 continue
-            with torch.backends.cudnn.flags(deterministic=True, benchmark=False):
-                together = network(torch.cat([one, two]))
-                loss = nt_xent(together[: len(one)], together[len(one) :], config.temperature)
-                optimiser.zero_grad(set_to_none=True)
+            # What is compiled takes whole batches only.
+            body = fast if len(one) == config.batch else network.backbone
+            together = network.ending(seen_by(body, torch.cat([one, two]), how))
+            loss = nt_xent(together[: len(one)], together[len(one) :], config.temperature)
+            optimiser.zero_grad(set_to_none=True)
+            with rounding(how, place):
                 loss.backward()
             optimiser.step()
-            losses.append(loss.item())
-    return float(np.mean(losses))
+            losses.append(loss.detach())
+    return float(np.mean(torch.stack(losses).cpu().numpy().astype(np.float64)))
 
 
-def _loss(network: Embedder, first: Tensor, second: Tensor, temperature: float) -> float:
+def _loss(network: Embedder, first: Tensor, second: Tensor, temperature: float, how: Evaluation) -> float:
     network.eval()
+    body = network.backbone
     with torch.no_grad():
         one, two = (
-            torch.cat([network(three_channels(part)) for part in view.split(512)]) for view in (first, second)
+            torch.cat([network.ending(seen_by(body, part, how)) for part in view.split(512)])
+            for view in (first, second)
         )
         return float(nt_xent(one.double(), two.double(), temperature))
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from torch import Tensor, nn
 
 from latentprint.detector.backbone import Backbone, build_backbone
 from latentprint.detector.model import (
+    AT_ONCE,
     Detector,
     DetectorError,
     DetectorRates,
@@ -36,6 +38,7 @@ from latentprint.detector.model import (
     three_channels,
 )
 from latentprint.networks import FileError, commit, committed
+from latentprint.networks.speed import Evaluated, Evaluation
 from latentprint.settings import plain
 from latentprint.stats import Trials
 from latentprint.streams import Streams
@@ -108,7 +111,11 @@ class Embedder(nn.Module):
         self.head = nn.Linear(width, dimensions)
 
     def forward(self, images: Tensor) -> Tensor:
-        return nn.functional.normalize(self.head(self.backbone(images)), dim=1)
+        return self.ending(self.backbone(images))
+
+    def ending(self, seen: Tensor) -> Tensor:
+        """What comes after the backbone: features (B, w) -> unit vectors (B, d)."""
+        return nn.functional.normalize(self.head(seen), dim=1)
 
 
 def build_embedder(config: EmbeddingConfig, streams: Streams) -> Embedder:
@@ -133,6 +140,7 @@ class EmbeddingDetector:
         config: with which it was fitted.
         epoch: the one whose weights were kept, from 1.
         shape: (C, H, W) of the images.
+        how: its backbone is evaluated; what comes after it is float32 always.
     """
 
     network: Embedder
@@ -142,6 +150,7 @@ class EmbeddingDetector:
     config: EmbeddingConfig
     epoch: int
     shape: tuple[int, int, int]
+    how: Evaluation = Evaluation()  # noqa: RUF009 (frozen)
 
     @property
     def label(self) -> str:
@@ -163,8 +172,12 @@ class EmbeddingDetector:
         if not len(images):
             return images.new_zeros((0, self.config.dimensions), dtype=torch.float64)
         with torch.no_grad():
-            parts = [self.network(three_channels(part)) for part in images.float().split(_BATCH)]
-        return torch.cat(parts).double()
+            seen = [self._backbone(three_channels(part)) for part in images.float().split(_BATCH)]
+            return torch.cat([self.network.ending(part) for part in seen]).double()
+
+    @cached_property
+    def _backbone(self) -> Evaluated:
+        return Evaluated(self.network.backbone, self.how, AT_ONCE)
 
     def score(self, images: Tensor, targets: Tensor, /) -> Tensor:
         """s of each image (B, C, H, W) with its own target, given as vectors (B, d), or (1, d) for all: (B,).
@@ -320,15 +333,17 @@ def save_embedding(folder: Path, detector: EmbeddingDetector) -> None:
     commit(folder, detector.network.state_dict(), note)
 
 
-def load_embedding(folder: Path, device: torch.device | str = "cpu") -> EmbeddingDetector | None:
-    """Read what ``save_embedding`` wrote; None where nothing was.
+def load_embedding(
+    folder: Path, device: torch.device | str = "cpu", how: Evaluation | None = None
+) -> EmbeddingDetector | None:
+    """Read what ``save_embedding`` wrote; None where nothing was. ``how`` should be that of its fit.
 
     Raises:
         DetectorError: it is damaged.
     """
     try:
         found = committed(folder)
-        return None if found is None else _rebuild(*found, device)
+        return None if found is None else _rebuild(*found, device, how or Evaluation())
     except (FileError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise DetectorError(
             f"the embedding in {folder} is damaged and must be fitted anew; delete that folder: {error}"
@@ -336,7 +351,7 @@ def load_embedding(folder: Path, device: torch.device | str = "cpu") -> Embeddin
 
 
 def _rebuild(
-    tensors: dict[str, Tensor], note: dict[str, Any], device: torch.device | str
+    tensors: dict[str, Tensor], note: dict[str, Any], device: torch.device | str, how: Evaluation
 ) -> EmbeddingDetector:
     config = EmbeddingConfig(**note["config"])
     network = build_embedder(config, Streams(0))  # its weights are replaced at once
@@ -350,4 +365,5 @@ def _rebuild(
         config,
         int(note["epoch"]),
         (channels, height, width),
+        how,
     )

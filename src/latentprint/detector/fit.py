@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from latentprint.detector.backbone import Classifier, build_backbone
@@ -39,11 +39,12 @@ from latentprint.detector.model import (
     DetectorError,
     DetectorRates,
     NetworkDetector,
-    three_channels,
     threshold_between,
 )
+from latentprint.detector.seeing import learning, seen_by
 from latentprint.detector.stopping import until_best
 from latentprint.fingerprint import FingerprintKind
+from latentprint.networks.speed import Evaluation, rounding
 from latentprint.stats import Trials
 from latentprint.streams import Streams
 
@@ -96,8 +97,11 @@ def fit_presence(
     config: DetectorConfig,
     streams: Streams,
     device: torch.device | str = "cpu",
+    how: Evaluation | None = None,
 ) -> Iterator[FitState]:
     """Fit c_p on unmarked real images, (n, C, H, W) in [-1, 1]; the last state holds the detector.
+
+    ``how`` its backbone is evaluated, in the fit and afterwards.
 
     Raises:
         DetectorError: fewer than 10 images, or the fit learnt nothing.
@@ -131,7 +135,7 @@ def fit_presence(
         as_returned(parts.test, mark=True),
         {"without a fingerprint": as_returned(parts.test, mark=False)},
     )
-    yield from _fit(task, streams, torch.device(device))
+    yield from _fit(task, streams, torch.device(device), how or Evaluation())
 
 
 def fit_identity(
@@ -142,10 +146,11 @@ def fit_identity(
     config: DetectorConfig,
     streams: Streams,
     device: torch.device | str = "cpu",
+    how: Evaluation | None = None,
 ) -> Iterator[FitState]:
     """Fit c_id: ``target`` x_p (C, H, W) against ``others``, the rest of the training set, and ``heldout``.
 
-    Both are (n, C, H, W) in [-1, 1]; the last state holds the detector.
+    Both are (n, C, H, W) in [-1, 1]; the last state holds the detector. ``how``: as for ``fit_presence``.
     Its false positives are counted on held-out images of the test split and on the other training images,
     each as they are and under another fingerprint.
 
@@ -196,7 +201,7 @@ def fit_identity(
         copies(),
         _identity_negatives(others, heldout, parts, kind, config, rng),
     )
-    yield from _fit(task, streams, torch.device(device))
+    yield from _fit(task, streams, torch.device(device), how or Evaluation())
 
 
 def _identity_negatives(
@@ -211,64 +216,84 @@ def _identity_negatives(
     }
 
 
-def _fit(task: _Task, streams: Streams, device: torch.device) -> Iterator[FitState]:
+def _fit(task: _Task, streams: Streams, device: torch.device, how: Evaluation) -> Iterator[FitState]:
     config, name = task.config, task.name
-    network = build_backbone(config.backbone, streams, name).to(device)
+    network = build_backbone(config.backbone, streams, name)
+    fast = learning(network.to(device), how)
     optimiser = torch.optim.AdamW(
-        network.parameters(), config.learning_rate, weight_decay=config.weight_decay
+        network.parameters(),
+        config.learning_rate,
+        weight_decay=config.weight_decay,
+        fused=device.type == "cuda",
     )
     held = (_tensor(task.validation[0], device), torch.from_numpy(task.validation[1]).to(device))
 
     def learn(epoch: int) -> float:
         pixels, labels = task.epoch(streams.generator(f"{name}.epoch", epoch))
         truth = torch.from_numpy(labels).to(device)
-        return _pass(network, optimiser, _tensor(pixels, device), truth, config.batch)
+        return _pass(network, fast, optimiser, _tensor(pixels, device), truth, config.batch, how)
 
     for seen in until_best(
         network,
         config.epochs,
         config.patience,
         learn,
-        lambda: _loss(network, *held),
+        lambda: _loss(network, *held, how),
         what=f"the {name} detector",
         learning_rate=config.learning_rate,
     ):
-        done = _held_to(task, network, seen.best, device) if seen.last else None
+        done = _held_to(task, network, seen.best, device, how) if seen.last else None
         yield FitState(name, seen.number, config.epochs, seen.loss, seen.validation_loss, seen.best, done)
 
 
 def _pass(
-    network: Classifier, optimiser: torch.optim.Optimizer, pixels: Tensor, labels: Tensor, batch: int
+    network: Classifier,
+    fast: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    pixels: Tensor,
+    labels: Tensor,
+    batch: int,
+    how: Evaluation,
 ) -> float:
     """One epoch; its mean loss. A rest of one image has no variance to normalise by and joins no batch."""
     network.train()
-    losses: list[float] = []
+    losses: list[Tensor] = []
     for first in range(0, len(pixels), batch):
         part, truth = pixels[first : first + batch], labels[first : first + batch]
         if len(part) < 2:
             continue
-        with torch.backends.cudnn.flags(deterministic=True, benchmark=False):
-            loss = binary_cross_entropy_with_logits(network(three_channels(part)), truth)
-            optimiser.zero_grad(set_to_none=True)
+        # What is compiled takes whole batches only.
+        body = fast if len(part) == batch else network.backbone
+        loss = binary_cross_entropy_with_logits(_logits(network, body, part, how), truth)
+        optimiser.zero_grad(set_to_none=True)
+        with rounding(how, part.device):
             loss.backward()
         optimiser.step()
-        losses.append(loss.item())
-    return float(np.mean(losses))
+        losses.append(loss.detach())
+    return float(np.mean(torch.stack(losses).cpu().numpy().astype(np.float64)))
 
 
-def _loss(network: Classifier, pixels: Tensor, labels: Tensor) -> float:
+def _logits(network: Classifier, body: nn.Module, images: Tensor, how: Evaluation) -> Tensor:
+    """(B,) float32; the backbone as ``how`` says, the last layer in float32."""
+    return network.ending(seen_by(body, images, how))
+
+
+def _loss(network: Classifier, pixels: Tensor, labels: Tensor, how: Evaluation) -> float:
     network.eval()
     with torch.no_grad():
-        logits = torch.cat([network(three_channels(part)) for part in pixels.split(512)])
+        logits = torch.cat([_logits(network, network.backbone, part, how) for part in pixels.split(512)])
         return float(binary_cross_entropy_with_logits(logits.double(), labels.double()))
 
 
-def _held_to(task: _Task, network: Classifier, epoch: int, device: torch.device) -> NetworkDetector:
+def _held_to(
+    task: _Task, network: Classifier, epoch: int, device: torch.device, how: Evaluation
+) -> NetworkDetector:
     """Fix the threshold on the calibration split, then count errors on the test split."""
+    body = network.backbone
 
     def logits(pixels: Pixels) -> NDArray[np.float64]:
         with torch.no_grad():
-            parts = [network(three_channels(p)) for p in _tensor(pixels, device).split(512)]
+            parts = [_logits(network, body, p, how) for p in _tensor(pixels, device).split(512)]
         return torch.cat(parts).double().cpu().numpy()
 
     level = threshold_between(logits(task.calibration[0]), logits(task.calibration[1]), task.name)
@@ -279,7 +304,7 @@ def _held_to(task: _Task, network: Classifier, epoch: int, device: torch.device)
     kinds = {kind: count(logits(pixels)) for kind, pixels in task.negatives.items()}
     rates = DetectorRates(count(logits(task.positives)), sum(kinds.values(), Trials(0, 0)), kinds)
     threshold = float(torch.tensor(level, dtype=torch.float64).sigmoid())
-    return NetworkDetector(task.name, network, threshold, rates, task.config, epoch, task.shape)
+    return NetworkDetector(task.name, network, threshold, rates, task.config, epoch, task.shape, how)
 
 
 def _augmented(pixels: Pixels, config: DetectorConfig, rng: Rng) -> Pixels:

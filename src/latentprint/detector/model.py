@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,12 +21,16 @@ from torch import Tensor
 from latentprint.contracts import InputError
 from latentprint.detector.backbone import Backbone, Classifier, build_backbone
 from latentprint.networks import FileError, commit, committed
+from latentprint.networks.speed import Evaluated, Evaluation
 from latentprint.settings import plain
 from latentprint.stats import Trials
 from latentprint.streams import Streams
 
 _BATCH = 512
 """Images that a detector looks at together; it bounds memory and does not change answers beyond rounding."""
+
+AT_ONCE = 256
+"""The one batch shape of a detector that is compiled: the audit's own batch."""
 
 
 class DetectorError(InputError):
@@ -120,6 +125,7 @@ class NetworkDetector:
         config: with which it was fitted.
         epoch: the one whose weights were kept, from 1.
         shape: (C, H, W) of the images.
+        how: its backbone is evaluated; its last layer is float32 always.
     """
 
     name: str
@@ -129,6 +135,7 @@ class NetworkDetector:
     config: DetectorConfig
     epoch: int
     shape: tuple[int, int, int]
+    how: Evaluation = Evaluation()  # noqa: RUF009 (frozen)
 
     @property
     def label(self) -> str:
@@ -145,7 +152,7 @@ class NetworkDetector:
         Raises:
             ValueError: images of another shape than it was fitted on, or not finite.
         """
-        return torch.cat([self.network(part) for part in self._parts(images)])
+        return torch.cat([self.network.ending(seen) for seen in self._seen(images)])
 
     def features(self, images: Tensor, /) -> Tensor:
         """The penultimate layer, (B, d) float32: what a Frechet distance may be measured in.
@@ -153,7 +160,14 @@ class NetworkDetector:
         Raises:
             ValueError: as for ``logit``.
         """
-        return torch.cat([self.network.backbone(part) for part in self._parts(images)])
+        return torch.cat(self._seen(images))
+
+    def _seen(self, images: Tensor) -> list[Tensor]:
+        return [self._backbone(part) for part in self._parts(images)]
+
+    @cached_property
+    def _backbone(self) -> Evaluated:
+        return Evaluated(self.network.backbone, self.how, AT_ONCE)
 
     def _parts(self, images: Tensor) -> list[Tensor]:
         if tuple(images.shape[1:]) != self.shape:
@@ -244,22 +258,26 @@ def save_detector(folder: Path, detector: NetworkDetector) -> None:
     commit(folder, detector.network.state_dict(), note)
 
 
-def load_detector(folder: Path, device: torch.device | str = "cpu") -> NetworkDetector | None:
-    """Read what ``save_detector`` wrote; None where nothing was.
+def load_detector(
+    folder: Path, device: torch.device | str = "cpu", how: Evaluation | None = None
+) -> NetworkDetector | None:
+    """Read what ``save_detector`` wrote; None where nothing was. ``how`` should be that of its fit.
 
     Raises:
         DetectorError: it is damaged.
     """
     try:
         found = committed(folder)
-        return None if found is None else _rebuild(*found, device)
+        return None if found is None else _rebuild(*found, device, how or Evaluation())
     except (FileError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise DetectorError(
             f"the detector in {folder} is damaged and must be fitted anew; delete that folder: {error}"
         ) from error
 
 
-def _rebuild(tensors: dict[str, Tensor], note: dict[str, Any], device: torch.device | str) -> NetworkDetector:
+def _rebuild(
+    tensors: dict[str, Tensor], note: dict[str, Any], device: torch.device | str, how: Evaluation
+) -> NetworkDetector:
     config = DetectorConfig(**note["config"])
     network = build_backbone(config.backbone, Streams(0), "replaced at once")
     network.load_state_dict(tensors)
@@ -272,4 +290,5 @@ def _rebuild(tensors: dict[str, Tensor], note: dict[str, Any], device: torch.dev
         config,
         int(note["epoch"]),
         (channels, height, width),
+        how,
     )

@@ -111,7 +111,8 @@ def _look(
     work: Work, detectors: stages.Detectors, injection: Injection, step: int, expected: float
 ) -> dict[str, Any]:
     name, private, count = f"at-{step}", injection.target, work.config.samples.count
-    model = stages.for_sampling(load_model(folder(work.run.path, step), work.device))
+    loaded = load_model(folder(work.run.path, step), work.device)
+    model = stages.for_sampling(loaded, work.config.speed.sampling, work.batch)
     found = stages.search(work, name, model, detectors, private)
     samples = stages.sample(work, name, model, detectors, private, count, None)
     hits = np.flatnonzero(samples.hit)

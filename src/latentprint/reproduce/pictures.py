@@ -47,7 +47,9 @@ class Reopened:
         """The weights in that folder of the run, as they sample."""
         from latentprint.networks import load_model
 
-        return stages.for_sampling(load_model(self.work.run.path / folder, self.work.device))
+        work = self.work
+        loaded = load_model(work.run.path / folder, work.device)
+        return stages.for_sampling(loaded, work.config.speed.sampling, work.batch)
 
     def drawn(self, model: Denoiser, ids: NDArray[np.int64]) -> Pixels:
         """Samples (n, C, H, W) by their ids."""

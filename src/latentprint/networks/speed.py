@@ -1,0 +1,188 @@
+"""What a GPU may do to be faster, as explicit settings: reduced mantissas, layout, compilation, CUDA graphs.
+
+All of it changes rounding, none of it what is computed. The state of a sampler, its noise and its
+coefficients keep their own precision (``denoiser``, ``sampler``): only what happens inside a network is meant
+here. Everything is off by default. Nothing falls back: a setting that cannot be had is an error of torch.
+
+    tf32       products of 10-bit mantissas, summed in float32         (convolutions and matrix products)
+    bfloat16   products of 7-bit mantissas, summed in float32          (autocast; normalisation stays float32)
+
+Compiled networks see one batch shape: fewer rows are filled up with copies of the first one, whose answers
+are dropped, more are taken in parts. A row's answer then does not depend on how many came with it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from latentprint.networks.inference import inference_form
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What a GPU may do to be faster; ``benchmarks/gpu.py`` measures each of them.
+
+    Everything is off: a training is then repeatable bit by bit on one device.
+
+    Attributes:
+        tf32: convolutions and matrix products multiply with 10 bits of mantissa.
+        channels_last: weights and images lie in memory with their channels together.
+        compile: ``torch.compile``; half a minute and more before the first step.
+        autotune: cuDNN tries its algorithms and takes the fastest, which may differ from run to run.
+        graphs: what was compiled is launched as one CUDA graph; on a CPU it does nothing.
+
+    Raises:
+        ValueError: graphs of what is not compiled.
+    """
+
+    tf32: bool = False
+    channels_last: bool = False
+    compile: bool = False
+    autotune: bool = False
+    graphs: bool = False
+
+    def __post_init__(self) -> None:
+        if self.graphs and not self.compile:
+            raise ValueError("graphs launch what was compiled: set compile = true too, or graphs = false")
+
+
+@dataclass(frozen=True)
+class Evaluation(Speed):
+    """How a network is evaluated: ``Speed``, and the type it multiplies in."""
+
+    precision: Literal["float32", "bfloat16"] = "float32"
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is float32, uncompiled: then ``inference_form`` is what samples fastest."""
+        return self.precision == "float32" and not self.compile
+
+
+@contextmanager
+def rounding(speed: Speed, device: torch.device) -> Generator[None]:
+    """Within it cuDNN and cuBLAS do what ``speed`` allows and nothing else; nothing changes on a CPU."""
+    # ``flags`` would switch cuDNN off where ``enabled`` is not said.
+    with torch.backends.cudnn.flags(
+        enabled=True, deterministic=not speed.autotune, benchmark=speed.autotune, allow_tf32=speed.tf32
+    ):
+        if device.type != "cuda":
+            yield
+            return
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("high" if speed.tf32 else "highest")
+        try:
+            yield
+        finally:
+            torch.set_float32_matmul_precision(before)
+
+
+@contextmanager
+def arithmetic(how: Evaluation, device: torch.device) -> Generator[None]:
+    """``rounding``, and autocast to ``how.precision``."""
+    with rounding(how, device):
+        if how.precision == "float32":
+            yield
+        else:
+            with torch.autocast(device.type, dtype=torch.bfloat16):
+                yield
+
+
+def compiled(network: nn.Module, speed: Speed) -> nn.Module:
+    """``network`` with its weights, compiled where ``speed`` says so, for batches of one shape."""
+    if not speed.compile:
+        return network
+    mode = "reduce-overhead" if speed.graphs else None
+    return cast(nn.Module, torch.compile(network, mode=mode, dynamic=False))
+
+
+def new_step(speed: Speed) -> None:
+    """Tell CUDA graphs that what they answered before is of no more use; for nothing else."""
+    if speed.graphs:
+        torch.compiler.cudagraph_mark_step_begin()
+
+
+def laid_out(images: Tensor, speed: Speed) -> Tensor:
+    """Images (B, C, H, W) in the layout that ``speed`` asks for."""
+    return images.contiguous(memory_format=torch.channels_last) if speed.channels_last else images
+
+
+class Evaluated(nn.Module):
+    """A network in evaluation, as ``how`` says; ``batch`` is the one batch shape of what is compiled.
+
+    It compiles at its first call, and again in each process that it is sent to. Answers are float32.
+    """
+
+    def __init__(self, network: nn.Module, how: Evaluation, batch: int) -> None:
+        super().__init__()
+        if batch < 1:
+            raise ValueError(f"a batch holds at least 1 row, got {batch}")
+        self.network, self.how, self.batch = network, how, batch
+        self._call: Callable[..., Any] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Compiled code belongs to its process.
+        return {**self.__dict__, "_call": None}
+
+    def forward(self, x: Tensor, time: Tensor | None = None, class_labels: Tensor | None = None) -> Tensor:
+        """Rows x (B, C, H, W), and where the network takes them their times (B,) and labels (B,)."""
+        if not self.how.compile or not len(x):
+            return self._answer(self.network, x, time, class_labels)
+        parts = range(0, len(x), self.batch)
+        answers = [
+            self._padded(
+                x[i : i + self.batch],
+                None if time is None else time[i : i + self.batch],
+                None if class_labels is None else class_labels[i : i + self.batch],
+            )
+            for i in parts
+        ]
+        return torch.cat(answers) if len(answers) > 1 else answers[0]
+
+    def _padded(self, x: Tensor, time: Tensor | None, labels: Tensor | None) -> Tensor:
+        if self._call is None:
+            # Past __setattr__, which would make a submodule, and other names of weights, of it.
+            self.__dict__["_call"] = compiled(self.network, self.how)
+        call = cast(Callable[..., Any], self._call)
+        full = _filled(x, self.batch)
+        times = None if time is None else _filled(time, self.batch)
+        kinds = None if labels is None else _filled(labels, self.batch)
+        # A CUDA graph writes every answer to the same memory.
+        return self._answer(call, full, times, kinds)[: len(x)].clone()
+
+    def _answer(
+        self, call: Callable[..., Any], x: Tensor, time: Tensor | None, labels: Tensor | None
+    ) -> Tensor:
+        rest = () if time is None else (time,)
+        named = {} if labels is None else {"class_labels": labels}
+        with arithmetic(self.how, x.device):
+            new_step(self.how)
+            out = call(laid_out(x, self.how), *rest, **named)
+        out = out if isinstance(out, Tensor) else out.sample
+        return out.float() if out.dtype == torch.bfloat16 else out
+
+
+def _filled(rows: Tensor, count: int) -> Tensor:
+    """Rows, then copies of the first one, ``count`` in all."""
+    if len(rows) == count:
+        return rows
+    return torch.cat([rows, rows[:1].expand(count - len(rows), *rows.shape[1:])])
+
+
+def for_evaluation(network: nn.Module, how: Evaluation, batch: int) -> Evaluated:
+    """A copy of ``network`` that is evaluated as ``how`` says.
+
+    Plain float32 takes ``inference_form``. Otherwise it is the network as it was trained: the compiler fuses
+    what that form joins by hand, and autocast knows which of torch's own operations need float32.
+    """
+    if how.plain:
+        return Evaluated(inference_form(network), how, batch)
+    still = copy.deepcopy(network).eval().requires_grad_(False)
+    layout = torch.channels_last if how.channels_last else torch.contiguous_format
+    return Evaluated(still.to(memory_format=layout), how, batch)  # pyright: ignore[reportCallIssue, reportArgumentType]
