@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: setup demo test check coverage lint format types layers docstrings docs lock clean
+.PHONY: setup demo test examples check coverage lint format types layers docstrings docs lock clean
 
 setup: $(STAMP)
 
@@ -23,6 +23,10 @@ demo: setup
 # One process a core with one thread each: small tensors gain nothing from two.
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
+
+# The examples and the notebook, small; `make test` runs them too.
+examples: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_examples.py
 
 lint: setup
 	$(BIN)/ruff check .
@@ -58,7 +62,7 @@ coverage: setup
 
 # No index address may enter the lock: it must install from whatever index the user has.
 lock: setup
-	$(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --extra accelerate --extra dev --extra docs --extra dicom --extra fid --extra medmnist --extra ray \
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --extra accelerate --extra dev --extra docs --extra examples --extra dicom --extra fid --extra medmnist --extra ray \
 	  --no-emit-index-url --no-header pyproject.toml --output-file requirements.lock
 
 clean:

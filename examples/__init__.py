@@ -1,1 +1,1 @@
-"""Examples as functions; ``tests/test_examples.py`` runs each of them, small."""
+"""Examples as functions, and the paper's story as a notebook; ``tests/test_examples.py`` runs each, small."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
+import matplotlib
 import numpy as np
 import pytest
 import torch
@@ -208,3 +209,64 @@ def test_a_detector_of_ones_own_counts_q_of_a_model_that_memorised() -> None:
     assert found.trials is not None
     low, high = found.trials.interval(0.999)
     assert low < 1 / 6 < high
+
+
+STORY = Path(__file__).parents[1] / "examples" / "story.ipynb"
+
+TINY: dict[str, dict[str, Any]] = {
+    "model": {"training": {"steps": 20, "batch": 16}},
+    "presence": {"epochs": 3, "draws": 256},
+    "identity": {"epochs": 3, "draws": 256},
+    "embedding": {"epochs": 2, "draws": 128},
+    "sampler": {"steps": 3},
+    "search": {"levels": 4, "tries": 3},
+    "baseline": {"images": 2, "levels": 3, "tries": 2},
+    "samples": {"count": 40},
+    "likelihood": {"images": 0},
+    "membership": {"images": 0},
+}
+
+
+def told(cells: list[dict[str, Any]], over: dict[str, Any]) -> dict[str, Any]:
+    """What the code cells leave behind, run top to bottom; ``over`` goes over the cell of parameters."""
+    names: dict[str, Any] = {}
+    for number, cell in enumerate(cells):
+        if cell["cell_type"] == "code":
+            exec(compile("".join(cell["source"]), f"{STORY.name}, cell {number}", "exec"), names)
+            if "parameters" in cell["metadata"].get("tags", ()):
+                assert set(over) <= set(names)
+                names |= over
+    return names
+
+
+def test_the_story_runs_from_top_to_bottom(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    notebook = json.loads(STORY.read_text(encoding="utf-8"))
+    over = {
+        "folder": tmp_path / "demo",
+        "changes": TINY,
+        "first_steps": 10,
+        "sampler_steps": 24,
+    }
+    try:
+        names = told(notebook["cells"], over)
+        drawn = len(pyplot.get_fignums())
+    finally:
+        pyplot.close("all")
+    kept = json.loads((tmp_path / "demo" / "results.json").read_text(encoding="utf-8"))
+    assert names["results"] == kept
+    assert names["verdict"]["state"].upper() in capsys.readouterr().out
+    assert drawn >= 9
+    # the private image of the story is the marked one of the run
+    assert np.array_equal(
+        names["injection"].target, names["injection"].marked.pixels[kept["target"]["index"]]
+    )
+    # the bridge is of the converged flow, whose q is 1e-6; that of 24 steps is another, not far away
+    split, bridged = names["rates"]
+    assert (split.method, bridged.method) == ("splitting", "bridge")
+    assert split.reliable
+    assert 2e-7 < split.rate < 2e-6
+    assert bridged.reliable
+    assert 1 / 1.6 < bridged.rate / 1e-6 < 1.6
