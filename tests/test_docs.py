@@ -169,6 +169,28 @@ def test_the_files_and_targets_it_names_exist(page: Path) -> None:
         assert (ROOT / ran).exists(), ran
 
 
+def test_every_public_module_has_its_place_in_the_reference() -> None:
+    """A package shows what its ``__init__`` exports; a function named as its module needs its own entry."""
+    named = set[str]()
+    for page in (ROOT / "docs" / "api").glob("*.md"):
+        named |= set(
+            re.findall(r"^::: latentprint\.([\w.]+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+        )
+    package = ROOT / "src" / "latentprint"
+    public = {path.stem for path in package.glob("[a-z]*.py")}
+    public |= {path.parent.name for path in package.glob("*/__init__.py")} - {"cli", "presets"}
+    assert not {module for module in public if not any(one.split(".")[0] == module for one in named)}
+    for home in package.glob("*/__init__.py"):
+        exported = getattr(importlib.import_module(f"latentprint.{home.parent.name}"), "__all__", ())
+        for name in exported:
+            module = home.parent / f"{name}.py"
+            if module.exists():
+                shown = {f"{home.parent.name}.{name}", f"{home.parent.name}.{name}.{name}"}
+                assert shown & named, (
+                    f"latentprint.{home.parent.name}.{name} is hidden by the module of that name"
+                )
+
+
 def test_the_readers_of_pages_see_what_is_wrong(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("# One heading\n\ntext\n\n    latentprint audit X --no-such\n\nmore\n", encoding="utf-8")

@@ -120,7 +120,14 @@ def check(
     """Read the data, count the work and measure this machine for a few seconds; nothing is written.
 
     Args:
-        model, label, target: as for ``run_audit``; with a model nothing is trained but c_id.
+        config: everything that would decide the numbers.
+        out: the run's folder: the disk that it lies on is looked at.
+        device: as for ``run_audit``, and so are ``root`` and ``download``.
+        root: where the MedMNIST files are.
+        download: whether a missing one may be fetched.
+        model: with one, nothing is trained but c_id.
+        label: the class to audit of a model that is conditional on one.
+        target: the training image to look for, its number or an image file.
 
     Raises:
         InputError: the audit itself would refuse these images, this model, these settings or device.

@@ -224,12 +224,15 @@ def audit_samples(
     """Counts, nearest copies and their background.
 
     Args:
-        samples, train, heldout: of one shape; ``heldout`` must not have been trained on.
+        samples: what a model generated, of the shape of the images it was trained on.
+        train: the images it was trained on.
+        heldout: images that it was not trained on: how near an image comes by chance.
         detectors: c_p and c_id, or c_id alone; a sample is a hit where all fire.
         share: of the held-out images that the copy threshold lets through; with fewer than 1 / share of
             them the threshold is the smallest score of any.
         alpha: the chance, at most, with which a model that copies nothing is said to leak.
         ranked: pairs to give back.
+        device: where distances are computed.
         batch: images at a time through the detectors.
 
     Raises:

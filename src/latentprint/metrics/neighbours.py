@@ -45,7 +45,8 @@ def nearest(
     """The ``k`` nearest of ``reference`` (m, C, H, W) to each of ``queries`` (n, C, H, W), both in [-1, 1].
 
     Args:
-        queries, reference: the two sets, as arrays or as tensors on one device.
+        queries: the images asked about, an array or a tensor.
+        reference: the images searched, an array or a tensor on the same device.
         k: how many neighbours.
         same: both are the same set in the same order, and no image is its own neighbour.
         block: rows of either side that are compared at once; it bounds memory only.

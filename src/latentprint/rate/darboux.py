@@ -71,7 +71,10 @@ def upper_darboux_sum(
     """Eq. 9: each interval's width in sigma times the largest E_t in it.
 
     Args:
-        t, sigma, log_p, t_prime: as for `riemann_sum`.
+        t: as for `riemann_sum`, and so are the next three.
+        sigma: (n,) noise levels at t.
+        log_p: n arrays of log densities in nats.
+        t_prime: one of t.
         every: how many intervals of the grid make one interval of the sum (the last one may have fewer).
 
     Raises:

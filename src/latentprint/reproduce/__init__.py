@@ -56,11 +56,15 @@ def reproduce(
     """Run experiment ``name`` at that size, or continue it, and write its numbers, figures and the page.
 
     Args:
+        name: of the experiment, e.g. "table2".
+        size: "cpu" for hours on two cores, "full" for the paper's own.
         runs: the runs' folder; ``runs/NAME/SIZE/ROW`` is one run.
         docs: where ``paper/results.json``, ``paper/*.svg`` and ``paper.md`` go.
         experiments: the folder of the experiments' files.
         only: rows to run; all where none is named.
-        device, root, download: as for ``run_audit``.
+        device: where networks run.
+        root: where the MedMNIST files are.
+        download: whether a missing one may be fetched.
         spread: "ray" spreads the rows of a table over workers; samples of one row where it has one row.
         processes: how many train one model together (accelerate).
         progress: told how far each row's stages are.
