@@ -42,7 +42,7 @@ types: setup
 layers: setup
 	$(BIN)/lint-imports
 
-# What a docstring says of arguments must be true of the function, and what a function raises must be said. Not asked:
+# What a docstring says of arguments must be true of the function, and what it raises must be said where it has sections. Not asked:
 # a list of every argument, result and yield, where the first sentence names them (DOC101, DOC103, DOC201, DOC402),
 # and a match of all errors, for those of callees cannot be seen here (DOC502, DOC503).
 docstrings: setup

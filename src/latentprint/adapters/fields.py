@@ -20,7 +20,11 @@ def short(value: object) -> str:
 
 
 def whole(value: object, name: str, low: int, high: int) -> int:
-    """A whole number from low to high."""
+    """A whole number from low to high.
+
+    Raises:
+        ModelError: something else, by its ``name``; so do all fields below.
+    """
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise ModelError(f"{name} must be a whole number from {low} to {high}, got {short(value)}")
     return value

@@ -172,7 +172,11 @@ def check(outcome: Outcome, asked: int) -> None:
 
 
 def trials_from_rows(plan: Plan, rows: dict[str, NDArray[Any]], target: int = 0) -> tuple[Trials, ...]:
-    """Trials at each t from stored rows (``id``, ``hit``): what a report recounts without a model."""
+    """Trials at each t from stored rows (``id``, ``hit``): what a report recounts without a model.
+
+    Raises:
+        ValueError: a row lies above the grid of the plan.
+    """
     ids, hit = cast(Ids, rows["id"]), rows["hit"].astype(np.bool_)
     mine = target_of(ids) == target
     index = index_of(ids[mine])
