@@ -133,8 +133,13 @@ def test_the_commands_and_options_it_names_exist(page: Path) -> None:
     assert lone <= every
 
 
-BESIDE = {"--i-trust-this-file", "--strict", "--quick"}
-"""Options that pages name alone and that belong to the converter, to mkdocs and to the benchmarks."""
+BESIDE = {"--i-trust-this-file", "--strict"}.union(
+    *(
+        re.findall(r'"(--[a-z][a-z-]*)"', path.read_text(encoding="utf-8"))
+        for path in (ROOT / "benchmarks").glob("*.py")
+    )
+)
+"""Options that pages name alone and that belong to the converter, to mkdocs or to a benchmark."""
 
 
 @each_page
