@@ -1,81 +1,114 @@
-"""What a GPU does with the paper's network: training, sampling, and the whole of one Table 2 row.
+"""What a GPU does with the paper's recipe: training, sampling, search, detectors, and a whole Table 2 row.
 
-Compares the settings of ``training.Speed`` and bf16 with plain float32, each alone and all together, in steps
-per second and as a share of what the same device does in plain matrix products (the ceiling): how much is
-left to gain is the difference. Sampling is measured in images per second of the audit's own sampler with both
-detectors behind it, as an audit samples. The row's time is put together from what was measured,
+Compares the settings of ``networks.speed`` (TF32, bfloat16, channels-last, compilation, CUDA graphs) with
+plain float32, each alone and together, in rates and as a share of what the same device does in plain
+bfloat16 matrix products (the ceiling): how much is left to gain is the difference. The settings are those of
+the preset ``paper`` on BreastMNIST: network, sampler, levels, tries, samples, detectors. Its row is
 
-    seconds = 30,000 / (steps/s) + (50,000 + passes of the search for t') / (images/s) + fits of c_p, c_id
+    seconds = steps / (steps/s) + samples / (images/s) + levels tries / (trajectories/s)
+              + epochs (seconds of an epoch of c_p and of c_id) + likelihood + Frechet distances
 
-and is no measurement of a whole row; ``latentprint reproduce table2 --scale full`` is.
+with the best settings of each, and is no measurement of a whole row; ``latentprint reproduce table2 --scale
+full --only breastmnist`` is. A share counts the floating-point operations of convolutions and matrix products
+of the forward pass, three times in a training step (forward, gradient of inputs, gradient of weights).
 
-The share counts the floating-point operations of convolutions and matrix products of one forward pass, three
-times for a training step (forward, gradient of inputs, gradient of weights), over seconds times ceiling.
+Every number is kept in ``--keep`` as soon as it is measured, and the same command continues: ten minutes here
+and ten there add up. What fails (a compiler that is missing, memory) is kept as a sentence and is in no best.
 
-    python benchmarks/gpu.py --device cuda [--json] [--out FILE]
-    python benchmarks/gpu.py --device cpu --quick         # a rehearsal on a tiny network: nothing is claimed
+    python benchmarks/gpu.py --device cuda [--json] [--out FILE]   the paper's size
+    python benchmarks/gpu.py --device cpu --quick                  a tiny network: nothing is claimed
+    python benchmarks/gpu.py --device cpu --rehearse               the tiny network, compiled too
 
-Not run on a GPU yet: the machine that this was written on has none.
+Not run on a GPU yet: the machines that this was written on have none.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from record import add_output, record, tell
+from record import add_output, describe, record, tell
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from latentprint.denoiser import NetworkDenoiser
-from latentprint.detector import build_backbone
-from latentprint.networks import DIGITS, PAPER, UNetConfig, build_unet, parameters
-from latentprint.networks.inference import inference_form
-from latentprint.sampler import Ancestral, Sampler, own_times, trajectories
+from latentprint.audit.stages import for_sampling
+from latentprint.config import AuditConfig, resolve
+from latentprint.denoiser import Denoiser, IdentityCodec, NetworkDenoiser
+from latentprint.detector import DetectorConfig, NetworkDetector, build_backbone, fit_identity, fit_presence
+from latentprint.fingerprint import CircleConfig
+from latentprint.likelihood import Hutchinson, log_likelihood
+from latentprint.metrics.frechet import Moments, frechet
+from latentprint.networks import PAPER, UNetConfig, build_unet, parameters
+from latentprint.networks.speed import Evaluation, Speed
+from latentprint.probe import from_image, from_prior
+from latentprint.sampler import trajectories
 from latentprint.schedule import SubVP
 from latentprint.search import even_grid
 from latentprint.streams import Streams
-from latentprint.training import Speed, TrainConfig, train
+from latentprint.training import train
 
-STEPS, SAMPLES, LEVELS, TRIES, EPOCHS, IMAGES = 30_000, 50_000, 100, 16, 60, 546
-SAMPLER = Sampler(Ancestral(), 24, "karras", denoise=True)
+Measured = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Size:
-    """What is measured: the paper's network, or a tiny one for rehearsal."""
+    """What is measured: the paper's network, or a tiny one for rehearsal.
+
+    Attributes:
+        steps: of training that are timed.
+        sampled, searched: images and trajectories that are timed, in batches of ``together``.
+        product: side of the matrices whose product is the ceiling.
+        train, heldout: images of the set, on which an epoch of a detector depends.
+        dense: images whose likelihood is timed.
+        features: of the Frechet distance.
+    """
 
     network: UNetConfig
-    channels: int
     side: int
-    batch: int
     steps: int
-    images: int
+    sampled: int
+    searched: int
+    together: int
     product: int
-    backbone: str
+    backbone: DetectorConfig
+    train: int
+    heldout: int
+    dense: int
+    features: int
 
 
-FULL = Size(PAPER, 1, 28, 128, 200, 2048, 8192, "resnet50")
-QUICK = Size(DIGITS, 1, 8, 16, 10, 32, 256, "small")
+CONFIG = resolve(preset="paper")
+DETECTOR = replace(CONFIG.presence, epochs=3, patience=3)
+FULL = Size(PAPER, 28, 200, 1024, 1600, 256, 8192, DETECTOR, 546, 234, 64, 2048)
+SMALL = UNetConfig(channels=(8,), layers_per_block=1, middle_attention=False, norm_groups=4)
+TINY = replace(DETECTOR, backbone="small", draws=128)
+QUICK = Size(SMALL, 8, 10, 32, 32, 16, 256, TINY, 60, 60, 4, 64)
 
-PLAIN = Speed()
-VARIANTS: dict[str, tuple[str, Speed]] = {
-    "float32": ("float32", PLAIN),
-    "tf32": ("float32", replace(PLAIN, tf32=True)),
-    "channels-last": ("float32", replace(PLAIN, channels_last=True)),
-    "autotune": ("float32", replace(PLAIN, autotune=True)),
-    "bfloat16": ("bfloat16", PLAIN),
-    "bfloat16, channels-last, autotune": ("bfloat16", Speed(True, True, False, True)),
-    "compile": ("float32", replace(PLAIN, compile=True)),
-    "bfloat16 and all": ("bfloat16", Speed(True, True, True, True)),
+BOTH = Evaluation(precision="bfloat16", tf32=True, channels_last=True, autotune=True)
+VARIANTS: dict[str, Evaluation] = {
+    "float32": Evaluation(),
+    "tf32": Evaluation(tf32=True),
+    "channels-last": Evaluation(channels_last=True),
+    "autotune": Evaluation(autotune=True),
+    "bfloat16": Evaluation(precision="bfloat16"),
+    "bfloat16, channels-last, autotune": BOTH,
+    "compiled": Evaluation(compile=True),
+    "tf32, channels-last, compiled": Evaluation(tf32=True, channels_last=True, compile=True),
+    "bfloat16, compiled": replace(BOTH, channels_last=False, compile=True),
+    "bfloat16, channels-last, compiled": replace(BOTH, compile=True),
+    "bfloat16, channels-last, graphs": replace(BOTH, compile=True, graphs=True),
 }
+REHEARSED = ("float32", "bfloat16, channels-last, autotune", "compiled", "bfloat16, channels-last, graphs")
 
 
 def settle(device: torch.device) -> None:
@@ -85,7 +118,7 @@ def settle(device: torch.device) -> None:
 
 
 def timed(work: Callable[[], object], device: torch.device, repeat: int = 5) -> float:
-    """Seconds of one call: the median, after one to warm up."""
+    """Seconds of one call: the median, after one to warm up (and to compile)."""
     work()
     settle(device)
     times = []
@@ -97,136 +130,338 @@ def timed(work: Callable[[], object], device: torch.device, repeat: int = 5) -> 
     return sorted(times)[len(times) // 2]
 
 
-def ceiling(kind: torch.dtype, size: int, device: torch.device) -> float:
+def ceiling(kind: torch.dtype, size: Size, device: torch.device) -> Measured:
     """Operations per second of one square matrix product."""
     generator = torch.Generator(device).manual_seed(0)
-    a, b = (torch.randn((size, size), device=device, generator=generator).to(kind) for _ in range(2))
-    return 2 * size**3 / timed(lambda: a @ b, device)
+    shape = (size.product, size.product)
+    a, b = (torch.randn(shape, device=device, generator=generator).to(kind) for _ in range(2))
+    return {"operations_per_s": 2 * size.product**3 / timed(lambda: a @ b, device)}
 
 
-def forward_operations(size: Size, device: torch.device) -> int:
+def operations(size: Size, device: torch.device) -> Measured:
     """Floating-point operations of one image's forward pass (a multiplication and an addition are two)."""
-    network = build_unet(size.network, size.channels, (size.side, size.side), Streams(0)).to(device)
-    x = torch.zeros((1, size.channels, size.side, size.side), device=device)
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        network(x, torch.zeros(1, device=device))
-    return counter.get_total_flops()
+
+    def count(work: Callable[[], object]) -> int:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            work()
+        return counter.get_total_flops()
+
+    unet, shape = network(size).to(device), (1, size.side, size.side)
+    eye = build_backbone(size.backbone.backbone, Streams(0), "c_p").to(device).eval()
+    x = torch.zeros((1, *shape), device=device)
+    return {
+        "parameters": parameters(unet),
+        "unet": count(lambda: unet(x, torch.zeros(1, device=device))),
+        "detector": count(lambda: eye(x.expand(-1, 3, -1, -1))),
+    }
 
 
-def training(size: Size, precision: str, speed: Speed, device: torch.device) -> float:
-    """Optimiser steps per second, the compilation and the first ten left out."""
-    config = TrainConfig(
-        steps=size.steps + 20, batch=size.batch, precision=precision, speed=speed, learning_rate=1e-4
+def network(size: Size) -> nn.Module:
+    return build_unet(size.network, 1, (size.side, size.side), Streams(0))
+
+
+def pictures(size: Size, count: int) -> np.ndarray:
+    """Images that are all different; no rate depends on what they show."""
+    return np.tanh(Streams(0).noise("images", range(count), 0, (1, size.side, size.side)).numpy())
+
+
+def training(how: Evaluation, size: Size, device: torch.device) -> Measured:
+    """Optimiser steps per second, the compilation and the first twenty left out."""
+    batch = CONFIG.model.training.batch if size is FULL else 16
+    speed = Speed(**{name: getattr(how, name) for name in asdict(Speed())})
+    config = replace(
+        CONFIG.model.training, steps=size.steps + 20, batch=batch, precision=how.precision, speed=speed
     )
-    images = np.tanh(Streams(0).noise("images", range(256), 0, (size.channels, size.side, size.side)).numpy())
-    network = build_unet(size.network, size.channels, (size.side, size.side), Streams(0))
-    states = train(images, network, SubVP(), config, Streams(0), device)
+    states = train(pictures(size, size.train), network(size), SubVP(), config, Streams(0), device)
     next(states), next(states)
     settle(device)
     begun = time.perf_counter()
-    for state in states:
-        last = state
+    *_, last = states
     settle(device)
+    took = time.perf_counter() - begun
     if last.loss is None or not math.isfinite(last.loss):
-        raise RuntimeError(f"training with {precision}, {speed} came to a loss of {last.loss}")
-    return size.steps / (time.perf_counter() - begun)
+        raise RuntimeError(f"the loss became {last.loss}")
+    return {"steps_per_s": size.steps / took, "batch": batch, "loss": last.loss}
 
 
-def sampling(size: Size, precision: str, device: torch.device) -> float:
-    """Images per second through the reverse process and two detectors."""
-    shape = (size.channels, size.side, size.side)
-    network = build_unet(size.network, size.channels, (size.side, size.side), Streams(0)).to(device).eval()
-    denoiser = NetworkDenoiser(inference_form(network.requires_grad_(False)), SubVP(), "edm")
-    eyes = [build_backbone(size.backbone, Streams(0), name).to(device).eval() for name in ("c_p", "c_id")]
-    streams, count = Streams(1), size.images
+def denoiser(how: Evaluation, size: Size, device: torch.device) -> Denoiser:
+    raw = NetworkDenoiser(network(size).to(device), SubVP(), CONFIG.model.training.parametrisation)
+    return for_sampling(raw, how, size.together)
 
-    def begin(rows: Tensor) -> Tensor:
-        return SubVP().prior_std * streams.noise("start", rows, 0, shape, device=device)
+
+def walked(how: Evaluation, size: Size, device: torch.device, starts: Tensor, search: bool) -> Measured:
+    """Trajectories per second of the preset's sampler from ``starts`` (n,), without detectors."""
+    model, streams, count = denoiser(how, size, device), Streams(1), len(starts)
+    ids, shape = torch.arange(count), (1, size.side, size.side)
+    begin = (
+        from_image(torch.zeros(shape, device=device), model, streams, "walk", IdentityCodec())
+        if search
+        else from_prior(shape, model, streams, "walk", device)
+    )
+    spent: list[int] = []
 
     def once() -> None:
-        half = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
-        start = torch.full((count,), SubVP().start, dtype=torch.float64, device=device)
-        with torch.inference_mode(), half:
-            walks = trajectories(
-                denoiser, SAMPLER, start, torch.arange(count, device=device), begin, streams, "walk", 1024
+        walks = trajectories(
+            model,
+            CONFIG.sampler.sampler(),
+            starts,
+            ids,
+            lambda rows: begin(starts[rows], ids[rows]),
+            streams,
+            "path",
+            size.together,
+        )
+        spent.append(sum(int(ended.evaluations.sum()) for ended in walks))
+
+    rate = count / timed(once, device, repeat=1)
+    return {"trajectories_per_s": rate, "evaluations_per_trajectory": spent[-1] / count}
+
+
+def sampling(how: Evaluation, size: Size, device: torch.device) -> Measured:
+    """Images per second from the prior."""
+    return walked(how, size, device, torch.full((size.sampled,), 1.0, dtype=torch.float64), search=False)
+
+
+def search(how: Evaluation, size: Size, device: torch.device) -> Measured:
+    """Tries per second of Algorithm 1: from every level of the preset's grid alike."""
+    levels = torch.tensor(even_grid(CONFIG.search.levels, SubVP().start), dtype=torch.float64)
+    return walked(how, size, device, levels[torch.arange(size.searched) % len(levels)], search=True)
+
+
+def fitting(how: Evaluation, size: Size, device: torch.device) -> Measured:
+    """Seconds of one epoch of c_p and of c_id as they are fitted, drawing and augmenting included."""
+    kind, images = CircleConfig(), pictures(size, size.train + size.heldout)
+    own, heldout, streams = images[: size.train], images[size.train :], Streams(0)
+
+    def epoch(states: Iterator[Any]) -> float:
+        next(states)  # compiles
+        begun = time.perf_counter()
+        next(states)
+        return time.perf_counter() - begun
+
+    presence = epoch(fit_presence(images, kind, size.backbone, streams, device, how))
+    identity = epoch(fit_identity(own[0], own[1:], heldout, kind, size.backbone, streams, device, how))
+    return {"presence_epoch_s": presence, "identity_epoch_s": identity}
+
+
+def seeing(how: Evaluation, size: Size, device: torch.device) -> Measured:
+    """Images per second that one fitted detector answers for."""
+    body = build_backbone(size.backbone.backbone, Streams(0), "c_p").to(device).eval().requires_grad_(False)
+    nothing: Any = None
+    eye = NetworkDetector("presence", body, 0.5, nothing, size.backbone, 1, (1, size.side, size.side), how)
+    images = torch.from_numpy(pictures(size, size.together)).to(device)
+    with torch.no_grad():
+        return {"images_per_s": size.together / timed(lambda: eye(images), device)}
+
+
+def dense(size: Size, device: torch.device) -> Measured:
+    """Seconds of the likelihood of one image, in a batch of ``size.dense``; float32 always."""
+    raw = NetworkDenoiser(network(size).to(device).eval(), SubVP(), "edm")
+    x = torch.from_numpy(pictures(size, size.dense)).to(device)
+    divergence = Hutchinson(CONFIG.likelihood.probes or 1, Streams(0))
+    begun = time.perf_counter()
+    log_likelihood(raw, x, divergence, ids=torch.arange(size.dense))
+    settle(device)
+    return {"seconds_per_image": (time.perf_counter() - begun) / size.dense}
+
+
+def distance(size: Size) -> Measured:
+    """Seconds of one Frechet distance from features, on the CPU."""
+    one = Moments.of(np.random.default_rng(0).normal(size=(2 * size.features, size.features)))
+    begun = time.perf_counter()
+    frechet(one, one)
+    return {"seconds": time.perf_counter() - begun}
+
+
+STAGES: dict[str, tuple[Callable[[Evaluation, Size, torch.device], Measured], str, bool]] = {
+    "training": (training, "steps_per_s", True),
+    "sampling": (sampling, "trajectories_per_s", True),
+    "search": (search, "trajectories_per_s", True),
+    "detectors": (fitting, "presence_epoch_s", False),
+    "answers": (seeing, "images_per_s", True),
+}
+"""What is measured, the number that decides, and whether more of it is better."""
+
+
+def tasks(
+    size: Size, device: torch.device, compile_too: bool
+) -> Iterator[tuple[str, Callable[[], Measured]]]:
+    """All measurements by name, the most wanted first."""
+    yield "operations", partial(operations, size, device)
+    for name, kind in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
+        yield f"ceiling/{name}", partial(ceiling, kind, size, device)
+    chosen = [
+        (name, how)
+        for name, how in VARIANTS.items()
+        if (size is FULL or name in REHEARSED) and (compile_too or not how.compile)
+    ]
+    for stage, (measure, _, _) in STAGES.items():
+        for name, how in chosen:
+            yield f"{stage}/{name}", partial(measure, how, size, device)
+    yield "likelihood", partial(dense, size, device)
+    yield "frechet", partial(distance, size)
+
+
+@dataclass
+class Kept:
+    """Measurements on disk: written after each of them, continued by the same command."""
+
+    path: Path
+    about: Mapping[str, Any]
+    measured: dict[str, Measured]
+
+    @classmethod
+    def open(cls, path: Path, about: Mapping[str, Any]) -> Kept:
+        """What ``path`` holds; SystemExit where that is of another device, size or version."""
+        if not path.exists():
+            return cls(path, about, {})
+        held = json.loads(path.read_text(encoding="utf-8"))
+        if held["about"] != dict(about):
+            sys.exit(
+                f"gpu.py: {path} was measured with {held['about']}, not {dict(about)}; name another --keep"
             )
-            for ended in walks:
-                image = ended.x.float().clamp(-1, 1)
-                for eye in eyes:
-                    eye(image.expand(-1, 3, -1, -1))
+        return cls(path, about, held["measured"])
 
-    return count / timed(once, device, repeat=1)
-
-
-def fitting(size: Size, device: torch.device) -> float:
-    """Images per second of fitting one detector: forward and backward of its backbone."""
-    network: nn.Module = build_backbone(size.backbone, Streams(0), "c_p").to(device).train()
-    x = torch.zeros((size.batch, 3, size.side, size.side), device=device)
-    x.normal_(generator=torch.Generator(device).manual_seed(0))
-    return size.batch / timed(lambda: network(x).sum().backward(), device)
+    def keep(self, name: str, found: Measured) -> None:
+        """Written aside and renamed: a kill leaves the file before it, or this one."""
+        self.measured[name] = found
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        aside = self.path.with_suffix(".tmp")
+        aside.write_text(json.dumps({"about": self.about, "measured": self.measured}, indent=1) + "\n")
+        aside.replace(self.path)
 
 
-def row(steps: float, images: float, fits: float) -> dict[str, float]:
-    """Seconds of a Table 2 row (BreastMNIST) by stage, from the three rates."""
-    grid = SAMPLER.grid(SubVP())
-    share = np.mean([len(own_times(grid, t)) / len(grid) for t in even_grid(LEVELS, SubVP().start)])
+def measure(name: str, task: Callable[[], Measured]) -> Measured:
+    """One measurement, or the sentence that says why there is none."""
+    begun = time.perf_counter()
+    try:
+        found = task()
+    except Exception as error:  # a compiler or a GPU fails in many ways, and the others are still wanted
+        found = {
+            "failed": f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[:300]
+        }
+    found["took_s"] = round(time.perf_counter() - begun, 2)
+    print(f"{name:50} {json.dumps(found)}", file=sys.stderr, flush=True)
+    torch.compiler.reset()
+    return found
+
+
+def best(measured: Mapping[str, Measured], stage: str) -> tuple[str, Measured] | None:
+    """The settings that measure best, of those that did not fail."""
+    _, number, more = STAGES[stage]
+    found = [
+        (name.split("/", 1)[1], one)
+        for name, one in measured.items()
+        if name.startswith(f"{stage}/") and "failed" not in one
+    ]
+    return max(found, key=lambda one: one[1][number] * (1 if more else -1), default=None)
+
+
+def shares(measured: Mapping[str, Measured]) -> dict[str, float]:
+    """Of the bfloat16 ceiling, by measurement."""
+    top, each = measured["ceiling/bfloat16"].get("operations_per_s"), measured["operations"]
+    if top is None or "unet" not in each:
+        return {}
+    spent = {
+        "training": lambda one: one["steps_per_s"] * one["batch"] * 3 * each["unet"],
+        "sampling": lambda one: one["trajectories_per_s"] * one["evaluations_per_trajectory"] * each["unet"],
+        "answers": lambda one: one["images_per_s"] * each["detector"],
+    }
+    spent["search"] = spent["sampling"]
+    return {
+        name: spent[stage](one) / top
+        for name, one in measured.items()
+        if (stage := name.split("/")[0]) in spent and "failed" not in one
+    }
+
+
+def row(config: AuditConfig, measured: Mapping[str, Measured]) -> dict[str, float] | None:
+    """Seconds of a Table 2 row by part, each with its best settings; None while one of them is missing."""
+    found = {stage: best(measured, stage) for stage in STAGES}
+    other = [measured.get(name, {}) for name in ("likelihood", "frechet")]
+    if any(one is None for one in found.values()) or any(
+        "took_s" not in one or "failed" in one for one in other
+    ):
+        return None
+    at = {stage: one[1] for stage, one in found.items() if one is not None}
+    tried = config.search.levels * config.search.tries
     parts = {
-        "training": STEPS / steps,
-        "sampling": SAMPLES / images,
-        "search": LEVELS * TRIES * float(share) / images,
-        "detectors": 2 * EPOCHS * IMAGES * 2 / fits,
+        "training": config.model.training.steps / at["training"]["steps_per_s"],
+        "sampling": config.samples.count / at["sampling"]["trajectories_per_s"],
+        "search": tried / at["search"]["trajectories_per_s"],
+        "detectors": config.presence.epochs * at["detectors"]["presence_epoch_s"]
+        + config.identity.epochs * at["detectors"]["identity_epoch_s"],
+        "answers": 2 * (config.samples.count + tried) / at["answers"]["images_per_s"],
+        "likelihood": (2 * config.likelihood.images + 1) * other[0]["seconds_per_image"],
+        "frechet": 2 * other[1]["seconds"],
     }
     return parts | {"total": sum(parts.values())}
 
 
+def settings(measured: Mapping[str, Measured]) -> str:
+    """What measured best, as settings for a --config file."""
+    lines: list[str] = []
+    for stage, table in (
+        ("training", "model.training"),
+        ("sampling", "speed.sampling"),
+        ("detectors", "speed.detectors"),
+    ):
+        if (found := best(measured, stage)) is None:
+            continue
+        how = asdict(VARIANTS[found[0]])
+        precision = how.pop("precision")
+        on = [f"{name} = true" for name, value in how.items() if value]
+        lines += [f"[{table}]", f'precision = "{precision}"']
+        lines += [f"speed = {{ {', '.join(on)} }}"] if on and stage == "training" else on
+    return "\n".join(lines)
+
+
 def table(report: Mapping[str, Any]) -> str:
-    """Steps per second of each setting, then images per second and the row's time."""
-    lines = [f"{report['device']}"]
-    for name, rate in report["training"].items():
-        share = rate["share_of_bfloat16_ceiling"]
-        lines.append(f"{name:36} {rate['steps_per_s']:8.2f} steps/s, {share:6.1%} of the ceiling")
-    told = ", ".join(f"{name} {rate:,.1f}" for name, rate in report["sampling_images_per_s"].items())
-    parts = ", ".join(f"{name} {seconds:,.0f} s" for name, seconds in report["table2_row_seconds"].items())
-    lines.append(f"sampling {told} images/s; one Table 2 row at these rates: {parts}")
+    """Each measurement, its share of the ceiling, what is best and the row's time."""
+    lines = [report["device"]]
+    for name, one in report["measured"].items():
+        told = ", ".join(
+            f"{key} {value:,.4g}" for key, value in one.items() if isinstance(value, int | float)
+        )
+        share = report["share_of_bfloat16_ceiling"].get(name)
+        lines.append(
+            f"{name:46} {one.get('failed', told)}"
+            + ("" if share is None else f", {share:.1%} of the ceiling")
+        )
+    lines += ["best settings:", report["best_settings"]]
+    if report["table2_row_seconds"] is not None:
+        parts = ", ".join(f"{name} {s:,.0f} s" for name, s in report["table2_row_seconds"].items())
+        lines.append(f"one Table 2 row at the best rates: {parts}")
     if report["rehearsal"]:
         lines.append("A rehearsal on a tiny network: these numbers say nothing of the paper's.")
     return "\n".join(lines)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="The paper's network on a GPU")
+    parser = argparse.ArgumentParser(description="The paper's recipe on a GPU")
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--quick", action="store_true", help="a tiny network, without compiling: a rehearsal")
+    parser.add_argument("--quick", action="store_true", help="a tiny network, without compiling")
+    parser.add_argument("--rehearse", action="store_true", help="the tiny network with everything")
+    parser.add_argument("--keep", type=Path, help="measurements so far; runs/gpu-SIZE-DEVICE.json by default")
     add_output(parser)
     arguments = parser.parse_args()
     if arguments.device.startswith("cuda") and not torch.cuda.is_available():
-        sys.exit("gpu.py: this machine has no GPU; --device cpu --quick rehearses on a tiny network")
-    device, size = torch.device(arguments.device), QUICK if arguments.quick else FULL
-    kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-    peaks = {name: ceiling(kind, size.product, device) for name, kind in kinds.items()}
-    each = forward_operations(size, device)
-    rates: dict[str, Any] = {}
-    for name, (precision, speed) in VARIANTS.items():
-        if arguments.quick and speed.compile:
-            continue
-        steps = training(size, precision, speed, device)
-        share = steps * size.batch * 3 * each / peaks["bfloat16"]
-        rates[name] = {"steps_per_s": steps, "share_of_bfloat16_ceiling": share, **asdict(speed)}
-        print(f"{name:36} {steps:8.2f} steps/s", file=sys.stderr, flush=True)
-    images = {name: sampling(size, name, device) for name in kinds}
-    fits = fitting(size, device)
-    best = max(one["steps_per_s"] for one in rates.values())
+        sys.exit("gpu.py: this machine has no GPU; --device cpu --rehearse rehearses on a tiny network")
+    torch.backends.cudnn.allow_tf32 = False  # the plain one is float32; the settings may say otherwise
+    device, small = torch.device(arguments.device), arguments.quick or arguments.rehearse
+    size, word = (QUICK, "tiny") if small else (FULL, "paper")
+    path = arguments.keep or Path("runs") / f"gpu-{word}-{device.type}.json"
+    kept = Kept.open(path, {"device": describe(device), "size": word})
+    for name, task in tasks(size, device, compile_too=not arguments.quick):
+        if name not in kept.measured:
+            kept.keep(name, measure(name, task))
     report = {
         **record(device),
-        "rehearsal": arguments.quick,
-        "parameters": parameters(build_unet(size.network, size.channels, (size.side, size.side), Streams(0))),
-        "batch": size.batch,
-        "operations_per_image": each,
-        "ceiling_operations_per_s": peaks,
-        "training": rates,
-        "sampling_images_per_s": images,
-        "fitting_images_per_s": fits,
-        "table2_row_seconds": row(best, max(images.values()), fits),
+        "rehearsal": small,
+        "measured": kept.measured,
+        "share_of_bfloat16_ceiling": shares(kept.measured),
+        "best_settings": settings(kept.measured),
+        "table2_row_seconds": row(CONFIG, kept.measured),
     }
     tell(report, arguments, table)
 

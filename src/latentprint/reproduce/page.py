@@ -245,6 +245,7 @@ def differences(entry: Entry, paper: AuditConfig) -> list[str]:
     ]
     if changed:
         out.append(f"Training recipe: {', '.join(changed)}.")
+    out += _arithmetic(ours)
     if ours.sampler.name != "paper":
         out.append(
             f"Sampler: {ours.sampler.name} with {ours.sampler.steps} steps; the paper's is the reverse SDE "
@@ -262,6 +263,22 @@ def differences(entry: Entry, paper: AuditConfig) -> list[str]:
         "alarms cannot explain."
     )
     return out
+
+
+def _arithmetic(ours: AuditConfig) -> list[str]:
+    """Where networks multiply in bfloat16; no sentence where they never do."""
+    parts = {
+        "training": ours.model.training.precision,
+        "sampling": ours.speed.sampling.precision,
+        "detectors": ours.speed.detectors.precision,
+    }
+    coarse = [part for part, precision in parts.items() if precision != "float32"]
+    if not coarse:
+        return []
+    return [
+        f"Arithmetic: bfloat16 inside the networks in {', '.join(coarse)}, which the paper does not say of "
+        "its own (docs/precision.md states how far it moves a result)."
+    ]
 
 
 def _changed(here: Mapping[str, Any], there: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
