@@ -309,7 +309,10 @@ def test_differences_name_what_is_not_the_papers(done: Path) -> None:
 
     paper = resolve(preset="paper")
     same = differences({"settings": plain(paper), "fid": None}, paper)
-    assert not any(one.startswith(("Training", "U-Net", "c_p", "c_id")) for one in same)
+    assert not any(one.startswith(("Training", "U-Net", "c_p", "c_id", "Arithmetic")) for one in same)
+    half = resolve({"speed": {"detectors": {"precision": "bfloat16"}}}, preset="paper")
+    told = [one for one in differences({"settings": plain(half), "fid": None}, paper) if one not in same]
+    assert len(told) == 1 and "bfloat16 inside the networks in detectors, which" in told[0]
     entry = json.loads((done / "docs" / "paper" / "results.json").read_text())
     said = "\n".join(differences(entry["experiments"]["table"]["cpu"]["24"], paper))
     assert "30 steps of 8 images" in said and "channels 32-64" in said
