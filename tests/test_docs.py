@@ -174,6 +174,14 @@ def test_the_files_and_targets_it_names_exist(page: Path) -> None:
         assert (ROOT / ran).exists(), ran
 
 
+def test_the_layers_on_the_page_are_those_that_are_checked() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    (layers,) = [one for one in project["tool"]["importlinter"]["contracts"] if one["type"] == "layers"]
+    checked = [re.sub(r"[()]", "", layer) for layer in layers["layers"]]
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    assert checked in [block.strip().split("\n") for block in blocks(page)]
+
+
 def test_every_public_module_has_its_place_in_the_reference() -> None:
     """A package shows what its ``__init__`` exports; a function named as its module needs its own entry."""
     named = set[str]()
