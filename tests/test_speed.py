@@ -199,6 +199,8 @@ def test_detectors_fit_and_answer_as_plain_ones(how: Evaluation) -> None:
     same = replace(plain.detector, how=how)
     assert near(same.logit(x), plain.detector.logit(x), 2e-2 if how is HALF else 1e-5)
     assert same.logit(x).dtype == torch.float32 and same.features(x).dtype == torch.float32
+    assert how is not HALF or not torch.equal(same.features(x), plain.detector.features(x))
+    assert how is not COMPILED or same._backbone._call is not None
     torch.testing.assert_close(same.logit(x[:3]), same.logit(x)[:3], rtol=1e-4, atol=1e-4)
 
 
