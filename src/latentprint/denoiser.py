@@ -209,7 +209,11 @@ class NetworkDenoiser:
         return out.to(x.dtype)  # under autocast the network may answer in half precision
 
     def network_time(self, t: Tensor) -> Tensor:
-        """The number that the network is given as time, float64, shaped as t."""
+        """The number that the network is given as time, float64, shaped as t.
+
+        Raises:
+            ValueError: t = 0 for a network that is given log(sigma / alpha).
+        """
         if self.parametrisation == "edm":
             ratio = self.schedule.ratio(t)
             if not bool((ratio > 0).all()):

@@ -98,7 +98,11 @@ def monte_carlo(
 def rate_of(
     counted: Tally, *, sampler: Mapping[str, Any], level: float = 0.95, expected: float | None = None
 ) -> Rate:
-    """The result of a finished count with n fixed beforehand, also of one that was counted elsewhere."""
+    """The result of a finished count with n fixed beforehand, also of one that was counted elsewhere.
+
+    Raises:
+        ValueError: nothing was counted, or ``expected`` is no probability.
+    """
     trials = counted.trials
     if trials.n == 0:
         raise ValueError("a Monte Carlo rate needs at least one sample, got none")
@@ -107,14 +111,22 @@ def rate_of(
 
 
 def decided(threshold: float) -> Answered:
-    """Is q below or above ``threshold``? Answered once the interval lies on one side of it."""
+    """Is q below or above ``threshold``? Answered once the interval lies on one side of it.
+
+    Raises:
+        ValueError: the threshold is not strictly between 0 and 1.
+    """
     if not 0 < threshold < 1:
         raise ValueError(f"a policy's threshold lies strictly between 0 and 1, got {threshold}")
     return lambda low, high: high < threshold or low > threshold
 
 
 def precise(relative: float) -> Answered:
-    """How large is q? Answered once the interval's ends differ by at most the factor ``1 + relative``."""
+    """How large is q? Answered once the interval's ends differ by at most the factor ``1 + relative``.
+
+    Raises:
+        ValueError: ``relative`` is not above 0.
+    """
     if relative <= 0:
         raise ValueError(f"a relative width must be positive, got {relative}")
     return lambda low, high: low > 0 and high <= (1 + relative) * low
@@ -214,7 +226,11 @@ def _result(
 
 
 def brute_force_samples(q: float, relative: float = 0.2) -> float:
-    """Samples that plain counting needs for a relative standard error: ``(1 - q) / (q relative^2)``."""
+    """Samples that plain counting needs for a relative standard error: ``(1 - q) / (q relative^2)``.
+
+    Raises:
+        ValueError: q is not strictly between 0 and 1, or the error is not above 0 and finite.
+    """
     if not 0 < q < 1 or not relative > 0 or math.isinf(relative):
         raise ValueError(f"need 0 < q < 1 and a positive relative error, got {q} and {relative}")
     return (1 - q) / (q * relative**2)
