@@ -1,6 +1,7 @@
 """The bridge estimator on models whose densities and whose q are formulas."""
 
 import math
+import sys
 from dataclasses import replace
 
 import pytest
@@ -267,11 +268,33 @@ def test_longer_steps_above_all_proposals_change_no_density():
         assert (walk(flow, nodes, k, ids, "test").log_ratio[:, k] - own).abs().max() < 0.03
 
 
-def test_a_model_without_a_finite_likelihood_is_refused():
+def test_a_model_without_a_finite_likelihood_is_an_answer_and_no_error():
     class Broken(Gaussian):
         def __call__(self, x: Tensor, t: Tensor, /) -> Tensor:
             return super().__call__(x, t) + torch.where(t > 0.9, math.nan, 0.0).max()
 
     model = Broken(images(1)[0], torch.tensor(0.5, dtype=torch.float64), VP())
-    with pytest.raises(ValueError, match="finite"):
-        bridge(model, model.mean, within(model.mean, 0.5), seed=0)
+    found = bridge(model, model.mean, within(model.mean, 0.5), seed=0)
+    assert (found.reliable, found.rate) == (False, None)
+    assert "must be finite" in found.diagnostic
+    assert "would be enough" in found.diagnostic
+
+
+@pytest.mark.parametrize("longest", [1.0, 4.0])
+def test_steps_too_long_for_the_densities_are_cut(longest: float):
+    model = Memorised(images(10, 3), VP())
+    inside = within(model.images[0], 0.3)
+    found = bridge(
+        model, model.images[0], inside, seed=0, level=0.999, config=replace(QUICK, longest=longest)
+    )
+    assert found.details["steps_cut_in"] > 1
+    assert abs(found.details["integration_bias"]) < 0.02  # a tenth of the relative error asked for
+    check(found, 0.1, 0.15)
+
+
+def test_where_cutting_the_steps_is_not_enough_no_number_is_offered(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sys.modules["latentprint.rate.bridge"], "COARSEST", 1e-6)
+    model = Memorised(images(10, 3), VP())
+    found = bridge(model, model.images[0], within(model.images[0], 0.3), seed=0, config=QUICK)
+    assert (found.reliable, found.rate) == (False, None)
+    assert "would be enough" in found.diagnostic

@@ -23,7 +23,7 @@ from latentprint.gate.policy import MissableRule, RateRule
 from latentprint.rate import Rate
 from latentprint.rate.weights import log_interval
 from latentprint.settings import SettingsError
-from latentprint.stats import Trials, looks, narrowed, running_interval, running_p_value
+from latentprint.stats import Trials, looks, narrowed, running_interval, running_p_value, samples_to_decide
 from latentprint.store import Run
 from latentprint.verdict import verdict
 from latentprint.verify import verify
@@ -113,6 +113,10 @@ def test_an_open_question_draws_the_most_and_says_so() -> None:
     seen = drawn(question, hits)
     assert len(seen.hit) == 3000
     assert "still open" in question.entry(seen, 0.01)["stopped"]
+    assert "would be needed" not in question.entry(seen, 0.01)["stopped"]  # 3,000 could have been enough
+    scarce = Question(1e-4, 3000, SHARP)
+    said = scarce.entry(drawn(scarce, np.zeros(3000, np.bool_)), 0.01)["stopped"]
+    assert f"at least {samples_to_decide(1e-4):,} would be needed" in said
 
 
 def test_detectors_that_overlook_make_it_draw_more() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from latentprint import rate
 from latentprint.contracts import Ids, Outcome, Times
-from latentprint.stats import Trials, samples_to_exclude
+from latentprint.stats import Trials, samples_to_decide, samples_to_exclude
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def test_an_open_question_says_so_and_what_would_be_enough():
     )
     assert found.details["stopped"] is False
     assert "still open" in found.diagnostic
-    assert str(samples_to_exclude(1e-4)) in found.diagnostic
+    assert f"at least {samples_to_decide(1e-4)} would be needed" in found.diagnostic
 
 
 def test_stopping_on_sight_keeps_its_coverage_where_a_fixed_interval_loses_it():

@@ -9,6 +9,8 @@ import pytest
 
 from latentprint import InputError, resolve
 from latentprint.preflight import check
+from latentprint.sampler import RungeKutta
+from latentprint.stats import samples_to_decide
 
 SETTINGS = {
     "data": {"source": "digits", "images": 24},
@@ -44,3 +46,20 @@ def test_copies_are_warned_of(tmp_path: Path) -> None:
     found = check(resolve(settings, preset="demo"), tmp_path / "run")
     assert found.facts["images with a near copy among them"] == 2
     assert any("copies" in one for one in found.warnings)
+
+
+def test_a_question_that_no_count_can_answer_is_warned_of(tmp_path: Path) -> None:
+    asked = SETTINGS | {"samples": {"count": 400, "control": 10, "until": 0.001}}
+    found = check(resolve(asked, preset="demo"), tmp_path / "run")
+    (said,) = (one for one in found.warnings if "samples.until" in one)
+    assert f"{samples_to_decide(0.001):,} or somewhat more would be enough" in said
+    enough = SETTINGS | {"samples": {"count": 20_000, "control": 10, "until": 0.001}}
+    found = check(resolve(enough, preset="demo"), tmp_path / "run")
+    assert not any("samples.until" in one for one in found.warnings)
+
+
+def test_splitting_is_refused_beside_a_sampler_that_chooses_its_steps() -> None:
+    settings = {"sampler": {"name": RungeKutta.name}, "rare": {"splitting": True}}
+    with pytest.raises(InputError, match=r"fixed number of steps.*would be enough"):
+        resolve(settings, preset="demo")
+    assert resolve({"sampler": {"name": RungeKutta.name}}, preset="demo").sampler.name == RungeKutta.name

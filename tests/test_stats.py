@@ -73,6 +73,21 @@ def test_missable_is_the_rate_that_five_percent_of_audits_would_miss():
     assert stats.missable(5, 5) == 1.0
 
 
+@pytest.mark.parametrize("q", [0.2, 1e-3, 1e-6])
+def test_samples_to_decide_is_the_smallest_that_does(q: float):
+    n = stats.samples_to_decide(q)
+
+    def evidence(n: int) -> float:  # the mixture over Beta(1/2, b) against q, all trials without a hit
+        b = 0.5 * (1 - q) / q
+        return sum(math.log(b + i) - math.log(0.5 + b + i) for i in range(n)) - n * math.log1p(-q)
+
+    if q >= 1e-3:  # the product of n factors, written out
+        assert evidence(n - 1) < math.log(20) <= evidence(n)
+    assert n > stats.samples_to_exclude(q)  # the price of looking whenever one likes
+    assert stats.running_interval([stats.Trials(0, n)], 0.95, q)[1] < q
+    assert stats.running_interval([stats.Trials(0, n - 1)], 0.95, q)[1] >= q
+
+
 def test_samples_to_exclude_is_the_smallest_that_does():
     n = stats.samples_to_exclude(1e-3)
     assert stats.missable(0, n) <= 1e-3 < stats.missable(0, n - 1)

@@ -263,6 +263,11 @@ class AuditConfig:
                 f"weights can be kept every {REPORT} steps, so {steps} steps give {max(1, steps // REPORT)} "
                 f"checkpoints at most, got {keep}"
             )
+        if self.rare.splitting and self.sampler.sampler().evaluations(self.model.schedule()) is None:
+            raise ValueError(
+                f"splitting needs a sampler with a fixed number of steps, and {self.sampler.name!r} chooses "
+                "them itself; another sampler, or rare.splitting = false, would be enough"
+            )
 
 
 def presets() -> tuple[str, ...]:

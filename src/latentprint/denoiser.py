@@ -57,11 +57,16 @@ class IdentityCodec:
         return latents
 
 
+class NotFiniteError(ValueError):
+    """A model answered with NaN or infinity, or has no finite likelihood; the message says where."""
+
+
 def checked(denoiser: Denoiser, x: Tensor, t: Tensor) -> Tensor:
     """``denoiser(x, t)``, refused unless it has x's shape and type and is finite everywhere.
 
     Raises:
-        ValueError: the answer is no tensor, has another shape or type, or holds NaN or infinity.
+        ValueError: the answer is no tensor, or has another shape or type.
+        NotFiniteError: it holds NaN or infinity.
     """
     out = denoiser(x, t)
     if not isinstance(out, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -73,7 +78,7 @@ def checked(denoiser: Denoiser, x: Tensor, t: Tensor) -> Tensor:
     # One sum is cheaper than a mask of every element; the mask decides when the sum is not finite.
     if not bool(out.detach().sum().isfinite()) and not bool(out.detach().isfinite().all()):
         low, high = float(t.min()), float(t.max())
-        raise ValueError(
+        raise NotFiniteError(
             f"the denoiser must be finite; it returned NaN or infinity for t in [{low:g}, {high:g}]"
         )
     return out

@@ -31,6 +31,7 @@ from latentprint.networks import build_unet, parameters
 from latentprint.progress import duration
 from latentprint.sampler import own_times
 from latentprint.schedule import Schedule
+from latentprint.stats import samples_to_decide
 from latentprint.streams import Streams
 from latentprint.training import train
 
@@ -265,6 +266,12 @@ def _warnings(config: AuditConfig, facts: dict[str, Any], needed: int, free: int
         out.append(
             f"{config.samples.count:,} samples are few: a model that repeats every training image equally "
             f"often would show the private one {expected:.2g} times; below 3, seeing none means little"
+        )
+    until = config.samples.until
+    if until is not None and (enough := samples_to_decide(until)) > config.samples.count:
+        out.append(
+            f"{config.samples.count:,} samples are too few to show that the image comes back less often than "
+            f"{until:g} (samples.until), even if none does; {enough:,} or somewhat more would be enough"
         )
     if facts["images held out"] < 50:
         out.append(

@@ -11,6 +11,7 @@ Y. Hochberg, JRSS B 57 (1995); W. J. Rogan, B. Gladen, Am. J. Epidemiol. 107 (19
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import math
 from collections.abc import Callable, Sequence
@@ -213,6 +214,18 @@ def narrowed(
     now_low, now_high = confidence_sequence(now.k, now.n, level, prior)
     low, high = max(before[0], now_low), min(before[1], now_high)
     return (low, high) if low <= high else (now_low, now_high)
+
+
+def samples_to_decide(q: float, level: float = 0.95) -> int:
+    """The smallest n at which zero hits put the anytime-valid interval (``running_interval``) below q.
+
+    Raises:
+        ValueError: q does not lie strictly between 0 and 1.
+    """
+    prior, most = prior_near(q), 1
+    while confidence_sequence(0, most, level, prior)[1] >= q:
+        most *= 2
+    return bisect.bisect_left(range(most), True, key=lambda n: confidence_sequence(0, n, level, prior)[1] < q)
 
 
 def running_p_value(counts: Sequence[Trials], p0: float, near: float) -> float:

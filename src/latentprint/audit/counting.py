@@ -30,6 +30,7 @@ from latentprint.stats import (
     looks,
     running_interval,
     running_p_value,
+    samples_to_decide,
 )
 
 LEVEL = 0.95
@@ -114,7 +115,7 @@ class Question:
         said = {
             "below": f"the rate is below {self.threshold:g}, the detectors' misses counted",
             "above": f"the detectors fire together more often than {self.threshold:g}",
-            None: f"whether the rate is below {self.threshold:g} is still open",
+            None: f"whether the rate is below {self.threshold:g} is still open{self._too_few()}",
         }[answer]
         return {
             "low": low,
@@ -126,6 +127,10 @@ class Question:
             "stopped": f"after {n:,} of at most {self.most:,} images: {said}",
             "looks": {"samples": [one.n for one in counts], "hits": [one.k for one in counts]},
         } | ({} if counts[-1].k == 0 else {"missable": high})  # without a hit the number of looks was fixed
+
+    def _too_few(self) -> str:
+        enough = samples_to_decide(self.threshold, LEVEL)
+        return f"; even without any hit at least {enough:,} would be needed" if enough > self.most else ""
 
 
 def seen(outcome: Outcome) -> Trials:

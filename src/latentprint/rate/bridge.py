@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from latentprint.contracts import InputError
-from latentprint.denoiser import Codec, Denoiser, IdentityCodec
+from latentprint.denoiser import Codec, Denoiser, IdentityCodec, NotFiniteError
 from latentprint.likelihood import Divergence, Exact, Hutchinson
 from latentprint.rate.levels import Inside
 from latentprint.rate.paths import Flow, Nodes, Paths, walk
@@ -120,11 +120,12 @@ def bridge(
         data_range: what x_p must lie in; None for models that live elsewhere (latent, or not images).
 
     An x_p outside of its own Omega, as a lossy codec may leave it, is no error: trajectories around it may
-    land there all the same. Where none do, the answer is "not reliable because" with that reason.
+    land there all the same. Where none do, the answer is "not reliable because" with that reason; so it is
+    where the model's likelihood is not finite.
 
     Raises:
         InputError: x_p is not finite or outside its range.
-        ValueError: the denoiser's answer or a density is not finite.
+        ValueError: the denoiser's answer has another shape or type than it was asked for, or no gradient.
     """
     settings = config or BridgeConfig()
     _check_target(target, data_range)
@@ -149,7 +150,10 @@ def bridge(
         "stochastic": False,
     }
     details: dict[str, Any] = {"config": asdict(settings), "divergence": type(chosen).__name__}
-    found = _estimate(run, level, details)
+    try:
+        found = _estimate(run, level, details)
+    except NotFiniteError as error:
+        found = f"{error}; splitting and counting need no likelihood and would be enough"
     if isinstance(found, str):
         return unreliable(
             "bridge", found, level=level, network_evaluations=run.cost, sampler=sampler, details=details

@@ -23,6 +23,7 @@ from latentprint.stats import (
     narrowed,
     prior_near,
     running_p_value,
+    samples_to_decide,
     samples_to_exclude,
 )
 
@@ -168,15 +169,15 @@ def monte_carlo_until(
         if done:
             break
     n = last.trials.n
-    said = f"the question was answered after {n} samples" if done else _undecided(n, high, near)
+    said = f"the question was answered after {n} samples" if done else _undecided(n, level, near)
     more: dict[str, Any] = {"stopped": done}
     if expected is not None:
         more["p_value"] = running_p_value(counts, expected, near)
     return _result(last, low, high, f"anytime-valid; {said}", level, sampler, expected, more)
 
 
-def _undecided(n: int, high: float, near: float) -> str:
-    enough = samples_to_exclude(near) if high > near else n
+def _undecided(n: int, level: float, near: float) -> str:
+    enough = samples_to_decide(near, level)
     more = f"; at least {enough} would be needed even with no hit at all" if enough > n else ""
     return f"the question is still open after all {n} samples allowed{more}"
 

@@ -18,7 +18,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from latentprint.denoiser import Codec, Denoiser
+from latentprint.denoiser import Codec, Denoiser, NotFiniteError
 from latentprint.likelihood import Divergence, flow
 from latentprint.rate.levels import Inside
 from latentprint.sampler.adaptive import RungeKutta
@@ -144,7 +144,7 @@ def walk(flow_of: Flow, nodes: Nodes, k: int, ids: Tensor, purpose: str) -> Path
     """Trajectories of proposal k, named by ids: down to the image, then, where they hit, up to T.
 
     Raises:
-        ValueError: a density that is not finite.
+        NotFiniteError: a density or an answer of the denoiser that is not finite.
     """
     t = float(nodes.times[nodes.at[k]])
     x = flow_of.start(t, ids, purpose)
@@ -161,7 +161,7 @@ def walk(flow_of: Flow, nodes: Nodes, k: int, ids: Tensor, purpose: str) -> Path
     log_ratio = torch.cat([p[0] for p in parts])
     if not bool(log_ratio.isfinite().all()):
         bad = int((~log_ratio.isfinite()).any(1).sum())
-        raise ValueError(
+        raise NotFiniteError(
             f"the model's likelihood must be finite; {bad} of {len(rows)} trajectories have none"
         )
     return Paths(hit, log_ratio, torch.cat([p[1] for p in parts]), cost + sum(p[2] for p in parts))
