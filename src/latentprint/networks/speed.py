@@ -169,10 +169,11 @@ class Evaluated(nn.Module):
 
 
 def _filled(rows: Tensor, count: int) -> Tensor:
-    """Rows, then copies of the first one, ``count`` in all."""
-    if len(rows) == count:
-        return rows
-    return torch.cat([rows, rows[:1].expand(count - len(rows), *rows.shape[1:])])
+    """Rows, then copies of the first one, ``count`` in all; in memory of one layout, however rows lie."""
+    full = rows.new_empty((count, *rows.shape[1:]))
+    full[: len(rows)] = rows
+    full[len(rows) :] = rows[0]
+    return full
 
 
 def for_evaluation(network: nn.Module, how: Evaluation, batch: int) -> Evaluated:
