@@ -5,7 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from latentprint.fingerprint import FingerprintError
+from latentprint.data import ImageSet
+from latentprint.fingerprint import FingerprintError, Injection, inject
+from latentprint.streams import Streams
 
 
 # --8<-- [start:mark]
@@ -60,3 +62,10 @@ class FrameConfig:
 
 
 # --8<-- [end:kind]
+# --8<-- [start:use]
+def with_a_frame(train: ImageSet, seed: int) -> Injection:
+    """One of the images in a frame, the others as they are; the image and its frame follow from the seed."""
+    return inject(train, FrameConfig(), Streams(seed).generator("fingerprint"))
+
+
+# --8<-- [end:use]

@@ -20,13 +20,13 @@ from examples.audit_samples import audit_folder
 from examples.own_adapter import WEIGHTS, open_normals
 from examples.own_detector import distance, near, rate_of_near
 from examples.own_estimator import inverse_count
-from examples.own_fingerprint import Frame, FrameConfig
+from examples.own_fingerprint import Frame, FrameConfig, with_a_frame
 from examples.own_sampler import Midpoint
 from examples.release import release
 from examples.scan_checkpoints import scan_checkpoints
 from latentprint.adapters import ModelError
 from latentprint.data import load
-from latentprint.fingerprint import FingerprintError, inject
+from latentprint.fingerprint import FingerprintError
 from latentprint.known import Coin, Gaussian, Memorised
 from latentprint.sampler import Heun, Sampler, reverse, times
 from latentprint.schedule import VP, SubVP
@@ -132,7 +132,7 @@ def test_samples_with_copies_are_told_from_samples_without(tmp_path: Path, leaky
 
 def test_a_frame_is_equation_10(tmp_path: Path) -> None:
     train = load("digits", seed=0, images=20).train
-    injection = inject(train, FrameConfig(1), np.random.default_rng(0))
+    injection = with_a_frame(train, 0)
     said = injection.fingerprint.describe()
     inner = np.s_[:, 1:-1, 1:-1]
     assert np.array_equal(injection.target[inner], injection.original[inner])
@@ -140,6 +140,8 @@ def test_a_frame_is_equation_10(tmp_path: Path) -> None:
     assert np.isclose(injection.target, said["grey"])[0].sum() >= 2 * 1 * (8 + 8 - 2)
     assert int(Frame(2).mask(8, 12).sum()) == 2 * 2 * (8 + 12 - 4)
     assert FrameConfig(1).masks(3, 8, 8, np.random.default_rng(1)).shape == (3, 8, 8)
+    assert with_a_frame(train, 0).sha256 == injection.sha256
+    assert with_a_frame(train, 1).sha256 != injection.sha256
     for wrong in (lambda: Frame(0), lambda: Frame(4).mask(8, 8)):
         with pytest.raises(FingerprintError):
             wrong()
@@ -243,6 +245,7 @@ def test_the_story_runs_from_top_to_bottom(tmp_path: Path, capsys: pytest.Captur
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
+    assert STORY.stat().st_size < 300_000
     notebook = json.loads(STORY.read_text(encoding="utf-8"))
     over = {
         "folder": tmp_path / "demo",
