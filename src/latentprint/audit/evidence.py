@@ -16,7 +16,7 @@ from latentprint.contracts import Ids, Times
 from latentprint.fingerprint import Injection
 from latentprint.marks import was_injected
 from latentprint.probe import ModelProbe
-from latentprint.report.evidence import Evidence, Noised, Sample, write_evidence
+from latentprint.report.evidence import Evidence, Noised, Sample
 from latentprint.store import Run
 
 SHOWN_LEVELS = 12
@@ -97,6 +97,3 @@ def _samples(rows: Rows, probe: ModelProbe, *, both: bool) -> list[Sample]:
         )
         for i, row in enumerate(chosen)
     ]
-
-
-__all__ = ["collect", "pictures", "write_evidence"]

@@ -94,6 +94,3 @@ def place_of(train: ImageSet, target: int | str | Path | None, resize: int | Non
             " the range): whether a model gives back what it was not trained on is another question"
         )
     return found[0]
-
-
-__all__ = ["facts", "place_of", "read_images"]

@@ -21,11 +21,12 @@ from numpy.typing import NDArray
 from latentprint.adapters.samples import SamplesAudit, audit_samples, open_samples
 from latentprint.audit import evidence, stages
 from latentprint.audit.distance import extractor
+from latentprint.audit.frame import begin, finish
 from latentprint.audit.given import as_it_is, named
 from latentprint.audit.images import facts, read_images
 from latentprint.audit.results import monte_carlo_entry, results
 from latentprint.audit.stages import Detectors, private_image
-from latentprint.audit.work import Work, describe, one_image, open_device
+from latentprint.audit.work import Work, one_image, open_device
 from latentprint.config import AuditConfig
 from latentprint.contracts import Ids, InputError, Outcome, Times
 from latentprint.data import ImageSet, Split
@@ -34,11 +35,9 @@ from latentprint.fingerprint import Injection
 from latentprint.metrics.error import mae, mse
 from latentprint.metrics.frechet import Extractor, Moments, frechet, moments
 from latentprint.progress import Report
-from latentprint.report import write_report
-from latentprint.report.evidence import Evidence, NearestPair, Sample, write_evidence
+from latentprint.report.evidence import Evidence, NearestPair, Sample
 from latentprint.settings import plain
 from latentprint.store import Run
-from latentprint.verdict import verdict
 
 _USED = ("seed", "data", "fingerprint", "presence", "identity", "fid")
 """Settings that this audit follows from."""
@@ -99,10 +98,7 @@ def run_samples_audit(
     given, split, injection = samples_and_images(config, samples, target, root, download)
     with Run.open(out, settings_of(config, given, target), fresh=fresh) as run:
         work = Work(config, run, place, _BATCH, progress)
-        run.note({"device": describe(place)})
-        if authorised_by is not None:
-            run.note({"authorised_by": authorised_by})
-        stages.remember(work, split, injection)
+        begin(work, split, injection, authorised_by)
         detectors = stages.detectors(work, split, injection)
         counted = _count(work, given, injection, detectors)
         with work.stage("copies"):
@@ -132,12 +128,7 @@ def run_samples_audit(
             },
             costs=stages.costs(work),
         )
-        answer["verdict"] = verdict(answer)
-        run.write_json("results.json", answer)
-        write_evidence(run.path, _evidence(given, split, injection, counted, near))
-        run.complete()
-        write_report(run.path)
-        return answer
+        return finish(work, answer, _evidence(given, split, injection, counted, near))
 
 
 def samples_and_images(
