@@ -88,7 +88,7 @@ def card(
 ) -> None:
     """Print a Hugging Face model card for RUN, or put the audit's section into an existing one."""
     from latentprint.report.modelcard import model_card, replace_section, section
-    from latentprint.report.page import read_json
+    from latentprint.report.reading import read_json
 
     with answering(ValueError, OSError):
         results, record = _results(run), read_json(run / "run.json")
@@ -101,7 +101,7 @@ def card(
 
 
 def _results(run: Path) -> dict[str, Any]:
-    from latentprint.report.page import read_json
+    from latentprint.report.reading import read_json
 
     return read_json(run / "results.json")
 

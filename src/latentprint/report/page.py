@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,10 +16,9 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from latentprint.contracts import InputError
 from latentprint.report.first import first_screen
 from latentprint.report.palette import variables
-from latentprint.report.reading import check
+from latentprint.report.reading import check, read_json
 from latentprint.report.sections import sections
 
 
@@ -82,20 +80,3 @@ def write_report(folder: Path | str) -> Path:
     aside.write_text(text, encoding="utf-8")
     os.replace(aside, target)
     return target
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file.
-
-    Raises:
-        InputError: the file is missing, is no JSON, or holds no object.
-    """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path.name} is missing in the run folder; has the audit finished?") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"{path.name} cannot be read as JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise InputError(f"{path.name} must hold one object, got {type(value).__name__}")
-    return value

@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from latentprint.contracts import InputError
+from latentprint.report.reading import at, read_json
 from latentprint.store import Run
-from latentprint.verify.check import Check, alike, at, read_object
+from latentprint.verify.check import Check, alike
 from latentprint.verify.counts import from_counts
 from latentprint.verify.files import from_files
 from latentprint.verify.rows import LIKELIHOODS, PURPOSES, from_rows
@@ -102,7 +103,7 @@ def verify(folder: Path | str) -> Verification:
         InputError: there is no run, or results.json is missing, no JSON object or not of the schema.
     """
     folder = Path(folder)
-    run, results = Run.read(folder), read_object(folder / "results.json")
+    run, results = Run.read(folder), read_json(folder / "results.json")
     rows = {purpose: run.rows(purpose) for purpose in [*PURPOSES.values(), *LIKELIHOODS.values()]}
     with _readable():
         checks = [*from_counts(results), *from_rows(results, rows), *from_files(folder, results, run.record)]

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, cast
-
-from latentprint.contracts import InputError
 
 Source = Literal["counts", "rows", "files"]
 
@@ -63,27 +58,3 @@ def first_difference(stored: Any, derived: Any) -> tuple[str, str]:
 def _short(value: Any) -> str:
     text = f"{value:.10g}" if isinstance(value, float) else repr(value)
     return text if len(text) <= 100 else text[:97] + "..."
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """A JSON object from a file of a run.
-
-    Raises:
-        InputError: it is missing, no JSON or no object.
-    """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path.name} is missing in the run folder; has the audit finished?") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"{path.name} cannot be read as JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise InputError(f"{path.name} must hold one object, got {type(value).__name__}")
-    return cast(dict[str, Any], value)
-
-
-def at(source: Any, path: str) -> Any:
-    """The value at a path of keys with dots between; None where there is none."""
-    for key in path.split("."):
-        source = cast(Mapping[str, Any], source).get(key) if isinstance(source, Mapping) else None
-    return source

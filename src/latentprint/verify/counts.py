@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
+from latentprint.report.reading import at
 from latentprint.search import NullLaw, Plan, conclude
 from latentprint.stats import (
     CorrectedRate,
@@ -16,7 +17,7 @@ from latentprint.stats import (
     running_p_value,
 )
 from latentprint.verdict import Rule, verdict
-from latentprint.verify.check import Check, at
+from latentprint.verify.check import Check
 
 
 def from_counts(results: Mapping[str, Any]) -> Iterator[Check]:

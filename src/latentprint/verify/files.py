@@ -7,8 +7,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from latentprint.report.reading import at, read_json
 from latentprint.store.files import to_json
-from latentprint.verify.check import Check, at, read_object
+from latentprint.verify.check import Check
 
 SETTINGS = {
     "q.monte_carlo.sampler.steps": "sampler.steps",
@@ -53,7 +54,7 @@ def from_files(folder: Path, results: Mapping[str, Any], record: Mapping[str, An
         )
     for name in ("presence", "identity"):
         for file in sorted((folder / "detectors" / name).glob("*.json")):
-            note = at(read_object(file), "note")
+            note = at(read_json(file), "note")
             for key in ("tpr", "fpr", "threshold", "kinds"):
                 if isinstance(note, dict) and key in note:
                     path = f"detectors.{name}.{key}"

@@ -8,7 +8,8 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from latentprint.verify.check import Check, at
+from latentprint.report.reading import at
+from latentprint.verify.check import Check
 
 Rows = Mapping[str, NDArray[Any]]
 
