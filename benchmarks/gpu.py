@@ -108,6 +108,9 @@ VARIANTS: dict[str, Evaluation] = {
     "bfloat16, channels-last, compiled": replace(BOTH, compile=True),
     "bfloat16, channels-last, graphs": replace(BOTH, compile=True, graphs=True),
 }
+FEW = ("float32", "bfloat16, channels-last, autotune", "bfloat16, channels-last, compiled")
+"""For detectors: each of them that is compiled takes minutes, and half an hour of a GPU is what there is."""
+
 REHEARSED = ("float32", "bfloat16, channels-last, autotune", "compiled", "bfloat16, channels-last, graphs")
 
 
@@ -284,9 +287,9 @@ STAGES: dict[str, tuple[Callable[[Evaluation, Size, torch.device], Measured], st
 
 
 def tasks(
-    size: Size, device: torch.device, compile_too: bool
+    size: Size, device: torch.device, compile_too: bool, measured: Mapping[str, Measured]
 ) -> Iterator[tuple[str, Callable[[], Measured]]]:
-    """All measurements by name, the most wanted first."""
+    """All measurements by name, the most wanted first; the search has the best settings of sampling."""
     yield "operations", partial(operations, size, device)
     for name, kind in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
         yield f"ceiling/{name}", partial(ceiling, kind, size, device)
@@ -296,7 +299,12 @@ def tasks(
         if (size is FULL or name in REHEARSED) and (compile_too or not how.compile)
     ]
     for stage, (measure, _, _) in STAGES.items():
+        first = best(measured, "sampling") if stage == "search" else None
         for name, how in chosen:
+            if stage == "search" and name not in ("float32", "" if first is None else first[0]):
+                continue
+            if stage in ("detectors", "answers") and size is FULL and name not in FEW:
+                continue
             yield f"{stage}/{name}", partial(measure, how, size, device)
     yield "likelihood", partial(dense, size, device)
     yield "frechet", partial(distance, size)
@@ -452,7 +460,7 @@ def main() -> None:
     size, word = (QUICK, "tiny") if small else (FULL, "paper")
     path = arguments.keep or Path("runs") / f"gpu-{word}-{device.type}.json"
     kept = Kept.open(path, {"device": describe(device), "size": word})
-    for name, task in tasks(size, device, compile_too=not arguments.quick):
+    for name, task in tasks(size, device, not arguments.quick, kept.measured):
         if name not in kept.measured:
             kept.keep(name, measure(name, task))
     report = {
