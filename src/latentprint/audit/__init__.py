@@ -110,9 +110,8 @@ def run_audit(
         checkpoints=checkpoints,
     )
     with Run.open(out, about.settings, fresh=fresh) as run:
-        work = recipe.working(
-            Work(about.config, run, place, batch, progress, map=map, processes=processes), about
-        )
+        work = Work(about.config, run, place, batch, progress, map=map, processes=processes)
+        work = recipe.in_its_space(work, about)
         begin(work, about.split, about.injection, authorised_by)
         made = recipe.make(work, about)
         answer, pictures = recipe.measure(work, about, made)
