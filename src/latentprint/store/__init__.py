@@ -1,6 +1,7 @@
 """A run on disk: one directory that survives interruption at any moment. Never imports torch."""
 
 from latentprint.store.files import RunError
-from latentprint.store.run import SCHEMA, Run, StageState
+from latentprint.store.record import SCHEMA
+from latentprint.store.run import Run, StageState
 
 __all__ = ["SCHEMA", "Run", "RunError", "StageState"]

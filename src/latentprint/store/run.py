@@ -1,8 +1,9 @@
 """One directory per run: settings, the state of each stage, rows by id.
 
-    run.json          schema, settings, versions, git, facts noted (device, manifest, ...), stages with their
-    payloads probes/           rows of scalars by purpose and id          (`latentprint.store.parts`) arrays/
-    rows of arrays by purpose and id lock              the process that writes
+    run.json    schema, settings, versions, git, facts noted, stages with payloads  (`store.record`)
+    probes/     rows of scalars by purpose and id                                   (`store.parts`)
+    arrays/     rows of arrays by purpose and id
+    lock        the process that writes
 
 Every file is wholly there or not at all, a stage is finished when run.json says so, and what is missing is
 asked for by id; so a run that was killed at any moment and opened again with the same settings continues
@@ -12,15 +13,9 @@ where it was.
 from __future__ import annotations
 
 import os
-import platform
-import subprocess
 import time
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from hashlib import sha256
-from importlib import metadata
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -28,7 +23,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from latentprint.store.files import Lock, RunError, disk, from_json, plain, sweep, to_json, write_aside
+from latentprint.store.files import Lock, RunError, disk, plain, sweep, to_json, write_aside
 from latentprint.store.parts import (
     Parts,
     parquet_bytes,
@@ -37,22 +32,7 @@ from latentprint.store.parts import (
     safetensors_bytes,
     safetensors_columns,
 )
-
-SCHEMA = "latentprint/run/1"
-
-_OWN = (
-    "schema",
-    "settings",
-    "settings_sha256",
-    "seed",
-    "began",
-    "finished",
-    "versions",
-    "git",
-    "sessions",
-    "stages",
-)
-_PACKAGES = ("latentprint", "torch", "torchvision", "diffusers", "numpy", "scipy", "scikit-learn", "pyarrow")
+from latentprint.store.record import OWN, begun, continued, now, recorded, session
 
 
 @dataclass(frozen=True)
@@ -109,11 +89,11 @@ class Run:
                 lock.release()
                 folder.mkdir(parents=True, exist_ok=True)
                 lock = Lock(folder / "lock")
-            record = _continued(folder, wanted) if (folder / "run.json").exists() else _begun(wanted)
+            record = continued(folder, wanted) if (folder / "run.json").exists() else begun(wanted)
             for part in (folder, folder / "probes", *_folders(folder / "arrays")):
                 sweep(part)
             run = cls(folder, record, lock)
-            record["sessions"].append({"began": _now(), "versions": _versions(), "git": _git()})
+            record["sessions"].append(session())
             run._commit()
         except BaseException:
             lock.release()
@@ -130,7 +110,7 @@ class Run:
         folder = Path(path)
         if not (folder / "run.json").is_file():
             raise RunError(f"{str(folder)!r} holds no run: there is no run.json in it")
-        return cls(folder, _record(folder), None)
+        return cls(folder, recorded(folder), None)
 
     def __enter__(self) -> Self:
         return self
@@ -163,7 +143,7 @@ class Run:
             RunError: a name that run.json uses itself, a value JSON cannot hold, or the run cannot be
                 written.
         """
-        if own := [name for name in facts if name in _OWN]:
+        if own := [name for name in facts if name in OWN]:
             raise RunError(f"run.json keeps {own[0]!r} itself; note the fact under another name")
         changed = {name: plain(value, name) for name, value in facts.items()}
         if any(
@@ -191,7 +171,7 @@ class Run:
         Raises:
             RunError: a value JSON cannot hold, or the run cannot be written (the stage is not done then).
         """
-        entry: dict[str, Any] = {"state": "done", "finished": _now()}
+        entry: dict[str, Any] = {"state": "done", "finished": now()}
         if (began := self._clock.get(require_purpose(name))) is not None:
             entry["seconds"] = round(time.monotonic() - began, 3)
         entry["payload"] = plain(payload or {}, name)
@@ -209,7 +189,7 @@ class Run:
 
     def complete(self) -> None:
         """Writes down when the run ended."""
-        self._record["finished"] = _now()
+        self._record["finished"] = now()
         self._commit()
 
     def append(self, purpose: str, columns: Mapping[str, NDArray[Any]], /) -> None:
@@ -331,100 +311,3 @@ def _move_away(folder: Path) -> None:
         number += 1
     with disk(folder, "moved away"):
         folder.rename(aside)
-
-
-def _record(folder: Path) -> dict[str, Any]:
-    path = folder / "run.json"
-    record = from_json(path)
-    if record.get("schema") != SCHEMA:
-        raise RunError(
-            f"{str(path)!r} has the schema {record.get('schema')!r}; this version reads {SCHEMA!r}"
-        )
-    wrong = [key for key, kind in _KINDS.items() if not isinstance(record.get(key), kind)]
-    if wrong:
-        raise RunError(f"{str(path)!r} is damaged: {wrong[0]!r} is missing or of another type")
-    return record
-
-
-_KINDS: dict[str, type] = {"settings": dict, "stages": dict, "sessions": list}
-
-
-def _begun(settings: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "schema": SCHEMA,
-        "settings": settings,
-        "settings_sha256": sha256(to_json(settings, "settings")).hexdigest(),
-        "seed": settings.get("seed"),
-        "began": _now(),
-        "finished": None,
-        "versions": _versions(),
-        "git": _git(),
-        "sessions": [],
-        "stages": {},
-    }
-
-
-def _continued(folder: Path, wanted: dict[str, Any]) -> dict[str, Any]:
-    record = _record(folder)
-    difference = _difference(record["settings"], wanted, "")
-    if difference is not None:
-        raise RunError(
-            f"{str(folder)!r} holds a run with other settings: {difference}; name another "
-            "folder, or begin anew with --fresh"
-        )
-    return record
-
-
-def _difference(held: Any, wanted: Any, where: str) -> str | None:
-    """The first setting in which two differ, with both values; None where they agree."""
-    if isinstance(held, dict) and isinstance(wanted, dict):
-        for key in [*wanted, *(key for key in held if key not in wanted)]:
-            name = f"{where}.{key}" if where else str(key)
-            if key not in held or key not in wanted:
-                a, b = ("not set" if key not in side else _short(side[key]) for side in (held, wanted))
-                return f"{name} is {a} there and {b} here"
-            if (difference := _difference(held[key], wanted[key], name)) is not None:
-                return difference
-        return None
-    if isinstance(held, list) and isinstance(wanted, list) and len(held) == len(wanted):
-        found = (
-            _difference(a, b, f"{where}[{i}]") for i, (a, b) in enumerate(zip(held, wanted, strict=True))
-        )
-        return next((difference for difference in found if difference is not None), None)
-    # 1 and True are equal in Python, 1 and 1.0 as well; only the first pair differs as a setting.
-    if held == wanted and isinstance(held, bool) == isinstance(wanted, bool):
-        return None
-    return f"{where or 'the whole'} is {_short(held)} there and {_short(wanted)} here"
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        with suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
-
-
-def _git() -> dict[str, Any] | None:
-    """The state of the source this code runs from, None where it is not a git checkout."""
-    source = Path(__file__).resolve().parent
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(source), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-
-    try:
-        # An installed copy may lie inside somebody else's checkout, of which this file is no part.
-        git("ls-files", "--error-unmatch", Path(__file__).name)
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "-uno"))}
-    except (OSError, subprocess.SubprocessError):
-        return None

@@ -1,0 +1,147 @@
+"""run.json: with which settings and which software a run was begun, and whether it may go on with these.
+
+A run is continued with the very settings it was begun with: its numbers follow from them.
+"""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from contextlib import suppress
+from datetime import UTC, datetime
+from hashlib import sha256
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from latentprint.store.files import RunError, from_json, to_json
+
+SCHEMA = "latentprint/run/1"
+
+OWN = (
+    "schema",
+    "settings",
+    "settings_sha256",
+    "seed",
+    "began",
+    "finished",
+    "versions",
+    "git",
+    "sessions",
+    "stages",
+)
+"""What run.json keeps itself; a fact noted in it has another name."""
+
+_PACKAGES = ("latentprint", "torch", "torchvision", "diffusers", "numpy", "scipy", "scikit-learn", "pyarrow")
+_KINDS: dict[str, type] = {"settings": dict, "stages": dict, "sessions": list}
+
+
+def recorded(folder: Path) -> dict[str, Any]:
+    """run.json of a folder.
+
+    Raises:
+        RunError: it is missing or damaged, or of another schema.
+    """
+    path = folder / "run.json"
+    record = from_json(path)
+    if record.get("schema") != SCHEMA:
+        raise RunError(
+            f"{str(path)!r} has the schema {record.get('schema')!r}; this version reads {SCHEMA!r}"
+        )
+    wrong = [key for key, kind in _KINDS.items() if not isinstance(record.get(key), kind)]
+    if wrong:
+        raise RunError(f"{str(path)!r} is damaged: {wrong[0]!r} is missing or of another type")
+    return record
+
+
+def begun(settings: dict[str, Any]) -> dict[str, Any]:
+    """run.json of a run that begins now; ``settings`` in JSON's own types."""
+    return {
+        "schema": SCHEMA,
+        "settings": settings,
+        "settings_sha256": sha256(to_json(settings, "settings")).hexdigest(),
+        "seed": settings.get("seed"),
+        "began": now(),
+        "finished": None,
+        "versions": _versions(),
+        "git": _git(),
+        "sessions": [],
+        "stages": {},
+    }
+
+
+def continued(folder: Path, wanted: dict[str, Any]) -> dict[str, Any]:
+    """run.json of a folder whose run was begun with the very same settings.
+
+    Raises:
+        RunError: as ``recorded``; or the settings differ, and the first difference is named.
+    """
+    record = recorded(folder)
+    difference = _difference(record["settings"], wanted, "")
+    if difference is not None:
+        raise RunError(
+            f"{str(folder)!r} holds a run with other settings: {difference}; name another "
+            "folder, or begin anew with --fresh"
+        )
+    return record
+
+
+def _difference(held: Any, wanted: Any, where: str) -> str | None:
+    """The first setting in which two differ, with both values; None where they agree."""
+    if isinstance(held, dict) and isinstance(wanted, dict):
+        for key in [*wanted, *(key for key in held if key not in wanted)]:
+            name = f"{where}.{key}" if where else str(key)
+            if key not in held or key not in wanted:
+                a, b = ("not set" if key not in side else _short(side[key]) for side in (held, wanted))
+                return f"{name} is {a} there and {b} here"
+            if (difference := _difference(held[key], wanted[key], name)) is not None:
+                return difference
+        return None
+    if isinstance(held, list) and isinstance(wanted, list) and len(held) == len(wanted):
+        found = (
+            _difference(a, b, f"{where}[{i}]") for i, (a, b) in enumerate(zip(held, wanted, strict=True))
+        )
+        return next((difference for difference in found if difference is not None), None)
+    # 1 and True are equal in Python, 1 and 1.0 as well; only the first pair differs as a setting.
+    if held == wanted and isinstance(held, bool) == isinstance(wanted, bool):
+        return None
+    return f"{where or 'the whole'} is {_short(held)} there and {_short(wanted)} here"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def session() -> dict[str, Any]:
+    """One sitting at a run: when it began, and with which software."""
+    return {"began": now(), "versions": _versions(), "git": _git()}
+
+
+def now() -> str:
+    """The time in UTC, to the second, as ISO 8601 writes it."""
+    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def _git() -> dict[str, Any] | None:
+    """The state of the source this code runs from, None where it is not a git checkout."""
+    source = Path(__file__).resolve().parent
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(source), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        # An installed copy may lie inside somebody else's checkout, of which this file is no part.
+        git("ls-files", "--error-unmatch", Path(__file__).name)
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "-uno"))}
+    except (OSError, subprocess.SubprocessError):
+        return None
