@@ -81,9 +81,15 @@ def _size(one: Experiment, source: Experiment, size: Size, record: Record) -> It
     if files == [] and one is not source and rows:
         yield "Nothing to show: the finished rows hold no image of this kind."
         yield ""
-    if len(missing) == len(scale.rows):
+    if missing and one is not source:
+        yield f"**Not run:** {', '.join(missing)} of {source.name}, from whose runs this is drawn."
+        yield ""
+    elif len(missing) == len(scale.rows):
         yield f"**Not run.** Time: {scale.hours or 'not measured'}."
         yield ""
+        if len(missing) > 1:
+            yield f"One row of it: `{command} --only ROW`, where ROW is one of {', '.join(missing)}."
+            yield ""
     elif missing:
         yield f"**Not run:** {', '.join(missing)}. Time of the whole: {scale.hours or 'not measured'}."
         yield ""
@@ -130,10 +136,24 @@ def _table(source: Experiment, made: Sequence[tuple[Row, Entry]]) -> Iterator[st
             printed.add(published.name)
             yield _line(_paper(published))
         yield _line(_ours(row, entry))
-    for published in source.published:
-        if published.name not in printed:
-            yield _line(_paper(published))
+    alone = [published for published in source.published if published.name not in printed]
+    for published in alone:
+        yield _line(_paper(published))
     yield ""
+    yield from _without_ours(source, alone)
+
+
+def _without_ours(source: Experiment, alone: Sequence[Published]) -> Iterator[str]:
+    """Which published rows stand alone in the table, and the commands that would set ours beside them."""
+    rows = source.scales["full"].rows if "full" in source.scales else ()
+    commands = {of.name: row.name for row in rows if (of := source.of(row)) is not None}
+    told = [f"{one.name} (`--only {commands[one.name]}`)" for one in alone if one.name in commands]
+    if told:
+        yield (
+            f"Published rows without one of ours here: {', '.join(told)}, to be run by "
+            f"`latentprint reproduce {source.name} --scale full --device cuda --only ROW`."
+        )
+        yield ""
 
 
 def _line(cells: Sequence[str]) -> str:
