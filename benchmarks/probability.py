@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from record import record
+from record import add_output, record, tell
 
 from latentprint import keys
 from latentprint.calibrate import (
@@ -106,6 +106,7 @@ def tasks(quick: bool) -> Iterator[Task]:
         for q in COST_Q:
             name = f"cost {q:.0e}"
             yield Task(name, "splitting", i, lambda i=i, q=q: priced(q, i, side))
+    for i in range(4 * repeats):
         yield Task("cost", "bridge", i, lambda i=i: narrow(i))
     for i in range(max(models, bridges)):
         if i < models:
@@ -243,10 +244,9 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description="coverage and cost of the estimators of q")
     parser.add_argument("--quick", action="store_true", help="under a minute on 2 cores")
-    parser.add_argument("--json", action="store_true", help="one object on stdout, nothing else")
     parser.add_argument("--rows", type=Path, help="file of rows, appended to and resumed from")
     parser.add_argument("--summarise", action="store_true", help="only the rows that are there already")
-    parser.add_argument("--out", type=Path, help="write the summary here too")
+    add_output(parser)
     parser.add_argument("--only", choices=("monte_carlo", "splitting", "bridge"), help="one estimator")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
@@ -254,14 +254,7 @@ def main() -> None:
     rows = (
         read(arguments.rows) if arguments.summarise else run(arguments.quick, arguments.rows, arguments.only)
     )
-    result = summary(rows)
-    if arguments.out is not None:
-        arguments.out.write_text(json.dumps(result, indent=1) + "\n")
-    if arguments.json:
-        print(json.dumps(result))
-    else:
-        for name, value in result.items():
-            print(f"{name:12} {json.dumps(value, indent=1)}")
+    tell(summary(rows), arguments)
 
 
 if __name__ == "__main__":

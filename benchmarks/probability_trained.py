@@ -155,8 +155,8 @@ def split(s: Subject, sampler: Sampler, seed: int, config: SplittingConfig) -> d
     return found.to_dict()
 
 
-def bridged(s: Subject, seed: int, divergence: Divergence | None, longest: float = 0.2) -> dict[str, Any]:
-    config = BridgeConfig(relative=s.config.rare.relative, longest=longest)
+def bridged(s: Subject, seed: int, divergence: Divergence | None) -> dict[str, Any]:
+    config = BridgeConfig(relative=s.config.rare.relative)
     return bridge(
         s.model, s.target, s.inside, seed=seed, config=config, divergence=divergence, progress=say
     ).to_dict()
@@ -202,7 +202,7 @@ def tasks(s: Subject, samples: int, rows: dict[str, dict[str, Any]], seeds: int)
         if s.target.numel() <= 64:
             yield f"bridge flow/exact {seed}", lambda i=seed: bridged(s, i, None)
         probes = Hutchinson(8, Streams(seed), "orthogonal", "bridge.divergence")
-        yield f"bridge flow/8 probes, long steps {seed}", lambda i=seed, d=probes: bridged(s, i, d, 0.4)
+        yield f"bridge flow/8 probes {seed}", lambda i=seed, d=probes: bridged(s, i, d)
 
 
 def held(path: Path) -> dict[str, dict[str, Any]]:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def calibrate(
-    quick: Annotated[bool, typer.Option("--quick", help="A minute or two instead of an hour.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Half a minute instead of five.")] = False,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
