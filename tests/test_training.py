@@ -13,12 +13,11 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
-from latentprint import training
 from latentprint.denoiser import NetworkDenoiser
 from latentprint.networks import UNetConfig, build_unet
 from latentprint.schedule import VE, VP, Schedule, SubVP
 from latentprint.streams import Streams
-from latentprint.training import TrainConfig, TrainingError, draw_indices, draw_times, loss_of, train
+from latentprint.training import TrainConfig, TrainingError, draw_indices, draw_times, loop, loss_of, train
 
 SCHEDULES: list[Schedule] = [SubVP(), VP(), VE()]
 SHORT = TrainConfig(
@@ -205,7 +204,7 @@ def test_a_checkpoint_of_another_training_is_refused_by_name(tmp_path: Path):
 
 
 def test_the_average_follows_its_recursion(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(training, "REPORT", 1)
+    monkeypatch.setattr(loop, "REPORT", 1)
     network = Small(64)
     expected = [p.detach().double().clone() for p in network.parameters()]
     for state in train(digits(), network, SubVP(), replace(SHORT, ema=0.7), Streams(1)):
@@ -220,7 +219,7 @@ def test_the_average_follows_its_recursion(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_gradients_are_clipped(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(training, "REPORT", 1)
+    monkeypatch.setattr(loop, "REPORT", 1)
     network = Small(64)
     norms = []
     for _ in train(digits(), network, SubVP(), replace(SHORT, clip=1e-3, steps=5), Streams(1)):

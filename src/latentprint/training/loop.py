@@ -1,169 +1,41 @@
-"""Denoising score matching: the network learns E[x_0 | x_t] from images and their noise.
+"""Training as a stream of states: optimiser steps, the average of the weights, checkpoints.
 
-    L = E_t E_x0 E_e [ lambda(t) | s(x_t, t) - grad log p(x_t | x_0) |^2 ]                      (paper Eq. 4)
-    x_t = alpha x_0 + sigma e
-
-With s = (alpha D - x) / sigma^2 (Tweedie) and grad log p(x_t | x_0) = (alpha x_0 - x) / sigma^2 the bracket
-is (alpha^2 / sigma^4) | D - x_0 |^2: lambda only sets the weight w(t) of | D(x_t, t) - x_0 |^2. The choices
-here:
-
-    weighting "output"       w that makes it the plain squared error of what the network itself predicts: for
-                             "epsilon" lambda = sigma^2 (Song et al. 2021), "edm" Karras et al. 2022, Eq. 8
-    weighting "likelihood"   lambda = g^2, a bound on the negative log-likelihood (Song, Durkan et al. 2021)
-    times "uniform"          t uniform on [end, T]
-    times "lognormal"        log(sigma/alpha) normal, cut off at the ends (Karras et al. 2022, table 1)
-
-Times are stratified over the batch, which leaves their distribution alone and lowers the variance of the
-loss. Every random number is a function of (seed, how many images came before), images come in permuted
-epochs so that each is seen equally often, and a checkpoint holds all that a step depends on: on one device,
-training that was stopped and resumed ends with the same bits as training that was not.
+Every random number is a function of (seed, how many images came before), and a checkpoint holds all that a
+step depends on: on one device, training that was stopped and resumed ends with the same bits as training that
+was not.
 """
 
 from __future__ import annotations
 
 import copy
-import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from latentprint.contracts import InputError
-from latentprint.denoiser import NetworkDenoiser, Parametrisation
-from latentprint.networks import FileError, ModelError, commit, committed, load_model, save_model
-from latentprint.networks.speed import Speed, compiled, laid_out, new_step, rounding
-from latentprint.schedule import Schedule, expand
+from latentprint.denoiser import NetworkDenoiser
+from latentprint.networks import FileError, commit, committed
+from latentprint.networks.speed import compiled, laid_out, new_step, rounding
+from latentprint.schedule import Schedule
 from latentprint.settings import plain
 from latentprint.streams import Streams
-
-__all__ = [
-    "Alone",
-    "ModelError",
-    "Speed",
-    "Team",
-    "TrainConfig",
-    "TrainState",
-    "TrainingError",
-    "draw_indices",
-    "draw_times",
-    "load_model",
-    "loss_of",
-    "save_model",
-    "train",
-    "weight",
-]
+from latentprint.training.objective import draw_indices, draw_times, loss_of
+from latentprint.training.settings import TrainConfig, TrainingError
+from latentprint.training.team import Alone, Team, averaged
 
 REPORT = 10
 """Steps between two states: the loss leaves the device once in so many steps."""
 
 _NO_RESULT = ("checkpoint_seconds", "speed")
 """Settings that a checkpoint may be continued without: they change when it is written, and rounding."""
-
-
-class TrainingError(InputError):
-    """Training cannot go on, for the reason given in one sentence."""
-
-
-class Team(Protocol):
-    """Processes that train one model together (``latentprint.together``)."""
-
-    @property
-    def rank(self) -> int:
-        """Which process this is, from 0."""
-        ...
-
-    @property
-    def size(self) -> int:
-        """How many there are."""
-        ...
-
-    def mean(self, values: Tensor) -> Tensor:
-        """The mean over all processes of a tensor that each of them holds."""
-        ...
-
-
-@dataclass(frozen=True)
-class Alone:
-    """A Team of one."""
-
-    rank: int = 0
-    size: int = 1
-
-    def mean(self, values: Tensor) -> Tensor:
-        """See Team."""
-        return values
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """How a score model is trained; the defaults are the paper's 30,000 steps.
-
-    Attributes:
-        steps: optimiser steps.
-        batch: images per step.
-        learning_rate: of Adam, at its highest.
-        warmup: steps over which the learning rate rises linearly from 0.
-        decay: how it falls afterwards, to 0 at the last step: "none", "linear" or "cosine".
-        beta2: Adam's second moment decay.
-        weight_decay: decoupled (AdamW).
-        clip: largest norm of the gradient.
-        ema: decay of the weight average per step; it begins as (1 + k) / (10 + k): the first weights fade.
-        parametrisation: what the network predicts, see `latentprint.denoiser.NetworkDenoiser`.
-        sigma_data: standard deviation of the data, for "edm"; None measures it on the training images.
-        weighting, times: see the module.
-        log_ratio_mean, log_ratio_std: of log(sigma/alpha), for times "lognormal".
-        precision: "bfloat16" runs the network, not the optimiser, in half precision (autocast).
-        checkpoint_seconds: time between two checkpoints.
-        speed: what a GPU may do to be faster.
-
-    Raises:
-        ValueError: a number is outside its range.
-    """
-
-    steps: int = 30_000
-    batch: int = 128
-    learning_rate: float = 2e-4
-    warmup: int = 500
-    decay: Literal["none", "linear", "cosine"] = "none"
-    beta2: float = 0.999
-    weight_decay: float = 0.0
-    clip: float = 1.0
-    ema: float = 0.9999
-    parametrisation: Parametrisation = "epsilon"
-    sigma_data: float | None = None
-    weighting: Literal["output", "likelihood"] = "output"
-    times: Literal["uniform", "lognormal"] = "uniform"
-    log_ratio_mean: float = -0.8
-    log_ratio_std: float = 1.0
-    precision: Literal["float32", "bfloat16"] = "float32"
-    checkpoint_seconds: float = 30.0
-    speed: Speed = field(default_factory=lambda: Speed())
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch", "learning_rate", "clip", "log_ratio_std"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
-        for name in ("warmup", "weight_decay", "checkpoint_seconds"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
-        if not (0 <= self.ema < 1 and 0 <= self.beta2 < 1):
-            raise ValueError(f"ema and beta2 must lie in [0, 1), got {self.ema} and {self.beta2}")
-
-    def rate(self, step: int) -> float:
-        """The learning rate of step 0, 1, ..., steps - 1."""
-        rise = min(1.0, (step + 1) / (self.warmup + 1))
-        done = max(0.0, (step - self.warmup) / max(1, self.steps - self.warmup))
-        fall = {"none": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}[self.decay]
-        return self.learning_rate * rise * fall
 
 
 @dataclass(frozen=True)
@@ -196,7 +68,7 @@ def train(
     checkpoint: Path | None = None,
     *,
     show_resumed: bool = False,
-    team: Team = Alone(),
+    team: Team = Alone(),  # noqa: B008 (frozen)
 ) -> Iterator[TrainState]:
     """Train ``network`` on images (N, C, H, W) in [-1, 1]; yields a state every 10 steps and after the last.
 
@@ -234,49 +106,6 @@ def train(
             run.checkpoint(checkpoint)
             saved = time.monotonic()
         yield run.state(loss)
-
-
-def draw_times(config: TrainConfig, schedule: Schedule, streams: Streams, first: int, batch: int) -> Tensor:
-    """The times of images number ``first`` ... ``first + batch - 1``: float64, (batch,), one per stratum."""
-    place = streams.uniform("train.time", range(first, first + batch), 0, (1,), dtype=torch.float64)[:, 0]
-    uniform = (torch.arange(batch) + place) / batch
-    if config.times == "uniform":
-        return schedule.end + (schedule.start - schedule.end) * uniform
-    ends = torch.stack([schedule.ratio(schedule.end), schedule.ratio(schedule.start)])
-    low, high = torch.special.ndtr((ends.log() - config.log_ratio_mean) / config.log_ratio_std)
-    normal = torch.special.ndtri(low + (high - low) * uniform)
-    ratio = (config.log_ratio_mean + config.log_ratio_std * normal).exp()
-    return schedule.time(ratio.clamp(ends[0], ends[1])).clamp(schedule.end, schedule.start)
-
-
-def draw_indices(streams: Streams, first: int, batch: int, count: int) -> NDArray[np.int64]:
-    """Which of ``count`` images come as number ``first`` ... ``first + batch - 1``: shape (batch,)."""
-    places = np.arange(first, first + batch)
-    return np.array([_epoch(streams, int(p) // count, count)[int(p) % count] for p in places], dtype=np.int64)
-
-
-@lru_cache(maxsize=8)
-def _epoch(streams: Streams, epoch: int, count: int) -> NDArray[np.int64]:
-    return streams.generator("train.order", epoch).permutation(count)
-
-
-def weight(config: TrainConfig, denoiser: NetworkDenoiser, t: Tensor) -> Tensor:
-    """w(t) of |D - x_0|^2 in the loss: float64, shaped as t."""
-    if config.weighting == "output":
-        return denoiser.weight(t)
-    schedule = denoiser.schedule
-    return schedule.diffusion2(t) * schedule.alpha(t) ** 2 / schedule.sigma(t) ** 4
-
-
-def loss_of(
-    config: TrainConfig, denoiser: NetworkDenoiser, images: Tensor, t: Tensor, noise: Tensor
-) -> Tensor:
-    """Eq. 4 on a batch: images and noise (B, C, H, W), t (B,); the mean over images and pixels, shape ()."""
-    schedule = denoiser.schedule
-    x = expand(schedule.alpha(t), images) * images + expand(schedule.sigma(t), images) * noise
-    # The root inside the square: w reaches 1e6 where D - x_0 is 1e-3 of it, and neither may overflow alone.
-    error = expand(weight(config, denoiser, t).sqrt(), images) * (denoiser(x, t) - images)
-    return error.square().mean()
 
 
 def _checked(images: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -366,7 +195,7 @@ class _Run:
         with rounding(config.speed, device):
             loss.backward()
         parameters = list(self.denoiser.network.parameters())
-        loss = _averaged(self.team, parameters, loss.detach())
+        loss = averaged(self.team, parameters, loss.detach())
         torch.nn.utils.clip_grad_norm_(parameters, config.clip)
         self.optimiser.step()
         keep = min(config.ema, (1 + self.step) / (10 + self.step))
@@ -448,19 +277,6 @@ def _flat(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
         below = cast(Mapping[str, Any], value) if isinstance(value, Mapping) else None
         out |= _flat(below, f"{path}{key}.") if below is not None else {f"{path}{key}": value}
     return out
-
-
-def _averaged(team: Team, parameters: list[nn.Parameter], loss: Tensor) -> Tensor:
-    """Replace the gradients by their mean over the team, in one exchange; the mean loss."""
-    if team.size == 1:
-        return loss
-    gradients = [one.grad for one in parameters if one.grad is not None]
-    whole = team.mean(torch.cat([*(one.flatten() for one in gradients), loss.reshape(1)]))
-    at = 0
-    for one in gradients:
-        one.copy_(whole[at : at + one.numel()].view_as(one))
-        at += one.numel()
-    return whole[-1]
 
 
 def _precision(config: TrainConfig, device: torch.device) -> AbstractContextManager[Any]:
