@@ -6,8 +6,8 @@ payloads), so an audit killed at any moment continues where it was, and ends in 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,10 +17,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from latentprint.audit.features import Features, Keeping
 from latentprint.audit.images import place_of, read_images
 from latentprint.audit.work import Work, one_image
 from latentprint.config import AuditConfig
-from latentprint.contracts import Ids, InputError, Outcome
+from latentprint.contracts import InputError, Outcome
 from latentprint.data import ImageSet, Split, copies_of
 from latentprint.denoiser import Denoiser, NetworkDenoiser
 from latentprint.detector import (
@@ -349,55 +350,6 @@ def searched(
     return found
 
 
-@dataclass(frozen=True)
-class Features:
-    """Features of the samples that pass by, held until the unit they belong to is done.
-
-    A unit may run in another process, which cannot write to the run: its features travel with its rows.
-    """
-
-    limit: int
-    extract: Extractor
-    held: list[tuple[Ids, NDArray[np.float32]]] = field(default_factory=list[tuple[Ids, NDArray[np.float32]]])
-
-    def __call__(self, ids: Ids, images: Tensor) -> None:
-        keep = ids < self.limit
-        if keep.any():
-            values = self.extract(images[torch.as_tensor(keep, device=images.device)])
-            self.held.append((ids[keep], values.float().cpu().numpy()))
-
-
-Kept = list[tuple[Ids, NDArray[np.float32]]]
-
-
-@dataclass(frozen=True)
-class _WithFeatures:
-    """A unit of samples -> (its rows, its features)."""
-
-    ask: Callable[[Any], Any]
-    features: Features
-
-    def __call__(self, unit: Any) -> tuple[Any, Kept]:
-        self.features.held.clear()
-        rows = self.ask(unit)
-        return rows, list(self.features.held)
-
-
-@dataclass(frozen=True)
-class _Keeping:
-    """A map whose units' features are written before their rows: rows without features cannot occur."""
-
-    work: Work
-    purpose: str
-    features: Features
-
-    def __call__(self, function: Callable[[Any], Any], units: Iterable[Any], /) -> Iterator[Any]:
-        for rows, kept in self.work.map(_WithFeatures(function, self.features), units):
-            for ids, values in kept:
-                self.work.run.append_array(self.purpose, ids, values)
-            yield rows
-
-
 def sample(
     work: Work,
     name: str,
@@ -416,7 +368,7 @@ def sample(
     probe, over = prior_probe(work, denoiser, detectors, target, "samples"), work.map
     if extract is not None:
         features = Features(work.config.fid.samples, extract)
-        probe, over = replace(probe, watch=features), _Keeping(work, f"features.{name}", features)
+        probe, over = replace(probe, watch=features), Keeping(work, f"features.{name}", features)
     with work.stage(purpose):
 
         def drawn(n: int) -> Outcome:

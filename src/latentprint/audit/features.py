@@ -1,0 +1,75 @@
+"""Features of samples, kept by id while they are drawn: a Frechet distance needs no image a second time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from latentprint.audit.work import Work
+from latentprint.contracts import Ids
+from latentprint.metrics.frechet import Extractor
+
+Kept = list[tuple[Ids, NDArray[np.float32]]]
+
+
+@dataclass(frozen=True)
+class Features:
+    """Features of the samples that pass by, held until the unit they belong to is done.
+
+    A unit may run in another process, which cannot write to the run: its features travel with its rows.
+
+    Attributes:
+        limit: samples with a smaller id are kept.
+        extract: images (n, C, H, W) -> features (n, d).
+        held: ids (n,) and features (n, d) of each batch.
+    """
+
+    limit: int
+    extract: Extractor
+    held: Kept = field(default_factory=Kept)
+
+    def __call__(self, ids: Ids, images: Tensor) -> None:
+        keep = ids < self.limit
+        if keep.any():
+            values = self.extract(images[torch.as_tensor(keep, device=images.device)])
+            self.held.append((ids[keep], values.float().cpu().numpy()))
+
+
+@dataclass(frozen=True)
+class _WithFeatures:
+    """A unit of samples -> (its rows, its features)."""
+
+    ask: Callable[[Any], Any]
+    features: Features
+
+    def __call__(self, unit: Any) -> tuple[Any, Kept]:
+        self.features.held.clear()
+        rows = self.ask(unit)
+        return rows, list(self.features.held)
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """A map whose units' features are written before their rows: rows without features cannot occur.
+
+    Attributes:
+        work: whose map does the units, and whose run keeps their features.
+        purpose: the name under which they are kept.
+        features: what watches the samples.
+    """
+
+    work: Work
+    purpose: str
+    features: Features
+
+    def __call__(self, function: Callable[[Any], Any], units: Iterable[Any], /) -> Iterator[Any]:
+        for rows, kept in self.work.map(_WithFeatures(function, self.features), units):
+            for ids, values in kept:
+                self.work.run.append_array(self.purpose, ids, values)
+            yield rows
