@@ -35,9 +35,10 @@ from latentprint.detector.model import (
     DetectorRates,
     rates_from,
     rates_note,
+    restored,
     three_channels,
 )
-from latentprint.networks import FileError, commit, committed
+from latentprint.networks import commit
 from latentprint.networks.speed import Evaluated, Evaluation
 from latentprint.settings import plain
 from latentprint.stats import Trials
@@ -341,13 +342,8 @@ def load_embedding(
     Raises:
         DetectorError: it is damaged.
     """
-    try:
-        found = committed(folder)
-        return None if found is None else _rebuild(*found, device, how or Evaluation())
-    except (FileError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise DetectorError(
-            f"the embedding in {folder} is damaged and must be fitted anew; delete that folder: {error}"
-        ) from error
+    way = how or Evaluation()
+    return restored(folder, "embedding", lambda tensors, note: _rebuild(tensors, note, device, way))
 
 
 def _rebuild(

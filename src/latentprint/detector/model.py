@@ -7,11 +7,11 @@ uses the statistics of the fit, so that the answer never depends on what else is
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -266,12 +266,27 @@ def load_detector(
     Raises:
         DetectorError: it is damaged.
     """
+    way = how or Evaluation()
+    return restored(folder, "detector", lambda tensors, note: _rebuild(tensors, note, device, way))
+
+
+Restored = TypeVar("Restored")
+
+
+def restored(
+    folder: Path, what: str, rebuild: Callable[[dict[str, Tensor], dict[str, Any]], Restored]
+) -> Restored | None:
+    """``rebuild`` of the tensors and the note that ``commit`` wrote; None where nothing was.
+
+    Raises:
+        DetectorError: they are damaged, or not what ``rebuild`` needs.
+    """
     try:
         found = committed(folder)
-        return None if found is None else _rebuild(*found, device, how or Evaluation())
+        return None if found is None else rebuild(*found)
     except (FileError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise DetectorError(
-            f"the detector in {folder} is damaged and must be fitted anew; delete that folder: {error}"
+            f"the {what} in {folder} is damaged and must be fitted anew; delete that folder: {error}"
         ) from error
 
 

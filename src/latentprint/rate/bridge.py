@@ -37,6 +37,10 @@ from latentprint.rate.result import Rate, unreliable
 from latentprint.rate.weights import Floats, Weighted, log_interval, weighted
 from latentprint.streams import Streams
 
+ENOUGH = 120
+"""Effective samples below which drawing goes on, however small the error looks: stopping on sight of an error
+estimated from few weights favours runs that underestimate it."""
+
 FINEST = 4
 """Most parts that a step is cut into."""
 
@@ -379,7 +383,7 @@ def _rounds(run: _Run, nodes: Nodes, counts: list[int]) -> tuple[Floats, Floats,
             noise.append(paths.noise.numpy())
         together = np.concatenate(logs)
         summary = weighted(together)
-        precise = summary.error <= run.config.relative and summary.effective >= 60
+        precise = summary.error <= run.config.relative and summary.effective >= ENOUGH
         settled = precise and summary.distrusted() is None
         run.say(f"{len(together)} trajectories, relative error {summary.error:.2f}")
         if settled or len(together) + sum(counts) > run.config.most:
