@@ -155,8 +155,8 @@ def split(s: Subject, sampler: Sampler, seed: int, config: SplittingConfig) -> d
     return found.to_dict()
 
 
-def bridged(s: Subject, seed: int, divergence: Divergence | None) -> dict[str, Any]:
-    config = BridgeConfig(relative=s.config.rare.relative)
+def bridged(s: Subject, seed: int, divergence: Divergence | None, most: int = 6000) -> dict[str, Any]:
+    config = BridgeConfig(relative=s.config.rare.relative, most=most)
     return bridge(
         s.model, s.target, s.inside, seed=seed, config=config, divergence=divergence, progress=say
     ).to_dict()
@@ -200,7 +200,7 @@ def tasks(s: Subject, samples: int, rows: dict[str, dict[str, Any]], seeds: int)
                 lambda p=sampler, i=seed: split(s, p, i, forced(s)),
             )
         if s.target.numel() <= 64:
-            yield f"bridge flow/exact {seed}", lambda i=seed: bridged(s, i, None)
+            yield f"bridge flow/exact, at most 240 {seed}", lambda i=seed: bridged(s, i, None, 240)
         probes = Hutchinson(8, Streams(seed), "orthogonal", "bridge.divergence")
         yield f"bridge flow/8 probes {seed}", lambda i=seed, d=probes: bridged(s, i, d)
 
