@@ -374,8 +374,10 @@ def _repeats(quick: bool, seed: int) -> Sequence[tuple[Case, Estimator]]:
         shape: Shape = (1, 4, 4) if index % 2 else (3, 4, 4)
         cases.append((gaussian(q, 0.3, shape, EDM(), 2, own), "splitting"))
     if not quick:
-        cases += [(random_case(index, "splitting", seed), "splitting") for index in range(25)]
-        cases += [(random_case(index, "bridge", seed), "bridge") for index in range(70)]
+        for index in range(70):
+            cases.append((random_case(index, "bridge", seed), "bridge"))
+            if index < 25:
+                cases.append((random_case(index, "splitting", seed), "splitting"))
     return cases
 
 
