@@ -62,6 +62,11 @@ def refused(*arguments: object) -> str:
     return lines[0]
 
 
+def test_a_negative_seed_is_refused() -> None:
+    for command in (["calibrate", "--quick"], ["audit", "digits"]):
+        assert "seed must be 0 or more, got -1" in refused(*command, "--seed", -1)
+
+
 def broken_folder(folder: Path) -> Path:
     folder.mkdir()
     for name in ("a", "b", "c"):

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from latentprint.cli.shared import Json, Seed, answering, print_json
+from latentprint.contracts import InputError
 
 if TYPE_CHECKING:
     from latentprint.calibrate import Row
 
 
 def calibrate(
-    quick: Annotated[bool, typer.Option("--quick", help="Half a minute instead of five.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Under a minute instead of six.")] = False,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
@@ -22,6 +23,8 @@ def calibrate(
     with answering():
         from latentprint.calibrate import calibrate as calibrated
 
+        if seed < 0:
+            raise InputError(f"a seed must be 0 or more, got {seed}")
         report = calibrated(quick, seed, _say)
     if as_json:
         print_json(report.to_json())
