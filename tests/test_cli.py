@@ -143,7 +143,7 @@ def test_ctrl_c_keeps_what_was_finished_and_says_how_to_continue(tmp_path: Path,
     command += ["--config", str(tiny), "--out", str(tmp_path / "run"), "--json"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
-    # Not before a stage reports: where torch is still importing, it may clear an interrupt as if it were its own.
+    # Not before a stage reports: an interrupt while torch is still importing may be lost there.
     first = process.stderr.readline()
     assert " of " in first
     os.kill(process.pid, signal.SIGINT)
