@@ -174,8 +174,7 @@ def test_shares_are_those_of_least_second_moment():
     grid = [[i / 40, j / 40, 1 - (i + j) / 40] for i in range(41) for j in range(41 - i)]
     best = min(grid, key=second_moment)
     found = least_variance_shares(ratios, (0, 2))
-    found[[0, 2]] -= 0.05
-    assert (found / 0.9).tolist() == pytest.approx(best, abs=0.04)
+    assert ((found - 0.1) / 0.7).tolist() == pytest.approx(best, abs=0.04)
 
 
 def test_batches_change_nothing_and_seeds_do():
@@ -192,6 +191,17 @@ def test_batches_change_nothing_and_seeds_do():
     assert other.details["effective"] == pytest.approx(one.details["effective"], rel=1e-6)
     assert other.network_evaluations == one.network_evaluations
     assert run(1, 1024).details["effective"] != one.details["effective"]
+
+
+def test_what_is_wanted_is_computed_and_not_waited_for():
+    model = Mixture(images(6), 0.5, EDM(sigma_min=0.01))
+    inside = within(model.images[0], 0.4)
+    said: list[str] = []
+    config = replace(QUICK, relative=0.03, longest=0.6)
+    found = bridge(model, model.images[0], inside, seed=0, config=config, progress=said.append)
+    assert found.reliable
+    assert found.details["trajectories"] > 8 * config.together
+    assert len(said) <= 3
 
 
 def test_what_nothing_can_hit_and_what_cannot_be_asked():
@@ -280,7 +290,7 @@ def test_a_model_without_a_finite_likelihood_is_an_answer_and_no_error():
     assert "would be enough" in found.diagnostic
 
 
-@pytest.mark.parametrize("longest", [1.0, 4.0])
+@pytest.mark.parametrize("longest", [2.5, 4.0])
 def test_steps_too_long_for_the_densities_are_cut(longest: float):
     model = Memorised(images(10, 3), VP())
     inside = within(model.images[0], 0.3)

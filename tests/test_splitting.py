@@ -272,6 +272,35 @@ def test_effective_sample_size_and_interval_by_hand():
         weights.weighted(np.array([0.0, np.nan]))
 
 
+def test_what_differs_between_proposals_of_fixed_numbers_is_no_error():
+    one, two = [1.0, 3.0] * 5, [10.0, 10.0, 16.0] * 4
+    drawn = weights.weighted(np.log(np.array(one + two)), np.array([0] * 10 + [1] * 12))
+    variances = np.var(one, ddof=1), np.var(two, ddof=1)
+    error = math.sqrt(10 * variances[0] + 12 * variances[1]) / 22
+    assert drawn.mean == pytest.approx((20 + 144) / 22)
+    assert drawn.error * drawn.mean == pytest.approx(error)
+    # kurtosis 1 of the first: 9 degrees; 3/2 of the second (its skew): 2 * 12 / 0.5 = 48, cut at 11
+    parts = 10 * variances[0], 12 * variances[1]
+    assert drawn.freedom == pytest.approx(sum(parts) ** 2 / (parts[0] ** 2 / 9 + parts[1] ** 2 / 11))
+    # three of seven draws are too few for a variance of their own: joined with the next, or the last before
+    few = np.log(np.array([1.0, 2.0, 4.0, *one, 5.0]))
+    joined = weights.weighted(few, np.array([0] * 3 + [1] * 10 + [2]))
+    assert joined.error == pytest.approx(weights.weighted(few).error)
+    assert weights.weighted(np.zeros(20), np.repeat([0, 1], 10)).error == 0
+    with pytest.raises(ValueError, match="as many proposals"):
+        weights.weighted(np.zeros(3), np.zeros(2, dtype=np.int64))
+
+
+def test_error_by_proposals_is_the_spread_over_repeats():
+    rng = np.random.default_rng(0)
+    proposals = np.repeat([0, 1, 2], [60, 30, 10])
+    draws = np.exp(rng.normal([[0.0] * 60 + [1.0] * 30 + [3.0] * 10] * 4000, 0.3))
+    found = [weights.weighted(np.log(row), proposals) for row in draws[:400]]
+    errors = [row.error * row.mean for row in found]
+    assert np.sqrt(np.mean(np.square(errors))) == pytest.approx(draws.mean(1).std(), rel=0.06)
+    assert weights.weighted(np.log(draws[0])).error * found[0].mean > 2 * errors[0]
+
+
 def test_few_heavy_weights_are_distrusted_and_many_light_ones_are_not():
     u = (np.arange(2000) + 0.5) / 2000
     assert "Pareto" in str(weights.weighted(-0.85 * np.log(u)).distrusted())

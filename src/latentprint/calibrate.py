@@ -28,7 +28,7 @@ from latentprint import keys
 from latentprint.contracts import Ids, Outcome, Times
 from latentprint.denoiser import Denoiser
 from latentprint.known import Gaussian, Leak, Memorised, Mixture
-from latentprint.likelihood import Divergence, Exact, Hutchinson
+from latentprint.likelihood import Divergence, Hutchinson
 from latentprint.rate import (
     BridgeConfig,
     Inside,
@@ -287,7 +287,7 @@ def estimate(case: Case, estimator: Estimator, seed: int, *, samples: int, probe
     if case.model is None:
         raise ValueError(f"the bridge needs a denoiser, and {case.name} has none")
     dims = case.target.numel()
-    divergence: Divergence = Exact(max(1, round(math.sqrt(dims))))
+    divergence: Divergence | None = None  # exact
     if dims > 64:
         divergence = Hutchinson(probes, Streams(seed), "orthogonal", "calibrate.divergence")
     config = BridgeConfig(relative=0.2, pilot=10, candidates=8, tolerance=1e-4)

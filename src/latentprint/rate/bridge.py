@@ -10,7 +10,7 @@ once, and each trajectory is weighted by the mixture of all of them (balance heu
 1995):
 
     w = h / sum_k c_k r_k(x_k) / p_k(x_k),    x_k where the trajectory passes t_k,    c_k the share started
-    from t_k
+    from t_k, a fixed number, so that what differs between the t_k is no error (Owen and Zhou 2000)
 
 A first pilot finds the times between which trajectories stop coming back. A second starts from a few of them,
 sets the shares c, of these and of all integration steps between, to the ones of least variance, and finds how
@@ -40,6 +40,9 @@ from latentprint.streams import Streams
 ENOUGH = 120
 """Effective samples below which drawing goes on, however small the error looks: stopping on sight of an error
 estimated from few weights favours runs that underestimate it."""
+
+SPREAD = 0.3
+"""Share of the trajectories that start from all times alike, whatever the pilot found best."""
 
 FINEST = 4
 """Most parts that a step is cut into."""
@@ -73,7 +76,7 @@ class BridgeConfig:
     pilot: int = 12
     together: int = 120
     tolerance: float = 1e-5
-    longest: float = 0.2
+    longest: float = 0.3
     checked: int = 5
     noisiest: float = 0.5
     batch: int = 1024
@@ -200,7 +203,8 @@ def _estranged(flow: Flow) -> str:
 
 def _default_divergence(dims: int, streams: Streams) -> Divergence:
     if dims <= 1024:
-        return Exact(together=max(1, round(math.sqrt(dims))))  # d + together evaluations, few calls
+        # d + together evaluations: at most a sixteenth more than d
+        return Exact(together=max(1, min(round(math.sqrt(dims)), dims // 16)))
     return Hutchinson(32, streams, "orthogonal", "bridge.divergence")
 
 
@@ -233,7 +237,7 @@ def _estimate(
     nodes = Nodes.of(run.flow, proposals, finer)
     times = [float(nodes.times[node]) for node in nodes.at]
     details |= {
-        "shares": [[round(t, 6), round(c / sum(counts), 4)] for t, c in zip(times, counts, strict=True) if c]
+        "shares": [[round(t, 6), round(c / sum(counts), 4)] for t, c in zip(times, counts, strict=True)]
     }
     logs, noise, summary = _rounds(run, nodes, counts)
     share = np.exp(logs[np.isfinite(logs)] - logs.max())
@@ -347,8 +351,8 @@ def least_variance_shares(log_ratio: Tensor, anchors: tuple[int, ...]) -> Tensor
     """Shares c of least second moment, on pilot trajectories drawn from ``anchors`` in equal shares.
 
     (hits, K) -> (K,). With u the equal mixture of the anchors, E[w_c^2] under c is E[w_c w_u] under u, convex
-    in c; minimised by exponentiated gradient. Shares below 2 % are dropped. A tenth is spread over the
-    anchors, because a pilot cannot see what it missed.
+    in c; minimised by exponentiated gradient. Shares below 2 % are dropped. Then `SPREAD` of all is spread
+    evenly over all times (a defensive mixture, Hesterberg 1995): a pilot cannot see what it missed.
     """
     k, own = log_ratio.shape[1], list(anchors)
     uniform = -torch.logsumexp(log_ratio[:, own] - math.log(len(own)), dim=1)
@@ -360,34 +364,46 @@ def least_variance_shares(log_ratio: Tensor, anchors: tuple[int, ...]) -> Tensor
         c = (c * pull**0.5).clamp(min=1e-9)
         c = c / c.sum()
     c = torch.where(c < 0.02, 0.0, c)
-    c = 0.9 * c / c.sum()
-    c[own] += 0.1 / len(own)
-    return c
+    return (1 - SPREAD) * c / c.sum() + SPREAD / k
 
 
 def _allot(shares: Tensor, together: int) -> list[int]:
-    """Whole numbers near ``together`` times the shares, at least one where there is a share."""
-    return [max(1, round(float(c) * together)) if c > 0 else 0 for c in shares]
+    """Whole numbers near ``together`` times the shares, at least one of each."""
+    return [max(1, round(float(c) * together)) for c in shares]
 
 
 def _rounds(run: _Run, nodes: Nodes, counts: list[int]) -> tuple[Floats, Floats, Weighted]:
-    """Fresh trajectories until the asked precision: log weights (n,), noise of the hits, their summary."""
+    """Fresh trajectories until the asked precision: log weights (n,), noise of the hits, their summary.
+
+    After a round it is computed how many more are wanted, and they are drawn before the next look: to stop at
+    the first look that pleases favours runs that underestimate q and its error.
+    """
     fractions = torch.tensor(counts, dtype=torch.float64) / sum(counts)
+    one_round = np.repeat(np.arange(len(counts)), counts)
     logs, noise = list[Floats](), list[Floats]()
+    rounds, wanted, most = 0, 1, max(1, run.config.most // sum(counts))
     while True:
         for k, count in enumerate(counts):
-            if count == 0:
-                continue
             paths = _walked(run, nodes, k, run.ids(count), "bridge.estimate")
             logs.append(_log_weights(paths, fractions))
             noise.append(paths.noise.numpy())
+        rounds += 1
+        if rounds < min(wanted, most):
+            continue
         together = np.concatenate(logs)
-        summary = weighted(together)
-        precise = summary.error <= run.config.relative and summary.effective >= ENOUGH
-        settled = precise and summary.distrusted() is None
+        summary = weighted(together, np.tile(one_round, rounds))
         run.say(f"{len(together)} trajectories, relative error {summary.error:.2f}")
-        if settled or len(together) + sum(counts) > run.config.most:
+        settled = _shortfall(summary, run.config) <= 1 and summary.distrusted() is None
+        if settled or rounds >= most:
             return together, np.concatenate(noise), summary
+        wanted = max(rounds + 1, math.ceil(rounds * min(_shortfall(summary, run.config), most)))
+
+
+def _shortfall(summary: Weighted, config: BridgeConfig) -> float:
+    """By what factor there are too few trajectories; 1 or less where there are enough."""
+    if summary.effective == 0:
+        return math.inf
+    return max((summary.error / config.relative) ** 2, ENOUGH / summary.effective)
 
 
 def _log_weights(paths: Paths, fractions: Tensor) -> Floats:

@@ -6,12 +6,16 @@ For weights w_i >= 0 with mean mu the estimators here are
     k   = shape of the generalised Pareto distribution fitted to the largest weights
     interval = mu exp(-+ t s / (mu sqrt(n))),    t with 2 n / (kurtosis - 1) degrees of freedom
 
+Where fixed numbers n_j were drawn from proposals j, n in all, what differs between proposals is no error:
+s^2 = sum_j n_j s_j^2 / n of their own variances, and the degrees of freedom are Satterthwaite's of that sum.
+
 k estimates how many moments the weights have: the mean's error can be estimated while k < 1/2, is in practice
 usable up to k = 0.7, and beyond that neither the mean nor its error can be believed. Few weights carry an
 estimate orders of magnitude *below* the truth with a small reported error; k is what sees it.
 
 Sources: Kong 1992 (ESS); A. Vehtari, D. Simpson, A. Gelman, Y. Yao, J. Gabry, JMLR 25 (2024), arXiv
-1507.02646 (Pareto k); J. Zhang, M. Stephens, Technometrics 51 (2009) (the fit).
+1507.02646 (Pareto k); J. Zhang, M. Stephens, Technometrics 51 (2009) (the fit); A. Owen, Y. Zhou, "Safe and
+effective importance sampling", JASA 95 (2000) (fixed numbers from a mixture).
 """
 
 import math
@@ -31,6 +35,9 @@ LIGHT = 0.05
 """Where no weight carries more than this share of the sum, a shape fitted to the largest says nothing of it:
 of Pareto weights with k = 0.7 the largest of a few hundred carries about a fifth."""
 
+STRATUM = 8
+"""Fewest weights whose variance is taken by itself; proposals of fewer are joined with the next."""
+
 
 @dataclass(frozen=True)
 class Weighted:
@@ -42,8 +49,7 @@ class Weighted:
         effective: effective sample size.
         pareto_k: None where fewer than 25 weights are positive.
         largest: share of the sum that the largest weight carries.
-        freedom: degrees of freedom of ``error``, ``2 n / (kurtosis - 1)`` (Satterthwaite): heavy tails make
-            the estimated error itself uncertain.
+        freedom: degrees of freedom of ``error``: heavy tails make the estimated error itself uncertain.
         n: how many were drawn, misses included.
     """
 
@@ -64,36 +70,65 @@ class Weighted:
         return None
 
 
-def weighted(log_weights: Floats) -> Weighted:
+def weighted(log_weights: Floats, proposals: NDArray[np.int64] | None = None) -> Weighted:
     """Summary of weights given by their logarithms, shape (n,); -inf for a miss.
 
+    ``proposals``: (n,) which proposal each was drawn from, neighbours next to each other, where it was fixed
+    beforehand how many each gets. Without, all are draws of one law.
+
     Raises:
-        ValueError: fewer than two weights, NaN, or +inf.
+        ValueError: fewer than two weights, NaN, or +inf; another number of proposals than of weights.
     """
     logs = np.asarray(log_weights, dtype=np.float64)
     if logs.ndim != 1 or logs.size < 2:
         raise ValueError(f"at least two weights are needed, got shape {logs.shape}")
     if bool(np.isnan(logs).any()) or bool((logs == np.inf).any()):
         raise ValueError("the logarithm of a weight must be finite, or -inf for a miss")
+    if proposals is not None and proposals.shape != logs.shape:
+        raise ValueError(f"{logs.size} weights need as many proposals, got shape {proposals.shape}")
     top = float(logs.max())
     if top == -np.inf:
         return Weighted(0.0, math.inf, 0.0, None, 0.0, 1.0, logs.size)
     scaled = np.exp(logs - top)
     mean = float(scaled.mean())
-    error = float(scaled.std(ddof=1)) / (mean * math.sqrt(logs.size))
+    error, freedom = _error([scaled] if proposals is None else _strata(scaled, proposals))
     positive = logs > -np.inf
     return Weighted(
         mean=mean * math.exp(top),
-        error=error,
+        error=error / mean,
         effective=float(scaled.sum() ** 2 / (scaled**2).sum()),
         pareto_k=pareto_k(logs[positive]),
         largest=1 / float(scaled.sum()),
-        freedom=_freedom(scaled - mean),
+        freedom=freedom,
         n=logs.size,
     )
 
 
+def _strata(weights: Floats, proposals: NDArray[np.int64]) -> list[Floats]:
+    """The weights by proposal, joined with those of the next until there are ``STRATUM``."""
+    found, open_ = list[Floats](), weights[:0]
+    for proposal in np.unique(proposals):
+        open_ = np.concatenate([open_, weights[proposals == proposal]])
+        if open_.size >= STRATUM:
+            found.append(open_)
+            open_ = weights[:0]
+    if not found:
+        return [open_]
+    return [*found[:-1], np.concatenate([found[-1], open_])]
+
+
+def _error(strata: list[Floats]) -> tuple[float, float]:
+    """Standard error of the mean of all, each stratum weighing as it is large, and its degrees of freedom."""
+    n = sum(stratum.size for stratum in strata)
+    parts = [stratum.size * float(stratum.var(ddof=1)) for stratum in strata]
+    spread = sum(part**2 / _freedom(own - own.mean()) for part, own in zip(parts, strata, strict=True))
+    if spread == 0:
+        return 0.0, n - 1.0
+    return math.sqrt(sum(parts)) / n, max(1.0, sum(parts) ** 2 / spread)
+
+
 def _freedom(centred: Floats) -> float:
+    """``2 n / (kurtosis - 1)`` (Satterthwaite), between 1 and n - 1."""
     n, variance = centred.size, float((centred**2).mean())
     if variance == 0:
         return n - 1.0
