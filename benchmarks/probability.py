@@ -87,8 +87,8 @@ def priced(q: float, index: int, side: int) -> Case:
 def narrow(index: int) -> Case:
     """What the bridge is priced on: sets learnt by heart of 200 and 5,000 images, and narrow kernels.
 
-    One trajectory with its exact divergence takes hundreds of evaluations, and a hundred effective samples are
-    the least that are drawn: as run, the bridge is dearer than counting at q = 1/200, and gives more than asked.
+    One trajectory with its exact divergence takes hundreds of evaluations, and no fewer than a hundred are
+    drawn: as run, the bridge is dearer than counting at q = 1/200, and gives more than was asked.
     """
     if index % 2:
         return mixture(1e-5, 60, 0.1, (1, 4, 4), VP(end=1e-5), 64, SEED + index)
