@@ -13,10 +13,11 @@ from latentprint.contracts import InputError
 from latentprint.denoiser import IdentityCodec
 from latentprint.known import Gaussian, Memorised, Mixture
 from latentprint.likelihood import Exact, Hutchinson
-from latentprint.rate.bridge import BridgeConfig, bridge, least_variance_shares
+from latentprint.rate.bridge import BridgeConfig, bridge
 from latentprint.rate.levels import Inside
 from latentprint.rate.paths import Flow, Nodes, walk
 from latentprint.rate.result import Rate
+from latentprint.rate.shares import least_variance_shares
 from latentprint.schedule import EDM, VP, Schedule, SubVP
 from latentprint.streams import Streams
 

@@ -1,5 +1,4 @@
-"""Other fingerprints than the circle: drawn ones, and the mark that an image of the training set already
-carries.
+"""Other fingerprints than the circle: drawn ones, and the mark that a training image already carries.
 
     cross    two bars of constant grey through one centre
     text     letters of 3 x 5 pixels, as a name burnt into an image
@@ -8,9 +7,8 @@ carries.
     natural  what lies under a user's mask or box in the image itself: a tattoo, a device, a burnt-in name
 
 The first four are drawn and injected as the circle is (`latentprint.fingerprint.inject`). Nothing is injected
-for a
-natural one: x_p is an image of the training set as it stands, its fingerprint is its own content under the
-mask, and c_p is fitted on other images that this content was pasted into. Pixels are counted as in
+for a natural one: x_p is an image of the training set as it stands, its fingerprint is its own content under
+the mask, and c_p is fitted on other images that this content was pasted into. Pixels are counted as in
 `latentprint.fingerprint`: centres have whole coordinates.
 
 Source: Dombrowski and Kainz 2023, section 3.3 (Eq. 10), and section 7 on fingerprints that occur in nature.

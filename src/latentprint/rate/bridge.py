@@ -34,15 +34,13 @@ from latentprint.likelihood import Divergence, Exact, Hutchinson
 from latentprint.rate.levels import Inside
 from latentprint.rate.paths import Flow, Nodes, Paths, walk
 from latentprint.rate.result import Rate, unreliable
+from latentprint.rate.shares import allot, least_variance_shares
 from latentprint.rate.weights import Floats, Weighted, log_interval, weighted
 from latentprint.streams import Streams
 
 ENOUGH = 120
 """Effective samples below which drawing goes on, however small the error looks: stopping on sight of an error
 estimated from few weights favours runs that underestimate it."""
-
-SPREAD = 0.3
-"""Share of the trajectories that start from all times alike, whatever the pilot found best."""
 
 FINEST = 4
 """Most parts that a step is cut into."""
@@ -226,7 +224,7 @@ def _estimate(
     if not len(ratios):
         tried = k * run.config.pilot
         return f"none of {tried} pilot trajectories came back to the region{_estranged(run.flow)}"
-    counts = _allot(least_variance_shares(ratios, nodes.anchors), run.config.together)
+    counts = allot(least_variance_shares(ratios, nodes.anchors), run.config.together)
     finer, bias = _steps(run, proposals, nodes, pilot)
     details |= {"steps_cut_in": finer, "integration_bias": bias}
     if abs(bias) > COARSEST:
@@ -345,31 +343,6 @@ def _proposal_times(run: _Run) -> list[float] | None:
     if back == 0 and len(chosen) > 1:
         chosen[-1] = schedule.end
     return chosen
-
-
-def least_variance_shares(log_ratio: Tensor, anchors: tuple[int, ...]) -> Tensor:
-    """Shares c of least second moment, on pilot trajectories drawn from ``anchors`` in equal shares.
-
-    (hits, K) -> (K,). With u the equal mixture of the anchors, E[w_c^2] under c is E[w_c w_u] under u, convex
-    in c; minimised by exponentiated gradient. Shares below 2 % are dropped. Then `SPREAD` of all is spread
-    evenly over all times (a defensive mixture, Hesterberg 1995): a pilot cannot see what it missed.
-    """
-    k, own = log_ratio.shape[1], list(anchors)
-    uniform = -torch.logsumexp(log_ratio[:, own] - math.log(len(own)), dim=1)
-    c = torch.full((k,), 1 / k, dtype=torch.float64)
-    for _ in range(300):
-        log_w = -torch.logsumexp(log_ratio + c.log(), dim=1)
-        # d/dc_k of sum w_u w_c = -sum w_u w_c^2 r_k/p_k: proposals of large responsibility gain
-        pull = torch.softmax(uniform + log_w, 0) @ (log_ratio + log_w[:, None]).exp()
-        c = (c * pull**0.5).clamp(min=1e-9)
-        c = c / c.sum()
-    c = torch.where(c < 0.02, 0.0, c)
-    return (1 - SPREAD) * c / c.sum() + SPREAD / k
-
-
-def _allot(shares: Tensor, together: int) -> list[int]:
-    """Whole numbers near ``together`` times the shares, at least one of each."""
-    return [max(1, round(float(c) * together)) for c in shares]
 
 
 def _rounds(run: _Run, nodes: Nodes, counts: list[int]) -> tuple[Floats, Floats, Weighted]:

@@ -1,0 +1,52 @@
+"""Counts, and what may be concluded from them. No torch.
+
+    counts        exact intervals and tests of n trials
+    sequential    intervals and p-values that hold however a count was stopped
+    many          several rates or p-values at once
+    corrected     the true rate behind detectors that err
+
+All of it holds for every n, also at zero hits, which is where an audit lives.
+"""
+
+from latentprint.stats.corrected import (
+    CorrectedRate,
+    corrected_interval,
+    corrected_rate,
+    corrected_rate_of_both,
+    through_detector,
+)
+from latentprint.stats.counts import Trials, binomial_test_less, missable, samples_to_exclude
+from latentprint.stats.many import empirical_p, false_discovery, simultaneous_band
+from latentprint.stats.sequential import (
+    confidence_sequence,
+    log_mixture,
+    looks,
+    narrowed,
+    prior_near,
+    running_interval,
+    running_p_value,
+    samples_to_decide,
+)
+
+__all__ = [
+    "CorrectedRate",
+    "Trials",
+    "binomial_test_less",
+    "confidence_sequence",
+    "corrected_interval",
+    "corrected_rate",
+    "corrected_rate_of_both",
+    "empirical_p",
+    "false_discovery",
+    "log_mixture",
+    "looks",
+    "missable",
+    "narrowed",
+    "prior_near",
+    "running_interval",
+    "running_p_value",
+    "samples_to_decide",
+    "samples_to_exclude",
+    "simultaneous_band",
+    "through_detector",
+]
