@@ -303,6 +303,18 @@ def test_steps_too_long_for_the_densities_are_cut(longest: float):
     check(found, 0.1, 0.15)
 
 
+def test_the_bias_that_steps_leave_is_in_the_interval(monkeypatch: pytest.MonkeyPatch):
+    model = Memorised(images(10, 3), VP())
+    inside = within(model.images[0], 0.3)
+    halves: list[float] = []
+    for bias in (0.0, -0.09):
+        monkeypatch.setattr(sys.modules["latentprint.rate.bridge"], "_steps", lambda *_, b=bias: (1, b))
+        found = bridge(model, model.images[0], inside, seed=0, config=QUICK)
+        student = scipy_stats.t.ppf(0.975, found.freedom)
+        halves.append(math.log((found.high or 1) / (found.low or 1)) / 2 / student)
+    assert math.sqrt(halves[1] ** 2 - halves[0] ** 2) == pytest.approx(0.09)
+
+
 def test_where_cutting_the_steps_is_not_enough_no_number_is_offered(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sys.modules["latentprint.rate.bridge"], "COARSEST", 1e-6)
     model = Memorised(images(10, 3), VP())

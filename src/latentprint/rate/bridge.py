@@ -249,7 +249,8 @@ def _estimate(
     why = _fails(summary, error_of_log, run.config.noisiest)
     if why is not None:
         return why
-    low, high = log_interval(summary.mean, summary.error, summary.freedom, level)
+    # the bias that is left counts as one more error of its size
+    low, high = log_interval(summary.mean, math.hypot(summary.error, bias), summary.freedom, level)
     shape = summary.pareto_k if summary.pareto_k is not None else math.nan
     said = (
         f"{len(logs)} trajectories from {k} noise levels, effective sample size {summary.effective:.0f}, "
