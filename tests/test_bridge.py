@@ -310,7 +310,7 @@ def test_the_bias_that_steps_leave_is_in_the_interval(monkeypatch: pytest.Monkey
     for bias in (0.0, -0.09):
         monkeypatch.setattr(sys.modules["latentprint.rate.bridge"], "_steps", lambda *_, b=bias: (1, b))
         found = bridge(model, model.images[0], inside, seed=0, config=QUICK)
-        student = scipy_stats.t.ppf(0.975, found.freedom)
+        student = float(scipy_stats.t.ppf(0.975, found.freedom))
         halves.append(math.log((found.high or 1) / (found.low or 1)) / 2 / student)
     assert math.sqrt(halves[1] ** 2 - halves[0] ** 2) == pytest.approx(0.09)
 
