@@ -1,0 +1,139 @@
+"""q(p), Eq. 6, as a value: counted, and estimated where counting sees nothing; each of one named sampler."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from latentprint.results.searched import Sampler
+from latentprint.results.value import Chance, Count, Value
+from latentprint.stats import Trials
+
+
+class Corrected(Value):
+    """What the detectors' own errors leave of an interval; ``note`` says what was assumed."""
+
+    rate: float
+    low: Chance
+    high: Chance
+    level: float
+    note: str | None = None
+
+
+class Looks(Value):
+    """At which sizes the count was looked at, and what was there."""
+
+    samples: tuple[int, ...]
+    hits: tuple[int, ...]
+
+    @property
+    def counts(self) -> tuple[Trials, ...]:
+        """The counts at each look."""
+        return tuple(Trials(k, n) for n, k in zip(self.samples, self.hits, strict=True))
+
+
+class Stopping(Value):
+    """A count that stopped on sight: is q below ``until``? Its interval holds whenever one stops."""
+
+    until: Chance
+    most: Count
+    answer: Literal["below", "above"] | None
+    stopped: str
+    looks: Looks
+
+
+class Counted(Value):
+    """n samples of one sampler, and how many the detectors recognised (paper section 5.3).
+
+    Attributes:
+        expected: E = n copies / N (Eq. 11).
+        p_value: of H0: q = copies / N against less.
+        missable: the largest rate that still gives so few hits with probability 1 - level.
+    """
+
+    sampler: Sampler
+    samples: Count
+    presence_hits: Count | None
+    identity_hits: Count
+    hits: Count
+    rate: Chance
+    low: Chance
+    high: Chance
+    level: float
+    expected: float
+    p_value: Chance
+    missable: Chance
+    corrected: Corrected | None = None
+    stopping: Stopping | None = None
+    network_evaluations: Count
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        Trials(self.hits, self.samples)
+        return self
+
+    @property
+    def trials(self) -> Trials:
+        """Joint detections among the samples."""
+        return Trials(self.hits, self.samples)
+
+
+class Estimate(Value):
+    """q by an estimator that sees what counting cannot; without a number where its diagnostic failed.
+
+    Attributes:
+        sampler: whose q it is. Only an estimate of the audited sampler decides anything.
+        diagnostic: a sentence, also where it is reliable.
+        freedom, trials: how the interval stretches to another level.
+        details: what the method measured along the way.
+    """
+
+    sampler: Sampler
+    rate: float | None
+    low: float | None
+    high: float | None
+    level: float
+    reliable: bool
+    diagnostic: str
+    network_evaluations: Count
+    corrected: Corrected | None = None
+    freedom: float | None = None
+    trials: Trials | None = None
+    details: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        ends = (self.low, self.rate, self.high)
+        if self.reliable and not (None not in ends and list(ends) == sorted(ends)):  # type: ignore[type-var]
+            raise ValueError(f"a reliable estimate lies inside its interval, got {ends}")
+        if not self.reliable and ends != (None, None, None):
+            raise ValueError("an estimate that is not reliable offers no number")
+        return self
+
+
+class Combined(Value):
+    """The estimates together: ``answer`` names one of them, or is null; ``agree``: none contradict."""
+
+    answer: str | None
+    agree: bool
+    sentence: str
+
+
+class Q(Value, extra="allow"):
+    """q(p), Eq. 6: counted, and estimated by every estimator that ran, each under its own name."""
+
+    __pydantic_extra__: dict[str, Estimate | None] = Field(init=False)  # pyright: ignore[reportIncompatibleVariableOverride]
+    monte_carlo: Counted
+    control: Counted | None = None
+    combined: Combined | None = None
+
+    @property
+    def estimates(self) -> dict[str, Estimate]:
+        """The estimates by name, in the order of the table of estimators."""
+        return {name: one for name, one in self.__pydantic_extra__.items() if one is not None}
+
+    def of_the_audited(self) -> dict[str, Estimate]:
+        """The reliable estimates of the very sampler that was counted: the only ones that decide."""
+        found = self.estimates.items()
+        return {name: one for name, one in found if one.reliable and one.sampler == self.monte_carlo.sampler}

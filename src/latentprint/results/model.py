@@ -1,0 +1,336 @@
+"""results.json, schema ``latentprint/2``: every number of an audit as a frozen, validated value.
+
+A count is a ``Trials`` from the stored row to the page. A number that is compared carries what it may be
+compared with: a t' its ``Question`` (recogniser, tries, sampler), an estimate of q its sampler. Values of
+different questions are never set against each other; ``require_alike`` refuses them.
+
+Nothing here depends on the clock, the machine or the folder: the same settings give the same file, also
+after a restart. ``Results.model_json_schema()`` is the published schema; ``results.assemble`` makes the
+values from stored rows, and no reader derives a number again.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from latentprint.results.counted import Counted, Q
+from latentprint.results.searched import Checkpoints, Profile, Recogniser, Sampler, Search
+from latentprint.results.value import Chance, Count, Sha256, Value
+from latentprint.stats import Trials
+
+SCHEMA = "latentprint/2"
+
+State = Literal["reproduces", "not found", "inconclusive"]
+
+
+class Data(Value):
+    """What was trained on.
+
+    Attributes:
+        sha256: hash of the manifest.
+        near_copies: training images with a near copy among the others; null: too many to look.
+        identities, heldout_identities: persons, where they are known.
+        resized: the side to which images were brought.
+    """
+
+    source: str
+    sha256: Sha256
+    images: Annotated[int, Field(ge=1)]
+    shape: tuple[int, ...]
+    heldout: Count
+    near_copies: Count | None = None
+    resized: int | None = None
+    identities: Count | None = None
+    heldout_identities: Count | None = None
+
+
+class Mark(Value, extra="allow"):
+    """A fingerprint: its kind, and the numbers that draw it."""
+
+    kind: str
+
+
+class Target(Value):
+    """The private image x_p, by hash; ``copies`` counts its near copies in training, itself included.
+
+    ``fingerprint`` is null where it carries none; ``injected`` says whether the audit put it there.
+    """
+
+    index: Count
+    sha256: Sha256
+    copies: Annotated[int, Field(ge=1)]
+    fingerprint: Mark | None
+    injected: bool
+
+
+class Detector(Value):
+    """A recogniser's threshold and its errors, as counts.
+
+    Attributes:
+        tpr: of images that show what it looks for.
+        fpr: of images that do not: the false alarms that decide.
+        kinds: the same false alarms by kind of image, and kinds that inform only.
+        false_positive_rate, pairs: of the embedding: the rate asked for, and pairs of images never fitted on.
+    """
+
+    tpr: Trials
+    fpr: Trials
+    threshold: float
+    backbone: str
+    kinds: dict[str, Trials]
+    false_positive_rate: Chance | None = None
+    pairs: Trials | None = None
+
+
+class Agreement(Value):
+    """c_id and the embedding on the images of one search."""
+
+    both: Count
+    identity_only: Count
+    embedding_only: Count
+    neither: Count
+    images: Count
+    sentence: str
+    network_evaluations: Count
+
+
+class Detectors(Value):
+    """c_p (null where x_p carries no mark), c_id, and the embedding where there is one."""
+
+    presence: Detector | None
+    identity: Detector
+    embedding: Detector | None = None
+    agreement: Agreement | None = None
+
+    @property
+    def fitted(self) -> tuple[Detector, ...]:
+        """The detectors that must agree for a hit."""
+        return tuple(one for one in (self.presence, self.identity) if one is not None)
+
+    @property
+    def recogniser(self) -> Recogniser:
+        """Who says that a generated image is the private one."""
+        return "c_id" if self.presence is None else "c_p and c_id"
+
+
+class Fid(Value):
+    """Frechet distance of ``samples`` samples to training and to held-out images, in the named features."""
+
+    train: float
+    test: float | None
+    features: str
+    samples: Count
+
+
+class Mean(Value):
+    """Mean of n values, with the standard error of the mean; null for one value."""
+
+    mean: float
+    se: float | None
+    n: Count
+
+
+class Likelihood(Value):
+    """Bits per dimension under the probability flow (Eq. 5); ``probes`` null: the exact divergence."""
+
+    bits_per_dim: Mean
+    heldout: Mean | None
+    target: float
+    probes: int | None
+    network_evaluations: Count
+
+
+class Auc(Value):
+    """Area under the ROC, members against held-out images, with its interval."""
+
+    value: Chance
+    low: Chance
+    high: Chance
+    level: float
+    method: str
+
+
+class AtFalsePositives(Value):
+    """True positives where at most the share ``wanted`` of held-out images is called a member."""
+
+    wanted: Chance
+    tpr: Trials
+    fpr: Trials
+    resolved: bool
+
+
+class TargetScore(Value):
+    """x_p's own score, and its rank among held-out images as a p-value."""
+
+    score: float
+    p_value: Chance
+
+
+class Score(Value):
+    """One membership score."""
+
+    name: str
+    auc: Auc
+    at: tuple[AtFalsePositives, ...]
+    target: TargetScore
+
+
+class Membership(Value):
+    """Membership scores; ``auc`` is the best one's, ``low`` and ``high`` hold for all (Bonferroni)."""
+
+    scores: tuple[Score, ...]
+    auc: Chance | None
+    low: Chance | None
+    high: Chance | None
+    level: float
+    members: Count | None = None
+    heldout: Count | None = None
+    note: str | None = None
+    network_evaluations: Count = 0
+
+
+class Spread(Value):
+    """Least, middle and greatest of some values."""
+
+    min: float
+    median: float
+    max: float
+
+
+class Nearest(Value):
+    """Of ``n`` detected samples, how many have x_p as the nearest of all training images."""
+
+    target: Count
+    n: Count
+
+
+class Memorised(Value):
+    """The detected samples held against x_p: errors, and whose image they are nearest to."""
+
+    count: Count
+    mse: Spread | None
+    mae: Spread | None
+    nearest: Nearest | None
+
+
+class BySampler(Value):
+    """The same questions asked of a further sampler."""
+
+    sampler: Sampler
+    t_prime: Search
+    q: Counted
+
+
+class Pair(Value):
+    """A sample and the training image it is nearest to."""
+
+    sample: Count
+    training: Count
+    sha256: Sha256
+    distance: float
+    relative: float
+    score: float
+    copy_: bool = Field(alias="copy", serialization_alias="copy")
+
+
+class Distances(Value):
+    """Distances to the nearest training image: of samples, training images and held-out ones."""
+
+    samples: Spread
+    train: Spread
+    heldout: Spread
+
+
+class Copies(Value):
+    """Given samples against all training images, beside held-out images treated alike."""
+
+    copies: Trials
+    expected: Trials
+    same: Trials
+    same_expected: Trials
+    distinct: Count
+    repeated: Count
+    threshold: float
+    p_value: Chance
+    alpha: Chance
+    leaks: bool
+    distance: Distances
+    pairs: tuple[Pair, ...]
+
+
+class Model(Value):
+    """What was audited where the audit trained nothing; ``label`` is the class that was asked for."""
+
+    kind: str
+    weights_sha256: Sha256 | None = None
+    samples_sha256: Sha256 | None = None
+    label: int | None = None
+    notes: tuple[str, ...] = ()
+
+
+class Costs(Value):
+    """Network evaluations by stage, of every stage that was begun."""
+
+    network_evaluations: dict[str, int]
+
+    @property
+    def total(self) -> int:
+        """All stages together."""
+        return sum(self.network_evaluations.values())
+
+
+class Rule(Value):
+    """What the three words of the verdict mean in numbers.
+
+    Attributes:
+        level: confidence of every bound and test.
+        share: "not found" needs everything above this share of copies/N to be excluded.
+        least_sensitivity: below this joint sensitivity the detectors are too weak to judge by.
+    """
+
+    level: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    share: Annotated[float, Field(gt=0)] = 1.0
+    least_sensitivity: Annotated[float, Field(gt=0, lt=1)] = 0.5
+
+
+class Verdict(Value):
+    """The finding in one of three words, with its reasons in sentences."""
+
+    state: State
+    reasons: tuple[str, ...]
+    rule: Rule
+
+
+class Measured(Value):
+    """All that an audit measured; null: it was not asked for, or cannot be had (``not_done`` says why)."""
+
+    data: Data
+    target: Target
+    detectors: Detectors
+    model: Model | None = None
+    t_prime: Search | None
+    q: Q
+    copies: Copies | None = None
+    fid: Fid | None
+    likelihood: Likelihood | None
+    membership: Membership | None = None
+    memorised: Memorised | None
+    samplers: tuple[BySampler, ...] = ()
+    checkpoints: Checkpoints | None = None
+    profile: Profile | None = None
+    not_done: tuple[str, ...] = ()
+    costs: Costs
+
+    @property
+    def expected_rate(self) -> float:
+        """copies / N: what a model gives that repeats every training image equally often."""
+        return min(1.0, self.target.copies / self.data.images)
+
+
+class Results(Measured):
+    """results.json."""
+
+    schema_: Literal["latentprint/2"] = Field(default=SCHEMA, alias="schema", serialization_alias="schema")
+    verdict: Verdict

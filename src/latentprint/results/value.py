@@ -1,0 +1,27 @@
+"""What every value of the results shares: frozen, checked when made, and no key that is not known."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Count = Annotated[int, Field(ge=0, le=2**53)]
+"""A whole number that JSON keeps exactly."""
+
+Chance = Annotated[float, Field(ge=0, le=1)]
+"""A probability, a rate or a share."""
+
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+class Value(BaseModel):
+    """A frozen value: equal if its numbers are; unknown keys, NaN and infinities are refused."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, populate_by_name=True, serialize_by_alias=True
+    )
+
+    def plain(self) -> dict[str, Any]:
+        """Plain JSON values, keys as they stand in the file."""
+        return self.model_dump(mode="json")
