@@ -16,8 +16,9 @@ import jsonschema
 import made_up
 import pytest
 
+from latentprint import words
 from latentprint.contracts import InputError
-from latentprint.report import palette, reading, render, words, write_report
+from latentprint.report import palette, reading, render, write_report
 from latentprint.report.first import first_screen
 from latentprint.report.sections import sections
 

@@ -25,7 +25,8 @@ from scipy import stats as scipy_stats  # pyright: ignore[reportMissingTypeStubs
 
 from latentprint.contracts import InputError
 from latentprint.stats import Trials
-from latentprint.verdict import chance, evidence, one_in
+from latentprint.verdict import evidence
+from latentprint.words import chance, one_in
 
 
 @dataclass(frozen=True)

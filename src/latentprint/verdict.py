@@ -32,7 +32,6 @@ Sources: R. A. Fisher, JRSS 98 (1935); Clopper and Pearson, Biometrika 26 (1934)
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, cast
@@ -41,6 +40,7 @@ from scipy import stats as scipy_stats  # pyright: ignore[reportMissingTypeStubs
 
 from latentprint.contracts import InputError
 from latentprint.stats import Trials, samples_to_exclude
+from latentprint.words import chance, one_in
 
 State = Literal["reproduces", "not found", "inconclusive"]
 
@@ -363,38 +363,3 @@ def _search(results: Mapping[str, Any]) -> list[str]:
             f" (p = {p_value:.2g}): it knows this image."
         ]
     return [f"The model restores the image from noise level {value:.2g}, no further than it does {others}."]
-
-
-def one_in(rate: float) -> str:
-    """A rate for people: "1 in 98", "44 in 100", "1 in 2.5 million"; three significant digits at most.
-
-    Raises:
-        ValueError: no number in [0, 1].
-    """
-    if not 0 <= rate <= 1:
-        raise ValueError(f"a rate lies in [0, 1], got {rate}")
-    if rate == 0:
-        return "0"
-    if rate > 0.105:
-        hundred = f"{100 * rate:.0f}"
-        if hundred == "100" and rate < 1:
-            return "more than 99 in 100"
-        return "all" if rate == 1 else f"{hundred} in 100"
-    inverse = _significant(1 / rate)
-    if inverse < 1e6:
-        return f"1 in {inverse:,.0f}"
-    for size, name in ((1e12, "trillion"), (1e9, "billion"), (1e6, "million")):
-        if size <= inverse < 1000 * size:
-            return f"1 in {inverse / size:.3g} {name}"
-    return f"1 in 10^{math.log10(inverse):.0f}"
-
-
-def _significant(value: float, digits: int = 3) -> float:
-    return float(f"{value:.{digits - 1}e}")
-
-
-def chance(p: float) -> str:
-    """A probability for people: "0.03", or "less than 1 in 1,000" where the digits say nothing more."""
-    if p >= 0.995:
-        return "nearly 1"
-    return "less than 1 in 1,000" if p < 1e-3 else f"{p:.2g}"

@@ -34,7 +34,8 @@ from latentprint.gate.policy import (
     starter,
 )
 from latentprint.stats import Trials, samples_to_exclude
-from latentprint.verdict import Evidence, evidence, one_in
+from latentprint.verdict import Evidence, evidence
+from latentprint.words import one_in
 
 __all__ = ["Decision", "Outcome", "Policy", "judge", "judge_file", "read_policy", "starter"]
 

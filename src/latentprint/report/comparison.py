@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from latentprint import words
 from latentprint.contracts import InputError
-from latentprint.report import charts, words
+from latentprint.report import charts
 from latentprint.report.blocks import Block, Figure, Points, Section, Table
 from latentprint.report.page import page
 from latentprint.report.reading import count, items, number, rate

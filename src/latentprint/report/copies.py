@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from latentprint.report import words
+from latentprint import words
 from latentprint.report.blocks import Block, Pairs, Points, Section, Table
 from latentprint.report.reading import at, count, digest, items, mapping, number, rate, trials
 from latentprint.report.reading import words as text

@@ -19,7 +19,7 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 from PIL import Image
 
-from latentprint.report import words
+from latentprint import words
 from latentprint.report.page import page
 
 Pixels = NDArray[np.float32]

@@ -7,7 +7,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from latentprint.report import charts, words
+from latentprint import words
+from latentprint.report import charts
 from latentprint.report.blocks import Figure, Table
 from latentprint.report.reading import at, confidence, count, items, mapping, number, numbers, rate
 from latentprint.stats import Trials, simultaneous_band

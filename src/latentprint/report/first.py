@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from latentprint.report import copies, words
+from latentprint import words
+from latentprint.report import copies
 from latentprint.report.blocks import First, Table
 from latentprint.report.reading import at, confidence, count, items, number, public_source, two_recognisers
 from latentprint.report.reading import words as text

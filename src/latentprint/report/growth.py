@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from latentprint.report import charts, words
+from latentprint import words
+from latentprint.report import charts
 from latentprint.report.blocks import Block, Figure, Note, Section, Table
 from latentprint.report.reading import at, count, items, mapping, number, numbers, rate
 from latentprint.report.reading import words as text

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from latentprint.report import words
+from latentprint import words
 from latentprint.report.blocks import Block, Note, Section, Table
 from latentprint.report.reading import at, confidence, items, mapping, rate, trials
 from latentprint.report.reading import words as text

@@ -12,8 +12,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from latentprint import words
 from latentprint.contracts import InputError
-from latentprint.report import words
 from latentprint.report.first import first_screen
 from latentprint.report.reading import check, count, digest, mapping, number, public_source, rate
 from latentprint.report.reading import words as text

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from latentprint.report import words
+from latentprint import words
 from latentprint.report.blocks import Block, Pairs, Section
 from latentprint.report.reading import at, count, digest, items, mapping, number, public_source
 from latentprint.report.reading import words as text

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from latentprint.report import words
+from latentprint import words
 from latentprint.report.blocks import Block, Note, Pairs, Points, Profile, Section, Table
 from latentprint.report.copies import copies_section, not_done_section
 from latentprint.report.figures import curve_figure, profile_figure, rates_figure, strip_figure
