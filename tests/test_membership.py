@@ -12,20 +12,17 @@ from scipy import stats as reference
 from torch import Tensor
 
 from latentprint.adapters import DiscreteSchedule
-from latentprint.denoiser import Denoiser
-from latentprint.known import Gaussian, Memorised, Mixture
-from latentprint.membership import (
+from latentprint.attacks.membership import (
     MembershipConfig,
-    auc,
     loss_score,
     membership_scores,
     pia_score,
-    rank_p_value,
     secmi_score,
-    separation,
-    true_positives,
 )
+from latentprint.denoiser import Denoiser
+from latentprint.known import Gaussian, Memorised, Mixture
 from latentprint.schedule import EDM, VE, VP, Schedule, SubVP
+from latentprint.stats.roc import auc, rank_p_value, separation, true_positives
 from latentprint.streams import Streams
 
 NAMES = ("loss", "secmi", "pia")

@@ -20,7 +20,6 @@ from latentprint.metrics import (
     mae,
     moments,
     mse,
-    nearest,
     psnr,
 )
 from latentprint.metrics.frechet import MetricError
@@ -129,45 +128,6 @@ def test_moments_refuse_what_has_none():
         frechet(Moments.of(np.ones((1, 2))), Moments.of(np.ones((3, 2))))
     with pytest.raises(ValueError, match="same features"):
         frechet(Moments.of(np.ones((3, 2))), Moments.of(np.ones((3, 1))))
-
-
-@pytest.mark.parametrize("block", [3, 1000])
-def test_neighbours_are_those_of_the_slow_way(block: int):
-    queries, reference = images(7), images(20, purpose="reference")
-    apart = queries.double().numpy()[:, None] - reference.double().numpy()[None]
-    slow = np.sqrt(((apart / 2) ** 2).mean((2, 3, 4)))
-    found = nearest(queries, reference.numpy(), 4, block=block)
-    assert (found.index.numpy() == slow.argsort(1)[:, :4]).all()
-    np.testing.assert_allclose(found.distance.numpy(), np.sort(slow, 1)[:, :4], rtol=1e-12)
-
-
-@pytest.mark.parametrize("block", [3, 1000])
-def test_a_copy_is_at_distance_0_and_a_near_copy_near(block: int):
-    reference = images(20) * 0.9
-    queries = reference[[11, 4]].clone()
-    queries[1] += 1e-6
-    found = nearest(queries, reference, block=block)
-    assert found.index[:, 0].tolist() == [11, 4]
-    assert found.distance[0, 0] == 0 and found.distance[1, 0].item() == pytest.approx(5e-7, rel=0.05)
-
-
-@pytest.mark.parametrize("block", [3, 1000])
-def test_no_image_is_its_own_neighbour(block: int):
-    many = images(10)
-    many[7] = many[2]
-    found = nearest(many, many, same=True, block=block)
-    assert found.index[2, 0] == 7 and found.index[7, 0] == 2
-    assert (found.index[:, 0] != torch.arange(10)).all()
-
-
-def test_neighbours_refuse_what_cannot_be_compared():
-    with pytest.raises(ValueError, match="one shape"):
-        nearest(images(2), images(2, side=5))
-    with pytest.raises(ValueError, match="the 1 candidates, got 2"):
-        nearest(images(2), images(2), 2, same=True)
-    with pytest.raises(ValueError, match="one size"):
-        nearest(images(2), images(3), same=True)
-    assert nearest(images(0), images(3), 2).index.shape == (0, 2)
 
 
 def test_inception_weights_are_read_by_path_and_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

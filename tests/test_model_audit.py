@@ -27,7 +27,7 @@ from latentprint.data.resize import resized
 from latentprint.gate import Policy, judge
 from latentprint.gate.policy import MembershipRule
 from latentprint.marks import FingerprintSettings
-from latentprint.membership import auc
+from latentprint.stats.roc import auc
 from latentprint.store import Run
 from latentprint.verdict import verdict
 from latentprint.verify import verify

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any, Literal, cast
 
+from latentprint.attacks.membership import MembershipConfig
 from latentprint.detector import DetectorConfig
 from latentprint.detector.embedding import EmbeddingConfig
 from latentprint.marks import FingerprintSettings
-from latentprint.membership import MembershipConfig
 from latentprint.networks import UNetConfig
 from latentprint.networks.speed import Evaluation
 from latentprint.sampler import PAPER, Sampler, Spacing, sampler_from

@@ -48,11 +48,11 @@ from scipy import stats as scipy_stats  # pyright: ignore[reportMissingTypeStubs
 from torch import Tensor
 
 from latentprint.adapters.files import refuse_pickle
+from latentprint.attacks.nearest import nearest
 from latentprint.data import NEAR, ImageSet, near_duplicates, stack
 from latentprint.data.archive import channels_last, read_archive
 from latentprint.data.files import image_files, read_folder
 from latentprint.data.images import MAX_BYTES, MAX_SIDE, DataError
-from latentprint.metrics.neighbours import nearest
 from latentprint.networks import ModelError
 from latentprint.stats import Trials
 

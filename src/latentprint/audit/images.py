@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from latentprint.attacks.nearest import nearest
 from latentprint.config import AuditConfig
 from latentprint.contracts import InputError
 from latentprint.data import ImageSet, Split, load, near_duplicates, stack
@@ -13,7 +14,6 @@ from latentprint.data.files import image_files, read_image
 from latentprint.data.resize import all_resized
 from latentprint.dicom import dicom_files, load_dicom
 from latentprint.marks import locate
-from latentprint.metrics.neighbours import nearest
 
 MOST_COMPARED = 30_000
 """Training images up to which near copies are looked for among all of them: beyond, it takes minutes."""

@@ -1,7 +1,7 @@
 """Membership scores beside t': what the field would otherwise run apart, on the same images.
 
 Loss, SecMI, PIA and, where they were computed, likelihoods of training and of held-out images, and of x_p;
-what each is worth as AUC and as true positives at 1 % and 0.1 % false ones (``latentprint.membership``).
+what each is worth as AUC and as true positives at 1 % and 0.1 % false ones (``latentprint.stats.roc``).
 """
 
 from __future__ import annotations
@@ -13,20 +13,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from latentprint.attacks.membership import MembershipConfig, membership_scores
 from latentprint.audit.work import Work, one_image
 from latentprint.data import Split
 from latentprint.denoiser import Denoiser
 from latentprint.fingerprint import Injection
-from latentprint.membership import (
-    AtFalsePositives,
-    MembershipConfig,
-    Separation,
-    auc,
-    membership_scores,
-    rank_p_value,
-    separation,
-)
 from latentprint.schedule import Schedule
+from latentprint.stats.roc import AtFalsePositives, Separation, auc, rank_p_value, separation
 
 LEVEL = 0.95
 UNIT = 64

@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from latentprint.attacks.nearest import nearest
 from latentprint.audit.stages import Detectors
 from latentprint.contracts import Outcome
 from latentprint.data import ImageSet, Split
 from latentprint.detector import NetworkDetector
 from latentprint.fingerprint import Injection
 from latentprint.marks import Unmarked, was_injected
-from latentprint.metrics.neighbours import nearest
 from latentprint.search import TPrime
 from latentprint.stats import Trials, binomial_test_less, missable
 

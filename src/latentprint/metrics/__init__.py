@@ -10,19 +10,16 @@ from latentprint.metrics.frechet import (
     frechet,
     moments,
 )
-from latentprint.metrics.neighbours import Neighbours, nearest
 
 __all__ = [
     "DetectorFeatures",
     "Extractor",
     "InceptionFeatures",
     "Moments",
-    "Neighbours",
     "PixelFeatures",
     "frechet",
     "mae",
     "moments",
     "mse",
-    "nearest",
     "psnr",
 ]

@@ -1,8 +1,9 @@
 """Membership scores: does the model treat this image as one it was trained on? Higher means rather yes.
 
     loss     - mean over times of |e - eps(alpha_t x + sigma_t e, t)|^2 / d        e fixed per image and time
-    SecMI    - |x_t - B(F(x_t, t, s), s, t)|^2 / d,  x_t reached from x by F in equal steps, s one step above
-    t PIA      - |e_0 - eps(alpha_t x + sigma_t e_0, t)|_4,   e_0 = eps(x, t_0)
+    SecMI    - |x_t - B(F(x_t, t, s), s, t)|^2 / d,  x_t reached from x by F in equal steps,
+                                                   s one step above t
+    PIA      - |e_0 - eps(alpha_t x + sigma_t e_0, t)|_4,   e_0 = eps(x, t_0)
 
 with eps the model's noise, d the number of values, F and B the same deterministic step up and down,
 
@@ -14,41 +15,30 @@ noise, so that the papers' timesteps (of DDPM's linear betas, N = 1000) carry ov
 steps, t = 200 for PIA. Times of the loss lie at equal steps of log(sigma / alpha).
 
 None of these proves that an image leaks: they rank images, and what they are worth is measured on members and
-on images held out, as AUC and as true positives at a small false positive rate. SecMI sees how much the noise
-that the
-model finds changes over one step: a model that is exactly a finite set of images often finds the same one
-before and after, for strangers too, who then look like members.
+on images held out (``latentprint.stats.roc``). SecMI sees how much the noise that the model finds changes
+over one step: a model that is exactly a finite set of images often finds the same one before and after, for
+strangers too, who then look like members.
 
 Sources, from whose formulas this was written: loss: Yeom et al. 2018 and, for diffusion, Matsumoto et al.
 2023, Carlini et al. 2023; SecMI: Duan et al. 2023, Eq. 8 to 10 (t-error, "stat"); PIA: Kong et al. 2024, Eq.
-9 to 13;
-AUC: DeLong, DeLong, Clarke-Pearson 1988; Carlini et al. 2022 for judging by the true positives at few false
-ones.
+9 to 13.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import stats as scipy_stats  # pyright: ignore[reportMissingTypeStubs]
 from torch import Tensor
 
 from latentprint.denoiser import Codec, Denoiser, checked, epsilon_from_denoised
 from latentprint.schedule import Schedule, expand
-from latentprint.stats import Trials
 from latentprint.streams import Streams
-
-Scores = Mapping[str, NDArray[np.float64]]
-"""Name of a score -> one value per image; higher means rather a member."""
-
-_normal = cast(Any, scipy_stats).norm
 
 
 def _ddpm_ratio(timestep: int) -> float:
@@ -223,145 +213,3 @@ def _deterministic(denoiser: Denoiser, x: Tensor, t: Tensor, s: Tensor) -> Tenso
 
 def _mean_square(x: Tensor) -> Tensor:
     return x.flatten(1).double().square().mean(1).cpu()
-
-
-# --- what a score is worth
-
-
-@dataclass(frozen=True)
-class Auc:
-    """P(a member scores higher than an image held out), ties counted half.
-
-    Attributes:
-        value: the estimate, in [0, 1].
-        low, high: two-sided interval at ``level``.
-        method: "DeLong", or "paired Clopper-Pearson" where the two sets do not overlap at all.
-    """
-
-    value: float
-    low: float
-    high: float
-    level: float
-    method: str
-
-
-@dataclass(frozen=True)
-class AtFalsePositives:
-    """Members found when the threshold lets at most a share of the held-out images through.
-
-    Attributes:
-        wanted: that share.
-        threshold: members score above it.
-        tpr: members above the threshold, as counts.
-        fpr: held-out images above it, as counts.
-        resolved: whether there are enough held-out images (1 / wanted or more) for the share to mean
-            anything.
-    """
-
-    wanted: float
-    threshold: float
-    tpr: Trials
-    fpr: Trials
-    resolved: bool
-
-
-@dataclass(frozen=True)
-class Separation:
-    """One score on members and on images held out."""
-
-    name: str
-    auc: Auc
-    at: tuple[AtFalsePositives, ...]
-
-
-def separation(
-    members: Scores,
-    heldout: Scores,
-    *,
-    level: float = 0.95,
-    false_positives: Sequence[float] = (0.01, 0.001),
-) -> tuple[Separation, ...]:
-    """How well each score tells members from images held out.
-
-    Raises:
-        ValueError: the two have other scores, none, fewer than 2 images, or values that are not finite.
-    """
-    if set(members) != set(heldout):
-        raise ValueError(f"both need the same scores, got {sorted(members)} and {sorted(heldout)}")
-    found = list[Separation]()
-    for name in members:
-        m, h = _sorted(members[name], name), _sorted(heldout[name], name)
-        at = tuple(true_positives(m, h, share) for share in false_positives)
-        found.append(Separation(name, auc(m, h, level), at))
-    return tuple(found)
-
-
-def auc(members: NDArray[np.float64], heldout: NDArray[np.float64], level: float = 0.95) -> Auc:
-    """The area under the ROC curve with its interval.
-
-    DeLong's variance comes from the placements: for each member the share of held-out images below it, for
-    each of these the share of members above. On the logit scale, so that the interval stays in (0, 1). It is
-    0 where the sets do not overlap; there disjoint pairs of one member and one held-out image, min(m, n) of
-    them, are independent trials of exactly this probability, all hits (or none): their Clopper-Pearson
-    interval holds whatever the distributions.
-
-    Raises:
-        ValueError: fewer than 2 images on a side, values that are not finite, or a level outside (0, 1).
-    """
-    if not 0 < level < 1:
-        raise ValueError(f"a confidence level lies strictly between 0 and 1, got {level}")
-    m, h = _sorted(members, "members"), _sorted(heldout, "held-out images")
-    below = (np.searchsorted(h, m, "left") + np.searchsorted(h, m, "right")) / 2 / len(h)
-    above = 1 - (np.searchsorted(m, h, "left") + np.searchsorted(m, h, "right")) / 2 / len(m)
-    value = float(below.mean())
-    variance = float(below.var(ddof=1) / len(m) + above.var(ddof=1) / len(h))
-    if variance == 0 or not 0 < value < 1:
-        pairs = min(len(m), len(h))
-        low, high = Trials(round(value * pairs), pairs).interval(level)
-        return Auc(value, low, high, level, "paired Clopper-Pearson")
-    logit, spread = math.log(value / (1 - value)), math.sqrt(variance) / (value * (1 - value))
-    reach = float(_normal.ppf((1 + level) / 2)) * spread
-    low, high = (1 / (1 + math.exp(-min(max(x, -700.0), 700.0))) for x in (logit - reach, logit + reach))
-    return Auc(value, low, high, level, "DeLong")
-
-
-def true_positives(
-    members: NDArray[np.float64], heldout: NDArray[np.float64], wanted: float
-) -> AtFalsePositives:
-    """Members above the lowest threshold that lets no more than floor(wanted n) of n held-out images through.
-
-    Raises:
-        ValueError: fewer than 2 images on a side, values that are not finite, or a share outside [0, 1).
-    """
-    if not 0 <= wanted < 1:
-        raise ValueError(f"a share of false positives lies in [0, 1), got {wanted}")
-    m, h = _sorted(members, "members"), _sorted(heldout, "held-out images")
-    threshold = float(h[len(h) - 1 - math.floor(wanted * len(h) + 1e-9)])
-    return AtFalsePositives(
-        wanted,
-        threshold,
-        Trials(int((m > threshold).sum()), len(m)),
-        Trials(int((h > threshold).sum()), len(h)),
-        wanted * len(h) >= 1 - 1e-9,
-    )
-
-
-def rank_p_value(score: float, heldout: NDArray[np.float64]) -> float:
-    """P(an image that was not trained on scores this high): (1 + those held out at or above) / (1 + n).
-
-    Exact where x_p, were it no member, would be exchangeable with the images held out.
-
-    Raises:
-        ValueError: fewer than 2 images, or values that are not finite.
-    """
-    h = _sorted(heldout, "held-out images")
-    if not math.isfinite(score):
-        raise ValueError(f"a score must be finite, got {score}")
-    return float((1 + (h >= score).sum()) / (1 + len(h)))
-
-
-def _sorted(values: NDArray[np.float64], name: str) -> NDArray[np.float64]:
-    out = np.sort(np.asarray(values, dtype=np.float64))
-    if out.ndim != 1 or len(out) < 2 or not np.isfinite(out).all():
-        raise ValueError(f"the scores of {name} must be 2 or more finite numbers, got shape {out.shape}")
-    return out
