@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,8 @@ def test_the_ten_lines_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
-    assert len(blocks) == 1
-    assert len(blocks[0].strip().splitlines()) <= 10
+    assert len(blocks) == 2
+    assert all(len(block.strip().splitlines()) <= 12 for block in blocks)
     whole = config.read_preset
     monkeypatch.setattr(config, "read_preset", lambda name: merge(whole(name), TINY))
     monkeypatch.chdir(tmp_path)
@@ -40,6 +41,27 @@ def test_the_ten_lines_run(
     assert said.splitlines()[0] in ("reproduces", "not found", "inconclusive")
     assert "t' = " in said
     assert (tmp_path / "runs" / "digits" / "report.html").exists()
+
+
+def test_a_network_of_ones_own_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    (tmp_path / "mine.py").write_text(
+        "import torch\n"
+        "class Network(torch.nn.Module):\n"
+        "    def forward(self, x, k):\n"
+        "        return 0.5 * x + 0 * k[:, None, None, None]\n"
+        "network = Network()\n"
+    )
+    whole = config.read_preset
+    monkeypatch.setattr(config, "read_preset", lambda name: merge(whole(name), TINY))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    exec(compile(blocks[1], str(README), "exec"), {})
+    assert capsys.readouterr().out.strip() in ("reproduces", "not found", "inconclusive")
+    settings = json.loads((tmp_path / "runs" / "mine" / "run.json").read_text())["settings"]
+    assert settings["given"]["kind"] == "python" and settings["given"]["target"] == 17
 
 
 def test_the_commands_it_names_exist() -> None:

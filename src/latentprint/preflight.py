@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from latentprint.adapters import Opened
 from latentprint.audit.given import as_it_is, given_images, open_given
 from latentprint.audit.stages import images
 from latentprint.audit.work import open_device
@@ -114,7 +115,7 @@ def check(
     device: str = "cpu",
     root: Path | None = None,
     download: bool = False,
-    model: Path | None = None,
+    model: Path | Opened | None = None,
     label: int | None = None,
     target: int | str | Path | None = None,
 ) -> Preflight:

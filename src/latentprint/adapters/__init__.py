@@ -10,10 +10,17 @@ from latentprint.adapters.diffusers import DiscreteDenoiser, is_diffusers, open_
 from latentprint.adapters.discrete import DiscreteSchedule, alphas_cumprod, discrete_schedule
 from latentprint.adapters.edm import CONFIG as EDM_CONFIG
 from latentprint.adapters.edm import OWN, open_edm, open_own
+from latentprint.adapters.factory import arguments_of, from_factory, is_factory
 from latentprint.adapters.files import refuse_pickle
-from latentprint.adapters.function import FunctionDenoiser, from_function
+from latentprint.adapters.function import (
+    FunctionDenoiser,
+    as_opened,
+    ddpm_schedule,
+    from_function,
+    from_module,
+)
 from latentprint.adapters.latent import LatentCodec
-from latentprint.adapters.opened import Opened
+from latentprint.adapters.opened import Opened, require_sound
 from latentprint.networks import ModelError
 
 Kind = Literal["latentprint", "diffusers", "edm", "samples"]
@@ -27,10 +34,17 @@ __all__ = [
     "ModelError",
     "Opened",
     "alphas_cumprod",
+    "arguments_of",
+    "as_opened",
+    "ddpm_schedule",
     "discrete_schedule",
+    "from_factory",
     "from_function",
+    "from_module",
+    "is_factory",
     "open_model",
     "recognise",
+    "require_sound",
 ]
 
 

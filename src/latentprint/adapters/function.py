@@ -1,79 +1,261 @@
-"""Any callable with a schedule as a model to audit.
+"""Any network or function with a schedule as a model to audit.
 
-Example, a network of your own that predicts the noise from (x, a time from 0 to 999):
+Example, a network of your own that predicts the noise from (x, a timestep from 0 to 999):
 
     >>> import torch
-    >>> from latentprint.adapters import from_function
-    >>> from latentprint.schedule import VP
-    >>> network = lambda x, k: x * 0.5                                      # yours
-    >>> denoiser = from_function(network, VP(), predicts="epsilon", time=lambda t: 999 * t)
-    >>> denoiser(torch.zeros(2, 1, 8, 8), torch.tensor(0.5)).shape
+    >>> from latentprint.adapters import ddpm_schedule, from_module
+    >>> class Mine(torch.nn.Module):
+    ...     def forward(self, x, k):
+    ...         return x * 0.5
+    >>> model = from_module(Mine(), ddpm_schedule(), predicts="epsilon", shape=(1, 8, 8))
+    >>> model.denoiser(torch.zeros(2, 1, 8, 8), torch.tensor(0.5)).shape
     torch.Size([2, 1, 8, 8])
 
-Sources of the conversions: ``latentprint.denoiser``.
+``model`` is what ``run_audit(..., model=model)`` takes. Sources of the conversions: ``latentprint.denoiser``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from latentprint.denoiser import denoised_from_epsilon, denoised_from_score, denoised_from_v
+from latentprint.adapters.discrete import DiscreteSchedule, alphas_cumprod, discrete_schedule
+from latentprint.adapters.fields import short
+from latentprint.adapters.opened import Opened, sha256_of, written_down
+from latentprint.denoiser import (
+    Codec,
+    Denoiser,
+    IdentityCodec,
+    denoised_from_epsilon,
+    denoised_from_score,
+    denoised_from_v,
+)
+from latentprint.networks import ModelError
 from latentprint.schedule import Schedule
 
 Predicts = Literal["denoised", "epsilon", "v", "score"]
+Time = Callable[[Tensor], Tensor]
+
+_METHODS = tuple(name for name in vars(Schedule) if not name.startswith("_"))
 
 
 @dataclass(frozen=True, eq=False)
 class FunctionDenoiser:
     """``function`` as a denoiser; see ``from_function``."""
 
-    function: Callable[[Tensor, Tensor], Tensor]
+    function: Callable[[Tensor, Tensor], Any]
     schedule: Schedule
     predicts: Predicts
-    time: Callable[[Tensor], Tensor] | None
+    time: Time | None
 
     def __call__(self, x: Tensor, t: Tensor, /) -> Tensor:
         rows = torch.as_tensor(t, dtype=torch.float64).expand(len(x))
-        given = rows if self.time is None else self.time(rows)
-        out = self.function(x, given.to(device=x.device, dtype=x.dtype))
-        found = tuple(out.shape) if isinstance(out, Tensor) else type(out)  # pyright: ignore[reportUnnecessaryIsInstance]
+        out = self.function(x, self.given_time(rows).to(device=x.device, dtype=x.dtype))
+        if not isinstance(out, Tensor):
+            out = getattr(out, "sample", out)  # as diffusers' networks answer
+        found = tuple(out.shape) if isinstance(out, Tensor) else type(out)
         if found != tuple(x.shape):
             raise ValueError(
                 f"the function was given shape {tuple(x.shape)} and must return the same, got {found}"
             )
-        out = out.to(x.dtype)
+        out = cast(Tensor, out).to(x.dtype)
         if self.predicts == "epsilon":
             return denoised_from_epsilon(self.schedule, x, out, t)
         if self.predicts == "v":
             return denoised_from_v(self.schedule, x, out, t)
         return denoised_from_score(self.schedule, x, out, t) if self.predicts == "score" else out
 
+    def given_time(self, t: Tensor) -> Tensor:
+        """What the function is given as time at t (B,), float64."""
+        if self.time is not None:
+            return self.time(t)
+        return self.schedule.timestep(t) if isinstance(self.schedule, DiscreteSchedule) else t
+
 
 def from_function(
-    function: Callable[[Tensor, Tensor], Tensor],
+    function: Callable[[Tensor, Tensor], Any],
     schedule: Schedule,
     *,
     predicts: Predicts = "denoised",
-    time: Callable[[Tensor], Tensor] | None = None,
+    time: Time | None = None,
 ) -> FunctionDenoiser:
     """A denoiser from ``function(x, time)``.
 
     Args:
         function: x (B, ...) and the time of each row (B,), in x's type and on x's device -> its prediction,
-            shaped as x.
-        schedule: the noise it was trained with: VP, SubVP, VE, EDM of ``latentprint.schedule``, a
-            ``DiscreteSchedule``, or any object with these methods.
+            shaped as x, or an object that holds it as ``.sample``.
+        schedule: the noise it was trained with: ``ddpm_schedule(...)`` for discrete timesteps, VP, SubVP, VE,
+            EDM of ``latentprint.schedule``, or any object with these methods.
         predicts: "denoised" (E[x_0 | x_t]), "epsilon", "v" or "score".
-        time: from our times t (B,), float64 in (0, T], to what the function calls time; t itself when None.
+        time: from our times t (B,), float64 in (0, T], to what the function calls time; None: the timestep
+            0, ..., N - 1 of a ``DiscreteSchedule``, and t itself of any other.
 
     Raises:
-        ValueError: ``predicts`` is unknown; later, where the function returns another shape.
+        ModelError: ``predicts`` is unknown or ``schedule`` is none; later a ValueError, where the function
+            returns another shape.
     """
     if predicts not in get_args(Predicts):
-        raise ValueError(f"a function predicts one of {', '.join(get_args(Predicts))}; got {predicts!r}")
+        raise ModelError(f"a function predicts one of {', '.join(get_args(Predicts))}; got {predicts!r}")
+    missing = [name for name in _METHODS if isinstance(schedule, type) or not hasattr(schedule, name)]
+    if missing:
+        raise ModelError(
+            f"a schedule says how much noise there is at each time; {short(schedule)} of type "
+            f"{type(schedule).__name__} cannot answer {missing[0]!r}: give ddpm_schedule(...) for discrete "
+            "timesteps, or VP(), SubVP(), VE() or EDM() of latentprint.schedule"
+        )
     return FunctionDenoiser(function, schedule, predicts, time)
+
+
+def ddpm_schedule(
+    beta_schedule: str = "linear",
+    *,
+    beta_start: float = 1e-4,
+    beta_end: float = 0.02,
+    timesteps: int = 1000,
+    betas: Sequence[float] | None = None,
+    predicts: str = "epsilon",
+) -> DiscreteSchedule:
+    """The noise of DDPM's discrete timesteps: "linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid".
+
+    Args:
+        beta_schedule: how betas rise, by diffusers' names; Stable Diffusion's is "scaled_linear" from
+            0.00085 to 0.012.
+        beta_start: beta of the first timestep.
+        beta_end: beta of the last one.
+        timesteps: how many there are.
+        betas: the betas themselves, in the place of all these.
+        predicts: what the network predicts; it matters at a last timestep without any image left.
+
+    Raises:
+        ModelError: they are no betas in (0, 1).
+    """
+    config = {
+        "beta_schedule": beta_schedule,
+        "beta_start": beta_start,
+        "beta_end": beta_end,
+        "num_train_timesteps": timesteps,
+        "trained_betas": None if betas is None else [float(beta) for beta in betas],
+    }
+    return discrete_schedule(alphas_cumprod(config), predicts)
+
+
+def from_module(
+    network: nn.Module | Callable[[Tensor, Tensor], Any],
+    schedule: Schedule,
+    predicts: Predicts = "epsilon",
+    *,
+    shape: tuple[int, ...],
+    time: Time | None = None,
+    codec: Codec | None = None,
+    image_shape: tuple[int, ...] | None = None,
+    networks: Sequence[nn.Module] = (),
+) -> Opened:
+    """A network of your own as a model to audit: what ``run_audit(model=...)`` takes.
+
+    The network is put into evaluation mode. A hash of all its tensors says which weights these were: a run
+    that was interrupted goes on with the same ones only.
+
+    Args:
+        network: ``network(x, time)`` -> its prediction, see ``from_function``.
+        schedule: the noise it was trained with.
+        predicts: "denoised" (E[x_0 | x_t]), "epsilon", "v" or "score".
+        shape: (C, H, W) of what it works on, in [-1, 1] for images.
+        time: from our times to its own, see ``from_function``.
+        codec: from images to what it works on, for a latent model.
+        image_shape: (C, H, W) of the images, where a codec makes another of it.
+        networks: the modules that do the work, where ``network`` is a function that calls them.
+
+    Raises:
+        ModelError: an argument is none of these, or the weights behind ``network`` cannot be seen.
+    """
+    own = (network,) if isinstance(network, nn.Module) else ()
+    modules = (*own, *networks, *((codec,) if isinstance(codec, nn.Module) else ()))
+    for module in modules:
+        module.eval()
+    denoiser = from_function(network, schedule, predicts=predicts, time=time)
+    weights = sha256_of(*(own or tuple(networks) or (network,)), codec)
+    t = torch.linspace(schedule.end, schedule.start, 5, dtype=torch.float64)
+    times = [float(f"{value:.9g}") for value in denoiser.given_time(t).tolist()]
+    shapes = _shape(shape, "shape"), _shape(image_shape or shape, "image_shape")
+    return _opened(denoiser, codec, shapes, modules, weights, {"predicts": predicts, "time": times})
+
+
+def as_opened(
+    model: Opened | Denoiser | nn.Module,
+    schedule: Schedule | None,
+    predicts: Predicts | None,
+    shape: tuple[int, ...],
+    time: Time | None,
+) -> Opened:
+    """What a caller has in hand as a model to audit.
+
+    Args:
+        model: what an adapter or ``from_module`` gave; a denoiser, with a schedule of its own; or a network.
+        schedule: of a network, and so are ``predicts`` ("epsilon" where not said) and ``time``.
+        shape: of what it works on; not that of an ``Opened``.
+
+    Raises:
+        ModelError: it is none of these, or something is said of it that it says itself.
+    """
+    own = isinstance(model, Opened) or hasattr(model, "schedule")
+    if own and not (schedule is None and predicts is None and time is None):
+        raise ModelError("schedule, predicts and time describe a bare network; this model brings its own")
+    if isinstance(model, Opened):
+        return model
+    if own:
+        denoiser = cast(Denoiser, model)
+        modules = (model,) if isinstance(model, nn.Module) else _modules(denoiser)
+        return _opened(denoiser, None, (shape, shape), modules, sha256_of(denoiser), {})
+    if not callable(model):
+        raise ModelError(
+            f"a model is a folder, what from_module or open_model gave, a denoiser or a network; got "
+            f"{type(model).__name__}"
+        )
+    if schedule is None:
+        raise ModelError(
+            "a network by itself does not say with which noise it was trained: give schedule=, e.g. "
+            "ddpm_schedule(), and predicts= where it predicts something else than the noise"
+        )
+    return from_module(model, schedule, predicts or "epsilon", shape=shape, time=time)
+
+
+def _opened(
+    denoiser: Denoiser,
+    codec: Codec | None,
+    shapes: tuple[tuple[int, ...], tuple[int, ...]],
+    networks: tuple[nn.Module, ...],
+    weights: str,
+    identity: dict[str, Any],
+) -> Opened:
+    schedule = denoiser.schedule
+    hint: dict[str, Any] = {"step": "ancestral", "steps": 96, "spacing": "karras"}
+    if isinstance(schedule, DiscreteSchedule):
+        hint |= {"steps": min(999, schedule.timesteps - 1), "spacing": "uniform"}
+    return Opened(
+        denoiser=denoiser,
+        codec=IdentityCodec() if codec is None else codec,
+        shape=shapes[0],
+        image_shape=shapes[1],
+        sampler_hint=hint,
+        weights_sha256=weights,
+        kind="python",
+        notes=("its code is that of whoever ran the audit, and was run as it is",),
+        networks=networks,
+        identity=identity | {"schedule": written_down(schedule)},
+    )
+
+
+def _modules(denoiser: Denoiser) -> tuple[nn.Module, ...]:
+    """The networks among a denoiser's own attributes."""
+    return tuple(value for value in vars(denoiser).values() if isinstance(value, nn.Module))
+
+
+def _shape(shape: Sequence[int], name: str) -> tuple[int, ...]:
+    sizes = tuple(shape)
+    if len(sizes) < 3 or min(sizes) < 1:
+        raise ModelError(f"{name} must be (channels, height, width) in whole numbers, got {short(sizes)}")
+    return sizes

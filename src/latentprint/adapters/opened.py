@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field, fields, is_dataclass
+from hashlib import sha256
+from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from latentprint.denoiser import Codec, Denoiser
+from latentprint.adapters.fields import short
+from latentprint.denoiser import Codec, Denoiser, checked
+from latentprint.networks import ModelError
+from latentprint.schedule import Schedule, expand
+
+_LOOKS = 5  # noise levels at which a schedule is written down and a model is tried
 
 
 @dataclass(frozen=True)
@@ -18,28 +24,111 @@ class Opened:
 
     Attributes:
         denoiser: E[x_0 | x_t] in the space the model works in, with its schedule.
-        codec: from images (n, C, H, W) in [-1, 1] to that space and back; the identity for a model of pixels.
+        codec: from images (n, *image_shape) in [-1, 1] to that space and back; the identity for a model of
+            pixels.
         shape: (C, H, W) of that space: noise is drawn, and added to ``codec.encode(images)``, in this shape.
         image_shape: (C, H, W) of the images.
         sampler_hint: the sampler nearest to what the model came with, as ``sampler_from`` reads it.
         weights_sha256: of the file of weights; of several, that of the lines "sha256  name" of each.
-        kind: "latentprint", "diffusers", "diffusers latent" or "edm".
+        kind: "latentprint", "diffusers", "diffusers latent", "edm" or "python".
         notes: sentences for the report: what was assumed, and what of the original was left out.
         networks: the modules behind denoiser and codec.
+        identity: plain values beside the weights that its numbers follow from; a run goes on with these only.
     """
 
     denoiser: Denoiser
     codec: Codec
-    shape: tuple[int, int, int]
-    image_shape: tuple[int, int, int]
+    shape: tuple[int, ...]
+    image_shape: tuple[int, ...]
     sampler_hint: Mapping[str, Any]
     weights_sha256: str
     kind: str
     notes: tuple[str, ...]
     networks: tuple[nn.Module, ...]
+    identity: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     def to(self, device: torch.device | str) -> Opened:
         """This model, with its networks moved (in place) to a device."""
         for network in self.networks:
             network.to(device)
         return self
+
+
+def written_down(schedule: Schedule) -> dict[str, list[float]]:
+    """alpha and sigma at five times: plain values by which a schedule is known again."""
+    t = torch.linspace(schedule.end, schedule.start, _LOOKS, dtype=torch.float64)
+    values = {"alpha": schedule.alpha(t), "sigma": schedule.sigma(t)}
+    return {name: [float(f"{v:.9g}") for v in value.tolist()] for name, value in values.items()}
+
+
+def sha256_of(*parts: object) -> str:
+    """The sha256 of networks (all their tensors, with names, types and shapes), tensors and plain values.
+
+    Raises:
+        ModelError: a part is none of these, so that nothing would show whether it is the same again.
+    """
+    digest = sha256()
+
+    def feed(name: str, value: object) -> None:
+        digest.update(f"{name} {type(value).__name__} ".encode())
+        if isinstance(value, nn.Module):
+            for key, tensor in sorted(value.state_dict().items()):
+                feed(key, tensor)
+        elif isinstance(value, Tensor):
+            plain = value.detach().cpu().contiguous()
+            digest.update(f"{plain.dtype} {tuple(plain.shape)} ".encode())
+            digest.update(plain.reshape(-1).view(torch.uint8).numpy().tobytes() if plain.numel() else b"")
+        elif isinstance(value, bool | int | float | str | None):
+            digest.update(repr(value).encode())
+        elif isinstance(value, list | tuple):
+            for place, one in enumerate(cast(list[object], value)):
+                feed(f"{name}.{place}", one)
+        elif is_dataclass(value) and not isinstance(value, type):
+            for one in fields(value):
+                feed(one.name, getattr(value, one.name))
+        else:
+            raise ModelError(
+                f"the weights behind {short(type(value).__name__)} cannot be seen, so a run could not tell "
+                "whether it goes on with the same model; give a torch.nn.Module, or name the networks that a "
+                "function calls: from_module(function, ..., networks=[network])"
+            )
+
+    for place, part in enumerate(parts):
+        feed(str(place), part)
+    return digest.hexdigest()
+
+
+@torch.no_grad()
+def require_sound(opened: Opened, shape: tuple[int, ...], device: torch.device) -> None:
+    """Nothing, where the model is a function of (x, t) and of each row by itself, finite at all noise levels.
+
+    Raises:
+        ModelError: it fails, gives another shape or NaN, or the same input had two answers: it draws noise,
+            keeps state between calls, or lets the rows of a batch influence one another.
+    """
+    denoiser, generator = opened.denoiser, torch.Generator(device).manual_seed(0)
+    schedule = denoiser.schedule
+    noise = torch.zeros((3, *shape), device=device).normal_(generator=generator)
+    for level in torch.linspace(schedule.start, schedule.end, _LOOKS, dtype=torch.float64):
+        t = level.expand(len(noise))
+        x = expand(torch.hypot(schedule.alpha(t) / 2, schedule.sigma(t)), noise) * noise
+        try:
+            first, again = checked(denoiser, x, t), checked(denoiser, x, t)
+            alone = checked(denoiser, x[:1], t[:1])
+        except (RuntimeError, TypeError, ValueError, AttributeError) as error:
+            raise ModelError(
+                f"the model does not answer for inputs of shape {tuple(x.shape)} at noise level "
+                f"{float(level):.3g}: {short(error)}"
+            ) from error
+        slack = 1e-3 * (1 + float(first.abs().max()))
+        if float((first - again).abs().max()) > slack:
+            raise ModelError(
+                "the model gave two answers to the same input: it draws noise of its own or keeps state "
+                "between calls, so nothing measured on it could be repeated; call network.eval(), and pass "
+                "in what it remembers"
+            )
+        if float((first[:1] - alone).abs().max()) > slack:
+            raise ModelError(
+                "the model answers otherwise for an image alone than for the same image in a batch: rows "
+                "influence one another (batch normalisation in training mode?); call network.eval()"
+            )

@@ -14,15 +14,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from latentprint.adapters import recognise
+from torch import nn
+
+from latentprint.adapters import Opened, as_opened
+from latentprint.adapters.function import Predicts, Time
 from latentprint.audit import recipe
 from latentprint.audit.checkpoints import require_checkpoints
 from latentprint.audit.frame import begin, finish
+from latentprint.audit.images import read_images
 from latentprint.audit.samples import run_samples_audit
 from latentprint.audit.work import Work, open_device
 from latentprint.config import AuditConfig
 from latentprint.contracts import InputError, Map
+from latentprint.denoiser import Denoiser
 from latentprint.progress import Report, silent
+from latentprint.schedule import Schedule
 from latentprint.store import Run
 
 __all__ = ["run_audit"]
@@ -40,7 +46,11 @@ def run_audit(
     download: bool = False,
     fresh: bool = False,
     authorised_by: str | None = None,
-    model: Path | str | None = None,
+    model: Path | str | Opened | Denoiser | nn.Module | None = None,
+    schedule: Schedule | None = None,
+    predicts: Predicts | None = None,
+    shape: tuple[int, ...] | None = None,
+    time: Time | None = None,
     samples: Path | str | None = None,
     target: int | str | Path | None = None,
     label: int | None = None,
@@ -60,9 +70,14 @@ def run_audit(
         download: whether a missing one may be fetched.
         fresh: put a run that ``out`` already holds aside and begin anew.
         authorised_by: who stated which authority for this audit; written into run.json and the report.
-        model: a model that others trained on these images (``adapters.open_model``); None: one is trained.
+        model: a model that others trained on these images: a folder (``adapters.open_model``), what
+            ``adapters.from_module`` gave, a denoiser, or a network with the next four; None: one is trained.
+        schedule: the noise that a network was trained with, e.g. ``adapters.ddpm_schedule()``.
+        predicts: what it predicts, "epsilon" where not said (``adapters.from_module``).
+        shape: (C, H, W) of what a network or denoiser works on; None: that of the images.
+        time: from t to what the network is given as time (``adapters.from_module``).
         samples: images that a model generated (``adapters.samples.open_samples``), audited in its place:
-            counts, nearest copies and FID; ``model`` may name them too.
+            counts, nearest copies and FID.
         target: which training image to look for, its number or an image file; None: drawn by the seed among
             those without near copies.
         label: with ``model``, the class to audit of a model that is conditional on one.
@@ -80,8 +95,6 @@ def run_audit(
     place = open_device(device)
     if model is not None and samples is not None:
         raise InputError("a model and samples were given; audit one of them at a time")
-    if model is not None and recognise(model) == "samples":
-        model, samples = None, model
     if samples is not None:
         if label is not None:
             raise InputError("a label was given with samples; it says what of a model to audit")
@@ -98,6 +111,11 @@ def run_audit(
             progress=progress,
         )
     require_checkpoints(config, checkpoints, trains=model is None, processes=processes)
+    if model is not None and not isinstance(model, str | Path):
+        size = shape or read_images(config, root, download).train.shape
+        model = as_opened(model, schedule, predicts, size, time)
+    elif any(said is not None for said in (schedule, predicts, shape, time)):
+        raise InputError("schedule, predicts, shape and time describe a network, and none was given as model")
     # Images first: a source that cannot be read must not leave the folder of a run behind.
     about = recipe.subject(
         config,

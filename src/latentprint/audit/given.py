@@ -11,14 +11,14 @@ by the hash of its weights: a run is continued with those weights alone, and nev
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from latentprint.adapters import Opened, open_model
+from latentprint.adapters import FunctionDenoiser, Opened, open_model, require_sound
 from latentprint.audit.images import read_images
 from latentprint.audit.stages import private_image
 from latentprint.audit.work import Work
@@ -57,6 +57,7 @@ class Given:
             "weights_sha256": self.opened.weights_sha256,
             "label": self.label,
             "target": named(self.target),
+            **self.opened.identity,
         }
         return kept | {"given": own}
 
@@ -87,9 +88,14 @@ def _words(sampler: Mapping[str, Any]) -> str:
 
 
 def open_given(
-    model: Path | str | None, label: int | None, target: int | str | Path | None, device: torch.device
+    model: Path | str | Opened | None,
+    label: int | None,
+    target: int | str | Path | None,
+    device: torch.device,
 ) -> Given | None:
     """The model at a path, opened without running any of its code; None where the audit trains its own.
+
+    A model that is open already is tried with a few inputs, for nobody else has looked at its code.
 
     Raises:
         InputError: a label was given without a model.
@@ -99,6 +105,13 @@ def open_given(
         if label is not None:
             raise InputError("a label was given without a model; it says what of one to audit")
         return None
+    if isinstance(model, Opened):
+        if label is not None:
+            raise InputError(
+                "a label was given with a model from Python; its code says what it is conditional on"
+            )
+        require_sound(model.to(device), model.shape, device)
+        return Given(in_unit_time(model), label, target)
     return Given(in_unit_time(open_model(model, label=label).to(device)), label, target)
 
 
@@ -109,11 +122,22 @@ def in_unit_time(opened: Opened) -> Opened:
     then in the time of the paper's variance-exploding process.
     """
     denoiser = opened.denoiser
-    if not isinstance(denoiser, NetworkDenoiser) or not isinstance(denoiser.schedule, EDM):
+    if not isinstance(denoiser, NetworkDenoiser | FunctionDenoiser) or not isinstance(denoiser.schedule, EDM):
         return opened
+    if isinstance(denoiser, NetworkDenoiser) and denoiser.parametrisation != "edm":
+        return opened  # such a network is told t itself
     low, high = denoiser.schedule.sigma_min, denoiser.schedule.sigma_max
     note = f"noise level t stands for noise of standard deviation {low:g} x {high / low:g}^t"
-    return replace(opened, denoiser=replace(denoiser, schedule=VE(low, high)), notes=(*opened.notes, note))
+    unit = VE(low, high)
+    if isinstance(denoiser, FunctionDenoiser):
+        renamed = replace(denoiser, schedule=unit, time=_by_sigma(denoiser, unit))
+    else:
+        renamed = replace(denoiser, schedule=unit)
+    return replace(opened, denoiser=renamed, notes=(*opened.notes, note))
+
+
+def _by_sigma(denoiser: FunctionDenoiser, unit: VE) -> Callable[[torch.Tensor], torch.Tensor]:
+    return lambda t: denoiser.given_time(unit.sigma(t))
 
 
 def named(target: int | str | Path | None) -> int | str | None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from latentprint.adapters import Opened
 from latentprint.audit import evidence, stages
 from latentprint.audit.agreement import agreement
 from latentprint.audit.baseline import baseline, embedding
@@ -75,7 +76,7 @@ def subject(
     *,
     root: Path | str | None,
     download: bool,
-    model: Path | str | None,
+    model: Path | str | Opened | None,
     label: int | None,
     target: int | str | Path | None,
     checkpoints: Path | str | None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -11,6 +11,9 @@ from latentprint.cli.options import AuditOptions, taking
 from latentprint.cli.shared import Device, Fresh, Json, Out, Seed, answering, print_json
 from latentprint.contracts import InputError
 from latentprint.progress import Bars
+
+if TYPE_CHECKING:
+    from latentprint.adapters import Opened
 
 Authority = Annotated[
     str | None, typer.Option("--authorised-by", help="Who stated which authority for this audit; it is kept.")
@@ -62,7 +65,7 @@ def audit(
             root=options.root,
             download=options.download,
             authorised_by=authorised_by,
-            model=options.model,
+            model=options.opened(),
             samples=options.given_samples,
             target=options.private,
             label=options.label,
@@ -90,7 +93,7 @@ def check(options: AuditOptions) -> None:
             device=options.device,
             root=options.root,
             download=options.download,
-            model=options.model,
+            model=options.opened(),
             label=options.label,
             target=options.private,
         )
@@ -112,7 +115,7 @@ def _audit(
     root: Path | None = None,
     download: bool = False,
     authorised_by: str | None = None,
-    model: Path | None = None,
+    model: Path | Opened | None = None,
     samples: Path | None = None,
     target: int | str | None = None,
     label: int | None = None,

@@ -7,10 +7,11 @@ options, in their order and before its own, and hands it one value of that class
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -18,6 +19,9 @@ from latentprint.cli.shared import Device, Json
 from latentprint.contracts import InputError
 from latentprint.search.settings import parse_targets
 from latentprint.settings import load, merge
+
+if TYPE_CHECKING:
+    from latentprint.adapters import Opened
 
 Options = TypeVar("Options")
 
@@ -79,10 +83,21 @@ class AuditOptions:
     download: Annotated[bool, typer.Option("--download", help="Fetch a missing MedMNIST file.")] = False
     device: Device = "cpu"
     model: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             "--model",
-            help="Audit this model, trained by others on DATA (a folder of diffusers, EDM or ours).",
+            help="Audit this model, trained by others on DATA: its folder, or package.module:factory, a"
+            " function of yours that makes it (adapters.from_module).",
+            metavar="FOLDER|MODULE:FACTORY",
+        ),
+    ] = None
+    trusted: Annotated[
+        bool, typer.Option("--i-trust-this-code", help="Run the code that --model MODULE:FACTORY names.")
+    ] = False
+    arguments: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model-argument", help="An argument of that factory; repeatable.", metavar="NAME=VALUE"
         ),
     ] = None
     target: Annotated[
@@ -131,6 +146,24 @@ class AuditOptions:
                 f"--samples takes a number of images, or a folder, .npz or .npy file, got {self.samples!r}"
             )
         return path
+
+    def opened(self) -> Path | Opened | None:
+        """The model that is given: its folder, or what the user's own code makes.
+
+        Raises:
+            InputError: the code was not said to be trusted, or makes no model.
+        """
+        from latentprint.adapters import arguments_of, from_factory, is_factory  # torch, only where needed
+
+        if is_factory(self.model):
+            if self.trusted:
+                print(f"Running the code of {self.model}, as you said that you trust it.", file=sys.stderr)
+            return from_factory(str(self.model), arguments_of(self.arguments or []), trusted=self.trusted)
+        if self.trusted or self.arguments:
+            raise InputError(
+                "--i-trust-this-code and --model-argument are for --model package.module:factory"
+            )
+        return None if self.model is None else Path(self.model)
 
     @property
     def folder(self) -> Path:
