@@ -30,13 +30,12 @@ from record import add_output, record, tell
 from latentprint.audit.many import CHUNK, ManyProbe
 from latentprint.data import load
 from latentprint.detector.embedding import EmbeddingConfig, EmbeddingDetector, build_embedder
-from latentprint.detector.model import DetectorRates
 from latentprint.networks import load_model
 from latentprint.networks.inference import inference_form
 from latentprint.sampler import Ancestral, Sampler
 from latentprint.search import scan
 from latentprint.search.settings import ProfileSettings
-from latentprint.stats import Trials
+from latentprint.stats import DetectorRates, Trials
 from latentprint.streams import Streams
 
 
@@ -57,8 +56,8 @@ def matcher(shape: tuple[int, int, int], device: torch.device) -> EmbeddingDetec
     """An embedding with random weights."""
     config = EmbeddingConfig(backbone="small")
     network = build_embedder(config, Streams(0)).to(device).eval().requires_grad_(False)
-    none = DetectorRates(Trials(0, 0), Trials(0, 0), {})
-    return EmbeddingDetector(network, 0.9, Trials(0, 0), none, config, 1, shape)
+    none = DetectorRates(Trials(0, 0), Trials(0, 0), {}, "pixels", "pair")
+    return EmbeddingDetector("embedding", network, 0.9, none, config, 1, shape)
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:

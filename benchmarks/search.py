@@ -47,7 +47,6 @@ from torch import Tensor
 
 from latentprint.data import load
 from latentprint.denoiser import Denoiser, IdentityCodec, NetworkDenoiser
-from latentprint.detector import DetectorRates
 from latentprint.known import Memorised
 from latentprint.networks import DIGITS, PAPER, SMALL28, UNetConfig, build_unet, load_model, parameters
 from latentprint.networks.inference import inference_form
@@ -56,7 +55,7 @@ from latentprint.sampler import PAPER as EULER_1000
 from latentprint.sampler import Ancestral, Sampler
 from latentprint.schedule import Schedule, SubVP
 from latentprint.search import Plan, TPrime, bisection, even_grid, exhaustive, ids_of, sequential
-from latentprint.stats import Trials
+from latentprint.stats import DetectorRates, Trials
 from latentprint.streams import Streams
 from latentprint.training import TrainConfig, train
 
@@ -95,7 +94,9 @@ class Nearest:
     radius: float = 0.22
     name: str = "nearest"
     threshold: float = 0.5
-    rates: DetectorRates = field(default_factory=lambda: DetectorRates(Trials(0, 0), Trials(0, 0), {}))
+    rates: DetectorRates = field(
+        default_factory=lambda: DetectorRates(Trials(0, 0), Trials(0, 0), {}, "pixels")
+    )
 
     def __call__(self, images: Tensor, /) -> Tensor:
         distance = torch.cdist(images.flatten(1), self.images.flatten(1)) / self.images[0].numel() ** 0.5

@@ -6,11 +6,10 @@ import torch
 from torch import Tensor
 
 from latentprint.denoiser import Denoiser, IdentityCodec
-from latentprint.detector import DetectorRates
 from latentprint.probe import ModelProbe, from_prior
 from latentprint.rate import Rate, monte_carlo
 from latentprint.sampler import Sampler
-from latentprint.stats import Trials
+from latentprint.stats import DetectorRates, Trials
 from latentprint.streams import Streams
 
 
@@ -45,8 +44,8 @@ def near(target: Tensor, others: Tensor, streams: Streams, noise: float = 0.05) 
     radius = float(distance(fitted, target).min()) / 2
     copies = target + 2 * noise * streams.noise("near.copies", range(100), 0, tuple(target.shape))
     found, alarms = (int((distance(images, target) <= radius).sum()) for images in (copies, tested))
-    fpr = Trials(alarms, len(tested))
-    return Near(target, radius, DetectorRates(Trials(found, 100), fpr, {"other images": fpr}))
+    rates = DetectorRates(Trials(found, 100), Trials(alarms, len(tested)), {}, "near")
+    return Near(target, radius, rates)
 
 
 # --8<-- [end:detector]

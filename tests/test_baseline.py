@@ -24,7 +24,6 @@ from latentprint.contracts import InputError
 from latentprint.data import ImageSet, Split
 from latentprint.denoiser import IdentityCodec
 from latentprint.detector.embedding import Embedder, EmbeddingConfig, EmbeddingDetector
-from latentprint.detector.model import DetectorRates
 from latentprint.fingerprint import CircleConfig, inject
 from latentprint.known import Gaussian, Memorised
 from latentprint.probe import ModelProbe, from_image
@@ -41,7 +40,7 @@ from latentprint.search.settings import (
     parse_targets,
 )
 from latentprint.settings import read
-from latentprint.stats import Trials
+from latentprint.stats import DetectorRates, Trials
 from latentprint.store import Run
 from latentprint.streams import Streams
 
@@ -65,10 +64,12 @@ def by_pixels(mean: np.ndarray = MEAN, threshold: float = 0.99) -> EmbeddingDete
     with torch.no_grad():
         network.head.weight.copy_(torch.eye(side * side))
         network.head.bias.copy_(-torch.from_numpy(mean).flatten())
-    rates = DetectorRates(Trials(400, 400), Trials(0, 1000), {"another image": Trials(0, 1000)})
+    rates = DetectorRates(
+        Trials(400, 400), Trials(0, 1000), {"pairs of the calibration": Trials(0, 999)}, "pixels", "pair"
+    )
     config = EmbeddingConfig(backbone="small", dimensions=side * side)
     network.eval().requires_grad_(False)
-    return EmbeddingDetector(network, threshold, Trials(0, 999), rates, config, 1, (1, side, side))
+    return EmbeddingDetector("embedding", network, threshold, rates, config, 1, (1, side, side))
 
 
 @dataclass(frozen=True)
@@ -456,4 +457,4 @@ def test_the_embedding_is_fitted_once_and_read_again(work: Work):
     again = embedding(work, elsewhere, config)  # too few to fit on: it was read
     images = torch.from_numpy(DIGITS[:5])
     assert torch.equal(fitted.vectors(images), again.vectors(images))
-    assert again.threshold == fitted.threshold and again.pairs.n >= 100
+    assert again.threshold == fitted.threshold and again.rates.kinds["pairs of the calibration"].n >= 100

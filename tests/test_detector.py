@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
+from latentprint.data import ImageSet
 from latentprint.detector import (
     DetectorConfig,
     DetectorError,
@@ -23,12 +25,12 @@ from latentprint.detector import (
     fit_identity,
     fit_presence,
     load_detector,
-    save_detector,
     threshold_between,
 )
-from latentprint.detector.draws import half_marked, masked, returned, split
+from latentprint.detector.draws import half_marked, masked, returned, split, units_of
 from latentprint.fingerprint import CircleConfig
 from latentprint.metrics import DetectorFeatures
+from latentprint.stats import Trials, false_alarms
 from latentprint.streams import Streams
 
 KIND = CircleConfig(radius=(0.2, 0.25))
@@ -45,7 +47,7 @@ def rng(purpose: str = "test") -> np.random.Generator:
     return Streams(9).generator(purpose)
 
 
-def last(states: Iterator[FitState]) -> NetworkDetector:
+def last(states: Iterator[FitState[NetworkDetector]]) -> NetworkDetector:
     detector = list(states)[-1].detector
     assert detector is not None
     return detector
@@ -85,11 +87,38 @@ def test_a_detector_that_tells_nothing_apart_is_refused(positive: list[float], n
 
 
 def test_splits_are_disjoint_and_whole():
-    parts = split(200, rng())
+    parts = split(np.arange(200), rng())
     assert [len(p) for p in (parts.fit, parts.validation, parts.calibration, parts.test)] == [110, 20, 30, 40]
     joined = np.concatenate([parts.fit, parts.validation, parts.calibration, parts.test])
     assert sorted(joined.tolist()) == list(range(200))
-    assert all(len(p) >= 1 for p in (split(10, rng()).fit, split(10, rng()).validation))
+    for count, test in itertools.product((4, 5, 10), (0.2, 0.5)):
+        parts = split(np.arange(count), rng(), test)
+        assert min(len(p) for p in (parts.fit, parts.validation, parts.calibration, parts.test)) >= 1
+
+
+def test_no_person_lies_in_two_parts_and_shares_are_of_persons():
+    units = np.arange(300) % 50
+    parts = split(units, rng(), 0.5)
+    of = [np.unique(units[p]) for p in (parts.fit, parts.validation, parts.calibration, parts.test)]
+    assert [len(p) for p in of] == [12, 5, 8, 25] and len(np.concatenate(of)) == 50
+    with pytest.raises(DetectorError, match="the 300 images are of 3 different"):
+        split(np.arange(300) % 3, rng())
+
+
+def test_near_copies_are_one_image_and_a_person_is_one_where_all_are_known(digits: Pixels):
+    pixels = digits[[0, 1, 0, 2, 1]]
+    names = tuple("abcdefghij")
+
+    def images(chosen: Pixels, persons: tuple[str, ...] | None) -> ImageSet:
+        return ImageSet(chosen, names[: len(chosen)], "digits", persons)
+
+    units, unit = units_of(images(pixels[:2], None), images(pixels[2:], None))
+    assert units.tolist() == [0, 1, 0, 3, 1] and unit == "image"
+    units, unit = units_of(images(digits[:3], ("p", "q", "p")), images(digits[3:5], ("q", "r")))
+    assert units.tolist() == [0, 1, 0, 1, 2] and unit == "person"
+    # A copy of q's image among p's: they cannot be told apart, and are one.
+    units, _ = units_of(images(digits[[0, 1, 2, 1]], ("p", "q", "r", "p")))
+    assert units.tolist() == [0, 0, 2, 0]
 
 
 def test_half_the_images_carry_a_fingerprint_each_its_own(digits: Pixels):
@@ -125,40 +154,28 @@ def test_augmix_changes_images_by_its_seed_alone(digits: Pixels):
 
 
 class Seen:
-    """Stands in for the passes of a fit and keeps the labels that they were given."""
+    """Stands in for the loss of a fit and keeps the labels that it was given."""
 
     def __init__(self, losses: list[float] | None = None):
         self.shown: list[np.ndarray] = []
         self.held: list[np.ndarray] = []
-        self.weights: list[torch.Tensor] = []
         self.losses = losses
 
-    def train(
-        self,
-        network: Any,
-        _fast: Any,
-        _optimiser: Any,
-        _pixels: Any,
-        labels: torch.Tensor,
-        _batch: int,
-        _how: Any,
-    ) -> float:
-        self.shown.append(labels.numpy())
-        with torch.no_grad():
-            network.head.weight.add_(1.0)
-        return 1.0
-
-    def loss(self, network: Any, _pixels: Any, labels: torch.Tensor, _how: Any) -> float:
-        self.held.append(labels.numpy())
-        self.weights.append(network.head.weight.clone())
-        return self.losses[len(self.held) - 1] if self.losses else 1.0
+    def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        if logits.dtype == torch.float64:  # the validation split, at the end of an epoch
+            self.held.append(labels.numpy())
+            return torch.tensor(self.losses[len(self.held) - 1] if self.losses else 1.0)
+        if len(self.shown) == len(self.held):
+            self.shown.append(labels.numpy())
+        else:
+            self.shown[-1] = np.concatenate([self.shown[-1], labels.numpy()])
+        return logits.mean()
 
 
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
     seen = Seen()
-    monkeypatch.setattr(fit, "_pass", seen.train)
-    monkeypatch.setattr(fit, "_loss", seen.loss)
+    monkeypatch.setattr(fit, "binary_cross_entropy_with_logits", seen.loss)
     monkeypatch.setattr(fit, "threshold_between", lambda *_: 0.0)
     return seen
 
@@ -186,7 +203,6 @@ def test_the_fit_stops_when_patience_ends_and_keeps_the_best_weights(digits: Pix
     assert [s.detector is None for s in states] == [True] * 4 + [False]
     detector = states[-1].detector
     assert detector is not None and detector.epoch == 2
-    assert torch.equal(detector.network.head.weight, seen.weights[1])
 
 
 def test_presence_works_on_images_and_fingerprints_it_never_saw(presence: NetworkDetector):
@@ -196,16 +212,48 @@ def test_presence_works_on_images_and_fingerprints_it_never_saw(presence: Networ
     assert 0 < presence.threshold < 1
 
 
+def test_the_images_that_false_alarms_are_counted_on_play_no_part_in_the_fit(digits: Pixels, target: Pixels):
+    """Other test images, the same weights and threshold: nothing of the fit follows from them."""
+    heldout, short = digits[60:160].copy(), replace(QUICK, epochs=4)
+    one = last(fit_identity(target, digits[1:60], heldout, KIND, short, Streams(0)))
+    tested = split(np.arange(100), Streams(0).generator("identity.data"), 0.5).test
+    heldout[tested] = target
+    other = last(fit_identity(target, digits[1:60], heldout, KIND, short, Streams(0)))
+    weights = other.network.state_dict()
+    assert all(torch.equal(v, weights[k]) for k, v in one.network.state_dict().items())
+    assert one.threshold == other.threshold and one.rates.fpr.n == other.rates.fpr.n == 50
+    assert one.rates.fpr.k < other.rates.fpr.k
+
+
+def test_false_alarms_of_a_person_are_one_trial(digits: Pixels, target: Pixels):
+    """Everyone has three images: 40 persons, 20 of them set apart."""
+    units, short = np.arange(120) // 3, replace(QUICK, epochs=1)
+    made = fit_identity(
+        target, digits[1:60], digits[60:180], KIND, short, Streams(0), units=units, unit="person"
+    )
+    rates = last(made).rates
+    assert rates.fpr.n == 20 and rates.unit == "person" and rates.kinds["held-out"].n == 60
+
+
+def test_a_unit_counts_once_however_often_it_fires():
+    fired = np.array([True, True, False, False, True, False])
+    assert false_alarms(fired, np.array([7, 7, 7, 2, 5, 5])) == Trials(2, 3)
+    with pytest.raises(ValueError, match="2 answers and 3 units"):
+        false_alarms(fired[:2], np.arange(3))
+
+
 def test_identity_knows_its_image_from_all_others(identity: NetworkDetector, digits: Pixels, target: Pixels):
     rates = identity.rates
+    # One trial for each of the 170 held-out images set apart, whatever the number of forms they are shown in.
+    assert (rates.recogniser, rates.unit, rates.fpr.n) == ("identity (small)", "image", 170)
+    assert rates.fpr.rate < 0.03
     assert {kind: seen.n for kind, seen in rates.kinds.items()} == {
-        "held-out": 68,
-        "held-out, with a fingerprint": 68,
+        "held-out": 170,
+        "held-out, with a fingerprint": 170,
         "trained on": 59,
         "trained on, with a fingerprint": 59,
     }
     assert rates.tpr.n == 400 and rates.tpr.rate > 0.98
-    assert rates.fpr.n == 254 and rates.fpr.rate < 0.02
     assert identity(torch.from_numpy(target[None])).item() > identity.threshold
     assert (identity(torch.from_numpy(digits[1:60])) < identity.threshold).all()
 
@@ -244,7 +292,7 @@ def test_features_are_what_the_last_layer_sees(presence: NetworkDetector, digits
 
 def test_a_saved_detector_comes_back_whole(tmp_path: Path, identity: NetworkDetector, digits: Pixels):
     assert load_detector(tmp_path) is None
-    save_detector(tmp_path, identity)
+    identity.save(tmp_path)
     found = load_detector(tmp_path)
     assert found is not None
     for field in ("name", "threshold", "rates", "config", "epoch", "shape"):

@@ -12,9 +12,8 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from latentprint.detector import Detector, DetectorConfig, DetectorError, contrast, fit_identity
+from latentprint.detector import Detector, DetectorConfig, DetectorError, FitState, contrast, fit_identity
 from latentprint.detector.contrast import (
-    EmbeddingState,
     fit_embedding,
     held_to,
     nearest_others,
@@ -27,15 +26,12 @@ from latentprint.detector.embedding import (
     EmbeddingConfig,
     EmbeddingDetector,
     agreement,
-    build_embedder,
     load_embedding,
     pair_threshold,
     pairs_needed,
-    save_embedding,
 )
-from latentprint.detector.model import DetectorRates
 from latentprint.fingerprint import CircleConfig
-from latentprint.stats import Trials
+from latentprint.stats import DetectorRates, Trials
 from latentprint.streams import Streams
 
 KIND = CircleConfig(radius=(0.2, 0.25))
@@ -60,12 +56,12 @@ def digits() -> Pixels:
 
 
 @pytest.fixture(scope="module")
-def states(digits: Pixels) -> list[EmbeddingState]:
+def states(digits: Pixels) -> list[FitState[EmbeddingDetector]]:
     return list(fit_embedding(digits[:500], KIND, QUICK, Streams(0)))
 
 
 @pytest.fixture(scope="module")
-def fitted(states: list[EmbeddingState]) -> EmbeddingDetector:
+def fitted(states: list[FitState[EmbeddingDetector]]) -> EmbeddingDetector:
     found = states[-1].detector
     assert found is not None and all(state.detector is None for state in states[:-1])
     return found
@@ -88,9 +84,9 @@ def plain_pixels(side: int) -> Embedder:
 
 
 def by_pixels(side: int, threshold: float = 0.9) -> EmbeddingDetector:
-    rates = DetectorRates(Trials(1, 1), Trials(0, 1), {})
+    rates = DetectorRates(Trials(1, 1), Trials(0, 1), {}, "pixels", "pair")
     config = replace(QUICK, dimensions=side * side)
-    return EmbeddingDetector(plain_pixels(side), threshold, Trials(0, 1), rates, config, 1, (1, side, side))
+    return EmbeddingDetector("embedding", plain_pixels(side), threshold, rates, config, 1, (1, side, side))
 
 
 def test_the_loss_is_chen_et_al_equation_1():
@@ -176,8 +172,9 @@ def test_the_threshold_comes_from_calibration_pairs_and_the_errors_from_test_ima
     config = replace(QUICK, dimensions=side * side, masked=0.0, noise=0.0, false_positive_rate=0.05)
     found = held_to(plain_pixels(side), calibration, calibration, test, KIND, config, 7, rng)
     # A tenth of another image is laid over what is queried: cosines up to about 0.11, and not 0.
+    pairs = found.rates.kinds["pairs of the calibration"]
     assert 0.5 + 1e-3 < found.threshold < (1 + 0.2) / 2
-    assert found.pairs.n == count * (count - 1) and found.pairs.k <= 0.05 * (found.pairs.n + 1)
+    assert pairs.n == count * (count - 1) and pairs.k <= 0.05 * (pairs.n + 1)
     # Two test images have a cosine of about 0.25 / (0.25 + 0.04): each is taken for any other.
     strangers = found.rates.kinds["another image"]
     assert strangers == found.rates.fpr == Trials(strangers.n, strangers.n) and strangers.n == 132
@@ -250,14 +247,15 @@ def test_it_recognises_returned_images_it_was_not_fitted_on(fitted: EmbeddingDet
 
 
 def test_the_counts_belong_to_the_threshold(fitted: EmbeddingDetector):
-    assert fitted.pairs.n >= 75 * 72 and fitted.pairs.rate <= QUICK.false_positive_rate
-    assert set(fitted.rates.kinds) == {"another image", "nearest other image"}
+    pairs = fitted.rates.kinds["pairs of the calibration"]
+    assert pairs.n >= 75 * 72 and pairs.rate <= QUICK.false_positive_rate
+    assert set(fitted.rates.kinds) == {"another image", "nearest other image", "pairs of the calibration"}
     assert fitted.rates.fpr == fitted.rates.kinds["another image"] and fitted.rates.fpr.n >= 9800
     assert fitted.rates.tpr.n >= 400 and fitted.rates.kinds["nearest other image"].n == 100
     assert 0 < fitted.threshold < 1
 
 
-def test_the_best_epoch_is_kept(states: list[EmbeddingState], fitted: EmbeddingDetector):
+def test_the_best_epoch_is_kept(states: list[FitState[EmbeddingDetector]], fitted: EmbeddingDetector):
     losses = [state.validation_loss for state in states]
     assert fitted.epoch == states[-1].best_epoch == int(np.argmin(losses)) + 1  # its weights: test_stopping
     assert losses[-1] < losses[0]
@@ -276,12 +274,12 @@ def test_the_seed_decides_the_fit(digits: Pixels):
 
 def test_it_survives_the_disk(fitted: EmbeddingDetector, digits: Pixels, tmp_path: Path):
     assert load_embedding(tmp_path / "none") is None
-    save_embedding(tmp_path, fitted)
+    fitted.save(tmp_path)
     again = load_embedding(tmp_path)
     assert again is not None
     images = torch.from_numpy(digits[:7])
     assert torch.equal(again.vectors(images), fitted.vectors(images))
-    for name in ("threshold", "pairs", "rates", "config", "epoch", "shape"):
+    for name in ("threshold", "rates", "config", "epoch", "shape"):
         assert getattr(again, name) == getattr(fitted, name)
     next(tmp_path.glob("*.safetensors")).write_bytes(b"torn")
     with pytest.raises(DetectorError, match="damaged"):
@@ -298,7 +296,7 @@ def test_answers_do_not_depend_on_the_batch(fitted: EmbeddingDetector, digits: P
 class Fires:
     """A detector that fires on images whose corner is 1 in one channel position."""
 
-    name, threshold, rates = "identity", 0.5, DetectorRates(Trials(1, 1), Trials(0, 1), {})
+    name, threshold, rates = "identity", 0.5, DetectorRates(Trials(1, 1), Trials(0, 1), {}, "made up")
 
     def __init__(self, row: int) -> None:
         self.row = row
@@ -333,7 +331,7 @@ def test_it_agrees_with_the_one_against_all_detector(fitted: EmbeddingDetector, 
 
 
 def test_the_weights_follow_from_the_seed():
-    one, same, other = (build_embedder(QUICK, Streams(seed)) for seed in (1, 1, 2))
+    one, same, other = (QUICK.network("embedding", Streams(seed)) for seed in (1, 1, 2))
     assert torch.equal(one.head.weight, same.head.weight)
     assert not torch.equal(one.head.weight, other.head.weight)
 

@@ -26,13 +26,12 @@ from latentprint.audit.work import Work
 from latentprint.config import resolve
 from latentprint.contracts import InputError
 from latentprint.denoiser import IdentityCodec
-from latentprint.detector.model import DetectorRates
 from latentprint.known import Coin, Memorised
 from latentprint.progress import silent
 from latentprint.schedule import VE, VP, SubVP
 from latentprint.search import Plan, SearchSettings, conclude, even_grid, ids_of
 from latentprint.search.onset import Look, disagreements, onset, sign_test
-from latentprint.stats import Trials
+from latentprint.stats import DetectorRates, Trials
 from latentprint.store import Run, RunError
 from latentprint.streams import Streams
 
@@ -127,7 +126,7 @@ class Near:
     """c_id by distance."""
 
     name, threshold = "identity", 0.5
-    rates = DetectorRates(Trials(50, 50), Trials(0, 200), {})
+    rates = DetectorRates(Trials(50, 50), Trials(0, 200), {}, "made up")
 
     def __init__(self, target: Tensor) -> None:
         self.target = target

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from latentprint.detector import DetectorError
-from latentprint.detector.stopping import Epoch, until_best
+from latentprint.detector.fitting import Epoch, until_best
 
 
 def fitted(losses: Sequence[float], epochs: int, patience: int) -> tuple[list[Epoch], nn.Linear]:
@@ -27,7 +27,7 @@ def fitted(losses: Sequence[float], epochs: int, patience: int) -> tuple[list[Ep
     def judge() -> float:
         return next(left)
 
-    states = list(until_best(network, epochs, patience, learn, judge, what="the test", learning_rate=0.5))
+    states = list(until_best(network, epochs, patience, learn, judge, what="test", learning_rate=0.5))
     return states, network
 
 
@@ -48,5 +48,5 @@ def test_the_last_epoch_ends_it_whether_or_not_it_is_the_best():
 
 
 def test_a_loss_that_is_not_finite_is_named():
-    with pytest.raises(DetectorError, match=r"the test's loss became nan in epoch 2 .* 0\.5: lower"):
+    with pytest.raises(DetectorError, match=r"test detector became nan in epoch 2 .* 0\.5: lower"):
         fitted([1.0, float("nan")], epochs=3, patience=5)

@@ -29,7 +29,6 @@ from latentprint.detector.embedding import (
     EmbeddingConfig,
     EmbeddingDetector,
     load_embedding,
-    save_embedding,
 )
 from latentprint.fingerprint import FingerprintKind, Injection
 from latentprint.marks import was_injected
@@ -93,7 +92,7 @@ def embedding(work: Work, split: Split, config: EmbeddingConfig) -> EmbeddingDet
                 epochs = state.epochs if state.detector is None else state.epoch
                 work.say("fitting the embedding", state.epoch, epochs, "epochs")
                 if state.detector is not None:
-                    save_embedding(folder, state.detector)
+                    state.detector.save(folder)
                     work.run.finish("embedding", {"epochs": state.epoch, "best_epoch": state.best_epoch})
     found = load_embedding(folder, work.device, how)
     if found is None:
@@ -204,6 +203,6 @@ def detector_entry(matcher: EmbeddingDetector) -> dict[str, Any]:
         "threshold": matcher.threshold,
         "backbone": matcher.config.backbone,
         "false_positive_rate": matcher.config.false_positive_rate,
-        "pairs": asdict(matcher.pairs),
+        "pairs": asdict(rates.kinds["pairs of the calibration"]),
         "kinds": {kind: asdict(seen) for kind, seen in rates.kinds.items()},
     }

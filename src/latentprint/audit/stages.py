@@ -30,8 +30,8 @@ from latentprint.detector import (
     fit_identity,
     fit_presence,
     load_detector,
-    save_detector,
 )
+from latentprint.detector.draws import units_of
 from latentprint.execute import Stored, run_probe
 from latentprint.fingerprint import FingerprintError, Injection, inject
 from latentprint.marks import Natural, Unmarked, as_found
@@ -228,6 +228,7 @@ def detectors(work: Work, split: Split, injection: Injection) -> Detectors:
                 work.streams,
                 work.device,
                 config.speed.detectors,
+                *units_of(injection.control, split.heldout),
             ),
         )
     identity = _detector(
@@ -242,6 +243,7 @@ def detectors(work: Work, split: Split, injection: Injection) -> Detectors:
             work.streams,
             work.device,
             config.speed.detectors,
+            *units_of(split.heldout),
         ),
     )
     found = Detectors(presence, identity)
@@ -266,19 +268,21 @@ def _last(states: Iterator[State], see: Callable[[State], None]) -> State:
     return last
 
 
-def _detector(work: Work, name: str, fit: Callable[[], Iterator[FitState]]) -> NetworkDetector:
+def _detector(
+    work: Work, name: str, fit: Callable[[], Iterator[FitState[NetworkDetector]]]
+) -> NetworkDetector:
     folder = work.run.path / "detectors" / name
     with work.stage(name):
         if not work.run.stage(name).done:
 
-            def say(state: FitState) -> None:
+            def say(state: FitState[NetworkDetector]) -> None:
                 # Early stopping makes the number of epochs unknown; the bar ends where the fit does.
                 epochs = state.epoch if state.detector is not None else state.epochs
                 work.say(f"fitting c_{'p' if name == 'presence' else 'id'}", state.epoch, epochs, "epochs")
 
             last = _last(fit(), say)
             assert last.detector is not None  # the last state of a fit holds it
-            save_detector(folder, last.detector)
+            last.detector.save(folder)
             work.run.finish(name, {"epochs": last.epoch, "best_epoch": last.best_epoch})
     found = load_detector(folder, work.device, work.config.speed.detectors)
     if found is None:

@@ -4,7 +4,7 @@ Omega_p = { x : c_p(x) and c_id(x) }                            (paper Eq. 6, se
 """
 
 from latentprint.detector.backbone import Backbone, build_backbone
-from latentprint.detector.contrast import EmbeddingState, fit_embedding
+from latentprint.detector.contrast import fit_embedding
 from latentprint.detector.draws import AUGMENTED_TOGETHER, augmix
 from latentprint.detector.embedding import (
     Agreement,
@@ -13,17 +13,15 @@ from latentprint.detector.embedding import (
     TargetDetector,
     agreement,
     load_embedding,
-    save_embedding,
 )
-from latentprint.detector.fit import FitState, fit_identity, fit_presence
+from latentprint.detector.fit import fit_identity, fit_presence
+from latentprint.detector.fitting import FitState
 from latentprint.detector.model import (
     Detector,
     DetectorConfig,
     DetectorError,
-    DetectorRates,
     NetworkDetector,
     load_detector,
-    save_detector,
     threshold_between,
 )
 
@@ -34,10 +32,8 @@ __all__ = [
     "Detector",
     "DetectorConfig",
     "DetectorError",
-    "DetectorRates",
     "EmbeddingConfig",
     "EmbeddingDetector",
-    "EmbeddingState",
     "FitState",
     "NetworkDetector",
     "TargetDetector",
@@ -49,7 +45,5 @@ __all__ = [
     "fit_presence",
     "load_detector",
     "load_embedding",
-    "save_detector",
-    "save_embedding",
     "threshold_between",
 ]

@@ -40,20 +40,37 @@ class Small(nn.Module):
         return torch.cat([where, seen.amax(dim=(2, 3))], dim=1)
 
 
-class Classifier(nn.Module):
-    """A backbone and one linear unit: images (B, 3, H, W) -> logits (B,)."""
+class Headed(nn.Module):
+    """A backbone and one linear map after it: images (B, 3, H, W) -> (B, outputs)."""
 
-    def __init__(self, backbone: nn.Module, width: int) -> None:
+    def __init__(self, backbone: nn.Module, width: int, outputs: int) -> None:
         super().__init__()
         self.backbone = backbone
-        self.head = nn.Linear(width, 1)
+        self.head = nn.Linear(width, outputs)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.ending(self.backbone(images))
 
     def ending(self, seen: Tensor) -> Tensor:
-        """What comes after the backbone: features (B, w) -> logits (B,)."""
+        """What comes after the backbone: features (B, w) -> (B, outputs)."""
+        return self.head(seen)
+
+
+class Classifier(Headed):
+    """One output: images (B, 3, H, W) -> logits (B,)."""
+
+    def __init__(self, backbone: nn.Module, width: int) -> None:
+        super().__init__(backbone, width, 1)
+
+    def ending(self, seen: Tensor) -> Tensor:
         return self.head(seen)[:, 0]
+
+
+class Embedder(Headed):
+    """Outputs of length one: images (B, 3, H, W) -> unit vectors (B, d)."""
+
+    def ending(self, seen: Tensor) -> Tensor:
+        return nn.functional.normalize(self.head(seen), dim=1)
 
 
 def build_backbone(name: Backbone, streams: Streams, purpose: str) -> Classifier:
@@ -66,3 +83,11 @@ def build_backbone(name: Backbone, streams: Streams, purpose: str) -> Classifier
         width = network.fc.in_features
         network.fc = nn.Identity()  # pyright: ignore[reportAttributeAccessIssue]
         return Classifier(network, width)
+
+
+def build_embedder(name: Backbone, dimensions: int, streams: Streams) -> Embedder:
+    """A randomly initialised embedder; its weights are a function of the seed alone."""
+    classifier = build_backbone(name, streams, "embedding")
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(int(streams.generator("embedding.head").integers(2**63)))
+        return Embedder(classifier.backbone, classifier.head.in_features, dimensions)

@@ -16,29 +16,23 @@ Source: Chen, Kornblith, Norouzi, Hinton 2020, equation 1, arXiv 2002.05709.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from latentprint.data import NEAR, near_duplicates
+from latentprint.detector.backbone import Embedder
 from latentprint.detector.draws import Pixels, Rng, augmix, masked, noisy, returned, split
-from latentprint.detector.embedding import (
-    Embedder,
-    EmbeddingConfig,
-    EmbeddingDetector,
-    build_embedder,
-    pair_threshold,
-    pairs_needed,
-)
-from latentprint.detector.model import DetectorError, DetectorRates
-from latentprint.detector.seeing import learning, seen_by
-from latentprint.detector.stopping import until_best
+from latentprint.detector.embedding import EmbeddingConfig, EmbeddingDetector, pair_threshold, pairs_needed
+from latentprint.detector.fitting import FitState, Shown, fitted, on
+from latentprint.detector.model import DetectorError
 from latentprint.fingerprint import FingerprintKind
-from latentprint.networks.speed import Evaluation, rounding
-from latentprint.stats import Trials
+from latentprint.networks.speed import Evaluation
+from latentprint.stats import DetectorRates, Trials
 from latentprint.streams import Streams
 
 LEAST = 20
@@ -49,24 +43,6 @@ _MOST = 512
 
 _COPIES = 400
 """Perturbed copies, at least, on which the true positive rate is counted."""
-
-
-@dataclass(frozen=True)
-class EmbeddingState:
-    """Where the fit stands after ``epoch`` of at most ``epochs`` epochs.
-
-    Attributes:
-        loss, validation_loss: NT-Xent of the epoch, and of the validation split in fixed views.
-        best_epoch: the one with the lowest validation loss so far, from 1.
-        detector: the fitted detector, in the last state; None before.
-    """
-
-    epoch: int
-    epochs: int
-    loss: float
-    validation_loss: float
-    best_epoch: int
-    detector: EmbeddingDetector | None
 
 
 def nt_xent(first: Tensor, second: Tensor, temperature: float) -> Tensor:
@@ -84,7 +60,7 @@ def fit_embedding(
     streams: Streams,
     device: torch.device | str = "cpu",
     how: Evaluation | None = None,
-) -> Iterator[EmbeddingState]:
+) -> Iterator[FitState[EmbeddingDetector]]:
     """Fit the embedding on the user's images, (n, C, H, W) in [-1, 1], trained on and held out together.
 
     ``kind`` draws the masks. The last state holds the detector. ``how`` its backbone is evaluated, in the fit
@@ -95,40 +71,40 @@ def fit_embedding(
     """
     if len(images) < LEAST:
         raise DetectorError(f"the embedding needs {LEAST} images or more, got {len(images)}")
-    rng = streams.generator("embedding.data")
-    parts = split(len(images), rng)
+    rng, place, how = streams.generator("embedding.data"), torch.device(device), how or Evaluation()
+    parts = split(np.arange(len(images)), rng)
     shown, held = images[parts.fit], images[parts.validation]
     calibration, test = images[parts.calibration[:_MOST]], images[parts.test[:_MOST]]
     _require_pairs(calibration, config, len(images))
-    place = torch.device(device)
-    fixed = tuple(_tensor(_view(held, kind, config, rng), place) for _ in range(2))
-    how = how or Evaluation()
-    network = build_embedder(config, streams).to(place)
-    fast = learning(network, how)
-    optimiser = torch.optim.AdamW(
-        network.parameters(),
-        config.learning_rate,
-        weight_decay=config.weight_decay,
-        fused=place.type == "cuda",
+    fixed = tuple(on(place, _view(held, kind, config, rng)) for _ in range(2))
+
+    def epoch(number: int) -> Iterator[Shown]:
+        """No image comes twice in a batch: it would be told apart from itself."""
+        drawn, wanted = streams.generator("embedding.epoch", number), config.draws or len(shown)
+        while wanted > 0:
+            order = drawn.permutation(len(shown))[:wanted]
+            wanted -= len(order)
+            views = [on(place, _view(shown[order], kind, config, drawn)) for _ in range(2)]
+            for first in range(0, len(order), config.batch):
+                one, two = (view[first : first + config.batch] for view in views)
+                if len(one) > 1:
+                    yield torch.cat([one, two]), partial(_of_views, config.temperature)
+
+    yield from fitted(
+        "embedding",
+        config.network("embedding", streams).to(place),
+        config,
+        how,
+        epoch,
+        2 * config.batch,
+        lambda answers: nt_xent(answers(fixed[0]), answers(fixed[1]), config.temperature),
+        lambda network, best: held_to(network, images, calibration, test, kind, config, best, rng, how),
     )
 
-    def learn(epoch: int) -> float:
-        drawn = streams.generator("embedding.epoch", epoch)
-        return _pass(network, fast, optimiser, shown, kind, config, drawn, place, how)
 
-    for seen in until_best(
-        network,
-        config.epochs,
-        config.patience,
-        learn,
-        lambda: _loss(network, fixed[0], fixed[1], config.temperature, how),
-        what="the embedding",
-        learning_rate=config.learning_rate,
-    ):
-        done = None
-        if seen.last:
-            done = held_to(network, images, calibration, test, kind, config, seen.best, rng, how)
-        yield EmbeddingState(seen.number, config.epochs, seen.loss, seen.validation_loss, seen.best, done)
+def _of_views(temperature: float, vectors: Tensor) -> Tensor:
+    half = len(vectors) // 2
+    return nt_xent(vectors[:half], vectors[half:], temperature)
 
 
 def held_to(
@@ -148,9 +124,9 @@ def held_to(
         DetectorError: too few pairs, or it never recognises a copy of an image.
     """
     channels, height, width = images.shape[1:]
-    nothing = DetectorRates(Trials(0, 0), Trials(0, 0), {})
-    shape = (channels, height, width)
-    bare = EmbeddingDetector(network, 1.0, Trials(0, 0), nothing, config, epoch, shape, how or Evaluation())
+    shape, name = (channels, height, width), f"embedding ({config.backbone})"
+    nothing = DetectorRates(Trials(0, 0), Trials(0, 0), {}, name, "pair")
+    bare = EmbeddingDetector("embedding", network, 1.0, nothing, config, epoch, shape, how or Evaluation())
     as_targets = masked(calibration, config.masked, kind, rng)
     scores = _pair_scores(bare, as_targets, _other(calibration, images, kind, config, rng), calibration)
     level = pair_threshold(scores, config.false_positive_rate, len(calibration))
@@ -169,14 +145,15 @@ def held_to(
             _scores(bare, _other(images[near[beside]], images, kind, config, rng), targets, beside)
         ),
     }
-    # The rate that was stated is that of any two different images; the nearest ones stand beside it.
-    rates = DetectorRates(count(own), kinds["another image"], kinds)
+    # The rate that was stated is that of any two different images; the others stand beside it.
+    fpr = kinds["another image"]
+    rates = DetectorRates(count(own), fpr, kinds | {"pairs of the calibration": count(scores)}, name, "pair")
     if rates.tpr.k == 0:
         raise DetectorError(
             f"the embedding learnt nothing: at a false-positive rate of {config.false_positive_rate:g} it "
             f"recognises none of {rates.tpr.n} copies of images; give it more images or epochs"
         )
-    return EmbeddingDetector(network, level, count(scores), rates, config, epoch, shape, how or Evaluation())
+    return replace(bare, threshold=level, rates=rates)
 
 
 def nearest_others(queries: Pixels, pool: Pixels, chunk: int = 64) -> NDArray[np.int64]:
@@ -221,7 +198,7 @@ def _pair_scores(
     bare: EmbeddingDetector, targets: Pixels, queries: Pixels, originals: Pixels
 ) -> NDArray[np.float64]:
     """s of every ordered pair (query of one image, another image as target)."""
-    first, second = (bare.vectors(_tensor(pixels, _place(bare))) for pixels in (queries, targets))
+    first, second = (bare.vectors(on(bare.place, pixels)) for pixels in (queries, targets))
     table = ((1 + first @ second.T) / 2).clamp(0, 1).cpu().numpy()
     return table[_different(originals)]
 
@@ -230,9 +207,9 @@ def _scores(
     bare: EmbeddingDetector, queries: Pixels, targets: Pixels, which: NDArray[np.int64]
 ) -> NDArray[np.float64]:
     """s of query i with target which[i]."""
-    vectors = bare.vectors(_tensor(targets, _place(bare)))
+    vectors = bare.vectors(on(bare.place, targets))
     towards = vectors[torch.as_tensor(which, device=vectors.device)]
-    return bare.score(_tensor(queries, _place(bare)), towards).cpu().numpy()
+    return bare.score(on(bare.place, queries), towards).cpu().numpy()
 
 
 def _other(images: Pixels, pool: Pixels, kind: FingerprintKind, config: EmbeddingConfig, rng: Rng) -> Pixels:
@@ -243,57 +220,3 @@ def _other(images: Pixels, pool: Pixels, kind: FingerprintKind, config: Embeddin
 def _view(images: Pixels, kind: FingerprintKind, config: EmbeddingConfig, rng: Rng) -> Pixels:
     covered = masked(images, config.masked, kind, rng)
     return noisy(augmix(covered, rng) if config.augmix else covered, config.noise, rng)
-
-
-def _pass(
-    network: Embedder,
-    fast: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    shown: Pixels,
-    kind: FingerprintKind,
-    config: EmbeddingConfig,
-    rng: Rng,
-    place: torch.device,
-    how: Evaluation,
-) -> float:
-    """One epoch; its mean loss. No image comes twice in a batch: it would be told apart from itself."""
-    wanted = config.draws or len(shown)
-    network.train()
-    losses: list[Tensor] = []
-    while wanted > 0:
-        order = rng.permutation(len(shown))[:wanted]
-        wanted -= len(order)
-        views = [_tensor(_view(shown[order], kind, config, rng), place) for _ in range(2)]
-        for first in range(0, len(order), config.batch):
-            one, two = (view[first : first + config.batch] for view in views)
-            if len(one) < 2:
-                continue
-            # What is compiled takes whole batches only.
-            body = fast if len(one) == config.batch else network.backbone
-            together = network.ending(seen_by(body, torch.cat([one, two]), how))
-            loss = nt_xent(together[: len(one)], together[len(one) :], config.temperature)
-            optimiser.zero_grad(set_to_none=True)
-            with rounding(how, place):
-                loss.backward()
-            optimiser.step()
-            losses.append(loss.detach())
-    return float(np.mean(torch.stack(losses).cpu().numpy().astype(np.float64)))
-
-
-def _loss(network: Embedder, first: Tensor, second: Tensor, temperature: float, how: Evaluation) -> float:
-    network.eval()
-    body = network.backbone
-    with torch.no_grad():
-        one, two = (
-            torch.cat([network.ending(seen_by(body, part, how)) for part in view.split(512)])
-            for view in (first, second)
-        )
-        return float(nt_xent(one.double(), two.double(), temperature))
-
-
-def _tensor(pixels: Pixels, device: torch.device) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(pixels)).to(device)
-
-
-def _place(detector: EmbeddingDetector) -> torch.device:
-    return detector.network.head.weight.device

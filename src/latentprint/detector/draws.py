@@ -18,7 +18,10 @@ import torch
 from numpy.typing import NDArray
 from torchvision.transforms import AugMix
 
+from latentprint.data import ImageSet, near_duplicates
+from latentprint.detector.model import DetectorError
 from latentprint.fingerprint import FingerprintKind
+from latentprint.stats import Unit
 
 Pixels = NDArray[np.float32]
 Rng = np.random.Generator
@@ -27,6 +30,9 @@ AUGMENTED_TOGETHER = 16
 """AugMix draws its operations once for so many images: one call per image would take most of the fit."""
 
 _BLEND = 0.1
+
+MOST_COMPARED = 30_000
+"""Images up to which near copies are looked for among all of them: beyond, it takes minutes."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +45,47 @@ class Parts:
     test: NDArray[np.int64]
 
 
-def split(count: int, rng: Rng) -> Parts:
-    """55 % to fit on, 10 % to stop on, 15 % for the threshold, 20 % to count errors on; none is empty."""
-    order = rng.permutation(count).astype(np.int64)
-    ends = np.cumsum([max(1, round(share * count)) for share in (0.10, 0.15, 0.20)])
-    return Parts(order[ends[2] :], order[: ends[0]], order[ends[0] : ends[1]], order[ends[1] : ends[2]])
+def units_of(*sets: ImageSet) -> tuple[NDArray[np.int64], Unit]:
+    """Whose each image of the sets is, (n,), and what that is: a person where all are known, else an image.
+
+    Near copies are one image, and images that show one as well; above MOST_COMPARED images they are not
+    looked for.
+    """
+    known = [one.identities for one in sets if one.identities is not None]
+    persons = len(known) == len(sets)
+    pixels = np.concatenate([one.pixels for one in sets])
+    whose = np.arange(len(pixels))
+    if persons:
+        whose = np.unique([name for names in known for name in names], return_inverse=True)[1]
+    for group in near_duplicates(pixels) if len(pixels) <= MOST_COMPARED else ():
+        together = whose[list(group)]
+        whose[np.isin(whose, together)] = together.min()
+    return whose.astype(np.int64), "person" if persons else "image"
+
+
+def split(units: NDArray[np.int64], rng: Rng, test: float = 0.20) -> Parts:
+    """10 % to stop on, 15 % for the threshold, ``test`` to count errors on, the rest to fit on; none empty.
+
+    ``units`` (n,) says whose each image is: shares are of units, and all images of one lie in one part.
+
+    Raises:
+        DetectorError: fewer than 4 units.
+    """
+    names, whose = np.unique(units, return_inverse=True)
+    if len(names) < 4:
+        raise DetectorError(
+            f"the {len(units)} images are of {len(names)} different persons or near copies of each other; 4"
+            " or more are needed to fit a recogniser and to count its errors on others"
+        )
+    sizes = [max(1, round(share * len(names))) for share in (0.10, 0.15, test)]
+    ends = np.cumsum([*sizes[:2], min(sizes[2], len(names) - sum(sizes[:2]) - 1)])
+    place = np.empty(len(names), np.int64)
+    order = rng.permutation(len(names))
+    place[order] = np.searchsorted(ends, np.arange(len(names)), side="right")
+    # In the order of the draw, so that nothing follows from how the images lie in their file.
+    rows = np.argsort(np.argsort(order)[whose], kind="stable").astype(np.int64)
+    validation, calibration, tested, fit = (rows[place[whose[rows]] == i] for i in range(4))
+    return Parts(fit, validation, calibration, tested)
 
 
 def marked(images: Pixels, kind: FingerprintKind, rng: Rng) -> Pixels:

@@ -17,146 +17,65 @@ Source: Vovk, Gammerman, Shafer 2005 (conformal quantile); Chen et al. 2020, arX
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from latentprint.detector.backbone import Backbone, build_backbone
-from latentprint.detector.model import (
-    AT_ONCE,
-    Detector,
-    DetectorError,
-    DetectorRates,
-    rates_from,
-    rates_note,
-    restored,
-    three_channels,
-)
-from latentprint.networks import commit
-from latentprint.networks.speed import Evaluated, Evaluation
-from latentprint.settings import plain
-from latentprint.stats import Trials
+from latentprint.detector.backbone import Embedder, build_embedder
+from latentprint.detector.model import Detector, DetectorConfig, DetectorError, Fitted
+from latentprint.networks.speed import Evaluation
+from latentprint.stats import DetectorRates, Trials
 from latentprint.streams import Streams
-
-_BATCH = 512
-"""Images embedded together; it bounds memory and does not change answers beyond rounding."""
 
 
 @dataclass(frozen=True)
-class EmbeddingConfig:
+class EmbeddingConfig(DetectorConfig):
     """How the embedding is fitted, and how often it may take one image for another.
 
     Attributes:
-        backbone: see `latentprint.detector.backbone`.
         dimensions: of the embedding.
         temperature: of the contrastive loss.
         false_positive_rate: the share of pairs of different images that may match.
-        epochs: at most so many; an epoch shows ``draws`` images, each in two views.
-        patience: epochs without a better validation loss after which the fit ends; the best weights are kept.
-        draws: images shown in an epoch; None for as many as there are to fit on.
-        batch: images per step; the others of a batch are what each is told apart from.
-        learning_rate, weight_decay: of AdamW.
-        augmix: whether views are augmented by AugMix (Hendrycks et al. 2020).
-        noise: additive Gaussian noise has a deviation drawn uniformly from 0 to this, for pixels in [-1, 1].
+        draws, batch: an epoch shows each image in two views; the others of a batch are what it is told apart
+            from.
         masked: share of the views under a random mask of the fingerprint's shape.
 
     Raises:
         ValueError: a number is outside its range.
     """
 
-    backbone: Backbone = "resnet50"
+    batch: int = 128
     dimensions: int = 128
     temperature: float = 0.1
     false_positive_rate: float = 1e-3
-    epochs: int = 200
-    patience: int = 20
-    draws: int | None = None
-    batch: int = 128
-    learning_rate: float = 1e-3
-    weight_decay: float = 1e-2
-    augmix: bool = True
-    noise: float = 0.2
-    masked: float = 0.5
 
     def __post_init__(self) -> None:
-        for name in ("dimensions", "temperature", "epochs", "patience", "learning_rate"):
+        super().__post_init__()
+        for name in ("dimensions", "temperature"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
         if not 0 < self.false_positive_rate < 1:
             raise ValueError(
                 f"false_positive_rate lies strictly between 0 and 1, got {self.false_positive_rate}"
             )
-        if self.batch < 2 or (self.draws is not None and self.draws < self.batch):
-            raise ValueError(
-                f"batch must be 2 or more and draws no less than batch, got {self.batch} and {self.draws}"
-            )
-        if not (self.weight_decay >= 0 and self.noise >= 0 and 0 <= self.masked <= 1):
-            raise ValueError(
-                f"weight_decay and noise must be 0 or more and masked a share, "
-                f"got {self.weight_decay}, {self.noise} and {self.masked}"
-            )
 
-
-class Embedder(nn.Module):
-    """A backbone and one linear map: images (B, 3, H, W) -> unit vectors (B, d)."""
-
-    def __init__(self, backbone: nn.Module, width: int, dimensions: int) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.head = nn.Linear(width, dimensions)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.ending(self.backbone(images))
-
-    def ending(self, seen: Tensor) -> Tensor:
-        """What comes after the backbone: features (B, w) -> unit vectors (B, d)."""
-        return nn.functional.normalize(self.head(seen), dim=1)
-
-
-def build_embedder(config: EmbeddingConfig, streams: Streams) -> Embedder:
-    """A randomly initialised embedder; its weights are a function of the seed alone."""
-    classifier = build_backbone(config.backbone, streams, "embedding")
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(int(streams.generator("embedding.head").integers(2**63)))
-        return Embedder(classifier.backbone, classifier.head.in_features, config.dimensions)
+    def network(self, name: str, streams: Streams) -> Embedder:
+        """The embedder before its fit; there is one, whatever the name."""
+        return build_embedder(self.backbone, self.dimensions, streams)
 
 
 @dataclass(frozen=True, eq=False)
-class EmbeddingDetector:
-    """A fitted embedding with its threshold.
+class EmbeddingDetector(Fitted[Embedder, EmbeddingConfig]):
+    """A fitted embedding with its threshold, which is one of s.
 
-    Attributes:
-        network: in evaluation mode.
-        threshold: of s, in [0, 1].
-        pairs: calibration pairs of different images at or above the threshold, of all of them.
-        rates: counted on the test split: copies as a sampler returns them, and pairs of different images.
-            ``fpr`` is that of any pair, as stated; ``kinds`` holds the nearest other image of each besides,
-            which is taken for it far more often where images are alike.
-        config: with which it was fitted.
-        epoch: the one whose weights were kept, from 1.
-        shape: (C, H, W) of the images.
-        how: its backbone is evaluated; what comes after it is float32 always.
+    Its ``rates.fpr`` is that of any pair of different images, as stated; ``rates.kinds`` holds the nearest
+    other image of each besides, which is taken for it far more often where images are alike, and the
+    calibration pairs at or above the threshold.
     """
-
-    network: Embedder
-    threshold: float
-    pairs: Trials
-    rates: DetectorRates
-    config: EmbeddingConfig
-    epoch: int
-    shape: tuple[int, int, int]
-    how: Evaluation = Evaluation()  # noqa: RUF009 (frozen)
-
-    @property
-    def label(self) -> str:
-        """What it is, e.g. ``embedding (small)``."""
-        return f"embedding ({self.config.backbone})"
 
     def vectors(self, images: Tensor, /) -> Tensor:
         """f(images): (B, C, H, W) in [-1, 1] -> unit vectors (B, d), float64.
@@ -164,21 +83,8 @@ class EmbeddingDetector:
         Raises:
             ValueError: images of another shape than it was fitted on, or not finite.
         """
-        if tuple(images.shape[1:]) != self.shape:
-            raise ValueError(
-                f"the embedding was fitted on images {self.shape}, got {tuple(images.shape[1:])}"
-            )
-        if not bool(images.isfinite().all()):
-            raise ValueError("the embedding was given NaN or infinity")
-        if not len(images):
-            return images.new_zeros((0, self.config.dimensions), dtype=torch.float64)
         with torch.no_grad():
-            seen = [self._backbone(three_channels(part)) for part in images.float().split(_BATCH)]
-            return torch.cat([self.network.ending(part) for part in seen]).double()
-
-    @cached_property
-    def _backbone(self) -> Evaluated:
-        return Evaluated(self.network.backbone, self.how, AT_ONCE)
+            return torch.cat([self.network.ending(part) for part in self._seen(images)]).double()
 
     def score(self, images: Tensor, targets: Tensor, /) -> Tensor:
         """s of each image (B, C, H, W) with its own target, given as vectors (B, d), or (1, d) for all: (B,).
@@ -316,50 +222,12 @@ def agreement(identity: Detector, embedding: Detector, images: Tensor) -> Agreem
     return Agreement.of(one, other)
 
 
-def save_embedding(folder: Path, detector: EmbeddingDetector) -> None:
-    """Write an embedding: weights as safetensors, the rest as JSON.
-
-    Raises:
-        OSError: the disk is full or the folder cannot be written.
-    """
-    note = {
-        "name": "embedding",
-        "threshold": detector.threshold,
-        "pairs": asdict(detector.pairs),
-        "epoch": detector.epoch,
-        "shape": list(detector.shape),
-        "config": plain(detector.config),
-        **rates_note(detector.rates),
-    }
-    commit(folder, detector.network.state_dict(), note)
-
-
 def load_embedding(
     folder: Path, device: torch.device | str = "cpu", how: Evaluation | None = None
 ) -> EmbeddingDetector | None:
-    """Read what ``save_embedding`` wrote; None where nothing was. ``how`` should be that of its fit.
+    """Read what ``Fitted.save`` wrote of an embedding; None where nothing was.
 
     Raises:
         DetectorError: it is damaged.
     """
-    way = how or Evaluation()
-    return restored(folder, "embedding", lambda tensors, note: _rebuild(tensors, note, device, way))
-
-
-def _rebuild(
-    tensors: dict[str, Tensor], note: dict[str, Any], device: torch.device | str, how: Evaluation
-) -> EmbeddingDetector:
-    config = EmbeddingConfig(**note["config"])
-    network = build_embedder(config, Streams(0))  # its weights are replaced at once
-    network.load_state_dict(tensors)
-    channels, height, width = note["shape"]
-    return EmbeddingDetector(
-        network.to(device).eval().requires_grad_(False),
-        float(note["threshold"]),
-        Trials(**note["pairs"]),
-        rates_from(note),
-        config,
-        int(note["epoch"]),
-        (channels, height, width),
-        how,
-    )
+    return EmbeddingDetector.restored(EmbeddingConfig, folder, device, how)

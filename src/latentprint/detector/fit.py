@@ -7,23 +7,23 @@
 
 Both: binary cross-entropy, AugMix, early stopping on the validation loss with the best weights kept, the
 threshold on a calibration split, errors counted on a test split of other images with other fingerprints.
-The seed draws all.
+No person and no near copy lies in two splits. The seed draws all.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from latentprint.detector.backbone import Classifier, build_backbone
 from latentprint.detector.draws import (
-    Parts,
     Pixels,
     Rng,
     augmix,
@@ -34,52 +34,36 @@ from latentprint.detector.draws import (
     returned,
     split,
 )
-from latentprint.detector.model import (
-    DetectorConfig,
-    DetectorError,
-    DetectorRates,
-    NetworkDetector,
-    threshold_between,
-)
-from latentprint.detector.seeing import learning, seen_by
-from latentprint.detector.stopping import until_best
+from latentprint.detector.fitting import FitState, Shown, answer, fitted, on
+from latentprint.detector.model import DetectorConfig, DetectorError, NetworkDetector, threshold_between
 from latentprint.fingerprint import FingerprintKind
-from latentprint.networks.speed import Evaluation, rounding
-from latentprint.stats import Trials
+from latentprint.networks.speed import Evaluation
+from latentprint.stats import DetectorRates, Trials, Unit, false_alarms
 from latentprint.streams import Streams
 
 Labels = NDArray[np.float32]
+Units = NDArray[np.int64]
 
 LEAST = 10
 """Images without which the splits of a detector would mean nothing."""
+
+UNSEEN = 0.5
+"""Share of the held-out images on which c_id's false alarms are counted: what its bound may rest on.
+
+It is fitted on the other training images besides, so that it can do with few of the held-out ones.
+"""
 
 _IDENTITY_TESTS = 400
 """Perturbed copies of x_p on which c_id's true positive rate is counted."""
 
 
 @dataclass(frozen=True)
-class FitState:
-    """Where a fit stands after ``epoch`` of at most ``epochs`` epochs.
-
-    Attributes:
-        name: "presence" or "identity".
-        loss, validation_loss: binary cross-entropy of the epoch and of the validation split.
-        best_epoch: the one with the lowest validation loss so far, from 1.
-        detector: the fitted detector, in the last state; None before.
-    """
-
-    name: str
-    epoch: int
-    epochs: int
-    loss: float
-    validation_loss: float
-    best_epoch: int
-    detector: NetworkDetector | None
-
-
-@dataclass(frozen=True)
 class _Task:
-    """What distinguishes the two fits: what an epoch shows, and what the finished network is held to."""
+    """What distinguishes the two fits: what an epoch shows, and what the finished network is held to.
+
+    ``unseen`` are images that no part of the fit saw, in each form in which they are shown, and ``units``
+    (n,) says whose they are; ``known`` are counted for information.
+    """
 
     name: str
     config: DetectorConfig
@@ -88,7 +72,10 @@ class _Task:
     validation: tuple[Pixels, Labels]
     calibration: tuple[Pixels, Pixels]  # positives, negatives
     positives: Pixels
-    negatives: Mapping[str, Pixels]
+    unseen: Mapping[str, Pixels]
+    units: Units
+    unit: Unit
+    known: Mapping[str, Pixels]
 
 
 def fit_presence(
@@ -98,17 +85,21 @@ def fit_presence(
     streams: Streams,
     device: torch.device | str = "cpu",
     how: Evaluation | None = None,
-) -> Iterator[FitState]:
+    units: Units | None = None,
+    unit: Unit = "image",
+) -> Iterator[FitState[NetworkDetector]]:
     """Fit c_p on unmarked real images, (n, C, H, W) in [-1, 1]; the last state holds the detector.
 
-    ``how`` its backbone is evaluated, in the fit and afterwards.
+    ``how`` its backbone is evaluated, in the fit and afterwards. ``units`` (n,) says whose the images are
+    (`latentprint.stats.DetectorRates`), ``unit`` what they are; None: each its own.
 
     Raises:
         DetectorError: fewer than 10 images, or the fit learnt nothing.
     """
     _require(len(images) >= LEAST, f"the presence detector needs {LEAST} images or more, got {len(images)}")
     rng = streams.generator("presence.data")
-    parts = split(len(images), rng)
+    whose = np.arange(len(images)) if units is None else units
+    parts = split(whose, rng)
     shown = images[parts.fit]
 
     def epoch(rng: Rng) -> tuple[Pixels, Labels]:
@@ -134,6 +125,9 @@ def fit_presence(
         ),
         as_returned(parts.test, mark=True),
         {"without a fingerprint": as_returned(parts.test, mark=False)},
+        whose[parts.test],
+        unit,
+        {},
     )
     yield from _fit(task, streams, torch.device(device), how or Evaluation())
 
@@ -147,12 +141,15 @@ def fit_identity(
     streams: Streams,
     device: torch.device | str = "cpu",
     how: Evaluation | None = None,
-) -> Iterator[FitState]:
+    units: Units | None = None,
+    unit: Unit = "image",
+) -> Iterator[FitState[NetworkDetector]]:
     """Fit c_id: ``target`` x_p (C, H, W) against ``others``, the rest of the training set, and ``heldout``.
 
-    Both are (n, C, H, W) in [-1, 1]; the last state holds the detector. ``how``: as for ``fit_presence``.
-    Its false positives are counted on held-out images of the test split and on the other training images,
-    each as they are and under another fingerprint.
+    Both are (n, C, H, W) in [-1, 1]; the last state holds the detector. The other arguments: as for
+    ``fit_presence``, ``units`` of the held-out images. Its false alarms are counted on the held-out images of
+    the test split, as they are and under another fingerprint; those on the other training images, which it
+    was fitted on, stand beside.
 
     Raises:
         DetectorError: fewer than 1 other or 10 held-out images, or the fit learnt nothing.
@@ -163,7 +160,8 @@ def fit_identity(
         f"the identity detector needs {LEAST} held-out images or more, got {len(heldout)}",
     )
     rng = streams.generator("identity.data")
-    parts = split(len(heldout), rng)
+    whose = np.arange(len(heldout)) if units is None else units
+    parts = split(whose, rng, UNSEEN)
     rivals = np.concatenate([others, heldout[parts.fit]])
 
     def draw(negatives: Pixels, count: int, share: float, mask: float, rng: Rng) -> tuple[Pixels, Labels]:
@@ -180,9 +178,13 @@ def fit_identity(
         pixels, labels = draw(rivals, count, 0.1, config.masked, rng)
         return _augmented(pixels, config, rng), labels
 
-    def copies() -> Pixels:
-        return returned(np.repeat(target[None], _IDENTITY_TESTS, 0), others, config.noise, rng)
+    def back(images: Pixels) -> Pixels:
+        return returned(images, others, config.noise, rng)
 
+    def both(images: Pixels, name: str) -> dict[str, Pixels]:
+        return {name: back(images), f"{name}, with a fingerprint": back(marked(images, kind, rng))}
+
+    copies = np.repeat(target[None], _IDENTITY_TESTS, 0)
     count = max(64, 2 * len(parts.validation))
     held, labels = draw(np.concatenate([others, heldout[parts.validation]]), count, 0.5, 0.5, rng)
     calibration = np.concatenate([others, heldout[parts.calibration]])
@@ -191,118 +193,73 @@ def fit_identity(
         config,
         _shape(others),
         epoch,
-        (returned(held, others, config.noise, rng), labels),
-        (
-            copies(),
-            returned(
-                np.concatenate([calibration, marked(calibration, kind, rng)]), others, config.noise, rng
-            ),
-        ),
-        copies(),
-        _identity_negatives(others, heldout, parts, kind, config, rng),
+        (back(held), labels),
+        (back(copies), back(np.concatenate([calibration, marked(calibration, kind, rng)]))),
+        back(copies),
+        both(heldout[parts.test], "held-out"),
+        whose[parts.test],
+        unit,
+        both(others, "trained on"),
     )
     yield from _fit(task, streams, torch.device(device), how or Evaluation())
 
 
-def _identity_negatives(
-    others: Pixels, heldout: Pixels, parts: Parts, kind: FingerprintKind, config: DetectorConfig, rng: Rng
-) -> dict[str, Pixels]:
-    unseen = heldout[parts.test]
-    return {
-        "held-out": returned(unseen, others, config.noise, rng),
-        "held-out, with a fingerprint": returned(marked(unseen, kind, rng), others, config.noise, rng),
-        "trained on": returned(others, others, config.noise, rng),
-        "trained on, with a fingerprint": returned(marked(others, kind, rng), others, config.noise, rng),
-    }
+def _fit(
+    task: _Task, streams: Streams, device: torch.device, how: Evaluation
+) -> Iterator[FitState[NetworkDetector]]:
+    config = task.config
+    network = build_backbone(config.backbone, streams, task.name).to(device)
+    held, truth = on(device, task.validation[0]), on(device, task.validation[1]).double()
 
+    def epoch(number: int) -> Iterator[Shown]:
+        pixels, labels = task.epoch(streams.generator(f"{task.name}.epoch", number))
+        for first in range(0, len(pixels), config.batch):
+            part = slice(first, first + config.batch)
+            if len(labels[part]) > 1:  # one image has no variance to normalise by
+                yield on(device, pixels[part]), partial(_against, on(device, labels[part]))
 
-def _fit(task: _Task, streams: Streams, device: torch.device, how: Evaluation) -> Iterator[FitState]:
-    config, name = task.config, task.name
-    network = build_backbone(config.backbone, streams, name)
-    fast = learning(network.to(device), how)
-    optimiser = torch.optim.AdamW(
-        network.parameters(),
-        config.learning_rate,
-        weight_decay=config.weight_decay,
-        fused=device.type == "cuda",
-    )
-    held = (_tensor(task.validation[0], device), torch.from_numpy(task.validation[1]).to(device))
-
-    def learn(epoch: int) -> float:
-        pixels, labels = task.epoch(streams.generator(f"{name}.epoch", epoch))
-        truth = torch.from_numpy(labels).to(device)
-        return _pass(network, fast, optimiser, _tensor(pixels, device), truth, config.batch, how)
-
-    for seen in until_best(
+    yield from fitted(
+        task.name,
         network,
-        config.epochs,
-        config.patience,
-        learn,
-        lambda: _loss(network, *held, how),
-        what=f"the {name} detector",
-        learning_rate=config.learning_rate,
-    ):
-        done = _held_to(task, network, seen.best, device, how) if seen.last else None
-        yield FitState(name, seen.number, config.epochs, seen.loss, seen.validation_loss, seen.best, done)
+        config,
+        how,
+        epoch,
+        config.batch,
+        lambda answers: _against(truth, answers(held)),
+        lambda network, epoch: _held_to(task, network, epoch, device, how),
+    )
 
 
-def _pass(
-    network: Classifier,
-    fast: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    pixels: Tensor,
-    labels: Tensor,
-    batch: int,
-    how: Evaluation,
-) -> float:
-    """One epoch; its mean loss. A rest of one image has no variance to normalise by and joins no batch."""
-    network.train()
-    losses: list[Tensor] = []
-    for first in range(0, len(pixels), batch):
-        part, truth = pixels[first : first + batch], labels[first : first + batch]
-        if len(part) < 2:
-            continue
-        # What is compiled takes whole batches only.
-        body = fast if len(part) == batch else network.backbone
-        loss = binary_cross_entropy_with_logits(_logits(network, body, part, how), truth)
-        optimiser.zero_grad(set_to_none=True)
-        with rounding(how, part.device):
-            loss.backward()
-        optimiser.step()
-        losses.append(loss.detach())
-    return float(np.mean(torch.stack(losses).cpu().numpy().astype(np.float64)))
-
-
-def _logits(network: Classifier, body: nn.Module, images: Tensor, how: Evaluation) -> Tensor:
-    """(B,) float32; the backbone as ``how`` says, the last layer in float32."""
-    return network.ending(seen_by(body, images, how))
-
-
-def _loss(network: Classifier, pixels: Tensor, labels: Tensor, how: Evaluation) -> float:
-    network.eval()
-    with torch.no_grad():
-        logits = torch.cat([_logits(network, network.backbone, part, how) for part in pixels.split(512)])
-        return float(binary_cross_entropy_with_logits(logits.double(), labels.double()))
+def _against(labels: Tensor, logits: Tensor) -> Tensor:
+    return binary_cross_entropy_with_logits(logits, labels)
 
 
 def _held_to(
     task: _Task, network: Classifier, epoch: int, device: torch.device, how: Evaluation
 ) -> NetworkDetector:
     """Fix the threshold on the calibration split, then count errors on the test split."""
-    body = network.backbone
 
     def logits(pixels: Pixels) -> NDArray[np.float64]:
         with torch.no_grad():
-            parts = [_logits(network, body, p, how) for p in _tensor(pixels, device).split(512)]
-        return torch.cat(parts).double().cpu().numpy()
+            return answer(network, on(device, pixels), how).cpu().numpy()
 
     level = threshold_between(logits(task.calibration[0]), logits(task.calibration[1]), task.name)
 
-    def count(found: NDArray[np.float64]) -> Trials:
-        return Trials(int((found >= level).sum()), len(found))
+    def fires(pixels: Pixels) -> NDArray[np.bool_]:
+        return logits(pixels) >= level
 
-    kinds = {kind: count(logits(pixels)) for kind, pixels in task.negatives.items()}
-    rates = DetectorRates(count(logits(task.positives)), sum(kinds.values(), Trials(0, 0)), kinds)
+    def count(found: NDArray[np.bool_]) -> Trials:
+        return Trials(int(found.sum()), len(found))
+
+    unseen = {name: fires(pixels) for name, pixels in task.unseen.items()}
+    rates = DetectorRates(
+        tpr=count(fires(task.positives)),
+        fpr=false_alarms(np.logical_or.reduce(list(unseen.values())), task.units),
+        kinds={name: count(found) for name, found in unseen.items()}
+        | {name: count(fires(pixels)) for name, pixels in task.known.items()},
+        recogniser=f"{task.name} ({task.config.backbone})",
+        unit=task.unit,
+    )
     threshold = float(torch.tensor(level, dtype=torch.float64).sigmoid())
     return NetworkDetector(task.name, network, threshold, rates, task.config, epoch, task.shape, how)
 
@@ -315,10 +272,6 @@ def _rows(available: int, wanted: int, rng: Rng) -> NDArray[np.int64]:
     """``wanted`` indices, each of the available ones before any comes again."""
     rounds = [rng.permutation(available) for _ in range(-(-wanted // available))]
     return np.concatenate(rounds)[:wanted].astype(np.int64)
-
-
-def _tensor(pixels: Pixels, device: torch.device) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(pixels)).to(device)
 
 
 def _shape(images: Pixels) -> tuple[int, int, int]:

@@ -1,17 +1,19 @@
-"""What a detector is: a probability, a threshold, and how often it is wrong, as counts.
+"""What a fitted recogniser is: a network, a threshold, and how often it is wrong, as counts.
 
-The threshold is fixed on a calibration split, the error rates are counted on a test split that neither the
-weights nor the threshold have seen. A fitted detector is one function of one image: batch normalisation
-uses the statistics of the fit, so that the answer never depends on what else is in the batch.
+The threshold is fixed on a calibration split, the errors are counted on a test split that neither the weights
+nor the threshold have seen (`latentprint.stats.DetectorRates` says which images those are). A fitted detector
+is one function of one image: batch normalisation uses the statistics of the fit, so that the answer never
+depends on what else is in the batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
@@ -19,11 +21,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from latentprint.contracts import InputError
-from latentprint.detector.backbone import Backbone, Classifier, build_backbone
+from latentprint.detector.backbone import Backbone, Classifier, Headed, build_backbone
 from latentprint.networks import FileError, commit, committed
 from latentprint.networks.speed import Evaluated, Evaluation
 from latentprint.settings import plain
-from latentprint.stats import Trials
+from latentprint.stats import DetectorRates
 from latentprint.streams import Streams
 
 _BATCH = 512
@@ -35,21 +37,6 @@ AT_ONCE = 256
 
 class DetectorError(InputError):
     """A detector that cannot be fitted, trusted or read, for the reason given in one sentence."""
-
-
-@dataclass(frozen=True)
-class DetectorRates:
-    """Errors on images and fingerprints that the fit never saw.
-
-    Attributes:
-        tpr: how many of the positives fired.
-        fpr: how many of the negatives fired, all kinds together.
-        kinds: the same counts kind by kind, e.g. ``"held-out, other fingerprint"``.
-    """
-
-    tpr: Trials
-    fpr: Trials
-    kinds: Mapping[str, Trials]
 
 
 class Detector(Protocol):
@@ -100,7 +87,7 @@ class DetectorConfig:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "patience", "learning_rate"):
-            if not getattr(self, name) > 0:
+            if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
         if self.batch < 2 or (self.draws is not None and self.draws < self.batch):
             raise ValueError(
@@ -112,15 +99,23 @@ class DetectorConfig:
                 f"got {self.weight_decay}, {self.noise} and {self.masked}"
             )
 
+    def network(self, name: str, streams: Streams) -> Headed:
+        """The network before its fit, with the weights that ``streams`` draw for ``name``."""
+        return build_backbone(self.backbone, streams, name)
+
+
+Config = TypeVar("Config", bound=DetectorConfig)
+Network = TypeVar("Network", bound=Headed)
+
 
 @dataclass(frozen=True, eq=False)
-class NetworkDetector:
-    """A fitted classifier as a detector.
+class Fitted(Generic[Network, Config]):
+    """A fitted network as a recogniser.
 
     Attributes:
-        name: "presence" (c_p) or "identity" (c_id).
+        name: "presence" (c_p), "identity" (c_id) or "embedding".
         network: in evaluation mode.
-        threshold: a probability.
+        threshold: of what it answers.
         rates: counted on the test split.
         config: with which it was fitted.
         epoch: the one whose weights were kept, from 1.
@@ -129,10 +124,10 @@ class NetworkDetector:
     """
 
     name: str
-    network: Classifier
+    network: Network
     threshold: float
     rates: DetectorRates
-    config: DetectorConfig
+    config: Config
     epoch: int
     shape: tuple[int, int, int]
     how: Evaluation = Evaluation()  # noqa: RUF009 (frozen)
@@ -141,6 +136,84 @@ class NetworkDetector:
     def label(self) -> str:
         """Its name and backbone, e.g. ``presence (small)``."""
         return f"{self.name} ({self.config.backbone})"
+
+    @property
+    def place(self) -> torch.device:
+        """Where its weights are."""
+        return self.network.head.weight.device
+
+    def _seen(self, images: Tensor) -> list[Tensor]:
+        """Features of the images (B, C, H, W), in parts.
+
+        Raises:
+            ValueError: images of another shape than it was fitted on, or not finite.
+        """
+        if tuple(images.shape[1:]) != self.shape:
+            raise ValueError(
+                f"the {self.name} detector was fitted on images {self.shape}, got {tuple(images.shape[1:])}"
+            )
+        if not bool(images.isfinite().all()):
+            raise ValueError(f"the {self.name} detector was given NaN or infinity")
+        return [self._backbone(three_channels(part)) for part in images.float().split(_BATCH)]
+
+    @cached_property
+    def _backbone(self) -> Evaluated:
+        return Evaluated(self.network.backbone, self.how, AT_ONCE)
+
+    def save(self, folder: Path) -> None:
+        """Write it: weights as safetensors, the rest as JSON.
+
+        Raises:
+            OSError: the disk is full or the folder cannot be written.
+        """
+        note = {name: getattr(self, name) for name in ("name", "threshold", "epoch")}
+        note |= {"shape": list(self.shape), "config": plain(self.config), **self.rates.to_dict()}
+        commit(folder, self.network.state_dict(), note)
+
+    @classmethod
+    def restored(
+        cls,
+        config: type[Config],
+        folder: Path,
+        device: torch.device | str,
+        how: Evaluation | None,
+    ) -> Self | None:
+        """Read what ``save`` wrote; None where nothing was. ``how`` should be that of its fit.
+
+        Raises:
+            DetectorError: it is damaged.
+        """
+        try:
+            found = committed(folder)
+            return None if found is None else cls._rebuilt(config, *found, device, how or Evaluation())
+        except (FileError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise DetectorError(
+                f"the recogniser in {folder} is damaged, or of an earlier version, and must be fitted anew;"
+                f" delete that folder: {error}"
+            ) from error
+
+    @classmethod
+    def _rebuilt(
+        cls,
+        kind: type[Config],
+        tensors: dict[str, Tensor],
+        note: Mapping[str, Any],
+        device: torch.device | str,
+        how: Evaluation,
+    ) -> Self:
+        config = kind(**note["config"])
+        network: Any = config.network(note["name"], Streams(0))  # its weights are replaced at once
+        network.load_state_dict(tensors)
+        network.to(device).eval().requires_grad_(False)
+        channels, height, width = note["shape"]
+        threshold, rates = float(note["threshold"]), DetectorRates.from_dict(note)
+        shape = (channels, height, width)
+        return cls(note["name"], network, threshold, rates, config, int(note["epoch"]), shape, how)
+
+
+@dataclass(frozen=True, eq=False)
+class NetworkDetector(Fitted[Classifier, DetectorConfig]):
+    """A fitted classifier as a `Detector`; its threshold is a probability."""
 
     def __call__(self, images: Tensor, /) -> Tensor:
         """Probabilities (B,), float64: the sigmoid of a confident logit is 1 in float32."""
@@ -162,23 +235,16 @@ class NetworkDetector:
         """
         return torch.cat(self._seen(images))
 
-    def _seen(self, images: Tensor) -> list[Tensor]:
-        return [self._backbone(part) for part in self._parts(images)]
 
-    @cached_property
-    def _backbone(self) -> Evaluated:
-        return Evaluated(self.network.backbone, self.how, AT_ONCE)
+def load_detector(
+    folder: Path, device: torch.device | str = "cpu", how: Evaluation | None = None
+) -> NetworkDetector | None:
+    """Read what ``Fitted.save`` wrote of c_p or c_id; None where nothing was.
 
-    def _parts(self, images: Tensor) -> list[Tensor]:
-        if tuple(images.shape[1:]) != self.shape:
-            raise ValueError(
-                f"the {self.name} detector was fitted on images {self.shape}, got {tuple(images.shape[1:])}"
-            )
-        if not bool(images.isfinite().all()):
-            raise ValueError(f"the {self.name} detector was given NaN or infinity")
-        return [three_channels(part) for part in images.float().split(_BATCH)] or [
-            three_channels(images.float())
-        ]
+    Raises:
+        DetectorError: it is damaged.
+    """
+    return NetworkDetector.restored(DetectorConfig, folder, device, how)
 
 
 def three_channels(images: Tensor) -> Tensor:
@@ -219,91 +285,4 @@ def _indifferent(name: str) -> DetectorError:
     return DetectorError(
         f"the {name} detector learnt nothing: on its calibration split no threshold does better than always "
         f"or never firing; give it more images or epochs, or another backbone"
-    )
-
-
-def rates_note(rates: DetectorRates) -> dict[str, Any]:
-    """Error rates as plain values, which ``rates_from`` reads back."""
-    return {
-        "tpr": asdict(rates.tpr),
-        "fpr": asdict(rates.fpr),
-        "kinds": {kind: asdict(trials) for kind, trials in rates.kinds.items()},
-    }
-
-
-def rates_from(note: Mapping[str, Any]) -> DetectorRates:
-    """The error rates of a note.
-
-    Raises:
-        KeyError, TypeError, ValueError: it does not hold them.
-    """
-    kinds = {kind: Trials(**count) for kind, count in note["kinds"].items()}
-    return DetectorRates(Trials(**note["tpr"]), Trials(**note["fpr"]), kinds)
-
-
-def save_detector(folder: Path, detector: NetworkDetector) -> None:
-    """Write a detector: weights as safetensors, the rest as JSON.
-
-    Raises:
-        OSError: the disk is full or the folder cannot be written.
-    """
-    note = {
-        "name": detector.name,
-        "threshold": detector.threshold,
-        "epoch": detector.epoch,
-        "shape": list(detector.shape),
-        "config": plain(detector.config),
-        **rates_note(detector.rates),
-    }
-    commit(folder, detector.network.state_dict(), note)
-
-
-def load_detector(
-    folder: Path, device: torch.device | str = "cpu", how: Evaluation | None = None
-) -> NetworkDetector | None:
-    """Read what ``save_detector`` wrote; None where nothing was. ``how`` should be that of its fit.
-
-    Raises:
-        DetectorError: it is damaged.
-    """
-    way = how or Evaluation()
-    return restored(folder, "detector", lambda tensors, note: _rebuild(tensors, note, device, way))
-
-
-Restored = TypeVar("Restored")
-
-
-def restored(
-    folder: Path, what: str, rebuild: Callable[[dict[str, Tensor], dict[str, Any]], Restored]
-) -> Restored | None:
-    """``rebuild`` of the tensors and the note that ``commit`` wrote; None where nothing was.
-
-    Raises:
-        DetectorError: they are damaged, or not what ``rebuild`` needs.
-    """
-    try:
-        found = committed(folder)
-        return None if found is None else rebuild(*found)
-    except (FileError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise DetectorError(
-            f"the {what} in {folder} is damaged and must be fitted anew; delete that folder: {error}"
-        ) from error
-
-
-def _rebuild(
-    tensors: dict[str, Tensor], note: dict[str, Any], device: torch.device | str, how: Evaluation
-) -> NetworkDetector:
-    config = DetectorConfig(**note["config"])
-    network = build_backbone(config.backbone, Streams(0), "replaced at once")
-    network.load_state_dict(tensors)
-    channels, height, width = note["shape"]
-    return NetworkDetector(
-        note["name"],
-        network.to(device).eval().requires_grad_(False),
-        float(note["threshold"]),
-        rates_from(note),
-        config,
-        int(note["epoch"]),
-        (channels, height, width),
-        how,
     )

@@ -4,6 +4,7 @@
     sequential    intervals and p-values that hold however a count was stopped
     many          several rates or p-values at once
     corrected     the true rate behind detectors that err
+    rates         how often those detectors err, and on which images that was counted
 
 All of it holds for every n, also at zero hits, which is where an audit lives.
 """
@@ -17,6 +18,7 @@ from latentprint.stats.corrected import (
 )
 from latentprint.stats.counts import Trials, binomial_test_less, missable, samples_to_exclude
 from latentprint.stats.many import empirical_p, false_discovery, simultaneous_band
+from latentprint.stats.rates import DetectorRates, Unit, false_alarms
 from latentprint.stats.sequential import (
     confidence_sequence,
     log_mixture,
@@ -30,13 +32,16 @@ from latentprint.stats.sequential import (
 
 __all__ = [
     "CorrectedRate",
+    "DetectorRates",
     "Trials",
+    "Unit",
     "binomial_test_less",
     "confidence_sequence",
     "corrected_interval",
     "corrected_rate",
     "corrected_rate_of_both",
     "empirical_p",
+    "false_alarms",
     "false_discovery",
     "log_mixture",
     "looks",
