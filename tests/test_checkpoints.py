@@ -17,8 +17,8 @@ import latentprint
 from latentprint import resolve, run_audit
 from latentprint.cli import app
 from latentprint.detector import backbone
+from latentprint.files import parse_toml
 from latentprint.networks import load_model
-from latentprint.settings import parse
 from latentprint.store import Run
 from latentprint.verify import verify
 
@@ -118,7 +118,7 @@ def test_a_kill_between_a_checkpoint_and_the_weights_kept_there_changes_nothing(
 ) -> None:
     out, results = kept
     more = {"checkpoints": {"keep": 2}, "search": {"method": "bisection"}}
-    config = resolve(parse(TINY, name="tiny"), more, preset="demo")
+    config = resolve(parse_toml(TINY, "tiny"), more, preset="demo")
 
     def dies(stage: str, done: int, total: int, unit: str) -> None:
         # The training has written its own checkpoint of step 20; the weights to be kept come after this call.

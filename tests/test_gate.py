@@ -8,8 +8,8 @@ from typing import Any
 import made_up
 import pytest
 
+from latentprint.contracts import InputError
 from latentprint.gate import Decision, Outcome, judge, judge_file, read_policy, starter
-from latentprint.settings import SettingsError
 from latentprint.stats import Trials
 
 
@@ -152,7 +152,7 @@ def test_one_failure_outweighs_what_is_unknown() -> None:
     ],
 )
 def test_what_is_no_policy_is_refused_by_name(text: str, said: str) -> None:
-    with pytest.raises(SettingsError, match=said):
+    with pytest.raises(InputError, match=said):
         read_policy(text)
 
 
@@ -164,5 +164,5 @@ def test_the_policy_s_hash_goes_into_the_decision(tmp_path: Path) -> None:
     decision = judge_file(made_up.clean(), path).to_dict()
     assert decision["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
     assert decision["name"] == "starter" and decision["exit_code"] == 0
-    with pytest.raises(SettingsError, match=r"absent\.toml"):
+    with pytest.raises(InputError, match=r"absent\.toml"):
         judge_file(made_up.clean(), tmp_path / "absent.toml")

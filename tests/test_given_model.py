@@ -26,13 +26,13 @@ from latentprint.cli import app
 from latentprint.contracts import InputError
 from latentprint.data import load
 from latentprint.denoiser import NetworkDenoiser
+from latentprint.files import parse_toml
 from latentprint.gate import Policy, judge
 from latentprint.gate.policy import DetectorRule, RateRule
 from latentprint.networks import build_unet, save_model
 from latentprint.progress import silent
 from latentprint.report.modelcard import model_card
 from latentprint.schedule import EDM, SubVP
-from latentprint.settings import parse
 from latentprint.stats import Trials
 from latentprint.store import Run, RunError
 from latentprint.streams import Streams
@@ -196,7 +196,7 @@ def test_the_same_command_continues_and_another_model_is_refused_by_its_weights(
     audited: tuple[Path, Path, dict[str, Any]], tmp_path: Path
 ) -> None:
     model, out, results = audited
-    config = resolve(parse(TINY, name="tiny"), preset="demo")
+    config = resolve(parse_toml(TINY, "tiny"), preset="demo")
     before = (out / "results.json").read_bytes()
     moved = tmp_path / "moved"
     model.rename(moved)

@@ -25,8 +25,8 @@ from latentprint.cli import app
 from latentprint.config import resolve
 from latentprint.contracts import InputError
 from latentprint.data import load
+from latentprint.files import parse_toml
 from latentprint.marks import FingerprintSettings
-from latentprint.settings import SettingsError, parse
 
 DEEP = 200_000
 
@@ -54,13 +54,13 @@ def test_depth_bombs_in_a_models_configuration_and_in_settings(tmp_path: Path) -
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / "model_index.json").write_text("[" * DEEP)
     out = tmp_path / "run"
-    assert "not JSON" in refused("audit", "digits", "--model", tmp_path / "m", "--out", out)
+    assert "levels deep" in refused("audit", "digits", "--model", tmp_path / "m", "--out", out)
     (tmp_path / "m" / "model_index.json").write_text('{"a":' * DEEP + "1" + "}" * DEEP)
-    assert "not JSON" in refused("audit", "digits", "--model", tmp_path / "m", "--out", out)
+    assert "levels deep" in refused("audit", "digits", "--model", tmp_path / "m", "--out", out)
     (tmp_path / "deep.toml").write_text("a = " + "[" * DEEP + "]" * DEEP)
-    assert "TOML" in refused("audit", "digits", "--config", tmp_path / "deep.toml", "--out", out)
-    with pytest.raises(SettingsError, match="nested"):
-        parse("a = " + "[" * 5000, name="it")
+    assert "bytes" in refused("audit", "digits", "--config", tmp_path / "deep.toml", "--out", out)
+    with pytest.raises(InputError, match="nested"):
+        parse_toml("a = " + "[" * 5000, "it")
     assert not out.exists()
 
 

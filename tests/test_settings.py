@@ -7,7 +7,7 @@ from typing import Literal
 
 import pytest
 
-from latentprint.settings import SettingsError, load, merge, parse, plain, read
+from latentprint.settings import SettingsError, merge, plain, read
 
 
 @dataclass(frozen=True)
@@ -56,13 +56,3 @@ def test_merge_goes_table_by_table() -> None:
     base = {"a": {"b": 1, "c": 2}, "d": 3}
     assert merge(base, {"a": {"b": 5}, "e": 6}) == {"a": {"b": 5, "c": 2}, "d": 3, "e": 6}
     assert base == {"a": {"b": 1, "c": 2}, "d": 3}
-
-
-def test_files_that_cannot_be_read(tmp_path) -> None:
-    with pytest.raises(SettingsError, match="cannot be read"):
-        load(tmp_path / "none.toml")
-    (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(SettingsError, match="UTF-8"):
-        load(tmp_path / "bytes.toml")
-    with pytest.raises(SettingsError, match="not valid TOML"):
-        parse("a = ", name="x.toml")

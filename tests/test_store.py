@@ -10,12 +10,14 @@ import signal
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from latentprint.files import FileError
 from latentprint.store import Run, RunError
 
 SETTINGS = {"seed": 3, "data": {"source": "digits", "images": 100}, "grid": [0.1, 0.5, 1.0], "control": True}
@@ -299,9 +301,9 @@ def test_a_folder_with_something_else_is_refused_untouched(tmp_path):
         with pytest.raises(RunError, match=r"not empty and holds no run .*'thesis.txt'"):
             Run.open(tmp_path, SETTINGS, fresh=fresh)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
-    with pytest.raises(RunError, match="is not a folder"):
+    with pytest.raises(FileError, match="is not a folder"):
         Run.open(tmp_path / "thesis.txt", SETTINGS)
-    with pytest.raises(RunError, match="could not be opened"):
+    with pytest.raises(FileError, match=r"could not be made|is not a folder"):
         Run.open(tmp_path / "thesis.txt" / "run", SETTINGS)
     with pytest.raises(RunError, match="holds no run"):
         Run.read(tmp_path)
@@ -312,20 +314,20 @@ def test_a_folder_with_something_else_is_refused_untouched(tmp_path):
     [
         ("", "holds no JSON"),
         ('{"schema": ', "holds no JSON"),
-        ("[1]", "no JSON object"),
-        ("[" * 100_000, "holds no JSON"),
+        ("[1]", "a JSON object"),
+        ("[" * 100_000, "levels deep"),
         ('{"schema": "latentprint/run/9"}', "has the schema 'latentprint/run/9'"),
         (
             '{"schema": "latentprint/run/1", "settings": {}, "stages": [], "sessions": []}',
             "'stages' is missing or",
         ),
-        ("\udcff", "holds no JSON"),
+        ("\udcff", "not UTF-8"),
     ],
 )
 def test_a_damaged_run_json_is_refused_in_one_sentence(tmp_path, content, words):
     (tmp_path / "run.json").write_bytes(content.encode("utf-8", "surrogateescape"))
     for opening in (lambda: Run.open(tmp_path, SETTINGS), lambda: Run.read(tmp_path)):
-        with pytest.raises(RunError, match=words) as caught:
+        with pytest.raises(FileError, match=words) as caught:
             opening()
         assert "\n" not in str(caught.value)
 
@@ -361,9 +363,9 @@ def test_equal_values_give_equal_bytes_and_numbers_come_back_exactly(tmp_path):
 )
 def test_what_json_cannot_hold_is_refused_and_named(tmp_path, value, words):
     with Run.open(tmp_path / "run", SETTINGS) as run:
-        with pytest.raises(RunError, match=words):
+        with pytest.raises(FileError, match=words):
             run.write_json("results.json", value)
-        with pytest.raises(RunError):
+        with pytest.raises(FileError):
             run.finish("train", value)
         assert not (tmp_path / "run" / "results.json").exists() and not run.stage("train").done
 
@@ -394,9 +396,35 @@ def test_a_second_process_is_refused_until_the_first_is_dead(tmp_path):
             Run.read(tmp_path / "run")  # looking is allowed
         finally:
             holder.send_signal(signal.SIGKILL)
-    assert (tmp_path / "run" / "lock").read_text() == f"{holder.pid}\n"  # stale, and taken over
-    with Run.open(tmp_path / "run", {"seed": 0}):
-        assert (tmp_path / "run" / "lock").read_text() == f"{os.getpid()}\n"
+    with Run.open(tmp_path / "run", {"seed": 0}) as run:  # what a dead process held is free
+        assert run.record["sessions"][-1]["process"] == os.getpid()
+
+
+def test_a_second_opening_in_one_process_is_refused_too(tmp_path):
+    with Run.open(tmp_path / "run", SETTINGS) as run:
+        for fresh in (False, True):
+            with pytest.raises(RunError, match=rf"another process \({os.getpid()}\)"):
+                Run.open(tmp_path / "run", SETTINGS, fresh=fresh)
+        run.append("q", columns([0]))
+    with Run.open(tmp_path / "run", SETTINGS) as run:
+        require_rows(run.rows("q"), [0])
+
+
+def test_what_went_wrong_while_opening_is_what_is_said(tmp_path, monkeypatch):
+    """The lock was given back twice, and the second time became the error."""
+    Run.open(tmp_path / "run", SETTINGS).close()
+    real = Path.rename
+
+    def rename(path, target):
+        real(path, target)
+        monkeypatch.setattr(Path, "mkdir", refuse)
+
+    def refuse(*_, **__):
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(Path, "rename", rename)
+    with pytest.raises(FileError, match="the disk is full"):
+        Run.open(tmp_path / "run", SETTINGS, fresh=True)
 
 
 def test_a_run_that_was_read_or_closed_is_not_written(tmp_path):
@@ -483,7 +511,7 @@ def test_a_full_disk_is_a_sentence_and_the_run_can_be_continued(tmp_path, monkey
                 lambda: run.finish("train", {"steps": 2}),
                 lambda: run.write_json("results.json", {}),
             ):
-                with pytest.raises(RunError, match=r"the disk is full.*make room and repeat") as caught:
+                with pytest.raises(FileError, match=r"the disk is full.*make room and repeat") as caught:
                     write()
                 assert "\n" not in str(caught.value)
         assert (tree(tmp_path / "run"), (tmp_path / "run" / "run.json").read_bytes()) == before
@@ -501,7 +529,7 @@ def test_a_disk_that_fills_while_writing_leaves_no_part(tmp_path, monkeypatch):
         handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         try:
             limit.setrlimit(limit.RLIMIT_FSIZE, (4096, before[1]))
-            with pytest.raises(RunError, match="could not be written"):
+            with pytest.raises(FileError, match="could not be written"):
                 run.append_array("f", range(999), np.zeros((999, 50)))
         finally:
             limit.setrlimit(limit.RLIMIT_FSIZE, before)

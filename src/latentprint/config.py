@@ -14,13 +14,14 @@ from typing import Any, Literal, cast
 from latentprint.attacks.membership import MembershipConfig
 from latentprint.detector import DetectorConfig
 from latentprint.detector.embedding import EmbeddingConfig
+from latentprint.files import parse_toml
 from latentprint.marks import FingerprintSettings
 from latentprint.networks import UNetConfig
 from latentprint.networks.speed import Evaluation
 from latentprint.sampler import PAPER, Sampler, Spacing, sampler_from
 from latentprint.schedule import VE, VP, Schedule, SubVP
 from latentprint.search.settings import BaselineSettings, ProfileSettings, SearchSettings
-from latentprint.settings import SettingsError, merge, parse, read
+from latentprint.settings import SettingsError, merge, read
 from latentprint.training import REPORT, TrainConfig
 
 
@@ -285,7 +286,7 @@ def read_preset(name: str) -> dict[str, Any]:
     if name not in presets():
         raise SettingsError(f"{name!r} is not a preset; there are {', '.join(presets())}.")
     text = (resources.files("latentprint") / "presets" / f"{name}.toml").read_text(encoding="utf-8")
-    return parse(text, name=f"preset {name}")
+    return parse_toml(text, f"preset {name}")
 
 
 def resolve(*over: Mapping[str, Any], preset: str) -> AuditConfig:

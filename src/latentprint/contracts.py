@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -24,6 +25,17 @@ class InputError(ValueError):
 
     The base of every error that the command line answers with its message alone.
     """
+
+
+def quoted(value: object, most: int = 120) -> str:
+    """A name or value for a sentence: in quotes, on one line, cut in its middle where it is long."""
+    if isinstance(value, int) and abs(value) >= 10**most:
+        return "a number of very many digits"  # Python itself refuses to write thousands of them
+    name = isinstance(value, str | PurePath)
+    text = str(value) if name else " ".join(repr(value).split())
+    if len(text) > most:
+        text = f"{text[: most // 2 - 2]}...{text[-(most // 2 - 2) :]}"
+    return repr(text) if name else text
 
 
 In = TypeVar("In")

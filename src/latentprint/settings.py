@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import tomllib
 import types
 from collections.abc import Mapping
 from pathlib import Path
@@ -94,30 +93,3 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
         both_tables = isinstance(value, Mapping) and isinstance(below, Mapping)
         out[key] = merge(cast(Any, below), cast(Any, value)) if both_tables else value
     return out
-
-
-def parse(text: str, *, name: str) -> dict[str, Any]:
-    """Parsed TOML.
-
-    Raises:
-        SettingsError: the text is not TOML; ``name`` says which file.
-    """
-    try:
-        return tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise SettingsError(f"{name} is not valid TOML: {reason}.") from error
-
-
-def load(file: Path) -> dict[str, Any]:
-    """Parsed TOML of a file.
-
-    Raises:
-        SettingsError: the file is missing, unreadable or not TOML.
-    """
-    try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise SettingsError(f"the settings file {file} cannot be read: {reason}.") from error
-    return parse(text, name=str(file))

@@ -33,8 +33,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from latentprint.contracts import InputError
+from latentprint.files import read_json, write
 from latentprint.networks import UNetConfig, build_unet
-from latentprint.networks.files import pack, read_json, unpack, write
+from latentprint.networks.files import pack, unpack
 from latentprint.progress import Bars
 from latentprint.schedule import Schedule, schedule_from
 from latentprint.settings import plain, read

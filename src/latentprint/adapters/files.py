@@ -15,7 +15,6 @@ Source: the safetensors format (safetensors README, "Format").
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -30,6 +29,9 @@ import torch
 from torch import Tensor
 
 from latentprint.adapters.fields import short
+from latentprint.contracts import quoted
+from latentprint.files import FileError, parse_json
+from latentprint.files import read_json as read_bounded
 from latentprint.networks import ModelError
 
 MAX_JSON = 2**22
@@ -110,34 +112,10 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         ModelError: the file is missing, too large, or holds something else.
     """
-    if not path.is_file():
-        raise ModelError(f"there is no file {path.name!r} in {str(path.parent)!r}")
     try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_JSON + 1)
-    except OSError as error:
-        raise ModelError(f"{path.name!r} cannot be read: {error.strerror}") from error
-    if len(raw) > MAX_JSON:
-        raise ModelError(f"{path.name!r} has more than the {MAX_JSON} bytes that are read of a configuration")
-    return _object(raw, path.name)
-
-
-def _object(raw: bytes, name: str) -> dict[str, Any]:
-    """JSON bytes -> the object they hold; a key that comes twice is refused, since readers differ on it."""
-    try:
-        found = json.loads(raw.decode("utf-8"), object_pairs_hook=_once)
-    except (ValueError, RecursionError) as error:
-        raise ModelError(f"{name!r} is not JSON that can be read: {short(str(error))}") from error
-    if not isinstance(found, dict):
-        raise ModelError(f"{name!r} must hold a JSON object, got {type(found).__name__}")
-    return cast(dict[str, Any], found)
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    out = dict(pairs)
-    if len(out) != len(pairs):
-        raise ValueError("a key comes twice")
-    return out
+        return read_bounded(path, most=MAX_JSON, infinite=True)
+    except FileError as error:
+        raise ModelError(str(error)) from error
 
 
 def read_header(path: Path) -> dict[str, Stated]:
@@ -161,7 +139,10 @@ def read_header(path: Path) -> dict[str, Stated]:
             raw = file.read(length)
     except OSError as error:
         raise ModelError(f"{path.name!r} cannot be read: {error.strerror}") from error
-    header = _object(raw, path.name)
+    try:
+        header = parse_json(raw.decode(), f"the header of {quoted(path.name)}")
+    except ValueError as error:  # FileError is one, and so is what is not UTF-8
+        raise ModelError(f"{quoted(path.name)} is not a safetensors file: {error}") from error
     header.pop("__metadata__", None)
     if len(header) > MAX_TENSORS:
         raise ModelError(f"{path.name!r} states {len(header)} tensors; at most {MAX_TENSORS} are read")

@@ -17,8 +17,9 @@ import typer
 
 from latentprint.cli.shared import Device, Json
 from latentprint.contracts import InputError
+from latentprint.files import read_toml
 from latentprint.search.settings import parse_targets
-from latentprint.settings import load, merge
+from latentprint.settings import merge
 
 if TYPE_CHECKING:
     from latentprint.adapters import Opened
@@ -197,7 +198,7 @@ class AuditOptions:
         }
         top = (("seed", self.seed), ("control", self.control))
         given |= {key: value for key, value in top if value is not None}
-        return merge(load(self.config) if self.config is not None else {}, given)
+        return merge(read_toml(self.config) if self.config is not None else {}, given)
 
     @property
     def private(self) -> int | str | None:

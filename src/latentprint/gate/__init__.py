@@ -20,7 +20,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Literal
 
-from latentprint import settings
+from latentprint.files import MAX_TOML, read, read_text
 from latentprint.gate.policy import (
     ControlRule,
     DetectorRule,
@@ -98,13 +98,8 @@ def judge_file(results: Mapping[str, Any], policy: Path) -> Decision:
     Raises:
         ValueError: the policy cannot be read (SettingsError), or the results lack their counts.
     """
-    try:
-        text = policy.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise settings.SettingsError(f"the policy {policy.name} cannot be read: {reason}.") from error
-    decision = judge(results, read_policy(text, name=policy.name))
-    return Decision(decision.outcomes, decision.policy_name, sha256(text.encode()).hexdigest())
+    decision = judge(results, read_policy(read_text(policy, MAX_TOML), name=policy.name))
+    return Decision(decision.outcomes, decision.policy_name, sha256(read(policy, MAX_TOML)).hexdigest())
 
 
 def judge(results: Mapping[str, Any], policy: Policy) -> Decision:

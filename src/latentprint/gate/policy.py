@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from importlib import resources
 
 from latentprint import settings
+from latentprint.files import parse_toml
 
 ESTIMATORS = ("monte_carlo", "bridge", "splitting")
 STATES = ("reproduces", "not found", "inconclusive")
@@ -137,7 +138,7 @@ def read_policy(text: str, *, name: str = "the policy") -> Policy:
     Raises:
         SettingsError: no TOML, an unknown key, a wrong type or a number outside its range.
     """
-    return settings.read(Policy, settings.parse(text, name=name))
+    return settings.read(Policy, parse_toml(text, name))
 
 
 def starter() -> str:

@@ -20,7 +20,8 @@ from torch import nn
 
 from latentprint.contracts import InputError
 from latentprint.denoiser import NetworkDenoiser
-from latentprint.networks.files import FileError, pack, read_json, unpack, write
+from latentprint.files import FileError, read_json, write
+from latentprint.networks.files import pack, unpack
 from latentprint.schedule import schedule_from
 
 CONFIG, WEIGHTS, ABOUT = "config.json", "diffusion_pytorch_model.safetensors", "latentprint.json"
@@ -37,7 +38,7 @@ def save_model(folder: Path, denoiser: NetworkDenoiser) -> None:
 
     Raises:
         ModelError: the network is of another class.
-        OSError: the disk is full or the folder cannot be written.
+        FileError: the disk is full or the folder cannot be written.
     """
     network = denoiser.network
     if not isinstance(network, UNet2DModel):

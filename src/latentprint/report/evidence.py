@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import io
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from latentprint import words
+from latentprint.files import write
 from latentprint.report.page import page
 
 Pixels = NDArray[np.float32]
@@ -207,10 +207,6 @@ def render_evidence(evidence: Evidence) -> str:
 
 def write_evidence(folder: Path | str, evidence: Evidence) -> Path:
     """Write ``evidence/index.html`` in a run folder (aside, then renamed), readable by its owner only."""
-    place = Path(folder) / "evidence"
-    place.mkdir(parents=True, exist_ok=True)
-    target, aside = place / "index.html", place / ".index.html.part"
-    aside.write_text(render_evidence(evidence), encoding="utf-8")
-    aside.chmod(0o600)
-    os.replace(aside, target)
+    target = Path(folder) / "evidence" / "index.html"
+    write(target, render_evidence(evidence).encode())
     return target

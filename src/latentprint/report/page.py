@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from latentprint.files import write
 from latentprint.report.first import first_screen
 from latentprint.report.palette import variables
 from latentprint.report.reading import check, read_json
@@ -76,7 +76,5 @@ def write_report(folder: Path | str) -> Path:
     """
     folder = Path(folder)
     text = render(read_json(folder / "results.json"), read_json(folder / "run.json"))
-    target, aside = folder / "report.html", folder / ".report.html.part"
-    aside.write_text(text, encoding="utf-8")
-    os.replace(aside, target)
-    return target
+    write(folder / "report.html", text.encode(), public=True)
+    return folder / "report.html"

@@ -7,13 +7,13 @@ or as None. Escaping is the template's business; this module keeps private thing
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from latentprint import files
 from latentprint.contracts import InputError
 from latentprint.stats import Trials
 
@@ -34,17 +34,11 @@ def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in a file of a run.
 
     Raises:
-        InputError: the file is missing, is no JSON, or holds no object.
+        InputError: the file is missing, or holds no JSON object (`files.read_json`).
     """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path.name} is missing in the run folder; has the audit finished?") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"{path.name} cannot be read as JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise InputError(f"{path.name} must hold one object, got {type(value).__name__}")
-    return cast(dict[str, Any], value)
+    if not path.exists():
+        raise InputError(f"{path.name} is missing in the run folder; has the audit finished?")
+    return files.read_json(path)
 
 
 def at(source: Any, path: str) -> Any:

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from latentprint.config import AuditConfig, resolve
+from latentprint.files import write
 from latentprint.progress import duration
 from latentprint.reproduce.plan import FOLDER, SIZES, Experiment, Published, Row, Size, experiment, names
 from latentprint.reproduce.record import Record
 from latentprint.reproduce.summary import Entry
 from latentprint.settings import plain, read
 from latentprint.stats import Trials, binomial_test_less
-from latentprint.store.files import write_aside
 
 PAGE = "paper.md"
 _NONE = "–"
@@ -47,7 +47,7 @@ def write_page(docs: Path, experiments: Path = FOLDER) -> Path:
     record = Record.read(docs / "paper")
     every = sorted((experiment(name, experiments) for name in names(experiments)), key=lambda one: one.order)
     parts = [HEAD, *(_section(one, every, record) for one in every)]
-    write_aside(docs / PAGE, "\n".join(parts).encode())
+    write(docs / PAGE, "\n".join(parts).encode(), public=True)
     return docs / PAGE
 
 

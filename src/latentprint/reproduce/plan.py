@@ -20,7 +20,8 @@ from typing import Any, Literal, cast
 
 from latentprint.config import AuditConfig, resolve
 from latentprint.contracts import InputError
-from latentprint.settings import SettingsError, load, merge, read
+from latentprint.files import read_toml
+from latentprint.settings import SettingsError, merge, read
 
 FOLDER = Path("benchmarks/paper")
 Size = Literal["cpu", "full"]
@@ -140,7 +141,7 @@ def experiment(name: str, folder: Path = FOLDER) -> Experiment:
     known = names(folder)
     if name not in known:
         raise ExperimentError(f"{name!r} is not an experiment; there are {', '.join(known)}, and page")
-    values = load(folder / f"{name}.toml")
+    values = read_toml(folder / f"{name}.toml")
     scales: dict[Size, Scale] = {size: _scale(values.pop(size), size) for size in SIZES if size in values}
     published = tuple(
         read(Published, one, path=f"published[{i}].") for i, one in enumerate(values.pop("published", []))

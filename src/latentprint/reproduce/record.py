@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from latentprint.contracts import InputError
+from latentprint.files import write
 from latentprint.reproduce.plan import Size
 from latentprint.reproduce.summary import Entry
-from latentprint.store.files import write_aside
 
 SCHEMA = "latentprint/paper/1"
 RESULTS = "results.json"
@@ -61,7 +61,7 @@ class Record:
         """Write a figure's files into ``folder/SIZE`` and remember their names, also that there are none."""
         (self.folder / size).mkdir(parents=True, exist_ok=True)
         for file, content in files.items():
-            write_aside(self.folder / size / file, content)
+            write(self.folder / size / file, content, public=True)
         self.figures.setdefault(name, {})[size] = sorted(files)
         self.write()
 
@@ -70,4 +70,4 @@ class Record:
         self.folder.mkdir(parents=True, exist_ok=True)
         values = {"schema": SCHEMA, "experiments": self.experiments, "figures": self.figures}
         text = json.dumps(values, indent=1, sort_keys=True, allow_nan=False) + "\n"
-        write_aside(self.folder / RESULTS, text.encode())
+        write(self.folder / RESULTS, text.encode(), public=True)

@@ -1,6 +1,6 @@
 """A run on disk: one directory that survives interruption at any moment. Never imports torch."""
 
-from latentprint.store.files import RunError
+from latentprint.store.lock import RunError
 from latentprint.store.record import SCHEMA
 from latentprint.store.run import Run, StageState
 

@@ -20,11 +20,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from latentprint.store.files import RunError, disk, write_aside
+from latentprint.contracts import quoted
+from latentprint.files import read, write
+from latentprint.store.lock import RunError
 
 Columns = dict[str, NDArray[Any]]
 Encode = Callable[[Columns], bytes]
 Decode = Callable[[bytes], Columns]
+
+MAX_PART = 2**32
+"""The most bytes of a part that is read (4 GiB)."""
 
 _PURPOSE = re.compile(r"[a-z0-9_][a-z0-9._-]{0,99}")
 
@@ -122,7 +127,7 @@ class Parts:
             self._require_alike(new, held)
             if len(twice := held.holds(new.ids)):
                 raise RunError(f"{self._what()} already holds id {twice[0]} in another part")
-        write_aside(self.folder / name, self.encode(part))
+        write(self.folder / name, self.encode(part))
         known[name] = new
 
     def rows(self) -> Columns:
@@ -162,17 +167,16 @@ class Parts:
         return _Part(columns["id"], kinds, columns if self.keep else None)
 
     def _read(self, path: Path) -> Columns:
-        with disk(path, "read"):
-            content = path.read_bytes()
+        content = read(path, MAX_PART)
         try:
             part = _checked(self.decode(content), repr(str(path)))
         except RunError:
             raise
         except Exception as error:  # the readers of foreign libraries raise errors of their own on damage
-            raise RunError(f"{str(path)!r} is damaged; remove it and repeat the command") from error
+            raise RunError(f"{quoted(path)} is damaged; remove it and repeat the command") from error
         if not len(part["id"]) or path.name != self._name(part["id"]):
             raise RunError(
-                f"{str(path)!r} holds other ids than its name says; remove it and repeat the command"
+                f"{quoted(path)} holds other ids than its name says; remove it and repeat the command"
             )
         return part
 

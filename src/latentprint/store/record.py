@@ -5,6 +5,7 @@ A run is continued with the very settings it was begun with: its numbers follow 
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 from contextlib import suppress
@@ -14,7 +15,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from latentprint.store.files import RunError, from_json, to_json
+from latentprint.contracts import quoted
+from latentprint.files import read_json, to_json
+from latentprint.store.lock import RunError
 
 SCHEMA = "latentprint/run/1"
 
@@ -43,14 +46,14 @@ def recorded(folder: Path) -> dict[str, Any]:
         RunError: it is missing or damaged, or of another schema.
     """
     path = folder / "run.json"
-    record = from_json(path)
+    record = read_json(path)
     if record.get("schema") != SCHEMA:
         raise RunError(
-            f"{str(path)!r} has the schema {record.get('schema')!r}; this version reads {SCHEMA!r}"
+            f"{quoted(path)} has the schema {record.get('schema')!r}; this version reads {SCHEMA!r}"
         )
     wrong = [key for key, kind in _KINDS.items() if not isinstance(record.get(key), kind)]
     if wrong:
-        raise RunError(f"{str(path)!r} is damaged: {wrong[0]!r} is missing or of another type")
+        raise RunError(f"{quoted(path)} is damaged: {wrong[0]!r} is missing or of another type")
     return record
 
 
@@ -80,7 +83,7 @@ def continued(folder: Path, wanted: dict[str, Any]) -> dict[str, Any]:
     difference = _difference(record["settings"], wanted, "")
     if difference is not None:
         raise RunError(
-            f"{str(folder)!r} holds a run with other settings: {difference}; name another "
+            f"{quoted(folder)} holds a run with other settings: {difference}; name another "
             "folder, or begin anew with --fresh"
         )
     return record
@@ -114,8 +117,8 @@ def _short(value: Any) -> str:
 
 
 def session() -> dict[str, Any]:
-    """One sitting at a run: when it began, and with which software."""
-    return {"began": now(), "versions": _versions(), "git": _git()}
+    """One sitting at a run: when it began, in which process, and with which software."""
+    return {"began": now(), "process": os.getpid(), "versions": _versions(), "git": _git()}
 
 
 def now() -> str:

@@ -23,7 +23,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from latentprint.store.files import Lock, RunError, disk, plain, sweep, to_json, write_aside
+from latentprint.contracts import quoted
+from latentprint.files import disk, make_folder, plain, sweep, to_json, write
+from latentprint.store.lock import Lock, RunError
 from latentprint.store.parts import (
     Parts,
     parquet_bytes,
@@ -77,17 +79,14 @@ class Run:
         """
         folder = Path(path)
         wanted = plain(settings, "settings")
-        with disk(folder, "opened"):
-            if folder.exists() and not folder.is_dir():
-                raise RunError(f"{str(folder)!r} is not a folder, so no run can be written there")
-            folder.mkdir(parents=True, exist_ok=True)
-            _require_ours(folder)
+        make_folder(folder)
+        _require_ours(folder)
         lock = Lock(folder / "lock")
         try:
             if fresh and (folder / "run.json").exists():
                 _move_away(folder)
                 lock.release()
-                folder.mkdir(parents=True, exist_ok=True)
+                make_folder(folder)
                 lock = Lock(folder / "lock")
             record = continued(folder, wanted) if (folder / "run.json").exists() else begun(wanted)
             for part in (folder, folder / "probes", *_folders(folder / "arrays")):
@@ -109,7 +108,7 @@ class Run:
         """
         folder = Path(path)
         if not (folder / "run.json").is_file():
-            raise RunError(f"{str(folder)!r} holds no run: there is no run.json in it")
+            raise RunError(f"{quoted(folder)} holds no run: there is no run.json in it")
         return cls(folder, recorded(folder), None)
 
     def __enter__(self) -> Self:
@@ -251,7 +250,7 @@ class Run:
         path = self.path / name
         if ".." in Path(name).parts or Path(name).is_absolute() or name in ("run.json", "lock", ""):
             raise RunError(f"a file of a run must lie inside its folder, got {name!r}")
-        write_aside(path, content)
+        write(path, content)
         return path
 
     def write_json(self, name: str, value: Mapping[str, Any]) -> Path:
@@ -274,14 +273,14 @@ class Run:
 
     def _commit(self) -> None:
         self._require_writer()
-        write_aside(self.path / "run.json", to_json(self._record, "run.json"))
+        write(self.path / "run.json", to_json(self._record, "run.json"))
 
     def _require_writer(self) -> None:
         if self._lock is None:
-            raise RunError(f"the run {str(self.path)!r} was opened to be read, or is closed")
+            raise RunError(f"the run {quoted(self.path)} was opened to be read, or is closed")
         if os.getpid() != self._pid:
             raise RunError(
-                f"the run {str(self.path)!r} is written by the process that opened it, not by its children"
+                f"the run {quoted(self.path)} is written by the process that opened it, not by its children"
             )
 
 
@@ -300,7 +299,7 @@ def _require_ours(folder: Path) -> None:
     foreign = sorted(entry.name for entry in folder.iterdir() if entry.name not in ("lock", ".run.json.tmp"))
     if foreign:
         raise RunError(
-            f"{str(folder)!r} is not empty and holds no run (there is {foreign[0]!r}, but no run.json); "
+            f"{quoted(folder)} is not empty and holds no run (there is {foreign[0]!r}, but no run.json); "
             "name an empty or new folder"
         )
 

@@ -7,8 +7,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from latentprint.files import to_json
 from latentprint.report.reading import at, read_json
-from latentprint.store.files import to_json
 from latentprint.verify.check import Check
 
 SETTINGS = {

@@ -1,0 +1,310 @@
+"""Files as they come in and go out: one reader with bounds, one writer whose files are whole or not there.
+
+Reading: a plain file only, of at most so many bytes; JSON and TOML of at most `MAX_DEPTH` levels, without
+numbers that no computation survives. What a reader returns can be walked, printed and converted safely.
+
+Writing: aside -> fsync -> rename -> fsync of the folder
+
+A rename within a folder replaces the old file at once (POSIX), so a reader or a killed writer sees the old
+content or the new, never a part. What a kill leaves behind is a file of the form ``.NAME.tmp``. Files and
+folders are their owner's alone from the moment they exist, unless the writer says that all may read them.
+
+Source: POSIX.1-2017, rename(), fsync().
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+import stat
+import sys
+import tomllib
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from latentprint.contracts import InputError, quoted
+
+MAX_JSON = 2**26
+"""The most bytes of a JSON file (64 MiB)."""
+
+MAX_TOML = 2**16
+"""The most bytes of a TOML file (64 KiB): tomllib takes quadratic time on long dotted keys."""
+
+MAX_DEPTH = 64
+MAX_INTEGER = 10**40
+
+_SENTENCES = {
+    errno.ENOSPC: "the disk is full; what was finished is kept: make room and repeat the command",
+    errno.EDQUOT: "the disk is full, as far as your quota goes; what was finished is kept: make room and"
+    " repeat the command",
+    errno.EFBIG: "files may not grow that large here (see `ulimit -f`); what was finished is kept: raise the"
+    " limit and repeat the command",
+    errno.EACCES: "you have no permission; change it (chmod, chown) or name another place",
+    errno.EPERM: "you have no permission; change it (chmod, chown) or name another place",
+    errno.EROFS: "the file system is read-only; name a place that can be written",
+    errno.ENOENT: "it does not exist",
+    errno.EPIPE: "whoever was to read it has gone",
+    errno.ENAMETOOLONG: "the name is too long",
+}
+
+
+class FileError(InputError):
+    """A file that cannot be read or written, for the reason given in one sentence."""
+
+
+def reason(error: OSError) -> str:
+    """Why the operating system refused, and what to do about it where that is known."""
+    return _SENTENCES.get(error.errno or 0) or error.strerror or str(error)
+
+
+@contextmanager
+def disk(path: Path, doing: str) -> Generator[None]:
+    """Turns the operating system's refusals into a sentence about ``path``, which could not be ``doing``.
+
+    Raises:
+        FileError: the disk is full, or the operating system refused for another reason.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise FileError(f"{quoted(path)} could not be {doing}: {reason(error)}") from error
+    except ValueError as error:
+        if isinstance(error, InputError) or "null" not in str(error):
+            raise
+        raise FileError(f"{quoted(path)} could not be {doing}: no name holds a zero byte") from error
+
+
+def read(path: Path, most: int) -> bytes:
+    """The bytes of a plain file (or of a link to one): at most ``most``.
+
+    Raises:
+        FileError: it is missing, larger, or a folder, device or pipe, which are not waited for.
+    """
+    with disk(path, "read"):
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        with open(handle, "rb") as file:
+            about = os.fstat(handle)
+            if not stat.S_ISREG(about.st_mode):
+                raise FileError(f"{quoted(path)} is no plain file, so it is not read")
+            content = file.read(min(most, max(about.st_size, 2**20)) + 1)
+    if len(content) > most or about.st_size > most:
+        raise FileError(f"{quoted(path)} has more than the {most:,} bytes that are read of such a file")
+    return content
+
+
+def read_text(path: Path, most: int) -> str:
+    """The text of a file in UTF-8.
+
+    Raises:
+        FileError: the file cannot be read (`read`), or is other than UTF-8.
+    """
+    try:
+        return read(path, most).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise FileError(f"{quoted(path)} is not UTF-8 text") from error
+
+
+def read_json(path: Path, *, most: int = MAX_JSON, infinite: bool = False) -> dict[str, Any]:
+    """The JSON object in a file; ``infinite`` lets NaN and Infinity in, as some programs write them.
+
+    Raises:
+        FileError: the file cannot be read (`read`), or holds something else (`parse_json`).
+    """
+    return parse_json(read_text(path, most), quoted(path), infinite=infinite)
+
+
+def parse_json(text: str, what: str, *, infinite: bool = False) -> dict[str, Any]:
+    """The JSON object in ``text``; ``what`` names it in the refusal.
+
+    Raises:
+        FileError: it is no JSON object, names a key twice, is nested too deeply, or holds a number
+            that is no finite one or has more than 40 digits, or text that is not Unicode.
+    """
+    try:
+        value: object = json.loads(text, object_pairs_hook=_once)
+    except RecursionError as error:
+        raise FileError(f"{what} is nested more than {MAX_DEPTH} levels deep") from error
+    except ValueError as error:
+        raise FileError(f"{what} holds no JSON that can be read: {str(error)[:150]}") from error
+    if not isinstance(value, dict):
+        raise FileError(f"{what} must hold a JSON object, got {type(value).__name__}")
+    found = cast("dict[str, Any]", value)
+    _require_plain(found, what, infinite)
+    return found
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    out = dict(pairs)
+    if len(out) != len(pairs):
+        raise ValueError("a key comes twice, and readers differ on which counts")
+    return out
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The table in a TOML file.
+
+    Raises:
+        FileError: the file cannot be read (`read`), or holds something else (`parse_toml`).
+    """
+    return parse_toml(read_text(path, MAX_TOML), quoted(path))
+
+
+def parse_toml(text: str, what: str) -> dict[str, Any]:
+    """The table in ``text``; ``what`` names it in the refusal.
+
+    Raises:
+        FileError: it is no TOML, is nested too deeply, or holds a number that is no finite one or
+            has more than 40 digits.
+    """
+    try:
+        found = tomllib.loads(text)
+    except RecursionError as error:
+        raise FileError(f"{what} is nested more than {MAX_DEPTH} levels deep") from error
+    except ValueError as error:
+        raise FileError(f"{what} is not valid TOML: {str(error)[:150]}") from error
+    _require_plain(found, what, infinite=False)
+    return found
+
+
+def _require_plain(value: object, what: str, infinite: bool) -> None:
+    """Level by level, so that no depth can exhaust the stack."""
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        below: list[object] = []
+        for one in level:
+            if isinstance(one, dict):
+                entries = cast("dict[str, object]", one)
+                below.extend(entries)
+                below.extend(entries.values())
+            elif isinstance(one, list):
+                below.extend(cast("list[object]", one))
+            elif isinstance(one, str):
+                if not one.isascii() and not _unicode(one):
+                    raise FileError(f"{what} holds text that is not Unicode: {quoted(one)}")
+            elif isinstance(one, float):
+                if not infinite and not math.isfinite(one):
+                    raise FileError(f"{what} holds the number {one}; only finite ones can be used")
+            elif isinstance(one, int) and abs(one) >= MAX_INTEGER:
+                raise FileError(f"{what} holds a whole number of more than 40 digits")
+        if not below:
+            return
+        level = below
+    raise FileError(f"{what} is nested more than {MAX_DEPTH} levels deep")
+
+
+def _unicode(text: str) -> bool:
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
+def make_folder(path: Path) -> None:
+    """Makes a folder and those above it that are missing, each its owner's alone.
+
+    Raises:
+        FileError: the operating system refused, or something else has that name.
+    """
+    with disk(path, "made"):
+        missing: list[Path] = []
+        while not path.is_dir():
+            missing.append(path)
+            if path.parent == path:
+                break
+            path = path.parent
+        for folder in reversed(missing):
+            with suppress(FileExistsError):
+                folder.mkdir(mode=0o700)
+            if not folder.is_dir():
+                raise FileError(f"{quoted(folder)} is not a folder, so nothing can be written there")
+
+
+def write(path: Path, content: bytes, *, public: bool = False) -> None:
+    """Writes ``path`` whole or not at all; its owner's alone (0600), or for all to read if ``public``.
+
+    Raises:
+        FileError: the disk is full or the operating system refused; ``path`` is as it was before.
+    """
+    aside = path.with_name(f".{path.name}.tmp")
+    make_folder(path.parent)
+    with disk(path, "written"):
+        try:
+            aside.unlink(missing_ok=True)  # what a kill left may have another mode, or be a link
+            handle = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
+            with open(handle, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(handle)
+            if public:
+                aside.chmod(0o644)
+            aside.replace(path)
+            _sync_folder(path.parent)
+        except BaseException:
+            with suppress(OSError):
+                aside.unlink(missing_ok=True)
+            raise
+
+
+def _sync_folder(folder: Path) -> None:
+    if sys.platform == "win32":  # folders cannot be opened there; renames are in the journal
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sweep(folder: Path) -> None:
+    """Removes what killed writers left in ``folder``.
+
+    Raises:
+        FileError: the operating system refused.
+    """
+    for aside in folder.glob(".*.tmp"):
+        with disk(aside, "removed"):
+            aside.unlink(missing_ok=True)
+
+
+def plain(value: object, where: str) -> Any:
+    """A value in JSON's own types, mappings in their order; NumPy's numbers become Python's.
+
+    Raises:
+        FileError: a number that is not finite, a key that is no string, or a type that JSON lacks; ``where``
+            names it.
+    """
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or isinstance(value, bool | int):
+        return value
+    if isinstance(value, str):
+        if not value.isascii() and not _unicode(value):
+            raise FileError(f"{where} is text that is not Unicode: {quoted(value)}")
+        return str(value)
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise FileError(
+                f"{where} is {value}, which no JSON file can hold; an unknown number must be null"
+            )
+        return value
+    if isinstance(value, Mapping):
+        entries = cast("Mapping[object, object]", value)
+        if odd := [key for key in entries if not isinstance(key, str)]:
+            raise FileError(f"{where} has the key {odd[0]!r}, but the keys of a JSON object are strings")
+        return {str(key): plain(entry, f"{where}.{key}") for key, entry in entries.items()}
+    if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray | memoryview):
+        items = cast("Sequence[object]", value)
+        return [plain(item, f"{where}[{i}]") for i, item in enumerate(items)]
+    raise FileError(f"{where} is of the type {type(value).__name__}, which no JSON file can hold")
+
+
+def to_json(value: object, where: str) -> bytes:
+    """Text that is the same for the same values: keys in their order, floats by their shortest exact form.
+
+    Raises:
+        FileError: as `plain`.
+    """
+    return (json.dumps(plain(value, where), indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
