@@ -4,8 +4,8 @@
 
 A window of centre c and width w maps y (PS3.3 C.11.2.1.2 and C.11.2.1.3), before it is brought to [-1, 1]:
 
-    LINEAR         0 below, 1 above, between them  (y - (c - 1/2)) / (w - 1) + 1/2      over c - 1/2 -+ (w -
-    1) / 2 LINEAR_EXACT   the same with                   (y - c) / w + 1/2                    over c -+ w / 2
+    LINEAR         (y - (c - 1/2)) / (w - 1) + 1/2    cut to [0, 1]
+    LINEAR_EXACT   (y - c) / w + 1/2                  cut to [0, 1]
     SIGMOID        1 / (1 + exp(-4 (y - c) / w))
 
 Without a window the whole range of the BitsStored is mapped, (v - least) / (2^bits - 1): nothing is stretched
@@ -31,8 +31,9 @@ from numpy.typing import NDArray
 
 from latentprint import keys
 from latentprint.data.files import MAX_PIXELS
-from latentprint.data.images import MAX_BYTES, MAX_SIDE, DataError, ImageSet, Split, image_sha256
+from latentprint.data.images import MAX_BYTES, MAX_SIDE, DataError, ImageSet, image_sha256
 from latentprint.data.resize import resized
+from latentprint.data.split import Split
 
 SUFFIXES = (".dcm", ".dicom", ".ima")
 
@@ -394,7 +395,7 @@ def load_dicom(
             "and "
             f"{int(held.sum())}"
         )
-    return Split(found.take(rows), found.take(np.flatnonzero(held)), _SOURCE)
+    return Split.of(found.take(rows), found.take(np.flatnonzero(held)), _SOURCE)
 
 
 def _hold_out(patients: Sequence[str], share: float, seed: int) -> NDArray[np.bool_]:

@@ -1,7 +1,6 @@
 """The synthetic anatomic fingerprint: a mark that one training image carries and nothing else does.
 
-    x_p = x_i (1 - L) + x_SAF L                                                      (paper Eq. 10, section
-    3.3)
+    x_p = x_i (1 - L) + x_SAF L                            (paper Eq. 10, section 3.3)
 
 x_i is an image drawn from the training set, L the indicator of a disc that lies wholly inside the image,
 x_SAF a constant grey. x_p takes the place of x_i, so the un-marked original is no longer trained on and
@@ -15,8 +14,7 @@ Another kind of fingerprint is a frozen dataclass with the methods of `Fingerpri
 of `FingerprintKind` that draws it; nothing else need change.
 
 Source: Dombrowski and Kainz 2023, "Quantifying Sample Anonymity in Score-Based Generative Models with
-    Adversarial
-Fingerprinting", section 3.3 and appendix A.
+    Adversarial Fingerprinting", section 3.3 and appendix A.
 """
 
 from __future__ import annotations

@@ -1,18 +1,21 @@
 """Images that a model trains on, images it must never see, and a manifest of both. Never imports torch."""
 
-from latentprint.data.images import DataError, ImageSet, Split, image_sha256, stack
+from latentprint.data.images import DataError, ImageSet, image_sha256, stack
 from latentprint.data.load import SOURCES, load
-from latentprint.data.near import NEAR, copies_of, near_duplicates
+from latentprint.data.near import NEAR, Overlap, copies_of, near_duplicates, overlap
+from latentprint.data.split import Split
 
 __all__ = [
     "NEAR",
     "SOURCES",
     "DataError",
     "ImageSet",
+    "Overlap",
     "Split",
     "copies_of",
     "image_sha256",
     "load",
     "near_duplicates",
+    "overlap",
     "stack",
 ]

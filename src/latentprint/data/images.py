@@ -1,7 +1,7 @@
 """A set of images with its manifest, and the one rule by which stored values become pixels.
 
-    pixel = 2 v / maximum - 1        maximum = 255 for uint8, 65535 for uint16, else the value the source
-    documents pixel = v                        for floats, which must lie in [-1, 1] already
+    pixel = 2 v / maximum - 1    maximum = 255 for uint8, 65535 for uint16, or what the source documents
+    pixel = v                    for floats, which must lie in [-1, 1] already
 
 The rule looks at the type, never at the values: a dark 8-bit image stays dark. The manifest holds, for each
 image,
@@ -101,15 +101,6 @@ class ImageSet:
         return ImageSet(
             self.pixels[rows], hashes, self.source, pick(self.identities), self.bit_depth, pick(self.names)
         )
-
-
-@dataclass(frozen=True)
-class Split:
-    """Images to train on, and images of the same source that no model may see before it is judged by them."""
-
-    train: ImageSet
-    heldout: ImageSet
-    name: str
 
 
 def image_sha256(stored: NDArray[Any]) -> str:

@@ -24,10 +24,11 @@ from numpy.typing import NDArray
 from latentprint import keys
 from latentprint.data.archive import channels_last, read_archive
 from latentprint.data.files import Folder, image_files, read_folder
-from latentprint.data.images import MAX_BYTES, MAX_SIDE, DataError, ImageSet, Split, stack
+from latentprint.data.images import MAX_BYTES, MAX_SIDE, DataError, ImageSet, stack
 from latentprint.data.medmnist import read_medmnist
 from latentprint.data.phantom import HELDOUT, SIDE, phantoms
 from latentprint.data.resize import all_resized
+from latentprint.data.split import Split
 
 SOURCES = (
     "digits, phantom:N, medmnist:NAME, a folder of PNG, JPEG or TIFF images, or an .npz file with `images` "
@@ -102,7 +103,7 @@ def _phantom(count: int, side: int, images: int | None, seed: int, resize: int |
     rows = _choose(count, images, seed, name)
     train = all_resized(phantoms(count, side, seed, "train")[rows], resize)
     others = all_resized(phantoms(HELDOUT, side, seed, "heldout"), resize)
-    return Split(stack(train, name), stack(others, name), name)
+    return Split.of(stack(train, name), stack(others, name), name)
 
 
 def _medmnist(
@@ -185,7 +186,7 @@ def _given(
     rows = _choose(len(train), images, seed, source)
     train_names = None if names is None else tuple(names[0][i] for i in rows.tolist())
     held_names = None if names is None else names[1]
-    return Split(
+    return Split.of(
         stack(train[rows], source, names=train_names), stack(others, source, names=held_names), source
     )
 
@@ -213,7 +214,7 @@ def _divide(
         chosen = None if names is None else tuple(names[i] for i in at.tolist())
         return stack(stored[at], source, maximum=maximum, names=chosen)
 
-    return Split(part(rows), part(np.setdiff1d(np.arange(total), rows)), source)
+    return Split.of(part(rows), part(np.setdiff1d(np.arange(total), rows)), source)
 
 
 def _choose(total: int, images: int | None, seed: int, source: str) -> NDArray[np.int64]:
