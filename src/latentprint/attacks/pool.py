@@ -1,0 +1,81 @@
+"""Training and held-out images as one pool, and the rows that say which of them came back.
+
+What is concluded from the rows is `latentprint.stats.returned`, which needs no torch and no image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from latentprint.attacks.nearest import TEN, nearest
+from latentprint.data.near import near_duplicates, usual_difference
+from latentprint.stats.returned import HELDOUT, MIXED, TRAIN
+
+Pixels = NDArray[np.float32]
+
+MOST_GROUPED = 30_000
+"""Images up to which near copies are looked for in a pool: beyond, it takes minutes."""
+
+_NEAR = 8
+"""As in `data.near`: images within an eighth of the usual difference are copies of each other."""
+
+
+@dataclass(frozen=True, eq=False)
+class Pool:
+    """One image of each group of near copies, trained on or held out.
+
+    Attributes:
+        images: (p, *shape) in [-1, 1].
+        whose: (p,) TRAIN, HELDOUT or MIXED (`stats.returned`).
+        target: the place of x_p.
+    """
+
+    images: Pixels
+    whose: NDArray[np.int64]
+    target: int
+
+    @staticmethod
+    def of(train: Pixels, heldout: Pixels, target: int, mixed: Sequence[int] = ()) -> Pool:
+        """The pool of the images trained on (n, *shape), x_p at ``target`` among them, and of those held out.
+
+        x_p stands for its own group. ``mixed`` are training images whose copies among the held-out ones have
+        been left out already (`data.Split`).
+        """
+        images = np.concatenate([train, heldout])
+        whose = np.repeat([TRAIN, HELDOUT], [len(train), len(heldout)])
+        whose[[i for i in mixed if i != target]] = MIXED
+        kept = np.ones(len(images), np.bool_)
+        near = usual_difference(images) / _NEAR
+        for group in near_duplicates(images, near) if len(images) <= MOST_GROUPED else ():
+            members = np.array(group)
+            first = target if target in group else members[0]
+            kept[members[members != first]] = False
+            if len(set(whose[members].tolist())) > 1 and target not in group:
+                whose[first] = MIXED
+        return Pool(images[kept], whose[kept], int(kept[:target].sum()))
+
+    @cached_property
+    def rows(self) -> Mapping[str, NDArray[Any]]:
+        """Of each image against the others: ``nearest``, ``distance`` and ``ten``, (p,) each."""
+        return _rows(self.images, self.images, same=True)
+
+    def held_against(self, images: Pixels | Tensor) -> Mapping[str, NDArray[Any]]:
+        """The same of other images (n, *shape) against the pool, (n,) each."""
+        return _rows(images, self.images, same=False)
+
+
+def _rows(images: Pixels | Tensor, pool: Pixels, *, same: bool) -> Mapping[str, NDArray[Any]]:
+    found = nearest(images, pool, min(TEN, len(pool) - same), same=same)
+    distance = found.distance.cpu().numpy()
+    return {
+        "nearest": found.index[:, 0].cpu().numpy(),
+        "distance": distance[:, 0],
+        "ten": distance.mean(1),
+    }

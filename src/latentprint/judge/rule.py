@@ -1,0 +1,276 @@
+"""The rule of the verdict: evidence -> one of three words, and why. A pure function (see docs/verdict.md).
+
+With alpha = 1 - level, three exact tests share alpha (Bonferroni), so that a model which has nothing to do
+with the images trained on is called "reproduces" with probability alpha at most, however the tests depend:
+
+    test       its share  null hypothesis                            what is exchangeable under it
+    target     1/2        x_p is to the model as a held-out image    x_p and the held-out images
+    whole set  1/4        which images were trained on is no matter  training and held-out images
+    control    1/4        model and control give x_p alike           samples of the two (Fisher)
+
+- **reproduces**: a test rejects. The control's counts for it only where a detected sample has x_p as its
+  nearest training image, and has no sense where none was made.
+- **not found**: no test rejects, no sample was recognised or is a copy of x_p, and
+  ``missable / s < share x c / N``: ``missable`` is the largest rate that still gives no hit with probability
+  alpha, s the lower bound of the detectors' joint sensitivity, c / N the share of x_p among the training
+  images. With ``share`` = 1 this is the paper's test of H0: q = 1/N (section 5.3), made honest about
+  detectors that overlook.
+- **inconclusive**: anything else, with what stood in the way, and what would be enough.
+
+The detectors' false alarms on real images decide nothing: a model that repeats a few images of its own draws
+its samples from those alone, and one false alarm among them comes back again and again.
+
+Where sampling stopped on sight of the counts, the control decides by the lower end of the anytime-valid
+interval, through false alarms; the other two tests rest on the samples before the first look.
+
+Sources: R. A. Fisher, JRSS 98 (1935); Clopper and Pearson, Biometrika 26 (1934); paper section 5.3;
+`latentprint.stats.returned` for the two tests of exchangeability.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+from scipy import stats as scipy_stats  # pyright: ignore[reportMissingTypeStubs]
+
+from latentprint.judge.design import ALPHA, Name, heldout_to_rank, samples_for_not_found
+from latentprint.stats import Trials
+from latentprint.stats.returned import Returned, images_to_call
+from latentprint.words import chance, one_in
+
+State = Literal["reproduces", "not found", "inconclusive"]
+
+
+@dataclass(frozen=True)
+class Sight:
+    """Intervals of a count that stopped on sight; those of a fixed number of samples do not hold for it.
+
+    ``low``, ``high``: of the rate of joint detections. ``through``: its lower end through the detectors'
+    false alarms as the control counts them; None without a control.
+    """
+
+    low: float
+    high: float
+    level: float
+    through: float | None
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a verdict rests on.
+
+    Attributes:
+        hits: samples that all detectors recognise as x_p.
+        own: of the hits, how many have x_p as the nearest of all training images; None: not known.
+        control: the same recognition of the control's samples; None: no control.
+        tpr, fpr: of each detector that must agree.
+        expected: copies / N.
+        returned: which images came back; None: not compared, or too few images to.
+        sight: where sampling stopped on sight.
+    """
+
+    hits: Trials
+    own: int | None
+    control: Trials | None
+    tpr: tuple[Trials, ...]
+    fpr: tuple[Trials, ...]
+    expected: float
+    returned: Returned | None
+    sight: Sight | None = None
+
+    def sensitivity(self, level: float) -> float:
+        """Lower bound of the chance that all m detectors see the image when it is there; 0 where unknown.
+
+        ``sum of tpr - (m - 1)`` (Frechet), each bound at ``1 - (1 - level) / m``, so that they hold together
+        (Bonferroni); for one detector simply its bound.
+        """
+        m = len(self.tpr)
+        each = 1 - (1 - level) / m
+        return max(0.0, sum(one.lower(each) if one.n else 0.0 for one in self.tpr) - (m - 1))
+
+    def false_alarms(self, level: float) -> float:
+        """Upper bound of the joint false-positive rate on real images; 1 where it was never measured."""
+        each = 1 - (1 - level) / len(self.fpr)
+        return max(one.upper(each) if one.n else 1.0 for one in self.fpr)
+
+
+@dataclass(frozen=True)
+class Test:
+    """One test of the rule.
+
+    Attributes:
+        p_value: exact; None where the test is an interval (a count that stopped on sight).
+        alpha: its share of 1 - level.
+        rejects: whether it says "reproduces".
+        sentence: the finding in words.
+    """
+
+    name: Name
+    p_value: float | None
+    alpha: float
+    rejects: bool
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The state, the tests that were run, and the reasons in sentences, the one that decides first."""
+
+    state: State
+    tests: tuple[Test, ...]
+    reasons: tuple[str, ...]
+
+    @property
+    def of_the_target(self) -> bool:
+        """Whether x_p itself is said to come back, and not only others of the training images."""
+        return any(one.rejects and one.name != "whole set" for one in self.tests)
+
+
+def decide(
+    evidence: Evidence, level: float = 0.95, share: float = 1.0, least_sensitivity: float = 0.5
+) -> Decision:
+    """Judge the evidence (see the module)."""
+    if evidence.hits.n == 0:
+        return Decision("inconclusive", (), ("No image was generated, so nothing can be said.",))
+    tests = tuple(
+        one
+        for one in (_target(evidence, level), _whole_set(evidence, level), _control(evidence, level))
+        if one is not None
+    )
+    counted = _counted(evidence, level)
+    if any(one.rejects for one in tests):
+        first = [one.sentence for one in tests if one.rejects]
+        rest = [one.sentence for one in tests if not one.rejects]
+        return Decision("reproduces", tests, (*first, *counted, *rest))
+    said = (*counted, *(one.sentence for one in tests))
+    if evidence.hits.k or (evidence.returned is not None and evidence.returned.target):
+        return Decision("inconclusive", tests, (*said, *_what_would_do(evidence, level)))
+    excluded, why = _excluded(evidence, level, share, least_sensitivity)
+    return Decision("not found" if excluded else "inconclusive", tests, (*said, *why))
+
+
+def _target(evidence: Evidence, level: float) -> Test | None:
+    found = evidence.returned
+    if found is None:
+        return None
+    p, alpha = found.target_p, ALPHA["target"] * (1 - level)
+    n, rivals = found.copies.n, f"{found.mock.n:,} held-out images that took its place"
+    if not found.target:
+        return Test("target", p, alpha, False, f"None of {n:,} images is a copy of the private one.")
+    times = f"{found.target:,} of {n:,} images {'is a copy' if found.target == 1 else 'are copies'}"
+    sentence = (
+        f"{times} of the private image: nearer to it than real images are to each other. Of {rivals},"
+        f" {found.mock.k:,} had as many; if the private image were one of them, that had probability"
+        f" {chance(p)}."
+    )
+    return Test("target", p, alpha, p <= alpha, sentence)
+
+
+def _whole_set(evidence: Evidence, level: float) -> Test | None:
+    found = evidence.returned
+    if found is None:
+        return None
+    p, alpha = found.whole_set_p, ALPHA["whole set"] * (1 - level)
+    copies, train, held = found.copies, found.train, found.heldout
+    if not copies.k:
+        sentence = f"None of {copies.n:,} images is a copy of a training image."
+        return Test("whole set", p, alpha, False, sentence)
+    sentence = (
+        f"{copies.k:,} of {copies.n:,} images {'is a copy' if copies.k == 1 else 'are copies'} of a real"
+        f" image. {train.k:,} of {train.n:,} training images came back, and {held.k:,} of {held.n:,} held-out"
+        f" images; if it made no difference which were trained on, that had probability {chance(p)}."
+    )
+    return Test("whole set", p, alpha, p <= alpha, sentence)
+
+
+def _control(evidence: Evidence, level: float) -> Test | None:
+    hits, control, sight = evidence.hits, evidence.control, evidence.sight
+    if control is None or control.n == 0 or not hits.k:
+        return None
+    alpha, named = ALPHA["control"] * (1 - level), evidence.own != 0
+    beside = (
+        f"The same recipe without the image gave {control.k:,} detections in {control.n:,} images, this model"
+        f" {hits.k:,} in {hits.n:,}"
+    )
+    strange = "" if named else " None of the detected images is nearest to the private one."
+    if sight is not None:
+        through = sight.through or 0.0
+        least = f"that leaves a rate of {one_in(through)} at least" if through else "all may be false alarms"
+        sentence = f"{beside}, when sampling stopped on sight; {least}.{strange}"
+        return Test("control", None, alpha, named and through > 0 and sight.level >= level, sentence)
+    p = fisher_greater(hits, control)
+    sentence = f"{beside}; if both were alike, so large a difference had probability {chance(p)}.{strange}"
+    return Test("control", p, alpha, named and p <= alpha, sentence)
+
+
+def _counted(evidence: Evidence, level: float) -> tuple[str, ...]:
+    hits, sight = evidence.hits, evidence.sight
+    who = "Both detectors together" if len(evidence.tpr) > 1 else "The detector"
+    if not hits.k:
+        return (f"{who} recognised the private image in none of {hits.n:,} generated images.",)
+    low, high = hits.interval(level) if sight is None else (sight.low, sight.high)
+    own = "" if evidence.own is None else f", {evidence.own:,} of them nearest to it of all training images"
+    return (
+        f"{who} recognised the private image in {hits.k:,} of {hits.n:,} generated images{own}: between"
+        f" {one_in(low)} and {one_in(high)} ({level:.0%} interval). On held-out images they give false alarms"
+        f" in at most {one_in(evidence.false_alarms(level))}.",
+    )
+
+
+def _excluded(
+    evidence: Evidence, level: float, share: float, least_sensitivity: float
+) -> tuple[bool, tuple[str, ...]]:
+    """Whether a rate of ``share`` x copies / N is excluded by counting nothing, and in words."""
+    n, sensitivity = evidence.hits.n, evidence.sensitivity(level)
+    limit = min(1.0, share * evidence.expected)
+    if sensitivity < least_sensitivity:
+        return False, (
+            f"The detectors are only known to notice the image in {one_in(sensitivity)} cases where it is"
+            f" there; at least {one_in(least_sensitivity)} is needed to judge by them.",
+        )
+    missed = min(1.0, evidence.hits.upper(level) / sensitivity)
+    said = (
+        f"Rates of up to {one_in(missed)} could have been missed ({level:.0%} confidence, with the detectors'"
+        f" own misses counted); {one_in(limit)} is what a model gives that repeats every training image"
+        f" equally often{'' if share == 1 else f', times {share:g}'}."
+    )
+    if missed < limit:
+        return True, (said,)
+    needed = samples_for_not_found(limit, sensitivity, level)
+    if needed is None or needed <= n:
+        return False, (said,)
+    return False, (said, f"Too few images were generated to exclude that; {needed:,} without a hit would do.")
+
+
+def _what_would_do(evidence: Evidence, level: float) -> tuple[str, ...]:
+    """What is missing for a test to reject, where there are hits."""
+    out: list[str] = []
+    found = evidence.returned
+    if found is None:
+        out.append(
+            "Held-out images to compare with, or a control, would tell whether these are false alarms."
+        )
+    elif found.mock.n < (enough := heldout_to_rank(level)):
+        out.append(
+            f"{found.mock.n:,} held-out images cannot decide whether the private image comes back more than"
+            f" any image would; {enough:,} or more can."
+        )
+    elif found.train.k and not found.heldout.k:
+        few = images_to_call(found.train.n, found.heldout.n, ALPHA["whole set"] * (1 - level))
+        if few is not None and few > found.train.k:
+            out.append(
+                f"{few:,} different training images among the copies would be enough, where no held-out image"
+                " is; more samples may show them."
+            )
+    return tuple(out)
+
+
+def fisher_greater(hits: Trials, control: Trials) -> float:
+    """p-value of "the two rates are equal" against "the first is greater", exact and conditional.
+
+    Under H0 and given the total, the hits among the first n are hypergeometric (Fisher 1935).
+    """
+    hypergeometric = cast(Any, scipy_stats).hypergeom
+    whole = hits + control
+    return float(hypergeometric.sf(hits.k - 1, whole.n, whole.k, hits.n))

@@ -1,0 +1,168 @@
+"""Which images came back: training images against held-out ones, each treated like the other.
+
+The pool is all training images and all held-out ones, one of each group of near copies. Every generated image
+g and every pool image z is held against the pool:
+
+    y(g)   the nearest image of the pool;   d its distance;   r = d / mean distance to the nearest ten
+    s      max( d / median d, r / median r ),   medians over the pool; 1 is what real images are to each other
+    g is a copy of y(g)   if s(g) < fence
+    fence  the smaller of  Q1 - 1.5 (Q3 - Q1)  (Tukey's) and the one-percent quantile of s over the pool
+
+None of it looks at which pool images were trained on. So if the model is independent of that choice, and the
+choice was by chance, then with a of the N training images and b of the m held-out ones copied at least once
+
+    whole set   a is hypergeometric: (a + b) draws from N + m images, of which N were trained on
+    target      the counts of copies of x_p and of the m held-out images are exchangeable:
+                p = (1 + #{held-out images with as many copies as x_p, or more}) / (m + 1)
+
+Both are exact whatever the model is: one that repeats a few images of its own, or makes blurred ones, is
+covered. Images are the trials, not samples: a thousand copies of one image are one image that came back.
+
+A group of near copies with members on both sides belongs to neither and is no trial.
+
+Sources: Fisher 1935 (the exact test); Tukey 1977 (the fence); Carlini et al. 2023 (ratio to the nearest ten).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats as scipy_stats  # pyright: ignore[reportMissingTypeStubs]
+
+from latentprint.stats.counts import Trials
+
+_hypergeom = cast(Any, scipy_stats).hypergeom
+Columns = Mapping[str, NDArray[Any]]
+
+TRAIN, HELDOUT, MIXED = 0, 1, 2
+"""Whose an image of the pool is; MIXED: of a group with members on both sides."""
+
+LEAST = 20
+"""Images of a pool without which its quartiles say nothing."""
+
+
+@dataclass(frozen=True)
+class Returned:
+    """How many different images came back (see the module).
+
+    Attributes:
+        copies: generated images that are copies of an image of the pool, of all.
+        train, heldout: images that came back at least once, of those trained on and of those held out.
+        target: copies of x_p.
+        mock: held-out images with as many copies as x_p or more, of all that took its place.
+    """
+
+    copies: Trials
+    train: Trials
+    heldout: Trials
+    target: int
+    mock: Trials
+
+    @property
+    def whole_set_p(self) -> float:
+        """p-value of "which images were trained on makes no difference", against more of them came back."""
+        return whole_set_p(self.train, self.heldout)
+
+    @property
+    def target_p(self) -> float:
+        """Rank p-value of the same for x_p among held-out images; 1 where it never came back."""
+        return (1 + self.mock.k) / (1 + self.mock.n) if self.target else 1.0
+
+
+def whole_set_p(train: Trials, heldout: Trials) -> float:
+    """``P(X >= k)`` for the training images among all that came back, X hypergeometric."""
+    came = train.k + heldout.k
+    return float(_hypergeom.sf(train.k - 1, train.n + heldout.n, train.n, came)) if train.k else 1.0
+
+
+def returned(samples: Columns, pool: Columns, whose: NDArray[np.int64], target: int) -> Returned:
+    """What the samples give back.
+
+    Args:
+        samples: of each generated image against the pool: ``nearest`` (its place), ``distance``, ``ten``
+            (mean distance to the nearest ten).
+        pool: the same of each pool image against the others.
+        whose: (p,) TRAIN, HELDOUT or MIXED.
+        target: the place of x_p in the pool.
+
+    Raises:
+        ValueError: fewer than LEAST pool images, or x_p is not one that was trained on.
+    """
+    if len(whose) < LEAST:
+        raise ValueError(f"a pool needs {LEAST} different images or more, got {len(whose)}")
+    if whose[target] != TRAIN:
+        raise ValueError("x_p is not among the training images of the pool")
+    copied = is_copy(samples, pool)
+    count = np.bincount(samples["nearest"][copied], minlength=len(whose))
+    train, held = count[whose == TRAIN], count[whose == HELDOUT]
+    own = int(count[target])
+    return Returned(
+        Trials(int(copied.sum()), len(copied)),
+        Trials(int((train > 0).sum()), len(train)),
+        Trials(int((held > 0).sum()), len(held)),
+        own,
+        Trials(int((held >= own).sum()), len(held)),
+    )
+
+
+def is_copy(samples: Columns, pool: Columns) -> NDArray[np.bool_]:
+    """Which of the samples are copies, (n,): see the module."""
+    middle = float(np.median(pool["distance"])), float(np.median(_relative(pool)))
+    own = _score(pool, *middle)
+    first, third = np.quantile(own, [0.25, 0.75])
+    fence = min(first - 1.5 * (third - first), np.quantile(own, 0.01))
+    return _score(samples, *middle) < fence
+
+
+def _relative(rows: Columns) -> NDArray[np.float64]:
+    """Distance as a share of the mean to the nearest ten; 1 where that is 0, and nothing can be told."""
+    ten = np.asarray(rows["ten"], np.float64)
+    return np.divide(rows["distance"], ten, out=np.ones_like(ten), where=ten > 0)
+
+
+def _score(rows: Columns, distance: float, relative: float) -> NDArray[np.float64]:
+    apart = np.asarray(rows["distance"], np.float64)
+    return np.maximum(apart / distance if distance > 0 else np.inf, _relative(rows) / relative)
+
+
+def images_to_call(train: int, heldout: int, alpha: float) -> int | None:
+    """The fewest training images that must come back, and no held-out one, for ``whole_set_p`` <= alpha.
+
+    None: not even all of them would do.
+    """
+    ks = np.arange(1, train + 1)
+    p = _hypergeom.sf(ks - 1, train + heldout, train, ks)
+    enough = np.flatnonzero(p <= alpha)
+    return int(ks[enough[0]]) if len(enough) else None
+
+
+def samples_to_return(images: int, of: int, power: float = 0.9) -> int | None:
+    """Samples after which a model that repeats ``of`` images equally often has shown ``images`` of them.
+
+    With probability ``power``, by the normal law of the number of occupied cells (Johnson and Kotz 1977);
+    None where that takes every single one and it is never sure to.
+    """
+    if images > of:
+        return None
+    low, high = images, max(images, math.ceil(of * (math.log(of) + 4)) + 1)
+    if _surely_shown(high, of, power) < images:
+        return None
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if _surely_shown(middle, of, power) >= images else (middle + 1, high)
+    return low
+
+
+def _surely_shown(samples: int, of: int, power: float) -> float:
+    """The number of different images among n samples that is exceeded with probability ``power``."""
+    one, two = (1 - 1 / of) ** samples, (1 - 2 / of) ** samples if of > 1 else 0.0
+    mean = of * (1 - one)
+    variance = max(0.0, of * one + of * (of - 1) * two - (of * one) ** 2)
+    # Rounded up at the very top, where the law is no longer normal but all are shown nearly surely.
+    found = mean - float(cast(Any, scipy_stats).norm.ppf(power)) * math.sqrt(variance)
+    return of if mean > of - (1 - power) else found
