@@ -4,6 +4,7 @@ import math
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from scipy import stats as scipy_stats
@@ -13,11 +14,12 @@ from latentprint.contracts import InputError
 from latentprint.denoiser import IdentityCodec
 from latentprint.known import Gaussian, Memorised, Mixture
 from latentprint.likelihood import Exact, Hutchinson
+from latentprint.rate import weights
 from latentprint.rate.bridge import BridgeConfig, bridge
 from latentprint.rate.levels import Inside
 from latentprint.rate.paths import Flow, Nodes, walk
 from latentprint.rate.result import Rate
-from latentprint.rate.shares import least_variance_shares
+from latentprint.rate.shares import even, least_variance_shares
 from latentprint.schedule import EDM, VP, Schedule, SubVP
 from latentprint.streams import Streams
 
@@ -174,7 +176,7 @@ def test_shares_are_those_of_least_second_moment():
 
     grid = [[i / 40, j / 40, 1 - (i + j) / 40] for i in range(41) for j in range(41 - i)]
     best = min(grid, key=second_moment)
-    found = least_variance_shares(ratios, (0, 2))
+    found = least_variance_shares(ratios, even(3, 1.0, (0, 2)), even(3, 0.3))
     assert ((found - 0.1) / 0.7).tolist() == pytest.approx(best, abs=0.04)
 
 
@@ -313,6 +315,35 @@ def test_the_bias_that_steps_leave_is_in_the_interval(monkeypatch: pytest.Monkey
         student = float(scipy_stats.t.ppf(0.975, found.freedom))
         halves.append(math.log((found.high or 1) / (found.low or 1)) / 2 / student)
     assert math.sqrt(halves[1] ** 2 - halves[0] ** 2) == pytest.approx(0.09)
+
+
+@pytest.mark.parametrize(("log_weight", "why"), [(0.05, "above 1"), (800.0, "above 1"), (-900.0, "smaller")])
+def test_weights_that_mean_no_probability_are_declined(
+    log_weight: float, why: str, monkeypatch: pytest.MonkeyPatch
+):
+    # a one-image model with everything in Omega has q = 1 exactly, and 3 of 60 seeds put its interval above 1
+    def drawn(*_: object) -> tuple[weights.Floats, weights.Floats, weights.Weighted]:
+        logs = log_weight + np.linspace(-0.01, 0.01, 200)
+        return logs, np.zeros(200), weights.weighted(logs)
+
+    monkeypatch.setattr(sys.modules["latentprint.rate.bridge"], "_rounds", drawn)
+    monkeypatch.setattr(sys.modules["latentprint.rate.bridge"], "_steps", lambda *_: (1, 0.0))
+    model = Memorised(images(1, 2), VP())
+    quick = replace(QUICK, pilot=2, proposals=2, tries=2, longest=1.0)
+    found = bridge(
+        model, model.images[0], lambda x: torch.ones(len(x), dtype=torch.bool), seed=0, config=quick
+    )
+    assert (found.reliable, found.rate) == (False, None)
+    assert why in found.diagnostic
+
+
+def test_steps_that_no_trajectory_survives_are_not_measured_as_zero(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sys.modules["latentprint.rate.bridge"], "_steps", lambda *_: (1, None))
+    model = Memorised(images(10, 3), VP())
+    found = bridge(model, model.images[0], within(model.images[0], 0.3), seed=0, config=QUICK)
+    assert (found.reliable, found.rate) == (False, None)
+    assert found.details["integration_bias"] is None
+    assert "cannot be measured" in found.diagnostic
 
 
 def test_where_cutting_the_steps_is_not_enough_no_number_is_offered(monkeypatch: pytest.MonkeyPatch):

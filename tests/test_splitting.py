@@ -1,6 +1,7 @@
 """Splitting on maps whose q is a formula: balls, half-spaces, two modes, a coin hidden in the noise."""
 
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -205,6 +206,36 @@ def test_coverage_over_many_cases_and_cost():
     assert held / reliable >= 0.85
 
 
+def test_more_noise_than_may_be_held_is_refused_with_the_number_before_anything_is_drawn():
+    def never(z: Tensor) -> Tensor:
+        raise AssertionError("nothing may be drawn")
+
+    found = splitting(Identity(784 * 1001), never, never, sampler=SAMPLER, seed=0)
+    assert (found.reliable, found.network_evaluations) == (False, 0)
+    # 2,000 particles, twice and 4 / 10 of them, of 784,784 numbers of 4 bytes
+    assert f"{2000 * 2.4 * 784_784 * 4 / 2**30:.1f} GiB, and 4.0 GiB are allowed" in found.diagnostic
+
+
+def test_larger_replicates_stay_within_the_memory(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sys.modules["latentprint.rate.splitting"], "_tilted", lambda *_: None)
+    score, inside = ball(torch.full((6,), 1.2), 0.5)
+    room = levels.held(6, 8 * 99, 10)  # of eight replicates, 99 particles each where 100 are the least
+    found = [
+        splitting(
+            Identity(6),
+            score,
+            inside,
+            sampler=SAMPLER,
+            seed=0,
+            config=SplittingConfig(particles=50, replicates=4, most=20_000, memory=memory),
+        )
+        for memory in (2**30, room)
+    ]
+    assert found[0].details["particles"] >= 100
+    assert "particles" not in found[1].details
+    assert "for 99 there is room in" in found[1].diagnostic
+
+
 def test_bad_input_is_refused_with_a_sentence():
     def never(x: Tensor) -> Tensor:
         return torch.zeros(len(x), dtype=torch.bool)
@@ -252,7 +283,7 @@ def test_particles_out_of_reach_are_seen():
 
 def test_effective_sample_size_and_interval_by_hand():
     few = weights.weighted(np.log(np.array([1.0, 1.0, 2.0])))
-    assert few.mean == pytest.approx(4 / 3)
+    assert math.exp(few.log_mean) == pytest.approx(4 / 3)
     assert few.effective == pytest.approx(16 / 6)
     assert few.error == pytest.approx(np.std([1, 1, 2], ddof=1) / math.sqrt(3) / (4 / 3))
     # centred squares 1/9, 1/9, 4/9: variance 2/9, fourth moment 18/243, kurtosis 3/2
@@ -264,12 +295,31 @@ def test_effective_sample_size_and_interval_by_hand():
     assert tailed.largest == pytest.approx(101 / 200)
     scaled = weights.weighted(np.log(np.array([1.0, 1.0, 2.0])) - 800)
     assert scaled.effective == pytest.approx(few.effective)
-    low, high = weights.log_interval(1e-6, 0.1, 1e9, 0.95)
-    assert low * high == pytest.approx(1e-12)
-    assert high / 1e-6 == pytest.approx(math.exp(0.1 * 1.959964), rel=1e-5)
-    assert weights.weighted(np.array([-np.inf, -np.inf])).mean == 0
+    found = weights.offered(math.log(1e-6), 0.1, 1e9, 0.95)
+    assert isinstance(found, weights.Offered)
+    assert found.low * found.high == pytest.approx(1e-12)
+    assert found.high / 1e-6 == pytest.approx(math.exp(0.1 * 1.959964), rel=1e-5)
+    assert weights.weighted(np.array([-np.inf, -np.inf])).log_mean == -math.inf
     with pytest.raises(ValueError, match="finite"):
         weights.weighted(np.array([0.0, np.nan]))
+
+
+@pytest.mark.parametrize("log_weight", [800.0, -900.0])
+def test_weights_beyond_what_exp_holds_are_declined_and_not_a_number(log_weight: float):
+    drawn = weights.weighted(np.full(100, log_weight) + np.linspace(-0.1, 0.1, 100))
+    assert drawn.log_mean == pytest.approx(log_weight, abs=0.01)
+    assert drawn.effective == pytest.approx(100, rel=0.01)
+    said = weights.offered(drawn.log_mean, drawn.error, drawn.freedom, 0.95)
+    assert isinstance(said, str)
+    assert "10^3.5e+02" in said if log_weight > 0 else "10^-391" in said
+
+
+def test_an_interval_around_one_is_cut_there_and_one_above_it_declined():
+    found = weights.offered(0.05, 0.1, 1e9, 0.95)
+    assert isinstance(found, weights.Offered)
+    assert (found.rate, found.high) == (1.0, 1.0)
+    assert found.low == pytest.approx(math.exp(0.05 - 0.1 * scipy_stats.norm.ppf(0.975)))
+    assert "above 1" in str(weights.offered(0.3, 0.1, 1e9, 0.95))
 
 
 def test_what_differs_between_proposals_of_fixed_numbers_is_no_error():
@@ -277,8 +327,9 @@ def test_what_differs_between_proposals_of_fixed_numbers_is_no_error():
     drawn = weights.weighted(np.log(np.array(one + two)), np.array([0] * 10 + [1] * 12))
     variances = np.var(one, ddof=1), np.var(two, ddof=1)
     error = math.sqrt(10 * variances[0] + 12 * variances[1]) / 22
-    assert drawn.mean == pytest.approx((20 + 144) / 22)
-    assert drawn.error * drawn.mean == pytest.approx(error)
+    mean = math.exp(drawn.log_mean)
+    assert mean == pytest.approx((20 + 144) / 22)
+    assert drawn.error * mean == pytest.approx(error)
     # kurtosis 1 of the first: 9 degrees; 3/2 of the second (its skew): 2 * 12 / 0.5 = 48, cut at 11
     parts = 10 * variances[0], 12 * variances[1]
     assert drawn.freedom == pytest.approx(sum(parts) ** 2 / (parts[0] ** 2 / 9 + parts[1] ** 2 / 11))
@@ -296,9 +347,9 @@ def test_error_by_proposals_is_the_spread_over_repeats():
     proposals = np.repeat([0, 1, 2], [60, 30, 10])
     draws = np.exp(rng.normal([[0.0] * 60 + [1.0] * 30 + [3.0] * 10] * 4000, 0.3))
     found = [weights.weighted(np.log(row), proposals) for row in draws[:400]]
-    errors = [row.error * row.mean for row in found]
+    errors = [row.error * math.exp(row.log_mean) for row in found]
     assert np.sqrt(np.mean(np.square(errors))) == pytest.approx(draws.mean(1).std(), rel=0.06)
-    assert weights.weighted(np.log(draws[0])).error * found[0].mean > 2 * errors[0]
+    assert weights.weighted(np.log(draws[0])).error * math.exp(found[0].log_mean) > 2 * errors[0]
 
 
 def test_few_heavy_weights_are_distrusted_and_many_light_ones_are_not():

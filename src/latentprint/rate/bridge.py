@@ -34,13 +34,16 @@ from latentprint.likelihood import Divergence, Exact, Hutchinson
 from latentprint.rate.levels import Inside
 from latentprint.rate.paths import Flow, Nodes, Paths, walk
 from latentprint.rate.result import Rate, unreliable
-from latentprint.rate.shares import allot, least_variance_shares
-from latentprint.rate.weights import Floats, Weighted, log_interval, weighted
+from latentprint.rate.shares import allot, even, least_variance_shares
+from latentprint.rate.weights import Floats, Offered, Weighted, offered, weighted
 from latentprint.streams import Streams
 
 ENOUGH = 120
 """Effective samples below which drawing goes on, however small the error looks: stopping on sight of an error
 estimated from few weights favours runs that underestimate it."""
+
+SPREAD = 0.3
+"""Share of the trajectories that start from all times alike, whatever the pilot found best."""
 
 FINEST = 4
 """Most parts that a step is cut into."""
@@ -163,12 +166,12 @@ def bridge(
         return unreliable(
             "bridge", found, level=level, network_evaluations=run.cost, sampler=sampler, details=details
         )
-    rate, low, high, freedom, sentence = found
+    numbers, freedom, sentence = found
     return Rate(
         method="bridge",
-        rate=rate,
-        low=low,
-        high=high,
+        rate=numbers.rate,
+        low=numbers.low,
+        high=numbers.high,
         level=level,
         reliable=True,
         diagnostic=sentence,
@@ -206,10 +209,8 @@ def _default_divergence(dims: int, streams: Streams) -> Divergence:
     return Hutchinson(32, streams, "orthogonal", "bridge.divergence")
 
 
-def _estimate(
-    run: _Run, level: float, details: dict[str, Any]
-) -> tuple[float, float, float, float, str] | str:
-    """The estimate with its interval and a sentence, or only a sentence that says why there is none."""
+def _estimate(run: _Run, level: float, details: dict[str, Any]) -> tuple[Offered, float, str] | str:
+    """The estimate, its degrees of freedom and a sentence, or only a sentence that says why there is none."""
     proposals = _proposal_times(run)
     if proposals is None:
         return (
@@ -224,9 +225,16 @@ def _estimate(
     if not len(ratios):
         tried = k * run.config.pilot
         return f"none of {tried} pilot trajectories came back to the region{_estranged(run.flow)}"
-    counts = allot(least_variance_shares(ratios, nodes.anchors), run.config.together)
+    pilots = even(ratios.shape[1], 1.0, nodes.anchors)
+    shares = least_variance_shares(ratios, pilots, even(ratios.shape[1], SPREAD))
+    counts = allot(shares, run.config.together)
     finer, bias = _steps(run, proposals, nodes, pilot)
     details |= {"steps_cut_in": finer, "integration_bias": bias}
+    if bias is None:
+        return (
+            f"no trajectory of the pilot came back when walked in half the steps{_estranged(run.flow)}: "
+            "what the steps do to log p cannot be measured"
+        )
     if abs(bias) > COARSEST:
         return (
             f"the flow is too rough: cut in {finer}, the steps still change log p by {abs(bias):.2f} nats, "
@@ -250,7 +258,9 @@ def _estimate(
     if why is not None:
         return why
     # the bias that is left counts as one more error of its size
-    low, high = log_interval(summary.mean, math.hypot(summary.error, bias), summary.freedom, level)
+    numbers = offered(summary.log_mean, math.hypot(summary.error, bias), summary.freedom, level)
+    if isinstance(numbers, str):
+        return numbers
     shape = summary.pareto_k if summary.pareto_k is not None else math.nan
     said = (
         f"{len(logs)} trajectories from {k} noise levels, effective sample size {summary.effective:.0f}, "
@@ -258,7 +268,7 @@ def _estimate(
     )
     if error_of_log > 0:
         said += f"; noise of {error_of_log:.2f} nats in the exponent was corrected for"
-    return min(summary.mean, 1.0), low, high, max(summary.freedom, 1.0), said
+    return numbers, max(summary.freedom, 1.0), said
 
 
 @dataclass(frozen=True)
@@ -281,8 +291,8 @@ def _walked(run: _Run, nodes: Nodes, k: int, ids: Tensor, purpose: str) -> Paths
     return paths
 
 
-def _steps(run: _Run, proposals: list[float], nodes: Nodes, pilot: list[_Pilot]) -> tuple[int, float]:
-    """(into how many each step is cut, the bias of log w in nats that is then left).
+def _steps(run: _Run, proposals: list[float], nodes: Nodes, pilot: list[_Pilot]) -> tuple[int, float | None]:
+    """(into how many each step is cut, the bias of log w in nats that is then left; None: not measured).
 
     The heaviest trajectories of the pilot, which carry the estimate, are walked again in half the steps. The
     walk is of fourth order, so what changes is 15/16 of the error, and m times as many steps leave 1 / m^4.
@@ -295,10 +305,11 @@ def _steps(run: _Run, proposals: list[float], nodes: Nodes, pilot: list[_Pilot])
         if not len(heavy):
             continue
         again = _walked(run, halved, p.anchor, heavy, "bridge.pilot")
-        if bool(again.hit.all()):  # at the edge of Omega rounding by other batch-mates may decide
-            changes += (weight[weight >= chosen] + torch.logsumexp(again.log_ratio[:, own], 1)).tolist()
+        # at the edge of Omega rounding by other batch-mates may decide: those that came back are compared
+        before = weight[weight >= chosen][again.hit]
+        changes += (before + torch.logsumexp(again.log_ratio[:, own], 1)).tolist()
     if not changes:
-        return 1, 0.0
+        return 1, None
     bias, allowed = sum(changes) / len(changes) * 16 / 15, run.config.relative / 10
     finer = min(FINEST, max(1, math.ceil((abs(bias) / allowed) ** 0.25)))
     return finer, bias / finer**4

@@ -127,6 +127,11 @@ class Population:
     level: int
 
 
+def held(latent: int, particles: int, chain: int) -> int:
+    """Bytes of noise that ``climb`` holds at once: a population, the next one, and moves of the chains."""
+    return int(4 * latent * particles * (2 + 4 / chain))
+
+
 def first_population(land: Landscape, replicates: int, particles: int, g: torch.Generator) -> Population:
     """Independent noise, scored."""
     z = torch.randn(replicates, particles, land.push.latent, generator=g)  # noqa: TID251
@@ -207,11 +212,9 @@ def _next(
     chosen = torch.stack([_choose(row.nonzero()[:, 0], seeds, g) for row in alive])
     rows = active[:, None].expand_as(chosen)
     start = (p.z[rows, chosen], p.scores[rows, chosen], p.ancestors[rows, chosen])
-    z, scores, ancestors, step, accepted = _walk(land, start, levels, chain, p.step, target, g)
-    new_z, new_scores, new_ancestors = p.z.clone(), p.scores.clone(), p.ancestors.clone()
-    new_z[active], new_scores[active] = z[:, :particles], scores[:, :particles]
-    new_ancestors[active] = ancestors[:, :particles]
-    return Population(new_z, new_scores, log_q, p.done, stalled, new_ancestors, step, accepted, p.level + 1)
+    new = replace(p, z=p.z.clone(), scores=p.scores.clone(), ancestors=p.ancestors.clone())
+    step, accepted = _walk(land, start, new, active, levels, chain, target, g)
+    return replace(new, log_q=log_q, stalled=stalled, step=step, acceptance=accepted, level=p.level + 1)
 
 
 def _choose(alive: Tensor, count: int, g: torch.Generator) -> Tensor:
@@ -223,26 +226,33 @@ def _choose(alive: Tensor, count: int, g: torch.Generator) -> Tensor:
 def _walk(
     land: Landscape,
     start: tuple[Tensor, Tensor, Tensor],
+    into: Population,
+    active: Tensor,
     levels: Tensor,
     chain: int,
-    step: float,
     target: float,
     g: torch.Generator,
-) -> tuple[Tensor, Tensor, Tensor, float, float]:
-    """Chains of ``chain`` states from each start; all states, interleaved by move."""
-    z, scores, ancestors = start
-    kept_z, kept_scores, rates = [z], [scores], list[float]()
-    for move in range(1, chain):
-        noise = torch.randn(z.shape, generator=g)  # noqa: TID251
-        proposal = math.sqrt(1 - step**2) * z + step * noise
-        proposed = land(proposal.flatten(0, 1)).reshape(scores.shape)
-        accept = proposed <= levels[:, None]
-        z = torch.where(accept[..., None], proposal, z)
-        scores = torch.where(accept, proposed, scores)
-        kept_z.append(z)
-        kept_scores.append(scores)
-        rates.append(float(accept.double().mean()))
-        # Robbins-Monro on log b: gains of 1/sqrt(move) settle within a level and can still follow the next
-        step = min(0.99, max(1e-4, step * math.exp((rates[-1] - target) / math.sqrt(move))))
-    accepted = sum(rates) / len(rates) if rates else 0.0
-    return torch.cat(kept_z, 1), torch.cat(kept_scores, 1), ancestors.repeat(1, chain), step, accepted
+) -> tuple[float, float]:
+    """Chains of ``chain`` states from each start, written move by move over the active rows of ``into``.
+
+    Returns the step b that was reached and the mean acceptance rate.
+    """
+    (z, scores, ancestors), step, rates = start, into.step, list[float]()
+    particles, seeds = into.scores.shape[1], scores.shape[1]
+    for move in range(chain):
+        if move > 0:
+            noise = torch.randn(z.shape, generator=g)  # noqa: TID251
+            proposal = noise.mul_(step).add_(z, alpha=math.sqrt(1 - step**2))
+            proposed = land(proposal.flatten(0, 1)).reshape(scores.shape)
+            accept = proposed <= levels[:, None]
+            z = torch.where(accept[..., None], proposal, z)
+            scores = torch.where(accept, proposed, scores)
+            rates.append(float(accept.double().mean()))
+            # Robbins-Monro on log b: gains of 1/sqrt(move) settle within a level, and can follow the next
+            step = min(0.99, max(1e-4, step * math.exp((rates[-1] - target) / math.sqrt(move))))
+        first = move * seeds
+        size = min(seeds, particles - first)
+        into.z[active, first : first + size] = z[:, :size]
+        into.scores[active, first : first + size] = scores[:, :size]
+        into.ancestors[active, first : first + size] = ancestors[:, :size]
+    return step, sum(rates) / len(rates) if rates else 0.0

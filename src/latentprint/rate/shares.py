@@ -1,43 +1,48 @@
-"""How many trajectories of the bridge start from which noise level.
+"""How many paths start from which proposal.
 
-The variance of the balance heuristic's weights w_c = h / sum_k c_k r_k / p_k depends on the shares c. With
-trajectories drawn from known shares u, E_c[w_c^2] = E_u[w_c w_u], which is convex in c: a pilot's average of
-it is made least. What a pilot of some dozens cannot have seen is provided for by a part that goes to all
-levels alike.
+The variance of the balance heuristic's weights w_c = h / sum_k c_k dQ_k/dP depends on the shares c. With
+paths drawn from known shares u, E_c[w_c^2] = E_u[w_c w_u], which is convex in c: a pilot's average of it is
+made least. What a pilot of some dozens cannot have seen is provided for by a part that goes to chosen proposals
+whatever the pilot found.
 
 Sources: Veach and Guibas, SIGGRAPH 1995 (balance heuristic); T. Hesterberg, Technometrics 37 (1995) (the
 defensive part); Kivinen and Warmuth 1997 (exponentiated gradient).
 """
 
-import math
-
 import torch
 from torch import Tensor
 
-SPREAD = 0.3
-"""Share of the trajectories that start from all times alike, whatever the pilot found best."""
+LEAST = 0.02
+"""Shares below this, or below a quarter of the largest where all are small, are dropped."""
 
 
-def least_variance_shares(log_ratio: Tensor, anchors: tuple[int, ...]) -> Tensor:
-    """Shares c of least second moment, on pilot trajectories drawn from ``anchors`` in equal shares.
+def least_variance_shares(log_ratio: Tensor, drawn: Tensor, kept: Tensor) -> Tensor:
+    """Shares c of least second moment, on pilot paths that hit, plus the shares ``kept`` for safety.
 
-    (hits, K) -> (K,). With u the equal mixture of the anchors, E[w_c^2] under c is E[w_c w_u] under u, convex
-    in c; minimised by exponentiated gradient. Shares below 2 % are dropped. Then `SPREAD` of all is spread
-    evenly over all times (a defensive mixture, Hesterberg 1995): a pilot cannot see what it missed.
+    Args:
+        log_ratio: (hits, K) log dQ_k/dP.
+        drawn: (K,) shares that the pilot was drawn from, summing to 1.
+        kept: (K,) shares that are given whatever the pilot says, summing to less than 1.
     """
-    k, own = log_ratio.shape[1], list(anchors)
-    uniform = -torch.logsumexp(log_ratio[:, own] - math.log(len(own)), dim=1)
+    k = log_ratio.shape[1]
+    pilot = -torch.logsumexp(log_ratio + drawn.log(), dim=1)
     c = torch.full((k,), 1 / k, dtype=torch.float64)
     for _ in range(300):
         log_w = -torch.logsumexp(log_ratio + c.log(), dim=1)
         # d/dc_k of sum w_u w_c = -sum w_u w_c^2 r_k/p_k: proposals of large responsibility gain
-        pull = torch.softmax(uniform + log_w, 0) @ (log_ratio + log_w[:, None]).exp()
+        pull = torch.softmax(pilot + log_w, 0) @ (log_ratio + log_w[:, None]).exp()
         c = (c * pull**0.5).clamp(min=1e-9)
         c = c / c.sum()
-    c = torch.where(c < 0.02, 0.0, c)
-    return (1 - SPREAD) * c / c.sum() + SPREAD / k
+    c = torch.where(c < min(LEAST, float(c.max()) / 4), 0.0, c)
+    return (1 - kept.sum()) * c / c.sum() + kept
+
+
+def even(k: int, share: float, among: tuple[int, ...] | None = None) -> Tensor:
+    """``share`` spread evenly over all K proposals, or ``among`` some: (K,) float64."""
+    chosen = torch.arange(k) if among is None else torch.tensor(among)
+    return torch.zeros(k, dtype=torch.float64).index_fill(0, chosen, share / len(chosen))
 
 
 def allot(shares: Tensor, together: int) -> list[int]:
-    """Whole numbers near ``together`` times the shares (K,), at least one of each."""
-    return [max(1, round(float(c) * together)) for c in shares]
+    """Whole numbers near ``together`` times the shares (K,): at least one where there is a share at all."""
+    return [max(1, round(float(c) * together)) if c > 0 else 0 for c in shares]

@@ -17,7 +17,7 @@ Sources: Au and Beck 2001; Cotter et al. 2013; Papaioannou et al. 2015; Vehtari 
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -33,10 +33,11 @@ from latentprint.rate.levels import (
     Score,
     climb,
     first_population,
+    held,
 )
 from latentprint.rate.result import Rate, unreliable
 from latentprint.rate.tilt import Tilt, fit_tilt, log_weights, uncovered
-from latentprint.rate.weights import Floats, Weighted, log_interval, weighted
+from latentprint.rate.weights import Floats, Offered, Weighted, offered, weighted
 from latentprint.stats import Trials
 
 
@@ -51,6 +52,7 @@ class SplittingConfig:
         share: share that each level keeps. chain: states per chain. acceptance: rate the step is steered to.
         levels: most levels; with share 0.1, q below 1e-40 is given up on.
         batch: samples per call of the sampler. It changes no result.
+        memory: bytes of noise that may be held at once; where the first levels need more nothing is begun.
     """
 
     relative: float = 0.15
@@ -62,6 +64,7 @@ class SplittingConfig:
     acceptance: float = 0.44
     levels: int = 40
     batch: int = 4096
+    memory: int = 4 * 2**30
 
     def __post_init__(self) -> None:
         if not (0 < self.relative < 1 and 0 < self.share < 0.5 and 0 < self.acceptance < 1):
@@ -103,9 +106,7 @@ class _Work:
 
 @dataclass(frozen=True)
 class _Estimate:
-    rate: float
-    low: float
-    high: float
+    numbers: Offered
     stage: str
     sentence: str
     trials: Trials | None = None
@@ -146,6 +147,17 @@ def splitting(
             f"{2 * settings.replicates * settings.particles} would be enough to begin"
         )
     g = torch.Generator().manual_seed(keys.key(seed, "splitting") >> 1)
+    needed = held(push.latent, settings.replicates * settings.particles, settings.chain)
+    if needed > settings.memory:
+        return unreliable(
+            "splitting",
+            f"{settings.replicates * settings.particles:,} particles of {push.latent:,} numbers of noise "
+            f"take {needed / 2**30:.1f} GiB, and {settings.memory / 2**30:.1f} GiB are allowed; a sampler of "
+            "fewer steps would be enough",
+            level=level,
+            network_evaluations=0,
+            sampler=sampler,
+        )
     land = Landscape(push, score, inside, torch.device(device), settings.batch)
     work = _Work(land, settings, level, g, progress or (lambda _: None), Trials(0, 0))
     found = _stages(work)
@@ -158,9 +170,9 @@ def splitting(
         )
     return Rate(
         method="splitting",
-        rate=found.rate,
-        low=found.low,
-        high=found.high,
+        rate=found.numbers.rate,
+        low=found.numbers.low,
+        high=found.numbers.high,
         level=level,
         reliable=True,
         diagnostic=found.sentence,
@@ -245,9 +257,8 @@ def _count(work: _Work) -> _Estimate | None:
         done += size
     trials = Trials(k, n)
     low, high = trials.interval(work.level)
-    return _Estimate(
-        trials.rate, low, high, "count", f"counted: {k} of {n} fresh samples in the region", trials
-    )
+    said = f"counted: {k} of {n} fresh samples in the region"
+    return _Estimate(Offered(trials.rate, low, high), "count", said, trials)
 
 
 def _groups(p: Population) -> list[Tensor]:
@@ -261,7 +272,7 @@ def _tilted(work: _Work, grown: Population) -> _Estimate | None:
         return None
     tilt = fit_tilt(groups, work.land.remembered)
     drawn, summary = _draw(work, tilt)
-    outside = uncovered(tilt, groups, drawn) if summary.mean > 0 else 1.0
+    outside = uncovered(tilt, groups, drawn) if summary.log_mean > -math.inf else 1.0
     work.note(
         tilt=tilt.fitted_by,
         effective=summary.effective,
@@ -273,13 +284,16 @@ def _tilted(work: _Work, grown: Population) -> _Estimate | None:
     if why is not None:
         work.failed(why)
         return None
-    low, high = log_interval(summary.mean, summary.error, summary.freedom, work.level)
-    high = min(1.0, high / (1 - outside))  # what may lie out of reach is missing from the mean
+    found = offered(summary.log_mean, summary.error, summary.freedom, work.level)
+    if isinstance(found, str):
+        work.failed(found)
+        return None
+    high = min(1.0, found.high / (1 - outside))  # what may lie out of reach is missing from the mean
     said = (
         f"importance sampling around the particles: effective sample size {summary.effective:.0f} of "
         f"{summary.n}, Pareto k {summary.pareto_k:.2f}, {outside:.1%} of the particles out of its reach"
     )
-    return _Estimate(min(summary.mean, 1.0), low, high, "tilt", said, freedom=max(summary.freedom, 1.0))
+    return _Estimate(replace(found, high=high), "tilt", said, freedom=max(summary.freedom, 1.0))
 
 
 def _draw(work: _Work, tilt: Tilt) -> tuple[Floats, Weighted]:
@@ -288,7 +302,7 @@ def _draw(work: _Work, tilt: Tilt) -> tuple[Floats, Weighted]:
     drawn = log_weights(work.land, tilt, min(1000, max(work.left(), 2)), work.g)
     while True:
         summary = weighted(drawn)
-        needed = summary.n * (summary.error / target) ** 2 if summary.mean > 0 else math.inf
+        needed = summary.n * (summary.error / target) ** 2 if summary.log_mean > -math.inf else math.inf
         hopeless = summary.n >= 2000 and (needed > 20_000 or summary.effective < 5)
         settled = summary.error <= target and summary.effective >= 50
         if settled or hopeless or work.left() < 1000 or summary.n >= 30_000:
@@ -304,7 +318,7 @@ def _tilt_fails(work: _Work, grown: Population, summary: Weighted, outside: floa
         return f"{outside:.0%} of the particles in the region lie out of the tilt's reach"
     logs = grown.log_q[grown.done].numpy()
     centre, error = _log_mean(logs)
-    gap = math.log(summary.mean) - centre
+    gap = summary.log_mean - centre
     if abs(gap) > 3 * math.hypot(error, summary.error) + math.log(2):
         return f"the tilt and the levels disagree by a factor of {math.exp(abs(gap)):.1f}"
     return None
@@ -330,9 +344,13 @@ def _replicated(work: _Work, grown: Population) -> _Estimate | None:
     per_particle = work.land.samples / work.pilot.n
     wanted = c.particles * max(4.0, (spread / (c.relative * math.sqrt(replicates))) ** 2)
     affordable = work.left() / (1.2 * per_particle * replicates)
-    particles = int(min(wanted, affordable))
+    room = c.memory / held(work.land.push.latent, replicates, c.chain)
+    particles = int(min(wanted, affordable, room))
     if particles < 2 * c.particles:
-        work.failed(f"{max(work.left(), 0)} samples are left, too few for larger replicates")
+        work.failed(
+            f"larger replicates need {2 * c.particles} particles each; for {max(0, int(affordable))} "
+            f"samples are left, for {int(room)} there is room in {c.memory / 2**30:.1f} GiB"
+        )
         return None
     work.say(f"{replicates} replicates of {particles} particles")
     work.land.remembered.clear()
@@ -351,17 +369,19 @@ def _replicated(work: _Work, grown: Population) -> _Estimate | None:
     if ancestors < 3:
         work.failed(f"a replicate descends from {ancestors:.1f} of its first particles, 3 are needed")
         return None
-    rate = math.exp(centre)
-    low, high = log_interval(rate, error, replicates - 1, work.level)
+    found = offered(centre, error, replicates - 1, work.level)
+    if isinstance(found, str):
+        work.failed(found)
+        return None
     said = f"{replicates} replicates of {particles} particles, their logarithms spread by {deviation:.2f}"
-    return _Estimate(rate, low, high, "levels", said, freedom=replicates - 1)
+    return _Estimate(found, "levels", said, freedom=replicates - 1)
 
 
 def _contradicts_pilot(work: _Work, found: _Estimate) -> bool:
     low, high = work.pilot.interval(0.999)
-    if found.high < low or found.low > high:
+    if found.numbers.high < low or found.numbers.low > high:
         work.failed(
-            f"the {found.stage} stage gave {found.rate:.2g} but {work.pilot.k} of {work.pilot.n} "
+            f"the {found.stage} stage gave {found.numbers.rate:.2g} but {work.pilot.k} of {work.pilot.n} "
             "independent samples hit"
         )
         return True

@@ -6,6 +6,9 @@ For weights w_i >= 0 with mean mu the estimators here are
     k   = shape of the generalised Pareto distribution fitted to the largest weights
     interval = mu exp(-+ t s / (mu sqrt(n))),    t with 2 n / (kurtosis - 1) degrees of freedom
 
+Weights are kept as logarithms until an interval is offered (``offered``): exp of one may leave float range on
+both sides.
+
 Where fixed numbers n_j were drawn from proposals j, n in all, what differs between proposals is no error:
 s^2 = sum_j n_j s_j^2 / n of their own variances, and the degrees of freedom are Satterthwaite's of that sum.
 
@@ -35,6 +38,9 @@ LIGHT = 0.05
 """Where no weight carries more than this share of the sum, a shape fitted to the largest says nothing of it:
 of Pareto weights with k = 0.7 the largest of a few hundred carries about a fifth."""
 
+SMALLEST = math.log(np.finfo(np.float64).tiny)
+"""Logarithm of the smallest estimate that is offered."""
+
 STRATUM = 8
 """Fewest weights whose variance is taken by itself; proposals of fewer are joined with the next."""
 
@@ -44,7 +50,7 @@ class Weighted:
     """Mean of n weights (those of misses are zero) with its diagnostics.
 
     Attributes:
-        mean: estimate of q.
+        log_mean: logarithm of the estimate of q; -inf where every weight is zero.
         error: relative standard error of the mean.
         effective: effective sample size.
         pareto_k: None where fewer than 25 weights are positive.
@@ -53,7 +59,7 @@ class Weighted:
         n: how many were drawn, misses included.
     """
 
-    mean: float
+    log_mean: float
     error: float
     effective: float
     pareto_k: float | None
@@ -88,13 +94,13 @@ def weighted(log_weights: Floats, proposals: NDArray[np.int64] | None = None) ->
         raise ValueError(f"{logs.size} weights need as many proposals, got shape {proposals.shape}")
     top = float(logs.max())
     if top == -np.inf:
-        return Weighted(0.0, math.inf, 0.0, None, 0.0, 1.0, logs.size)
+        return Weighted(-math.inf, math.inf, 0.0, None, 0.0, 1.0, logs.size)
     scaled = np.exp(logs - top)
     mean = float(scaled.mean())
     error, freedom = _error([scaled] if proposals is None else _strata(scaled, proposals))
     positive = logs > -np.inf
     return Weighted(
-        mean=mean * math.exp(top),
+        log_mean=top + math.log(mean),
         error=error / mean,
         effective=float(scaled.sum() ** 2 / (scaled**2).sum()),
         pareto_k=pareto_k(logs[positive]),
@@ -166,10 +172,29 @@ def _fit_pareto(excess: Floats) -> float:
     return (n * k + 10 * 0.5) / (n + 10)
 
 
-def log_interval(mean: float, error: float, freedom: float, level: float) -> tuple[float, float]:
-    """``mean exp(-+ t error)``, cut at 1: the interval of a mean with relative standard error ``error``.
+@dataclass(frozen=True)
+class Offered:
+    """An estimate with its interval, all in [0, 1]."""
 
-    ``freedom`` are the degrees of freedom of the error itself: replicates - 1, or ``Weighted.freedom``.
+    rate: float
+    low: float
+    high: float
+
+
+def offered(log_mean: float, error: float, freedom: float, level: float) -> Offered | str:
+    """``exp(log_mean -+ t error)``, cut at 1: the interval of a mean with relative standard error ``error``.
+
+    ``freedom`` are the degrees of freedom of the error itself: replicates - 1, or ``Weighted.freedom``. Where
+    the interval holds no probability, or none that is a number, the end of "not reliable because ..." is
+    returned in its place.
     """
     half = float(cast(Any, stats).t.ppf((1 + level) / 2, max(freedom, 1.0))) * error
-    return mean * math.exp(-half), min(1.0, mean * math.exp(half))
+    if log_mean - half > 0:
+        return (
+            f"the interval lies above 1, from 10^{(log_mean - half) / math.log(10):.2g} on, where no "
+            "probability does: the weights are not what they are taken for"
+        )
+    if log_mean < SMALLEST:
+        return f"the estimate, 10^{log_mean / math.log(10):.0f}, is smaller than any number that can be held"
+    rate, high = math.exp(min(log_mean, 0.0)), math.exp(min(log_mean + half, 0.0))
+    return Offered(rate, min(rate, math.exp(log_mean - half)), high)
