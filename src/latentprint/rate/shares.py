@@ -2,8 +2,8 @@
 
 The variance of the balance heuristic's weights w_c = h / sum_k c_k dQ_k/dP depends on the shares c. With
 paths drawn from known shares u, E_c[w_c^2] = E_u[w_c w_u], which is convex in c: a pilot's average of it is
-made least. What a pilot of some dozens cannot have seen is provided for by a part that goes to chosen proposals
-whatever the pilot found.
+made least. What a pilot of some dozens cannot have seen is provided for by a part that goes to chosen
+proposals whatever the pilot found.
 
 Sources: Veach and Guibas, SIGGRAPH 1995 (balance heuristic); T. Hesterberg, Technometrics 37 (1995) (the
 defensive part); Kivinen and Warmuth 1997 (exponentiated gradient).

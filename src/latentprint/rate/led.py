@@ -1,0 +1,208 @@
+"""Paths of a stochastic sampler that are led to x_p, and how likely any proposal was to draw them.
+
+See ``path`` for the formulas. Along a path two numbers a step and guide, e . u and |u|^2, are kept; from them
+follows the density of every proposal that leads by these guides, however strongly at each step, also of one
+that is thought of later.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from latentprint.denoiser import Codec, Denoiser, checked
+from latentprint.rate.guides import Guide
+from latentprint.rate.levels import Inside
+from latentprint.sampler.state import State
+from latentprint.sampler.whole import Sampler
+from latentprint.schedule import Schedule
+from latentprint.streams import Streams
+
+
+@dataclass(frozen=True)
+class Transition:
+    """One step as a Gaussian: N(keep x + pull D, std^2 I), from a time with ``alpha`` and ``sigma``."""
+
+    t: Tensor
+    keep: float
+    pull: float
+    std: float
+    alpha: float
+    sigma: float
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """A denoiser that answers with what it was given."""
+
+    schedule: Schedule
+    value: Tensor
+
+    def __call__(self, x: Tensor, t: Tensor, /) -> Tensor:
+        return self.value
+
+
+def transitions(sampler: Sampler, schedule: Schedule) -> list[Transition] | str:
+    """The steps of a sampler as Gaussians; the end of "not reliable because ..." where they are none.
+
+    The coefficients are the step's own answers to x, D and noise of 1 each, and hold where they give its
+    answer to a fourth combination too.
+    """
+    step, instead = sampler.step, "; splitting can answer"
+    if step.draws == 0:
+        return f"the sampler ({step.name}) draws no noise on its way, so its path cannot be led{instead}"
+    if step.draws != 1 or step.evaluations != 1:
+        return f"a step of {step.name} is no single Gaussian around one evaluation{instead}"
+    x, d, z = torch.tensor([[1, 0, 0, 0.3], [0, 1, 0, -0.7], [0, 0, 1, 0.2]], dtype=torch.float64)[:, :, None]
+    found, grid = list[Transition](), sampler.grid(schedule)
+    for t, s in pairwise(grid):
+        after = step(_Answer(schedule, d), State.at(x, t), s, lambda _: z)
+        keep, pull, std, other = after.x[:, 0].tolist()
+        off = abs(0.3 * keep - 0.7 * pull + 0.2 * std - other)
+        if after.memory or std <= 0 or off > 1e-9 * (1 + abs(other)):
+            return f"a step of {step.name} is not linear in image, denoiser and noise{instead}"
+        found.append(Transition(t, keep, pull, std, float(schedule.alpha(t)), float(schedule.sigma(t))))
+    return found
+
+
+@dataclass(frozen=True)
+class Proposals:
+    """K proposals: the sampler's own law, number 0, and ways to lead by a guide.
+
+    Attributes:
+        guide: (K,) int64, which guide; -1 for the sampler's own law.
+        factors: (K, steps) how much of it at each step: 0 is the sampler's own D, 1 the guide.
+        names: of each.
+    """
+
+    guide: Tensor
+    factors: Tensor
+    names: tuple[str, ...]
+
+    @classmethod
+    def own(cls, steps: int) -> Proposals:
+        """The sampler's own law alone."""
+        none = torch.zeros(1, steps, dtype=torch.float64)
+        return cls(torch.tensor([-1]), none, ("the sampler itself",))
+
+    def __len__(self) -> int:
+        return len(self.guide)
+
+    def with_(self, guide: int, factors: Tensor, name: str) -> Proposals:
+        """These and one more."""
+        return Proposals(
+            torch.cat([self.guide, torch.tensor([guide])]),
+            torch.cat([self.factors, factors[None]]),
+            (*self.names, name),
+        )
+
+
+@dataclass(frozen=True)
+class Walks:
+    """n paths.
+
+    Attributes:
+        hit: (n,) bool, whether the path ended in Omega. All else is of those that did, float64 on the CPU.
+        start: (hits,) log r_T/p_T at x_T.
+        along, squares: (hits, steps, guides) e . u and |u|^2.
+    """
+
+    hit: Tensor
+    start: Tensor
+    along: Tensor
+    squares: Tensor
+
+    @classmethod
+    def joined(cls, parts: Sequence[Walks]) -> Walks:
+        """All of them."""
+        return cls(*(torch.cat([getattr(p, f.name) for p in parts]) for f in fields(cls)))
+
+    def log_ratio(self, proposals: Proposals) -> Tensor:
+        """log dQ_k/dP: (hits, K)."""
+        found = torch.zeros(len(self.start), len(proposals), dtype=torch.float64)
+        for guide in range(self.along.shape[2]):
+            own = (proposals.guide == guide).nonzero()[:, 0]
+            factors = proposals.factors[own].T
+            terms = self.along[:, :, guide] @ factors - self.squares[:, :, guide] @ (factors**2 / 2)
+            found[:, own] = self.start[:, None] + terms
+        return found
+
+
+@dataclass(frozen=True)
+class Led:
+    """The sampler over the model, with x_p, Omega and the guides: what paths are drawn from."""
+
+    denoiser: Denoiser
+    sampler: Sampler
+    target: Tensor
+    inside: Inside
+    codec: Codec
+    steps: Sequence[Transition]
+    guides: Sequence[Guide]
+    streams: Streams
+    batch: int
+
+    def walk(self, proposals: Proposals, which: Tensor, ids: Tensor, purpose: str) -> Walks:
+        """A path from each of ``which`` (n,) proposals, under its id (n,)."""
+        with torch.no_grad():
+            pairs = zip(which.split(self.batch), ids.split(self.batch), strict=True)
+            return Walks.joined(
+                [self._walk(proposals.guide[k], proposals.factors[k], own, purpose) for k, own in pairs]
+            )
+
+    def _walk(self, guide: Tensor, factors: Tensor, ids: Tensor, purpose: str) -> Walks:
+        schedule, space = self.denoiser.schedule, tuple(self.target.shape)
+        device, dtype = self.target.device, self.target.dtype
+
+        def noise(step: int) -> Tensor:
+            return self.streams.noise(purpose, ids, step, space, device=device, dtype=dtype)
+
+        alpha, sigma = float(schedule.alpha(schedule.start)), float(schedule.sigma(schedule.start))
+        z = noise(0)
+        x = torch.where(_rows(guide >= 0, z), alpha * self.target + sigma * z, schedule.prior_std * z)
+        start = _log_normal(x, alpha * self.target, sigma) - _log_normal(x, None, schedule.prior_std)
+        along, squares = list[Tensor](), list[Tensor]()
+        for k, step in enumerate(self.steps):
+            x, by, square = self._step(x, step, guide, factors[:, k], noise(k + 1))
+            along.append(by)
+            squares.append(square)
+        if self.sampler.denoise:
+            x = checked(self.denoiser, x, _times(schedule.end, x))
+        hit = self.inside(self.codec.decode(x)).cpu()
+        return Walks(hit, start[hit], torch.stack(along, 1)[hit], torch.stack(squares, 1)[hit])
+
+    def _step(
+        self, x: Tensor, step: Transition, guide: Tensor, factor: Tensor, noise: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """(x after one step, e . u and |u|^2 of every guide (n, guides))."""
+        denoised = checked(self.denoiser, x, _times(float(step.t), x))
+        moves = [
+            step.pull / step.std * (g(x, denoised, step.alpha, step.sigma) - denoised) for g in self.guides
+        ]
+        e = noise
+        for i, u in enumerate(moves):
+            e = e + _rows(torch.where(guide == i, factor, 0.0), x).to(u) * u
+        wide = [u.double().flatten(1) for u in moves]
+        along = torch.stack([(e.double().flatten(1) * u).sum(1) for u in wide], 1)
+        squares = torch.stack([u.square().sum(1) for u in wide], 1)
+        return step.keep * x + step.pull * denoised + step.std * e, along.cpu(), squares.cpu()
+
+
+def _times(t: float, x: Tensor) -> Tensor:
+    return torch.full((len(x),), t, dtype=torch.float64)
+
+
+def _rows(values: Tensor, x: Tensor) -> Tensor:
+    return values.to(x.device).reshape(-1, *(1,) * (x.ndim - 1))
+
+
+def _log_normal(x: Tensor, mean: Tensor | None, std: float) -> Tensor:
+    """log N(x; mean, std^2 I) less its constant: (n,) float64 on the CPU."""
+    offset = x.double() if mean is None else x.double() - mean.double()
+    dims = math.prod(x.shape[1:])
+    return (-0.5 * (offset / std).flatten(1).square().sum(1) - dims * math.log(std)).cpu()

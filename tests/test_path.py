@@ -1,0 +1,249 @@
+"""The path estimator on models whose q is exact for the sampler's own steps."""
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats as scipy_stats
+from torch import Tensor
+
+from latentprint.denoiser import IdentityCodec
+from latentprint.known import Gaussian, Memorised, Mixture
+from latentprint.rate.guides import Conditioned, Toward
+from latentprint.rate.led import Led, Proposals, transitions
+from latentprint.rate.levels import Inside
+from latentprint.rate.path import PathConfig, guides, path
+from latentprint.rate.pushforward import SamplerPushforward
+from latentprint.sampler.steps import (
+    Ancestral,
+    DPMSolverPP2M,
+    EulerMaruyama,
+    PredictorCorrector,
+    ReverseDiffusion,
+)
+from latentprint.sampler.whole import Sampler
+from latentprint.schedule import EDM, VP, Schedule, SubVP
+from latentprint.streams import Streams
+
+QUICK = PathConfig(relative=0.1, most=6000, pilot=16, second=120)
+
+
+def images(n: int, side: int = 2, seed: int = 0) -> Tensor:
+    g = torch.Generator().manual_seed(seed)
+    return torch.rand(n, 1, side, side, generator=g, dtype=torch.float64) * 2 - 1
+
+
+def within(centre: Tensor, radius: float) -> Inside:
+    return lambda x: (x - centre).flatten(1).norm(dim=1) < radius
+
+
+@dataclass(frozen=True)
+class Line:
+    """A Gaussian sampler in closed form: every pixel ends as N(mean, gain^2), by its own steps."""
+
+    mean: Tensor
+    gain: float
+
+
+def closed(model: Gaussian, sampler: Sampler) -> Line:
+    """x_{k+1} = (keep + pull A_k) x_k + pull c_k + std e: mean and variance of each pixel, step by step."""
+    steps = transitions(sampler, model.schedule)
+    assert not isinstance(steps, str)
+    shape = (1, *model.mean.shape)
+    mean, variance = torch.zeros(shape, dtype=torch.float64), model.schedule.prior_std**2
+
+    def line(t: Tensor) -> tuple[Tensor, float]:
+        at_zero = model(torch.zeros(shape, dtype=torch.float64), t.reshape(1))
+        slope = model(torch.ones(shape, dtype=torch.float64), t.reshape(1)) - at_zero
+        return at_zero, float(slope.flatten()[0])
+
+    for step in steps:
+        offset, slope = line(step.t)
+        factor = step.keep + step.pull * slope
+        mean, variance = factor * mean + step.pull * offset, factor**2 * variance + step.std**2
+    offset, slope = line(torch.tensor(model.schedule.end, dtype=torch.float64))
+    return Line((slope * mean + offset)[0], math.sqrt(slope**2 * variance))
+
+
+@pytest.mark.parametrize("step", [Ancestral(), EulerMaruyama(), ReverseDiffusion()])
+@pytest.mark.parametrize("schedule", [VP(), EDM(sigma_min=0.02)])
+def test_a_gaussian_is_exact_at_every_number_of_steps(step: Ancestral, schedule: Schedule):
+    mean = images(1)[0]
+    model = Gaussian(mean, torch.tensor(0.3, dtype=torch.float64), schedule)
+    sampler = Sampler(step, 12, "log-snr")
+    law = closed(model, sampler)
+    target = law.mean + 2 * law.gain
+    radius = 1.5 * law.gain
+    off = float(((target - law.mean) ** 2).sum()) / law.gain**2
+    q = float(scipy_stats.ncx2.cdf(radius**2 / law.gain**2, 4, off))
+    assert 1e-4 < q < 0.05
+    found = path(model, sampler, target, within(target, radius), seed=3, level=0.999, config=QUICK)
+    assert found.reliable, found.diagnostic
+    assert found.holds(q), (found.low, q, found.high)
+    assert found.rate == pytest.approx(q, rel=0.35)
+    assert found.sampler == sampler.describe()
+
+
+@pytest.mark.parametrize("copies", [1, 3])
+def test_a_set_learnt_by_heart_gives_each_image_back_by_its_copies(copies: int):
+    some = images(60, 4)
+    model = Memorised(some, SubVP(), copies=[copies, *[1] * 59])
+    sampler = Sampler(Ancestral(), 96)
+    found = path(
+        model, sampler, some[0], within(some[0], 0.3), seed=0, others=some[1:], level=0.999, config=QUICK
+    )
+    assert found.reliable, found.diagnostic
+    assert found.holds(model.q(0)), (found.low, found.high)
+    assert found.rate == pytest.approx(model.q(0), rel=0.3)
+
+
+def test_what_a_network_turns_to_late_is_still_counted():
+    """A mixture whose kernels are wide: its denoiser goes on moving where the guides hold still."""
+    some = images(8, 3)
+    model = Mixture(some, 0.25, VP())
+    sampler = Sampler(Ancestral(), 24)
+    inside = within(some[2], 0.45)
+    push = SamplerPushforward(model, sampler, tuple(some.shape[1:]))
+    g = torch.Generator().manual_seed(0)
+    hits = sum(
+        int(inside(push(torch.randn(20_000, push.latent, generator=g).double())).sum()) for _ in range(5)
+    )
+    others = torch.cat([some[:2], some[3:]])
+    found = path(model, sampler, some[2], inside, seed=0, others=others, level=0.999, config=QUICK)
+    low, high = scipy_stats.binomtest(hits, 100_000).proportion_ci(0.999)
+    assert found.reliable, found.diagnostic
+    assert found.low is not None
+    assert found.high is not None
+    assert found.low < high
+    assert found.high > low
+
+
+def led(model: Memorised, batch: int = 7) -> tuple[Led, Proposals]:
+    sampler = Sampler(Ancestral(), 6)
+    steps = transitions(sampler, model.schedule)
+    assert not isinstance(steps, str)
+    some = model.images
+    paths = Led(
+        model,
+        sampler,
+        some[0],
+        lambda x: torch.ones(len(x), dtype=torch.bool),
+        IdentityCodec(),
+        steps,
+        [Toward(some[0]), Conditioned(some, 0, 0.3)],
+        Streams(0),
+        batch,
+    )
+    half = torch.tensor([0.5, 1, 1.2, 0.3, 0, 0], dtype=torch.float64)
+    proposals = Proposals.own(6).with_(0, half, "a").with_(1, half, "b").with_(1, half / 2, "c")
+    return paths, proposals
+
+
+def test_densities_are_those_of_the_paths_that_are_drawn():
+    paths, proposals = led(Memorised(images(5), VP()), 4000)
+    ids = torch.arange(4000)
+    for place in range(len(proposals)):
+        # E_Q[R/Q] = 1 for any two laws Q and R; close ones, so that the average is seen to settle
+        ratios = paths.walk(proposals, torch.full((4000,), place), ids, f"test.{place}").log_ratio(proposals)
+        assert len(ratios) == 4000
+        assert bool((ratios[:, 0] == 0).all())
+        between = (ratios - ratios[:, place, None]).exp()
+        error = between.std(0) / math.sqrt(4000)
+        settled = error < 0.1
+        assert int(settled.sum()) >= 2  # itself, and another
+        assert bool(((between.mean(0) - 1).abs() <= 5 * error)[settled].all())
+
+
+def test_a_path_depends_on_its_own_id_alone():
+    model = Memorised(images(5), VP())
+    which, ids = torch.tensor([0, 1, 2, 3, 3, 1]), torch.arange(6)
+    paths, proposals = led(model)
+    single, _ = led(model, batch=1)
+    whole = paths.walk(proposals, which, ids, "test").log_ratio(proposals)
+    flipped = single.walk(proposals, which.flip(0), ids.flip(0), "test").log_ratio(proposals)
+    assert torch.allclose(whole, flipped.flip(0), rtol=1e-9, atol=1e-9)
+
+
+def test_a_certain_event_is_one():
+    model = Memorised(images(1), VP())
+    found = path(model, Sampler(Ancestral(), 12), model.images[0], lambda x: x.flatten(1)[:, 0] < 9, seed=0)
+    assert found.reliable, found.diagnostic
+    assert found.rate == pytest.approx(1.0, abs=0.02)
+    assert found.holds(1.0)
+
+
+def test_an_interrupted_estimate_goes_on_to_the_same_result():
+    some = images(20, 3)
+    model = Memorised(some, SubVP())
+    sampler = Sampler(Ancestral(), 48)
+    store = dict[str, dict[str, object]]()
+    made = list[str]()
+
+    class Killed(Exception):
+        pass
+
+    def kept(name: str, make):
+        if name not in store:
+            if len(made) == 2:
+                raise Killed
+            made.append(name)
+            store[name] = make()
+        return store[name]
+
+    def run(kept):
+        config = replace(QUICK, relative=0.05)
+        return path(
+            model, sampler, some[0], within(some[0], 0.3), seed=5, others=some[1:], config=config, kept=kept
+        )
+
+    with pytest.raises(Killed):
+        run(kept)
+    made.clear()
+    straight = run(lambda _, make: make())
+    made.clear()
+    for _ in range(20):
+        try:
+            resumed = run(kept)
+            break
+        except Killed:
+            made.clear()
+    assert (resumed.rate, resumed.low, resumed.network_evaluations) == (
+        straight.rate,
+        straight.low,
+        straight.network_evaluations,
+    )
+
+
+def test_samplers_that_cannot_be_led_are_declined_at_no_cost():
+    some = images(5)
+    model = Memorised(some, VP())
+    for step in (DPMSolverPP2M(), PredictorCorrector()):
+        found = path(model, Sampler(step, 8), some[0], within(some[0], 0.3), seed=0)
+        assert (found.reliable, found.network_evaluations) == (False, 0)
+        assert "splitting can answer" in found.diagnostic
+
+
+def test_a_region_that_no_path_reaches_is_an_answer_and_no_number():
+    some = images(5)
+    model = Memorised(some, VP())
+    found = path(model, Sampler(Ancestral(), 8), some[0], lambda x: x[:, 0, 0, 0] > 9, seed=0, config=QUICK)
+    assert (found.reliable, found.rate) == (False, None)
+    assert found.network_evaluations == found.details["paths"] * 9
+
+
+def test_copies_of_the_image_do_not_push_away_from_it():
+    some = images(6)
+    found = guides(some[0], torch.cat([some[1:], some[:1]]))
+    assert found[0].name == "toward 0"
+    conditioned = found[1]
+    assert isinstance(conditioned, Conditioned)
+    assert len(conditioned.images) == 6
+    x = np.random.default_rng(0).standard_normal((3, 1, 2, 2))
+    model = Memorised(some, VP())
+    t = torch.tensor(0.3, dtype=torch.float64)
+    alpha, sigma = float(model.schedule.alpha(t)), float(model.schedule.sigma(t))
+    noisy = torch.as_tensor(x) * sigma
+    # for a set learnt by heart what is added to D leaves x_p
+    assert torch.allclose(conditioned(noisy, model(noisy, t), alpha, sigma), some[0].expand(3, 1, 2, 2))
