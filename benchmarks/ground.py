@@ -1,6 +1,6 @@
-"""The proving ground: networks rebuilt by seed, and how often each gives each of its images back, by counting.
+"""The proving ground: networks rebuilt by seed, and how often each gives each of its images back, counted.
 
-A network of a recipe is trained from its seed. Brute force draws samples from it, each counted for the training
+A network of a recipe is trained from its seed. Brute force draws samples, each counted for the training
 image that it lies within half the way to that image's nearest neighbour of: those balls are Omega, disjoint,
 one for every image, so that one run counts all of them. The counts are kept in ``proving/counts.json`` beside
 the hash of the weights. Rounding differs between machines: where the weights do not have that hash the counts
@@ -174,7 +174,7 @@ def count(g: Ground, sampler: str, unit: int, samples: int = UNIT) -> list[int]:
     )
     for first in range(0, samples, batch):
         size = min(batch, samples - first)
-        owners = g.owners(push(torch.randn(size, push.latent, generator=noise)))  # noqa: TID251
+        owners = g.owners(push(torch.randn(size, push.latent, generator=noise)))
         hits += torch.bincount(owners[owners >= 0], minlength=len(hits))
     return hits.tolist()
 

@@ -25,12 +25,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from darboux import riemann_sum, upper_darboux_sum
 from record import add_output, record, tell
 
 from latentprint import keys
 from latentprint.calibrate import (
     Case,
-    Estimator,
     gaussian,
     leak,
     memorised,
@@ -41,12 +41,13 @@ from latentprint.calibrate import (
     row,
 )
 from latentprint.known import Mixture
-from latentprint.rate import brute_force_samples
-from latentprint.rate.darboux import riemann_sum, upper_darboux_sum
+from latentprint.rate import ESTIMATORS, brute_force_samples
+from latentprint.sampler import Ancestral, EulerMaruyama
 from latentprint.schedule import EDM, VP
 from latentprint.streams import Streams
 
 SEED = 20_000
+NAMES = ("monte_carlo", *(row.name for row in ESTIMATORS))
 COST_Q = (1e-5, 1e-7, 1e-9)
 SMOOTH = EDM(sigma_min=0.005)
 
@@ -56,7 +57,7 @@ class Task:
     """One case for one estimator; ``key`` names it in the file of rows."""
 
     group: str
-    estimator: Estimator
+    estimator: str
     index: int
     make: Callable[[], Case]
 
@@ -73,6 +74,14 @@ def linear(index: int) -> Case:
     shape = shapes[4 if index % 20 == 9 else index % 20 // 5]
     schedule = (EDM(), VP())[index % 2]
     return gaussian(q, width, shape, schedule, int(rng.integers(2, 6)), int(rng.integers(2**31)))
+
+
+def stochastic(index: int) -> Case:
+    """One kernel under a stochastic sampler of few steps, linear too."""
+    rng = keys.generator(SEED, "benchmark.stochastic", index)
+    q, width = float(10 ** rng.uniform(-6, math.log10(0.3))), float(rng.uniform(0.1, 0.6))
+    shape, step = [(1, 3, 3), (1, 4, 4), (3, 4, 4)][index % 3], (Ancestral(), EulerMaruyama())[index % 2]
+    return gaussian(q, width, shape, VP(), int(rng.integers(8, 32)), int(rng.integers(2**31)), step)
 
 
 def coin(index: int) -> Case:
@@ -108,6 +117,8 @@ def tasks(quick: bool) -> Iterator[Task]:
             yield Task(name, "splitting", i, lambda i=i, q=q: priced(q, i, side))
     for i in range(4 * repeats):
         yield Task("cost", "bridge", i, lambda i=i: narrow(i))
+    for i in range(lines):
+        yield Task("linear", "path", i, lambda i=i: stochastic(i))
     for i in range(max(models, bridges)):
         if i < models:
             yield Task("model", "splitting", i, lambda i=i: random_case(i, "splitting", SEED))
@@ -124,7 +135,7 @@ def do(task: Task) -> dict[str, Any]:
         "group": task.group,
         **found.to_json(),
         "diagnostic": found.diagnostic,
-        "per_sample": case.push.evaluations,
+        "per_sample": case.subject.push.evaluations,
         "seconds": round(time.perf_counter() - start, 3),
         "cpu_seconds": round(time.process_time() - busy, 3),
     }
@@ -156,7 +167,7 @@ def coverage(rows: list[dict[str, Any]]) -> dict[str, Any]:
     shares: dict[str, float] = {}
     reliable: dict[str, float] = {}
     counts: dict[str, dict[str, int]] = {}
-    for name in ("monte_carlo", "splitting", "bridge"):
+    for name in NAMES:
         mine = [r for r in rows if r["estimator"] == name]
         sure = [r for r in mine if r["reliable"]]
         if sure:
@@ -247,7 +258,7 @@ def main() -> None:
     parser.add_argument("--rows", type=Path, help="file of rows, appended to and resumed from")
     parser.add_argument("--summarise", action="store_true", help="only the rows that are there already")
     add_output(parser)
-    parser.add_argument("--only", choices=("monte_carlo", "splitting", "bridge"), help="one estimator")
+    parser.add_argument("--only", choices=NAMES, help="one estimator")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)

@@ -199,9 +199,16 @@ def test_batches_change_nothing_and_seeds_do():
 def test_what_is_wanted_is_computed_and_not_waited_for():
     model = Mixture(images(6), 0.5, EDM(sigma_min=0.01))
     inside = within(model.images[0], 0.4)
-    said: list[str] = []
+    said = list[tuple[int, int]]()
     config = replace(QUICK, relative=0.03, longest=0.6)
-    found = bridge(model, model.images[0], inside, seed=0, config=config, progress=said.append)
+    found = bridge(
+        model,
+        model.images[0],
+        inside,
+        seed=0,
+        config=config,
+        progress=lambda done, total: said.append((done, total)),
+    )
     assert found.reliable
     assert found.details["trajectories"] > 8 * config.together
     assert len(said) <= 3

@@ -12,12 +12,13 @@ from latentprint import calibrate as module
 from latentprint.calibrate import CalibrationReport, Row
 from latentprint.known import Memorised, Mixture
 from latentprint.rate import Rate, combine, unreliable
+from latentprint.sampler import Ancestral, Sampler
 from latentprint.schedule import EDM, VP
 from latentprint.stats import Trials
 
 
 def a_row(
-    *, inside: bool = True, reliable: bool = True, truth: float = 0.1, estimator: module.Estimator = "bridge"
+    *, inside: bool = True, reliable: bool = True, truth: float = 0.1, estimator: str = "bridge"
 ) -> Row:
     interval = (0.1, 0.05, 0.2) if reliable else (None, None, None)
     return Row("case", estimator, truth, *interval, reliable, inside and reliable, 7, "said")
@@ -64,30 +65,49 @@ def test_a_number_invented_for_a_clean_sampler_fails_and_declining_it_is_right()
 def test_truth_of_the_gaussian_case_counts_its_own_steps():
     case = module.gaussian(0.05, 0.5, (1, 3, 3), EDM(), 3, 4)
     z = torch.randn(40_000, 9, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    hits = Trials(int(case.inside(case.push(z)).sum()), len(z))
+    hits = Trials(int(case.subject.inside(case.subject.push(z)).sum()), len(z))
     assert hits.interval(0.999)[0] < 0.05 < hits.interval(0.999)[1]
     # three steps are far from the converged width 0.5: the exact ball would be another
-    x = case.push(z)
+    x = case.subject.push(z)
     assert abs(float(x.std(0).mean()) / 0.5 - 1) > 0.05
 
 
 def test_truth_of_the_mixture_case_is_a_mean_of_noncentral_chi_squares():
     case = module.mixture(1e-3, 5, 0.3, (1, 2, 2), VP(end=1e-5), 64, 2)
-    model = case.model
+    model = case.subject.model
     assert isinstance(model, Mixture)
     edges = torch.linspace(0, 3, 3001, dtype=torch.float64)[:, None]
     ray = model.images[0].flatten() + edges * torch.eye(4, dtype=torch.float64)[0]
-    radius = float(edges[case.inside(ray.reshape(-1, 1, 2, 2))].max())
+    radius = float(edges[case.subject.inside(ray.reshape(-1, 1, 2, 2))].max())
     away = ((model.images - model.images[0]) ** 2).flatten(1).sum(1).numpy() / 0.09
     truth = scipy_stats.ncx2.cdf(radius**2 / 0.09, 4, away.clip(1e-12)).mean()
     assert truth == pytest.approx(1e-3, rel=0.05)
 
 
+def test_truth_of_a_stochastic_gaussian_counts_the_noise_of_every_step():
+    case = module.gaussian(0.05, 0.5, (1, 3, 3), VP(), 3, 4, Ancestral())
+    push = case.subject.push
+    z = torch.randn(40_000, push.latent, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    hits = Trials(int(case.subject.inside(push(z)).sum()), len(z))
+    assert push.latent == 4 * 9
+    assert hits.interval(0.999)[0] < 0.05 < hits.interval(0.999)[1]
+
+
+@pytest.mark.parametrize("steps", [6, 24])
+def test_corners_come_back_alike_at_every_number_of_steps(steps: int):
+    case = module.corners((1, 1, 3), VP(), Sampler(Ancestral(), steps))
+    push = case.subject.push
+    z = torch.randn(20_000, push.latent, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    hits = Trials(int(case.subject.inside(push(z)).sum()), len(z))
+    assert case.truth == 1 / 8
+    assert hits.interval(0.999)[0] < 1 / 8 < hits.interval(0.999)[1]
+
+
 def test_memorised_counts_copies_and_its_omega_holds_no_neighbour():
     case = module.memorised(5, 20, (3, 4, 4), EDM(), 8, 1)
     assert case.truth == pytest.approx(5 / 24)
-    assert isinstance(case.model, Memorised)
-    assert case.inside(case.model.images).tolist() == [True] + [False] * 19
+    assert isinstance(case.subject.model, Memorised)
+    assert case.subject.inside(case.subject.model.images).tolist() == [True] + [False] * 19
 
 
 def test_estimators_on_one_small_case_each():
@@ -111,17 +131,22 @@ def test_the_suite_is_the_one_that_was_asked_for():
         assert min(t for t in truths if t > 0) <= 1e-9
         assert max(truths) == 0.3
         assert {0.0, 1e-3} <= set(truths)
-        shapes = {tuple(case.target.shape) for case, _ in cases}
+        shapes = {tuple(case.subject.target.shape) for case, _ in cases}
         assert {64, 784} <= {math.prod(s) for s in shapes}
         assert {s[0] for s in shapes} == {1, 3}
         assert len({case.name for case, _ in cases}) == len(cases)
-        assert {e for _, estimators in cases for e in estimators} == {"monte_carlo", "splitting", "bridge"}
+        assert {e for _, estimators in cases for e in estimators} == {
+            "monte_carlo",
+            "path",
+            "splitting",
+            "bridge",
+        }
 
 
 def test_random_cases_are_a_function_of_their_index():
     one, same, other = (module.random_case(i, "splitting", 7) for i in (3, 3, 4))
     assert one.truth == same.truth != other.truth
-    assert torch.equal(one.target, same.target)
+    assert torch.equal(one.subject.target, same.subject.target)
     truths = [module.random_case(i, "monte_carlo", 7).truth for i in range(40)]
     assert min(truths) < 1e-7
     assert max(truths) > 1e-3

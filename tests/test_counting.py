@@ -21,7 +21,7 @@ from latentprint.contracts import Outcome
 from latentprint.gate import Policy, judge
 from latentprint.gate.policy import MissableRule, RateRule
 from latentprint.rate import Rate
-from latentprint.rate.weights import log_interval
+from latentprint.rate.weights import Offered, offered
 from latentprint.settings import SettingsError
 from latentprint.stats import Trials, looks, narrowed, running_interval, running_p_value, samples_to_decide
 from latentprint.store import Run
@@ -153,9 +153,10 @@ def test_what_detectors_leave_of_an_estimate_by_hand() -> None:
 
 def test_an_interval_at_another_level_is_the_one_asked_for_at_once() -> None:
     rate, error, freedom = 3e-6, 0.2, 7.0
-    low, high = log_interval(rate, error, freedom, 0.95)
+    ends = [offered(math.log(rate), error, freedom, level) for level in (0.95, 0.99)]
+    (low, high), wider = [(one.low, one.high) for one in ends if isinstance(one, Offered)]
     found = Rate("splitting", rate, low, high, 0.95, True, "", 1, {}, freedom=freedom)
-    assert found.at(0.99) == pytest.approx(log_interval(rate, error, freedom, 0.99))
+    assert found.at(0.99) == pytest.approx(wider)
     assert found.at(0.95) == pytest.approx((low, high))
     counted = Rate("splitting", 0.1, 0.05, 0.2, 0.95, True, "", 1, {}, trials=Trials(10, 100))
     assert counted.at(0.99) == Trials(10, 100).interval(0.99)

@@ -8,14 +8,19 @@ density of N(0, (s^2 + k^2 sigma^2) I) at k alpha x_p.
 from __future__ import annotations
 
 import math
+import sys
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy import integrate, stats
 
 from latentprint.keys import generator
-from latentprint.rate.darboux import LogSum, riemann_sum, upper_darboux_sum
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+
+from darboux import LogSum, riemann_sum, upper_darboux_sum
 
 
 class Model:

@@ -6,6 +6,7 @@ would:
     memorised   q = copies / N                        points, with 1, 2 and 5 copies of x_p
     mixture     q = mean of noncentral chi-squares    a ball around x_p, from 0.3 down to 1e-9
     gaussian    as mixture, with one kernel           here the sampler is linear: exact for its own step count
+    corners     q = 1 / N, N corners of a cube        by symmetry, for every sampler at every number of steps
     leak        q = 1e-3                              a sampler that gives x_p back by a coin
     clean       q = 0                                 the same sampler without the leak: no number may be
     invented
@@ -18,7 +19,7 @@ cases.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,26 +29,29 @@ from latentprint import keys
 from latentprint.contracts import Ids, Outcome, Times
 from latentprint.denoiser import Denoiser
 from latentprint.known import Gaussian, Leak, Memorised, Mixture
-from latentprint.likelihood import Divergence, Hutchinson
 from latentprint.rate import (
-    BridgeConfig,
+    ESTIMATORS,
+    Effort,
     Inside,
-    Pushforward,
     Rate,
     SamplerPushforward,
-    SplittingConfig,
-    bridge,
+    Score,
+    Subject,
     monte_carlo,
-    splitting,
 )
-from latentprint.sampler.steps import DPMSolverPP2M
+from latentprint.sampler.state import Step
+from latentprint.sampler.steps import Ancestral, DPMSolverPP2M, EulerMaruyama
 from latentprint.sampler.whole import Sampler
 from latentprint.schedule import EDM, VP, Schedule
 from latentprint.stats import binomial_test_less
 from latentprint.streams import Streams
 
-Estimator = Literal["monte_carlo", "splitting", "bridge"]
 Shape = tuple[int, int, int]
+
+COUNT = "monte_carlo"
+"""What counting is called; all other estimators are those of the table ``rate.ESTIMATORS``."""
+
+_TABLE = {row.name: row for row in ESTIMATORS}
 
 LEVEL = 0.95
 FAILS_BELOW = 0.01
@@ -56,24 +60,11 @@ LEAST_RELIABLE = 0.8
 
 @dataclass(frozen=True)
 class Case:
-    """A model with a known q.
-
-    Attributes:
-        truth: q. push: the sampler as a map of its noise. sampler: its description.
-        target, inside: x_p and Omega. model: its denoiser, None where there is none to differentiate.
-    """
+    """A subject whose q, ``truth``, is known."""
 
     name: str
     truth: float
-    push: Pushforward
-    sampler: dict[str, Any]
-    target: Tensor
-    inside: Inside
-    model: Denoiser | None
-
-    def score(self, x: Tensor) -> Tensor:
-        """Euclidean distance to x_p, (n,)."""
-        return (x - self.target.to(x)).flatten(1).norm(dim=1)
+    subject: Subject
 
 
 @dataclass(frozen=True)
@@ -81,7 +72,7 @@ class Row:
     """What one estimator said on one case."""
 
     name: str
-    estimator: Estimator
+    estimator: str
     truth: float
     rate: float | None
     low: float | None
@@ -201,24 +192,42 @@ def mixture(q: float, n: int, width: float, shape: Shape, schedule: Schedule, st
     return _sampled(name, q, model, images[0], inside, Sampler(DPMSolverPP2M(), steps, "log-snr"))
 
 
-def gaussian(q: float, width: float, shape: Shape, schedule: Schedule, steps: int, seed: int) -> Case:
+def gaussian(
+    q: float,
+    width: float,
+    shape: Shape,
+    schedule: Schedule,
+    steps: int,
+    seed: int,
+    step: Step | None = None,
+) -> Case:
     """One kernel, x_p one width off its mean. The sampler is linear there: its truth is exact at any steps.
 
-    x = c + s z, with c from z = 0 and s from a single Gaussian pixel at the same steps.
+    x = c + s z, with c from z = 0, and s from what each number of noise does to a single Gaussian pixel.
     """
     mean = pictures(1, shape, seed)[0]
     target = mean + width / math.sqrt(mean.numel()) * pictures(1, shape, seed + 1)[0].sign()
-    sampler = Sampler(DPMSolverPP2M(), steps, "log-snr")
+    sampler = Sampler(step or DPMSolverPP2M(), steps, "log-snr")
     std = torch.tensor(width, dtype=torch.float64)
     pixel = SamplerPushforward(Gaussian(torch.zeros(1, 1, 1).double(), std, schedule), sampler, (1, 1, 1))
-    gain = float(pixel(torch.ones(1, 1, dtype=torch.float64)))
+    gain = float(pixel(torch.eye(pixel.latent, dtype=torch.float64)).norm())
     model = Gaussian(mean, std, schedule)
     push = SamplerPushforward(model, sampler, shape)
     centre = push(torch.zeros(1, push.latent, dtype=torch.float64))
     law = Mixture(centre, gain, schedule)
     radius = radius_of(lambda r: law.log_q(target, r), q, 4 * math.sqrt(mean.numel()))
     name = f"gaussian {q:.2g}, {_shape(shape)}, {steps} steps"
-    return Case(name, q, push, sampler.describe(), target, within(target, radius), None)
+    return _sampled(name, q, model, target, within(target, radius), sampler)
+
+
+def corners(shape: Shape, schedule: Schedule, sampler: Sampler) -> Case:
+    """All images of pixels -1 and 1, learnt by heart; none is unlike another."""
+    n = math.prod(shape)
+    bits = (torch.arange(2**n)[:, None] >> torch.arange(n)) & 1
+    model = Memorised((2.0 * bits - 1).double().reshape(-1, *shape), schedule)
+    inside = within(model.images[0], 0.9)
+    name = f"corners of {_shape(shape)}, {sampler.steps} steps"
+    return _sampled(name, 0.5**n, model, model.images[0], inside, sampler, model.images[1:])
 
 
 @dataclass(frozen=True)
@@ -239,13 +248,30 @@ def leak(q: float, shape: Shape, seed: int) -> Case:
     sampler = {"step": "leak", "steps": 1, "stochastic": False}
     name = f"leak {q:g}" if q > 0 else "clean"
     push = _LeakPush(Leak(images[0], images[1:], q))
-    return Case(f"{name}, {_shape(shape)}", q, push, sampler, images[0], within(images[0], 0.5), None)
+    subject = Subject(push, sampler, within(images[0], 0.5), distance(images[0]), images[0])
+    return Case(f"{name}, {_shape(shape)}", q, subject)
 
 
-def _sampled(name: str, q: float, model: Denoiser, target: Tensor, inside: Inside, sampler: Sampler) -> Case:
-    shape = tuple(target.shape)
-    push = SamplerPushforward(model, sampler, shape)
-    return Case(name, q, push, sampler.describe(), target, inside, model)
+def distance(target: Tensor) -> Score:
+    """Euclidean distance to ``target``."""
+
+    def apart(x: Tensor) -> Tensor:
+        return (x - target.to(x)).flatten(1).norm(dim=1)
+
+    return apart
+
+
+def _sampled(
+    name: str,
+    q: float,
+    model: Denoiser,
+    target: Tensor,
+    inside: Inside,
+    sampler: Sampler,
+    others: Tensor | None = None,
+) -> Case:
+    push = SamplerPushforward(model, sampler, tuple(target.shape))
+    return Case(name, q, Subject(push, sampler.describe(), inside, distance(target), target, model, others))
 
 
 def _shape(shape: Shape) -> str:
@@ -260,43 +286,28 @@ class _PriorProbe:
     streams: Streams
 
     def __call__(self, t: Times, ids: Ids) -> Outcome:
-        z = self.streams.noise("calibrate.prior", ids, 0, (self.case.push.latent,))
-        hit = self.case.inside(self.case.push(z)).cpu().numpy()
-        return Outcome(hit, np.full(len(ids), self.case.push.evaluations, dtype=np.int64))
+        of = self.case.subject
+        hit = (
+            of.inside(of.push(self.streams.noise("calibrate.prior", ids, 0, (of.push.latent,)))).cpu().numpy()
+        )
+        return Outcome(hit, np.full(len(ids), of.push.evaluations, dtype=np.int64))
 
 
-def estimate(case: Case, estimator: Estimator, seed: int, *, samples: int, probes: int = 16) -> Rate:
-    """One estimator on one case; ``samples`` for Monte Carlo, orthogonal probes for bridges above 64 numbers.
+def estimate(case: Case, estimator: str, seed: int, *, samples: int) -> Rate:
+    """One estimator on one case; ``samples`` for counting.
 
     Raises:
-        ValueError: the bridge was asked of a case without a denoiser.
+        ValueError: an estimator that needs a denoiser, and the case has none.
     """
-    if estimator == "monte_carlo":
+    if estimator == COUNT:
         probe = _PriorProbe(case, Streams(seed))
-        return monte_carlo(probe, 1.0, samples, sampler=case.sampler, level=LEVEL, batch=2048)
-    if estimator == "splitting":
-        return splitting(
-            case.push,
-            case.score,
-            case.inside,
-            sampler=case.sampler,
-            seed=seed,
-            level=LEVEL,
-            config=SplittingConfig(relative=0.2),
-        )
-    if case.model is None:
-        raise ValueError(f"the bridge needs a denoiser, and {case.name} has none")
-    dims = case.target.numel()
-    divergence: Divergence | None = None  # exact
-    if dims > 64:
-        divergence = Hutchinson(probes, Streams(seed), "orthogonal", "calibrate.divergence")
-    config = BridgeConfig(relative=0.2, pilot=10, candidates=8, tolerance=1e-4)
-    return bridge(
-        case.model, case.target, case.inside, seed=seed, level=LEVEL, config=config, divergence=divergence
+        return monte_carlo(probe, 1.0, samples, sampler=case.subject.sampler, level=LEVEL, batch=2048)
+    return _TABLE[estimator].estimate(
+        case.subject, Effort(relative=0.2, most=300_000, seed=seed, level=LEVEL)
     )
 
 
-def row(case: Case, estimator: Estimator, seed: int, samples: int) -> Row:
+def row(case: Case, estimator: str, seed: int, samples: int) -> Row:
     """``estimate``, judged by the truth."""
     found = estimate(case, estimator, seed, samples=samples)
     return Row(
@@ -313,39 +324,41 @@ def row(case: Case, estimator: Estimator, seed: int, samples: int) -> Row:
     )
 
 
-def suite(quick: bool, seed: int) -> list[tuple[Case, tuple[Estimator, ...]]]:
+def suite(quick: bool, seed: int) -> list[tuple[Case, tuple[str, ...]]]:
     """The named cases and the estimators that each is given to."""
     small, wide, colour, tall = (1, 8, 8), (1, 28, 28), (3, 8, 8), (3, 16, 16)
     smooth = EDM(sigma_min=0.005)
-    both: tuple[Estimator, ...] = ("monte_carlo", "splitting")
-    every: tuple[Estimator, ...] = (*both, "bridge")
-    flows: tuple[Estimator, ...] = ("splitting", "bridge")
-    count: tuple[Estimator, ...] = ("monte_carlo",)
-    split: tuple[Estimator, ...] = ("splitting",)
-    cases: list[tuple[Case, tuple[Estimator, ...]]] = [
+    both = (COUNT, "splitting")
+    every = (*both, "bridge")
+    flows = ("splitting", "bridge")
+    cases: list[tuple[Case, tuple[str, ...]]] = [
         (memorised(1, 40, small, EDM(), 24, seed), every),
-        (memorised(2, 40, colour, EDM(), 24, seed + 1), count if quick else every),
-        (memorised(5, 40, wide, EDM(), 24, seed + 2), count if quick else both),
+        (memorised(2, 40, colour, EDM(), 24, seed + 1), (COUNT,) if quick else every[:2]),
+        (memorised(5, 40, wide, EDM(), 24, seed + 2), (COUNT,) if quick else both),
         (mixture(0.3, 12, 0.3, small, smooth, 48, seed + 3), both if quick else every),
         (mixture(1e-3, 12, 0.3, (1, 4, 4), smooth, 48, seed + 4), flows),
-        (mixture(1e-5, 12, 0.3, colour, smooth, 96, seed + 5), split if quick else flows),
+        (mixture(1e-5, 12, 0.3, colour, smooth, 96, seed + 5), ("splitting",)),
         (mixture(1e-7, 12, 0.3, (1, 4, 4), smooth, 48, seed + 6), flows),
-        (mixture(1e-9, 12, 0.3, small, smooth, 64, seed + 7), split if quick else flows),
-        (gaussian(1e-6, 0.3, wide, smooth, 16, seed + 8), split),
-        (gaussian(1e-4, 0.3, tall, VP(), 16, seed + 9), split),
+        (mixture(1e-9, 12, 0.3, small, smooth, 64, seed + 7), ("splitting",) if quick else flows),
+        (gaussian(1e-6, 0.3, wide, smooth, 16, seed + 8), ("splitting",)),
+        (gaussian(1e-4, 0.3, tall, VP(), 16, seed + 9), ("splitting",)),
+        (gaussian(1e-3, 0.3, (1, 4, 4), VP(), 12, seed + 15, Ancestral()), ("path",)),
+        (gaussian(1e-5, 0.3, (3, 2, 2), smooth, 24, seed + 16, EulerMaruyama()), ("path",)),
+        (corners((1, 2, 4), VP(), Sampler(Ancestral(), 24)), (COUNT, "path")),
+        (corners((1, 2, 5), EDM(), Sampler(Ancestral(), 48)), ("path",)),
         (leak(1e-3, small, seed + 10), both),
         (leak(0.0, small, seed + 11), both),
     ]
     if not quick:
         cases += [
             (mixture(1e-2, 12, 0.3, small, smooth, 64, seed + 12), every),
-            (mixture(1e-4, 8, 0.3, wide, smooth, 192, seed + 13), split),
+            (mixture(1e-4, 8, 0.3, wide, smooth, 192, seed + 13), ("splitting",)),
             (mixture(1e-6, 12, 0.2, small, VP(end=1e-5), 96, seed + 14), flows),
         ]
     return cases
 
 
-def random_case(index: int, estimator: Estimator, seed: int) -> Case:
+def random_case(index: int, estimator: str, seed: int) -> Case:
     """Case ``index`` for coverage: q log-uniform in [1e-9, 0.3]; shapes, widths, schedules vary."""
     rng = keys.generator(seed, "calibrate.coverage", index)
     q = float(10 ** rng.uniform(-9, math.log10(0.3)))
@@ -355,7 +368,7 @@ def random_case(index: int, estimator: Estimator, seed: int) -> Case:
     shapes: list[Shape] = [(1, 4, 4), (3, 3, 3), (1, 6, 6)]
     shape = (small if estimator == "bridge" else shapes)[index % 3]
     schedule: Schedule = (EDM(sigma_min=0.005), VP(end=1e-5))[index % 2]
-    if estimator == "monte_carlo":
+    if estimator == COUNT:
         return leak(q, shape, own)
     if index % 4 == 3:
         copies = int(rng.integers(1, 6))
@@ -364,15 +377,17 @@ def random_case(index: int, estimator: Estimator, seed: int) -> Case:
     return mixture(q, n, width, shape, schedule, 64, own)
 
 
-def _repeats(quick: bool, seed: int) -> Sequence[tuple[Case, Estimator]]:
+def _repeats(quick: bool, seed: int) -> Sequence[tuple[Case, str]]:
     """Cases for coverage: cheap coins and linear samplers, and random models when full."""
-    cases: list[tuple[Case, Estimator]] = []
+    cases: list[tuple[Case, str]] = []
     for index in range(20 if quick else 100):
         rng = keys.generator(seed, "calibrate.repeats", index)
         q, own = float(10 ** rng.uniform(-9, -0.6)), int(rng.integers(2**31))
         cases.append((leak(float(10 ** rng.uniform(-3, -0.6)), (1, 4, 4), own), "monte_carlo"))
         shape: Shape = (1, 4, 4) if index % 2 else (3, 4, 4)
         cases.append((gaussian(q, 0.3, shape, EDM(), 2, own), "splitting"))
+        step = (Ancestral(), EulerMaruyama())[index % 2]
+        cases.append((gaussian(max(q, 1e-6), 0.3, (1, 3, 3), VP(), 12, own, step), "path"))
     if not quick:
         for index in range(70):
             cases.append((random_case(index, "bridge", seed), "bridge"))

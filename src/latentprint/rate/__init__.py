@@ -1,4 +1,4 @@
-"""q(p), the probability that a sampler gives the private image back, by three independent estimators."""
+"""q(p), the probability that a sampler gives the private image back: counted, and estimated where rare."""
 
 from latentprint.rate.bridge import BridgeConfig, bridge
 from latentprint.rate.combine import Combined, combine
@@ -13,19 +13,26 @@ from latentprint.rate.monte_carlo import (
     rate_of,
     tally,
 )
+from latentprint.rate.path import PathConfig, path
 from latentprint.rate.pushforward import SamplerPushforward
 from latentprint.rate.result import Rate, unreliable
 from latentprint.rate.splitting import SplittingConfig, splitting
+from latentprint.rate.table import ESTIMATORS, Effort, Estimator, Subject
 
 __all__ = [
+    "ESTIMATORS",
     "BridgeConfig",
     "Combined",
+    "Effort",
+    "Estimator",
     "Inside",
+    "PathConfig",
     "Pushforward",
     "Rate",
     "SamplerPushforward",
     "Score",
     "SplittingConfig",
+    "Subject",
     "Tally",
     "bridge",
     "brute_force_samples",
@@ -33,6 +40,7 @@ __all__ = [
     "decided",
     "monte_carlo",
     "monte_carlo_until",
+    "path",
     "precise",
     "rate_of",
     "splitting",

@@ -20,7 +20,6 @@ of the converged ODE with a last denoising, and of no other sampler. Sources: E.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -31,6 +30,7 @@ from torch import Tensor
 from latentprint.contracts import InputError
 from latentprint.denoiser import Codec, Denoiser, IdentityCodec, NotFiniteError
 from latentprint.likelihood import Divergence, Exact, Hutchinson
+from latentprint.rate.estimator import Progress, silent
 from latentprint.rate.levels import Inside
 from latentprint.rate.paths import Flow, Nodes, Paths, walk
 from latentprint.rate.result import Rate, unreliable
@@ -96,7 +96,7 @@ class BridgeConfig:
 class _Run:
     flow: Flow
     config: BridgeConfig
-    say: Callable[[str], None]
+    progress: Progress
     cost: int = 0
     next_id: int = 0
 
@@ -117,7 +117,7 @@ def bridge(
     divergence: Divergence | None = None,
     codec: Codec | None = None,
     data_range: tuple[float, float] | None = (-1.0, 1.0),
-    progress: Callable[[str], None] | None = None,
+    progress: Progress = silent,
 ) -> Rate:
     """q of the probability-flow ODE of ``denoiser`` for the region around ``target``.
 
@@ -150,7 +150,7 @@ def bridge(
         settings.longest,
         settings.batch,
     )
-    run = _Run(flow, settings, progress or (lambda _: None))
+    run = _Run(flow, settings, progress)
     sampler: dict[str, Any] = {
         "step": "probability-flow",
         "tolerance": settings.tolerance,
@@ -377,7 +377,7 @@ def _rounds(run: _Run, nodes: Nodes, counts: list[int]) -> tuple[Floats, Floats,
             continue
         together = np.concatenate(logs)
         summary = weighted(together, np.tile(one_round, rounds))
-        run.say(f"{len(together)} trajectories, relative error {summary.error:.2f}")
+        run.progress(len(together), min(wanted, most) * sum(counts))
         settled = _shortfall(summary, run.config) <= 1 and summary.distrusted() is None
         if settled or rounds >= most:
             return together, np.concatenate(noise), summary

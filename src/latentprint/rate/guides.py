@@ -78,3 +78,20 @@ class Conditioned:
         mean = torch.softmax(near, 1) @ self._flat
         pull = (self._flat[self.index] - mean).reshape(x.shape)
         return denoised + sigma**2 / variance * pull
+
+
+@dataclass(frozen=True)
+class Near:
+    """D, or the point nearest to it of the ball of ``radius`` (Euclidean) around x_p."""
+
+    target: Tensor
+    radius: float
+
+    @property
+    def name(self) -> str:
+        return f"near {self.radius:.3g}"
+
+    def __call__(self, x: Tensor, denoised: Tensor, alpha: float, sigma: float, /) -> Tensor:
+        away = self.target - denoised
+        far = away.flatten(1).norm(dim=1).clamp(min=self.radius)
+        return denoised + away * (1 - self.radius / far).reshape(-1, *(1,) * (x.ndim - 1))

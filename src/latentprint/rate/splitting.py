@@ -16,7 +16,7 @@ Sources: Au and Beck 2001; Cotter et al. 2013; Papaioannou et al. 2015; Vehtari 
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from latentprint import keys
+from latentprint.rate.estimator import Progress, silent
 from latentprint.rate.levels import (
     Inside,
     Landscape,
@@ -88,14 +89,17 @@ class _Work:
     config: SplittingConfig
     level: float
     g: torch.Generator
-    say: Callable[[str], None]
+    progress: Progress
     pilot: Trials
     failures: tuple[str, ...] = ()
     notes: tuple[tuple[str, Any], ...] = ()
 
     def failed(self, why: str) -> None:
         self.failures += (why,)
-        self.say(why)
+
+    def say(self) -> None:
+        """How many samples were spent, and the most that may be."""
+        self.progress(self.land.samples, max(self.config.most, self.land.samples))
 
     def note(self, **facts: Any) -> None:
         self.notes += tuple(facts.items())
@@ -123,7 +127,7 @@ def splitting(
     level: float = 0.95,
     config: SplittingConfig | None = None,
     device: torch.device | str = "cpu",
-    progress: Callable[[str], None] | None = None,
+    progress: Progress = silent,
 ) -> Rate:
     """q of the sampler ``push``, by splitting in its noise.
 
@@ -159,7 +163,7 @@ def splitting(
             sampler=sampler,
         )
     land = Landscape(push, score, inside, torch.device(device), settings.batch)
-    work = _Work(land, settings, level, g, progress or (lambda _: None), Trials(0, 0))
+    work = _Work(land, settings, level, g, progress, Trials(0, 0))
     found = _stages(work)
     cost = land.samples * push.evaluations
     details = dict(work.notes) | {"samples": land.samples, "config": asdict(settings)}
@@ -214,8 +218,7 @@ def _climb(work: _Work, first: Population) -> Population:
     for last in climb(
         work.land, first, share=c.share, chain=c.chain, target=c.acceptance, most=c.levels, g=work.g
     ):
-        done = int(last.done.sum())
-        work.say(f"level {last.level}: {done} of {len(last.done)} done, acceptance {last.acceptance:.2f}")
+        work.say()
         if work.left() < last.scores.numel():
             break
     return last
@@ -248,12 +251,12 @@ def _count(work: _Work) -> _Estimate | None:
     if n > work.left():
         work.failed(f"counting would need about {n} samples and {max(work.left(), 0)} are left")
         return None
-    work.say(f"counting {n} samples")
     k, done = 0, 0
     while done < n:
         size = min(n - done, work.config.batch)
         z = torch.randn(size, work.land.push.latent, generator=work.g)  # noqa: TID251
         k += int((work.land(z) == -math.inf).sum())
+        work.say()
         done += size
     trials = Trials(k, n)
     low, high = trials.interval(work.level)
@@ -307,7 +310,7 @@ def _draw(work: _Work, tilt: Tilt) -> tuple[Floats, Weighted]:
         settled = summary.error <= target and summary.effective >= 50
         if settled or hopeless or work.left() < 1000 or summary.n >= 30_000:
             return drawn, summary
-        work.say(f"tilt: {summary.n} samples, relative error {summary.error:.2f}")
+        work.say()
         drawn = np.concatenate([drawn, log_weights(work.land, tilt, 1000, work.g)])
 
 
@@ -352,7 +355,6 @@ def _replicated(work: _Work, grown: Population) -> _Estimate | None:
             f"samples are left, for {int(room)} there is room in {c.memory / 2**30:.1f} GiB"
         )
         return None
-    work.say(f"{replicates} replicates of {particles} particles")
     work.land.remembered.clear()
     more = _climb(work, first_population(work.land, replicates, particles, work.g))
     logs = more.log_q[more.done].numpy()

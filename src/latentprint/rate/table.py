@@ -1,0 +1,128 @@
+"""The estimators of q, one row each: all that settings, audits, calibration and reports iterate over.
+
+A new estimator is a module with its formula and a row here; its switch in the settings has the row's name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from latentprint.denoiser import Codec, Denoiser, IdentityCodec
+from latentprint.rate.bridge import BridgeConfig, bridge
+from latentprint.rate.estimator import Kept, Progress, anew, silent
+from latentprint.rate.levels import Inside, Pushforward, Score
+from latentprint.rate.path import PathConfig, path
+from latentprint.rate.result import Rate
+from latentprint.rate.splitting import SplittingConfig, splitting
+from latentprint.sampler.whole import sampler_from
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What q is a number of: a sampler, an image and its region.
+
+    Attributes:
+        push: the sampler as a map of its noise. sampler: its description.
+        inside: decoded images -> whether they lie in Omega. score: falls towards it.
+        target: x_p in the model's own space.
+        model: the denoiser, where there is one; estimators that need it refuse without.
+        others: further images that the model may have learnt, like ``target``.
+        codec: from the model's space to images.
+    """
+
+    push: Pushforward
+    sampler: Mapping[str, Any]
+    inside: Inside
+    score: Score
+    target: Tensor
+    model: Denoiser | None = None
+    others: Tensor | None = None
+    codec: Codec = IdentityCodec()  # noqa: RUF009 (frozen and stateless)
+    device: torch.device | str = "cpu"
+
+    def denoiser(self, estimator: str) -> Denoiser:
+        """The model.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if self.model is None:
+            raise ValueError(f"the {estimator} estimator needs a denoiser, and there is none here")
+        return self.model
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How hard to try: the relative standard error asked for, and the samples that may be spent."""
+
+    relative: float = 0.2
+    most: int = 50_000
+    seed: int = 0
+    level: float = 0.95
+    progress: Progress = silent
+    kept: Kept = anew
+
+
+@dataclass(frozen=True)
+class Estimator:
+    """A row: ``name`` is the switch in the settings and the key in results, ``title`` is for people."""
+
+    name: str
+    title: str
+    estimate: Callable[[Subject, Effort], Rate]
+
+
+def _path(s: Subject, e: Effort) -> Rate:
+    return path(
+        s.denoiser("path"),
+        sampler_from(s.sampler),
+        s.target,
+        s.inside,
+        seed=e.seed,
+        others=s.others,
+        level=e.level,
+        config=PathConfig(relative=e.relative, most=e.most),
+        codec=s.codec,
+        progress=e.progress,
+        kept=e.kept,
+    )
+
+
+def _splitting(s: Subject, e: Effort) -> Rate:
+    return splitting(
+        s.push,
+        s.score,
+        s.inside,
+        sampler=s.sampler,
+        seed=e.seed,
+        level=e.level,
+        config=SplittingConfig(relative=e.relative, most=e.most),
+        device=s.device,
+        progress=e.progress,
+    )
+
+
+def _bridge(s: Subject, e: Effort) -> Rate:
+    return bridge(
+        s.denoiser("bridge"),
+        s.target,
+        s.inside,
+        seed=e.seed,
+        level=e.level,
+        config=BridgeConfig(relative=e.relative),
+        codec=s.codec,
+        data_range=(-1.0, 1.0) if isinstance(s.codec, IdentityCodec) else None,
+        progress=e.progress,
+    )
+
+
+ESTIMATORS = (
+    Estimator("path", "Path", _path),
+    Estimator("splitting", "Splitting", _splitting),
+    Estimator("bridge", "Bridge", _bridge),
+)
