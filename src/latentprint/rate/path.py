@@ -65,6 +65,9 @@ NEAREST = 2000
 HANDOVERS = 24
 """Most numbers of led steps that are tried."""
 
+HALF = 0.5
+"""A weaker lead, beside the whole: a network that turns to x_p late and by itself was never led strongly."""
+
 FADE = 1 / 6
 """Share of all steps over which a guide that leaves by and by does so."""
 
@@ -258,6 +261,7 @@ def handed_over(guides: int, steps: int) -> Proposals:
     for guide in range(guides):
         for j in handovers:
             found = found.with_(guide, (k < j).double(), f"guide {guide} for {j} steps")
+            found = found.with_(guide, HALF * (k < j), f"guide {guide} at half for {j} steps")
             if j < steps:
                 faded = ((j - k - 0.5) / max(2.0, FADE * steps) + 0.5).clamp(0, 1)
                 found = found.with_(guide, faded, f"guide {guide} for about {j} steps")
@@ -270,13 +274,16 @@ def _fitted(led: Led, guide: int) -> str:
 
 def _anchors(proposals: Proposals, guides: int) -> list[int]:
     """What the first pilot is drawn from: each guide for some numbers of steps."""
-    led, n = proposals.factors.sum(1), proposals.factors.shape[1]
-    sharp = (proposals.factors * (1 - proposals.factors)).sum(1) == 0
+    factors, n = proposals.factors, proposals.factors.shape[1]
+    led = (factors > 0).sum(1)
     found = list[int]()
-    for guide in range(guides):
-        for part in (0.4, 0.6, 0.8, 1.0) if guide == 0 else (0.6, 1.0):
-            off = (led - part * n).abs().masked_fill((proposals.guide != guide) | ~sharp, math.inf)
-            found.append(int(off.argmin()))
+    for guide, strength, part in (
+        *((0, 1.0, part) for part in (0.4, 0.6, 0.8, 1.0)),
+        *((guide, 1.0, part) for guide in range(1, guides) for part in (0.6, 1.0)),
+        *((guide, HALF, 0.7) for guide in range(guides)),
+    ):
+        other = (proposals.guide != guide) | ~((factors == 0) | (factors == strength)).all(1)
+        found.append(int((led - part * n).abs().double().masked_fill(other, math.inf).argmin()))
     return list(dict.fromkeys(found))
 
 
