@@ -77,11 +77,11 @@ def test_a_size_that_cannot_be_halved_is_refused_with_one_that_can():
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"channels": ()}, "at least one level"),
+        ({"channels": ()}, "at least 1 item"),
         ({"channels": (128, 100)}, r"32 norm groups must divide every level's channels, got \[100\]"),
         ({"attention": (True,)}, "one entry for each of the 3 levels, got 1"),
         ({"head_channels": 7}, r"heads of 7 channels .* got \[256\]"),
-        ({"layers_per_block": 0}, "positive numbers"),
+        ({"layers_per_block": 0}, "greater than or equal to 1"),
     ],
 )
 def test_impossible_shapes_are_refused(wrong: dict[str, object], said: str):

@@ -7,9 +7,12 @@ numbers to expect. What a user names (a file, an option) goes over the preset, k
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from importlib import resources
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal, cast
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 
 from latentprint.attacks.membership import MembershipConfig
 from latentprint.detector import DetectorConfig
@@ -21,11 +24,11 @@ from latentprint.networks.speed import Evaluation
 from latentprint.sampler import PAPER, Sampler, Spacing, sampler_from
 from latentprint.schedule import VE, VP, Schedule, SubVP
 from latentprint.search.settings import BaselineSettings, ProfileSettings, SearchSettings
-from latentprint.settings import SettingsError, merge, read
+from latentprint.settings import STRICT, Any0, SettingsError, Share, Some, merge, read
 from latentprint.training import REPORT, TrainConfig
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class DataSettings:
     """Which images (see ``data.load``); ``images`` of them, drawn by the seed, are trained on (None: all).
 
@@ -33,13 +36,13 @@ class DataSettings:
     """
 
     source: str = "digits"
-    images: int | None = None
-    heldout: float = 0.2
-    resize: int | None = None
+    images: Some | None = None
+    heldout: Share = 0.2
+    resize: Annotated[int, Field(ge=1, le=4096)] | None = None
     window: Literal["file", "none"] = "file"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class ModelSettings:
     """The score model that is trained: its forward SDE, network and training."""
 
@@ -52,7 +55,7 @@ class ModelSettings:
         return {"subvp": SubVP, "vp": VP, "ve": VE}[self.sde]()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class SamplerSettings:
     """The sampler whose q and t' are measured; ``name = "paper"`` is the paper's, with nothing more to set.
 
@@ -70,7 +73,7 @@ class SamplerSettings:
     """
 
     name: str = "ancestral"
-    steps: int = 96
+    steps: Annotated[int, Field(ge=1, le=100_000)] = 96
     spacing: Spacing = "karras"
     denoise: bool = True
     beside: tuple[str, ...] = ()
@@ -112,74 +115,61 @@ class SamplerSettings:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class CheckpointSettings:
     """t' over training (paper Fig. 3): ``keep`` times along it, evenly, the weights are kept and searched.
 
     0 leaves it out; the last of them is the finished model.
     """
 
-    keep: int = 0
-
-    def __post_init__(self) -> None:
-        if self.keep < 0:
-            raise ValueError(f"keep must be 0 or more, got {self.keep}")
+    keep: Any0 = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class SampleSettings:
     """How many images are sampled from the model, and from the control (None: as many).
 
     Attributes:
         until: stop as soon as it is decided whether q lies below this rate; ``count`` is then the most.
-
-    Raises:
-        ValueError: no samples, or a rate outside (0, 1).
     """
 
-    count: int = 2000
-    control: int | None = None
-    until: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.until is not None and not 0 < self.until < 1:
-            raise ValueError(f"samples.until is a rate strictly between 0 and 1, got {self.until}")
-        if self.count < 1 or (self.control is not None and self.control < 1):
-            raise ValueError(f"at least 1 sample is needed, got {self.count} and {self.control}")
+    count: Some = 2000
+    control: Some | None = None
+    until: Share | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class LikelihoodSettings:
     """Exact likelihood of ``images`` training and held-out images and of x_p; 0 leaves it out.
 
     ``probes`` random vectors estimate the divergence; None computes it exactly, one network pass a dimension.
     """
 
-    images: int = 16
-    probes: int | None = 4
+    images: Any0 = 16
+    probes: Some | None = 4
 
 
 LEAST_TO_SPLIT = 4000
 """Samples that splitting takes to begin: twice its first replicates times their particles."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class MembershipSettings:
     """Membership scores of up to ``images`` training and held-out images and of x_p; 0 leaves them out.
 
     Raises:
-        ValueError: a negative number, or 1, of which nothing can be said.
+        ValueError: a single image, of which nothing can be said.
     """
 
-    images: int = 0
+    images: Any0 = 0
     scores: MembershipConfig = field(default_factory=MembershipConfig)
 
     def __post_init__(self) -> None:
-        if self.images < 0 or self.images == 1:
-            raise ValueError(f"membership.images is 0 or 2 and more, got {self.images}")
+        if self.images == 1:
+            raise ValueError("of 1 image nothing can be said; images is 0, or 2 and more")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class RareSettings:
     """Estimators of q for what counting cannot see, beside the count.
 
@@ -192,22 +182,20 @@ class RareSettings:
 
     splitting: bool = False
     bridge: bool = False
-    relative: float = 0.2
-    most: int = 50_000
+    relative: Share = 0.2
+    most: Some = 50_000
 
     def __post_init__(self) -> None:
-        if not 0 < self.relative < 1:
-            raise ValueError(f"rare.relative is an error in (0, 1), got {self.relative}")
         if self.splitting and self.most < LEAST_TO_SPLIT:
             raise ValueError(f"splitting needs rare.most of at least {LEAST_TO_SPLIT:,}, got {self.most:,}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class FidSettings:
     """Frechet distance over up to ``samples`` samples; ``weights`` names an Inception safetensors file."""
 
     features: Literal["presence", "pixels", "inception"] = "presence"
-    samples: int = 10_000
+    samples: Annotated[int, Field(ge=2)] = 10_000
     weights: str | None = None
     sha256: str | None = None
 
@@ -216,7 +204,7 @@ class FidSettings:
             raise ValueError("features = 'inception' needs weights and sha256, and the others need neither")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class SpeedSettings:
     """How networks are evaluated, beside training (``model.training.speed``); all off: plain float32.
 
@@ -231,11 +219,11 @@ class SpeedSettings:
     detectors: Evaluation = field(default_factory=Evaluation)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class AuditConfig:
     """Everything that decides an audit's numbers; where it runs (device, batch, folder) is not among it."""
 
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     control: bool = True
     data: DataSettings = field(default_factory=DataSettings)
     fingerprint: FingerprintSettings = field(default_factory=FingerprintSettings)
@@ -256,8 +244,6 @@ class AuditConfig:
     speed: SpeedSettings = field(default_factory=SpeedSettings)
 
     def __post_init__(self) -> None:
-        if self.seed < 0:
-            raise ValueError(f"a seed must be 0 or more, got {self.seed}")
         steps, keep = self.model.training.steps, self.checkpoints.keep
         if keep * REPORT > max(steps, REPORT):
             raise ValueError(

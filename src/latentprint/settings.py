@@ -1,22 +1,49 @@
 """Settings: nested frozen dataclasses in, plain dictionaries and TOML out, and back.
 
-Every module keeps its own settings in a frozen dataclass beside what it configures. This module reads a
-mapping (parsed TOML or JSON) into such a class: unknown keys are refused with the nearest known one, values
-are checked against the annotated type, and the path of a wrong value is named, e.g. ``train.steps``.
+Every module keeps its own settings in a frozen pydantic dataclass beside what it configures, the range of a
+number in its type. This module reads a mapping (parsed TOML or JSON) into such a class, strictly: no text
+becomes a number and no key is passed over. What is wrong becomes one sentence that names it by its path, e.g.
+``train.steps``.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
+import re
 import types
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-from latentprint.contracts import InputError
+from latentprint.contracts import InputError, quoted
+
+STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
+"""How a settings class is made: ``@dataclass(frozen=True, config=STRICT)`` of ``pydantic.dataclasses``."""
+
+MOST = 10**9
+"""The most of anything that is counted."""
+
+Some = Annotated[int, Field(ge=1, le=MOST)]
+"""A whole number above 0."""
+
+Any0 = Annotated[int, Field(ge=0, le=MOST)]
+"""A whole number, 0 among them."""
+
+Share = Annotated[float, Field(gt=1e-12, lt=1)]
+"""A number strictly between 0 and 1, by more than rounding."""
+
+Positive = Annotated[float, Field(gt=1e-12, lt=1e12)]
+"""A number above 0, by more than rounding."""
+
+NotNegative = Annotated[float, Field(ge=0, lt=1e12)]
+"""A number that is 0 or more."""
+
+UNKNOWN = "unexpected_keyword_argument"
+"""What pydantic calls a key that a class does not know."""
 
 Settings = TypeVar("Settings")
 
@@ -25,42 +52,54 @@ class SettingsError(InputError):
     """A setting that cannot be used; the message is one sentence that names it."""
 
 
-def read(kind: type[Settings], values: Mapping[str, Any], *, path: str = "") -> Settings:
+def read(kind: type[Settings], values: Mapping[str, Any]) -> Settings:
     """Build ``kind``, a (nested) frozen dataclass, from a mapping; missing keys take their defaults.
 
     Raises:
         SettingsError: an unknown key, a value of the wrong type, or one that the class itself refuses.
     """
-    hints = get_type_hints(kind)
-    fields = {field.name: field for field in dataclasses.fields(cast(Any, kind)) if field.init}
-    arguments: dict[str, Any] = {}
-    for key, value in values.items():
-        name = f"{path}{key}"
-        if key not in fields:
-            near = difflib.get_close_matches(key, fields, n=1)
-            hint = f"did you mean {path}{near[0]}?" if near else f"known here: {', '.join(fields)}."
-            raise SettingsError(f"{name} is not a setting; {hint}")
-        arguments[key] = _value(hints[key], value, name)
     try:
-        return kind(**arguments)
-    except (ValueError, TypeError) as error:
-        if isinstance(error, InputError):
-            raise
-        where = path.rstrip(".") or "the settings"
-        raise SettingsError(f"{where} cannot be used: {error}") from error
-
-
-def _value(hint: Any, value: Any, name: str) -> Any:
-    nested = _dataclass_in(hint)
-    if nested is not None and isinstance(value, Mapping):
-        return read(nested, cast(Mapping[str, Any], value), path=f"{name}.")
-    if nested is not None and (value is not None or type(None) not in get_args(hint)):
-        raise SettingsError(f"{name} needs a table of settings, got {value!r}.")
-    try:
-        return TypeAdapter(hint).validate_python(value)
+        # In a tuple: a class by itself would be read by its own configuration, and keys be passed over.
+        adapter = TypeAdapter[Any](cast(Any, tuple)[kind], config=STRICT)
+        return adapter.validate_json(json.dumps([values], default=str), strict=True)[0]
     except ValidationError as error:
-        what = error.errors()[0]["msg"]
-        raise SettingsError(f"{name} = {value!r} cannot be used: {what[0].lower()}{what[1:]}.") from error
+        raise SettingsError(sentence(error, kind)) from error
+
+
+def sentence(error: ValidationError, kind: type[Any]) -> str:
+    """The first thing that pydantic refused in what was to be a ``kind``."""
+    every = error.errors(include_url=False)
+    first = next((one for one in every if one["type"] == UNKNOWN), every[0])
+    (name, owner), value = _place(first["loc"], kind), quoted(first["input"])
+    if first["type"] == UNKNOWN:
+        key, known = str(first["loc"][-1]), list(get_type_hints(owner))
+        near = difflib.get_close_matches(key, known, n=1)
+        hint = f"did you mean {name.removesuffix(key)}{near[0]}?" if near else f"known: {', '.join(known)}"
+        return f"{quoted(name)[1:-1]} is not a setting; {hint}"
+    if first["type"] == "missing":
+        return f"{name} is missing"
+    if first["type"] == "dataclass_type":
+        return f"{name} needs a table of settings, got {value}"
+    if (own := first.get("ctx", {}).get("error")) is not None:
+        return f"{name} cannot be used: {own}"
+    said = [one["msg"] for one in every if _place(one["loc"], kind)[0] == name]
+    wanted = " or ".join(dict.fromkeys(re.sub(r"^\w+ should (be|have) ", "", text) for text in said))
+    return f"{name} = {value} cannot be used: it should be {wanted}"
+
+
+def _place(loc: tuple[int | str, ...], kind: Any) -> tuple[str, type[Any]]:
+    """A value's path and the class it belongs to, without the alternatives that pydantic puts in between."""
+    name, hint, owner = "", kind, kind
+    for part in loc[1:]:
+        if (inner := _dataclass_in(hint)) is not None:
+            owner, hint = inner, get_type_hints(inner).get(str(part))
+            name = f"{name}.{part}".removeprefix(".")
+        elif get_origin(hint) in (tuple, list, dict, Mapping):
+            hint = next((one for one in reversed(get_args(hint)) if one is not ...), None)
+            name = f"{name}[{part}]" if isinstance(part, int) else f"{name}.{part}"
+        else:
+            break
+    return name or "the whole", owner
 
 
 def _dataclass_in(hint: Any) -> type[Any] | None:
@@ -86,10 +125,18 @@ def _plain(value: Any) -> Any:
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """``base`` with the values of ``over``, table by table; neither is changed."""
+    """``base`` with the values of ``over``, table by table; neither is changed.
+
+    Raises:
+        SettingsError: ``over`` has a table where ``base`` has a value, which would be lost.
+    """
     out = dict(base)
     for key, value in over.items():
         below = out.get(key)
-        both_tables = isinstance(value, Mapping) and isinstance(below, Mapping)
-        out[key] = merge(cast(Any, below), cast(Any, value)) if both_tables else value
+        if isinstance(value, Mapping) and below is not None:
+            if not isinstance(below, Mapping):
+                raise SettingsError(f"{quoted(key)} needs a table of settings, got {quoted(below)}")
+            out[key] = merge(cast(Any, below), cast(Any, value))
+        else:
+            out[key] = value
     return out

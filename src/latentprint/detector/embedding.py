@@ -19,20 +19,24 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+import pydantic.dataclasses
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 from torch import Tensor
 
 from latentprint.detector.backbone import Embedder, build_embedder
 from latentprint.detector.model import Detector, DetectorConfig, DetectorError, Fitted
 from latentprint.networks.speed import Evaluation
+from latentprint.settings import MOST, STRICT, Positive, Share
 from latentprint.stats import DetectorRates, Trials
 from latentprint.streams import Streams
 
 
-@dataclass(frozen=True)
+@pydantic.dataclasses.dataclass(frozen=True, config=STRICT)
 class EmbeddingConfig(DetectorConfig):
     """How the embedding is fitted, and how often it may take one image for another.
 
@@ -43,25 +47,12 @@ class EmbeddingConfig(DetectorConfig):
         draws, batch: an epoch shows each image in two views; the others of a batch are what it is told apart
             from.
         masked: share of the views under a random mask of the fingerprint's shape.
-
-    Raises:
-        ValueError: a number is outside its range.
     """
 
-    batch: int = 128
-    dimensions: int = 128
-    temperature: float = 0.1
-    false_positive_rate: float = 1e-3
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("dimensions", "temperature"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
-        if not 0 < self.false_positive_rate < 1:
-            raise ValueError(
-                f"false_positive_rate lies strictly between 0 and 1, got {self.false_positive_rate}"
-            )
+    batch: Annotated[int, Field(ge=2, le=MOST)] = 128
+    dimensions: Annotated[int, Field(ge=1, le=65_536)] = 128
+    temperature: Positive = 0.1
+    false_positive_rate: Share = 1e-3
 
     def network(self, name: str, streams: Streams) -> Embedder:
         """The embedder before its fit; there is one, whatever the name."""

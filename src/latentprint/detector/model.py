@@ -8,23 +8,24 @@ depends on what else is in the batch.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Generic, Protocol, Self, TypeVar
+from typing import Annotated, Any, Generic, Protocol, Self, TypeVar
 
 import numpy as np
+import pydantic.dataclasses
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 from torch import Tensor
 
 from latentprint.contracts import InputError
 from latentprint.detector.backbone import Backbone, Classifier, Headed, build_backbone
 from latentprint.networks import FileError, commit, committed
 from latentprint.networks.speed import Evaluated, Evaluation
-from latentprint.settings import plain
+from latentprint.settings import MOST, STRICT, NotNegative, Positive, Some, plain
 from latentprint.stats import DetectorRates
 from latentprint.streams import Streams
 
@@ -54,7 +55,7 @@ class Detector(Protocol):
     def __call__(self, images: Tensor, /) -> Tensor: ...
 
 
-@dataclass(frozen=True)
+@pydantic.dataclasses.dataclass(frozen=True, config=STRICT)
 class DetectorConfig:
     """How a detector is fitted; the defaults are the paper's, on a scale it leaves open.
 
@@ -71,33 +72,23 @@ class DetectorConfig:
         masked: share of the images that c_id sees under a random mask of the fingerprint's shape.
 
     Raises:
-        ValueError: a number is outside its range.
+        ValueError: fewer draws than a batch.
     """
 
     backbone: Backbone = "resnet50"
-    epochs: int = 200
-    patience: int = 20
-    draws: int | None = None
-    batch: int = 64
-    learning_rate: float = 1e-3
-    weight_decay: float = 1e-2
+    epochs: Some = 200
+    patience: Some = 20
+    draws: Some | None = None
+    batch: Annotated[int, Field(ge=2, le=MOST)] = 64
+    learning_rate: Positive = 1e-3
+    weight_decay: NotNegative = 1e-2
     augmix: bool = True
-    noise: float = 0.2
-    masked: float = 0.5
+    noise: NotNegative = 0.2
+    masked: Annotated[float, Field(ge=0, le=1)] = 0.5
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "patience", "learning_rate"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
-        if self.batch < 2 or (self.draws is not None and self.draws < self.batch):
-            raise ValueError(
-                f"batch must be 2 or more and draws no less than batch, got {self.batch} and {self.draws}"
-            )
-        if not (self.weight_decay >= 0 and self.noise >= 0 and 0 <= self.masked <= 1):
-            raise ValueError(
-                f"weight_decay and noise must be 0 or more and masked a share, "
-                f"got {self.weight_decay}, {self.noise} and {self.masked}"
-            )
+        if self.draws is not None and self.draws < self.batch:
+            raise ValueError(f"draws must be no less than batch, got {self.draws} and {self.batch}")
 
     def network(self, name: str, streams: Streams) -> Headed:
         """The network before its fit, with the weights that ``streams`` draw for ``name``."""

@@ -9,21 +9,23 @@ Source: see `latentprint.marks`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from pydantic.dataclasses import dataclass
 
 from latentprint.data.files import read_image
 from latentprint.fingerprint import CircleConfig, FingerprintError, FingerprintKind
 from latentprint.marks.kinds import CrossConfig, LeadConfig, PatchConfig, TextConfig
 from latentprint.marks.natural import Mask, Pixels, box
+from latentprint.settings import STRICT
 
 Kind = Literal["circle", "cross", "text", "lead", "patch", "natural", "none"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class PatchSettings:
     """Patches are cut from held-out images: side as shares of the image's shorter side, and opacity."""
 
@@ -31,7 +33,7 @@ class PatchSettings:
     opacity: float = 0.8
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class FingerprintSettings(CircleConfig):
     """The kind of fingerprint, and the settings of each; ``radius``, ``unit``, ``grey`` are the circle's.
 

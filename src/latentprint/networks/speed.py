@@ -16,16 +16,17 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 import torch
+from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from latentprint.networks.inference import inference_form
+from latentprint.settings import STRICT
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Speed:
     """What a GPU may do to be faster; ``benchmarks/gpu.py`` measures each of them.
 
@@ -53,7 +54,7 @@ class Speed:
             raise ValueError("graphs launch what was compiled: set compile = true too, or graphs = false")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Evaluation(Speed):
     """How a network is evaluated: ``Speed``, and the type it multiplies in."""
 

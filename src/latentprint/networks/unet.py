@@ -9,15 +9,20 @@ Source: von Platen et al. 2022 (diffusers, ``UNet2DModel``); Ho et al. 2020 for 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 
+from latentprint.settings import STRICT
 from latentprint.streams import Streams
 
+Width = Annotated[int, Field(ge=1, le=8192)]
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, config=STRICT)
 class UNetConfig:
     """The network's shape; the defaults are the paper's.
 
@@ -30,20 +35,17 @@ class UNetConfig:
         head_channels: channels of one attention head, where there is attention.
 
     Raises:
-        ValueError: an entry is not positive, ``attention`` has another length, or a division leaves a rest.
+        ValueError: ``attention`` has another length, or a division leaves a rest.
     """
 
-    channels: tuple[int, ...] = (128, 128, 256)
-    layers_per_block: int = 2
+    channels: Annotated[tuple[Width, ...], Field(min_length=1, max_length=12)] = (128, 128, 256)
+    layers_per_block: Annotated[int, Field(ge=1, le=64)] = 2
     attention: tuple[bool, ...] = ()
     middle_attention: bool = True
-    norm_groups: int = 32
-    head_channels: int = 8
+    norm_groups: Width = 32
+    head_channels: Width = 8
 
     def __post_init__(self) -> None:
-        numbers = (*self.channels, self.layers_per_block, self.norm_groups, self.head_channels)
-        if not self.channels or any(number < 1 for number in numbers):
-            raise ValueError(f"a U-Net needs at least one level and positive numbers throughout, got {self}")
         if self.attention and len(self.attention) != len(self.channels):
             raise ValueError(
                 f"attention needs one entry for each of the {len(self.channels)} levels, "

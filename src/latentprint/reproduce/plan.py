@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from latentprint.config import AuditConfig, resolve
 from latentprint.contracts import InputError
@@ -142,23 +142,10 @@ def experiment(name: str, folder: Path = FOLDER) -> Experiment:
     if name not in known:
         raise ExperimentError(f"{name!r} is not an experiment; there are {', '.join(known)}, and page")
     values = read_toml(folder / f"{name}.toml")
-    scales: dict[Size, Scale] = {size: _scale(values.pop(size), size) for size in SIZES if size in values}
-    published = tuple(
-        read(Published, one, path=f"published[{i}].") for i, one in enumerate(values.pop("published", []))
-    )
-    whole = read(Experiment, {"name": name, **values})
-    made = Experiment(
-        name, whole.title, whole.kind, whole.shows, whole.order, whole.uses, whole.found, published, scales
-    )
+    scales = {size: values.pop(size) for size in SIZES if size in values}
+    made = read(Experiment, {"name": name, **values, "scales": scales})
     _check(made)
     return made
-
-
-def _scale(values: Mapping[str, Any], size: str) -> Scale:
-    rest = dict(values)
-    rows = cast(list[Mapping[str, Any]], rest.pop("rows", []))
-    found = tuple(read(Row, one, path=f"{size}.rows[{i}].") for i, one in enumerate(rows))
-    return read(Scale, {**rest, "rows": found}, path=f"{size}.")
 
 
 def _check(one: Experiment) -> None:

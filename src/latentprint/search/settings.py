@@ -6,8 +6,10 @@ as many tries as ranking images takes, fewer than a curve of each would.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 
 from latentprint.contracts import InputError, Probe
 from latentprint.keys import generator
@@ -22,13 +24,18 @@ from latentprint.search.methods import (
     subsample,
 )
 from latentprint.search.plan import Plan, even_grid
+from latentprint.settings import STRICT, Any0, Share, Some
 from latentprint.stats import Trials
 
-Targets = Literal["all"] | int | tuple[int, ...]
+Targets = Literal["all"] | Any0 | Annotated[tuple[Any0, ...], Field(min_length=1)]
 """All training images, so many of them drawn by the seed, or these."""
 
 Method = Literal["exhaustive", "bisection", "sequential", "subsample", "range"]
 """See `latentprint.search.methods`; "range" is its reduced range."""
+
+
+Levels = Annotated[int, Field(ge=1, le=10_000)]
+"""How many noise levels a search may ask."""
 
 
 class TargetError(InputError):
@@ -39,7 +46,7 @@ class SearchError(InputError):
     """A search that cannot answer, for the reason given in one sentence."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class SearchSettings:
     """The search for x_p's t': Alg. 1's M ``tries`` at each of ``levels`` noise levels, or fewer of them.
 
@@ -56,19 +63,19 @@ class SearchSettings:
         cap: for "sequential": tries at one level at most.
 
     Raises:
-        ValueError: no levels or tries, a threshold outside (0, 1), or what the method cannot work with.
+        ValueError: what the method cannot work with.
     """
 
-    levels: int = 20
-    tries: int = 16
-    threshold: float = 0.05
+    levels: Levels = 20
+    tries: Some = 16
+    threshold: Share = 0.05
     method: Method = "exhaustive"
-    anchors: int = ANCHORS
-    draw: int | None = None
-    low: float = 0.0
-    high: float = 1.0
-    slack: float = 3.0
-    cap: int = 2000
+    anchors: Levels = ANCHORS
+    draw: Levels | None = None
+    low: Annotated[float, Field(ge=0, le=1)] = 0.0
+    high: Annotated[float, Field(ge=0, le=1)] = 1.0
+    slack: Annotated[float, Field(gt=1, lt=1e6)] = 3.0
+    cap: Some = 2000
 
     def __post_init__(self) -> None:
         grid = self.plan(1.0).grid
@@ -80,8 +87,6 @@ class SearchSettings:
             raise ValueError(
                 f"none of the {self.levels} noise levels lies in [{self.low:g}, {self.high:g}] T"
             )
-        if self.cap < 1:
-            raise ValueError(f"cap must be 1 or more, got {self.cap}")
         if self.method == "sequential":
             require_slack(self.plan(1.0), self.slack)
 
@@ -129,7 +134,7 @@ def _question(
     return Plan(even_grid(levels, horizon), tries, horizon, threshold, false_positives=false_positives)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class BaselineSettings:
     """The null law of t' over held-out images (see `latentprint.search.baseline`).
 
@@ -138,26 +143,18 @@ class BaselineSettings:
             1 / (n + 1).
         levels: how many noise levels t.
         tries: M at each.
-
-    Raises:
-        ValueError: a number is outside its range.
     """
 
-    images: int = 20
-    levels: int = 20
-    tries: int = 4
-
-    def __post_init__(self) -> None:
-        if self.images < 0:
-            raise ValueError(f"the baseline's images must be 0 or more, got {self.images}")
-        self.plan(1.0)
+    images: Any0 = 20
+    levels: Levels = 20
+    tries: Some = 4
 
     def plan(self, horizon: float, false_positives: Trials | None = None) -> Plan:
         """The question for each image, on a schedule that ends at ``horizon``."""
         return _question(self.levels, self.tries, horizon, false_positives)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class ProfileSettings:
     """t' of many training images, ranked against held-out ones.
 
@@ -167,29 +164,13 @@ class ProfileSettings:
         levels: how many noise levels t.
         tries: M at each.
         false_discovery_rate: on average at most this share of the images named is named falsely.
-
-    Raises:
-        ValueError: a number is outside its range.
     """
 
     targets: Targets = 0
-    null: int = 100
-    levels: int = 20
-    tries: int = 4
-    false_discovery_rate: float = 0.05
-
-    def __post_init__(self) -> None:
-        if self.null < 1:
-            raise ValueError(f"the profile's null needs at least 1 held-out image, got {self.null}")
-        if not 0 < self.false_discovery_rate < 1:
-            raise ValueError(
-                f"false_discovery_rate lies strictly between 0 and 1, got {self.false_discovery_rate}"
-            )
-        if isinstance(self.targets, int) and self.targets < 0:
-            raise ValueError(f"the number of targets must be 0 or more, got {self.targets}")
-        if self.targets == ():
-            raise ValueError("a profile needs at least one target, got none")
-        self.plan(1.0)
+    null: Some = 100
+    levels: Levels = 20
+    tries: Some = 4
+    false_discovery_rate: Share = 0.05
 
     def plan(self, horizon: float, false_positives: Trials | None = None) -> Plan:
         """The question for each image, on a schedule that ends at ``horizon``."""

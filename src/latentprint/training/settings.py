@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import field
+from typing import Annotated, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 
 from latentprint.contracts import InputError
 from latentprint.denoiser import Parametrisation
 from latentprint.networks.speed import Speed
+from latentprint.settings import STRICT, Any0, NotNegative, Positive, Some
+
+Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 class TrainingError(InputError):
     """Training cannot go on, for the reason given in one sentence."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class TrainConfig:
     """How a score model is trained; the defaults are the paper's 30,000 steps.
 
@@ -36,39 +42,26 @@ class TrainConfig:
         precision: "bfloat16" runs the network, not the optimiser, in half precision (autocast).
         checkpoint_seconds: time between two checkpoints.
         speed: what a GPU may do to be faster.
-
-    Raises:
-        ValueError: a number is outside its range.
     """
 
-    steps: int = 30_000
-    batch: int = 128
-    learning_rate: float = 2e-4
-    warmup: int = 500
+    steps: Some = 30_000
+    batch: Some = 128
+    learning_rate: Positive = 2e-4
+    warmup: Any0 = 500
     decay: Literal["none", "linear", "cosine"] = "none"
-    beta2: float = 0.999
-    weight_decay: float = 0.0
-    clip: float = 1.0
-    ema: float = 0.9999
+    beta2: Decay = 0.999
+    weight_decay: NotNegative = 0.0
+    clip: Positive = 1.0
+    ema: Decay = 0.9999
     parametrisation: Parametrisation = "epsilon"
-    sigma_data: float | None = None
+    sigma_data: Positive | None = None
     weighting: Literal["output", "likelihood"] = "output"
     times: Literal["uniform", "lognormal"] = "uniform"
     log_ratio_mean: float = -0.8
-    log_ratio_std: float = 1.0
+    log_ratio_std: Positive = 1.0
     precision: Literal["float32", "bfloat16"] = "float32"
-    checkpoint_seconds: float = 30.0
-    speed: Speed = field(default_factory=lambda: Speed())
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch", "learning_rate", "clip", "log_ratio_std"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
-        for name in ("warmup", "weight_decay", "checkpoint_seconds"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
-        if not (0 <= self.ema < 1 and 0 <= self.beta2 < 1):
-            raise ValueError(f"ema and beta2 must lie in [0, 1), got {self.ema} and {self.beta2}")
+    checkpoint_seconds: NotNegative = 30.0
+    speed: Speed = field(default_factory=Speed)
 
     def rate(self, step: int) -> float:
         """The learning rate of step 0, 1, ..., steps - 1."""
