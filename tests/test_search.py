@@ -19,6 +19,7 @@ from scipy import stats as reference
 from latentprint.contracts import Ids, Outcome, Times
 from latentprint.execute import MemorySink, Stored
 from latentprint.search import (
+    Against,
     NullLaw,
     Plan,
     TPrime,
@@ -30,7 +31,6 @@ from latentprint.search import (
     ids_of,
     index_of,
     null_law,
-    profile,
     reduced_range,
     scan,
     sequential,
@@ -38,7 +38,7 @@ from latentprint.search import (
     target_of,
     trials_from_rows,
 )
-from latentprint.stats import Trials
+from latentprint.stats import Trials, false_discovery
 
 Curve = Callable[[Times], NDArray[np.float64]]
 
@@ -568,8 +568,9 @@ def test_the_p_value_is_the_rank_and_never_lies_below_everything():
     assert law.excess(0.31) == pytest.approx(0.21)
     assert law.excess(None) is None
     assert NullLaw((None, None, 0.2)).excess(0.3) is None
-    assert "take at least 20" in law.sentence(0.31)
-    assert "take at least 20" not in NullLaw((0.1,) * 20).sentence(0.31)
+    assert "hold out 19 or more" in law.sentence(0.31)
+    assert NullLaw((0.1,) * 18).shows_nothing() and not NullLaw((0.1,) * 19).shows_nothing()
+    assert "hold out 99 or more" in NullLaw((0.1,) * 98).shows_nothing(0.99)[0]
 
 
 def test_null_p_values_are_uniform_when_the_model_knows_no_image_better():
@@ -597,6 +598,31 @@ def test_a_null_law_needs_images_searched_alike():
     assert len(null_law(own).values) == 2
 
 
+def test_a_target_is_held_against_images_that_were_asked_the_same():
+    def searched(top: float, plan: Plan) -> TPrime:
+        return exhaustive(Many(np.array([top])), plan)
+
+    plan = Plan(even_grid(20), tries=8, false_positives=Trials(5, 500))
+    null = [searched(top, plan) for top in (0.2, 0.3, 0.0)]
+    found = Against.of(searched(0.9, plan), null)
+    assert (found.value, found.law.values) == (0.9, (0.2, 0.3, None))
+    assert found.p_value == 1 / 4 and found.excess == pytest.approx(0.7)
+    never = Against.of(searched(0.0, plan), null)
+    assert (never.value, never.p_value, never.excess) == (None, 1.0, None)
+    with pytest.raises(ValueError, match="searched alike"):
+        Against.of(searched(0.9, Plan(even_grid(20), tries=16)), null)
+    with pytest.raises(ValueError, match="at least one held-out image"):
+        Against.of(searched(0.9, plan), [])
+
+
+def test_a_single_false_alarm_lifts_no_t_prime():
+    """One hit far up among 20 levels of 8 tries is what a false-alarm rate of 1 % gives by itself."""
+    plan = Plan(even_grid(20), tries=8, false_positives=Trials(5, 500))
+    trials = [Trials(8 if i < 6 else int(i == 18), 8) for i in range(20)]
+    found = conclude(plan, trials, 0, "exhaustive", range(20))
+    assert found.value == 0.95 and null_law([found]).values == (0.3,)
+
+
 @dataclass
 class Many:
     """Target i comes back below edges[i]; remembers the largest request."""
@@ -617,42 +643,15 @@ def test_a_scan_finds_what_one_search_per_target_finds():
     assert [found.value for _, found in together] == [0.1, 0.9, None, 0.55, 0.3]
 
 
-def test_a_profile_ranks_corrects_and_asks_in_chunks():
-    plan = Plan(even_grid(50), tries=4)
-    rng = np.random.default_rng(5)
-    edges = np.concatenate([rng.uniform(0.05, 0.3, 36), [0.9, 0.8, 0.85, 0.9]])
-    law = NullLaw(tuple(truth(lambda t, e=e: 1.0 * (t <= e), plan) for e in rng.uniform(0.05, 0.3, 799)))
-    probe = Many(edges)
-    found = profile(probe, plan, iter(range(40)), law, chunk=8)
-    assert [one.target for one in found.ranked[:4]] == [36, 39, 38, 37]
-    assert [one.target for one in found.ranked if one.discovered] == [36, 39, 38, 37]
-    assert found.exceeding == found.discovered == 4
-    assert found.ranked[0].p_value == pytest.approx(1 / 800)
-    assert found.network_evaluations == 40 * 50 * 4 * 3
-    assert probe.largest == 8 * 50 * 4
-    assert found.ranked[0].hits == 45 * 4
-
-
-def test_a_profile_says_how_many_held_out_images_it_lacks():
-    plan = Plan(even_grid(10), tries=1)
-    found = profile(Many(np.array([0.9] + [0.1] * 19)), plan, range(20), NullLaw((0.2,) * 20))
-    assert (found.exceeding, found.discovered) == (1, 0)
-    # p = 1/21 passes Benjamini and Hochberg's line i 0.05 / 20 from i = 20 on.
-    assert found.needed == 20
-    assert "at least 20 targets must exceed them all" in found.sentence
-
-
 def test_false_discoveries_stay_below_their_rate():
+    """Benjamini-Hochberg over the rank p-values of many targets, which share one null sample."""
     plan, rng = Plan(even_grid(40), tries=1), np.random.default_rng(2)
     shares = []
     for _ in range(40):
         edges = np.concatenate([rng.uniform(0, 0.5, 30), np.full(10, 0.9)])
         law = NullLaw(tuple(float(np.floor(e * 40)) / 40 or None for e in rng.uniform(0, 0.5, 99)))
-        chosen = [
-            one.target
-            for one in profile(Many(edges), plan, range(40), law, false_discovery_rate=0.2).ranked
-            if one.discovered
-        ]
+        p = [law.p_value(found.value) for _, found in scan(Many(edges), plan, range(40))]
+        chosen = np.flatnonzero(false_discovery(p, 0.8)).tolist()
         assert set(range(30, 40)) <= set(chosen)
         shares.append(sum(target < 30 for target in chosen) / max(1, len(chosen)))
     spread = np.std(shares, ddof=1) / math.sqrt(len(shares))
@@ -660,18 +659,9 @@ def test_false_discoveries_stay_below_their_rate():
     assert np.mean(shares) > 0.02
 
 
-@pytest.mark.parametrize(
-    ("targets", "setting", "sentence"),
-    [
-        ([], {}, "at least one target"),
-        ([1, 2, 1], {"chunk": 1}, "got 1 twice"),
-        ([1], {"chunk": 0}, "a chunk needs at least one target"),
-        ([1], {"false_discovery_rate": 0.0}, "false-discovery rate lies strictly between"),
-    ],
-)
-def test_a_profile_that_makes_no_sense_is_refused(targets, setting, sentence):
-    with pytest.raises(ValueError, match=sentence):
-        profile(Many(np.zeros(3)), Plan(even_grid(4)), targets, NullLaw((0.1,)), **setting)
+def test_a_scan_needs_chunks_of_at_least_one():
+    with pytest.raises(ValueError, match="a chunk needs at least one target"):
+        scan(Many(np.zeros(3)), Plan(even_grid(4)), [1], chunk=0)
 
 
 def test_the_hash_of_the_coins_is_uniform_and_independent_between_ids():

@@ -4,7 +4,7 @@
 counts, ``baseline`` what it means against images that the model never saw.
 """
 
-from latentprint.search.baseline import NullLaw, Profile, Ranked, null_law, profile, scan
+from latentprint.search.baseline import Against, NullLaw, null_law, scan
 from latentprint.search.boundary import Falling, Interval, TPrime, conclude, falling_test
 from latentprint.search.methods import bisection, exhaustive, reduced_range, sequential, subsample
 from latentprint.search.plan import Plan, even_grid, ids_of, index_of, target_of, trials_from_rows
@@ -19,14 +19,13 @@ from latentprint.search.settings import (
 )
 
 __all__ = [
+    "Against",
     "BaselineSettings",
     "Falling",
     "Interval",
     "NullLaw",
     "Plan",
-    "Profile",
     "ProfileSettings",
-    "Ranked",
     "SearchError",
     "SearchSettings",
     "TPrime",
@@ -41,7 +40,6 @@ __all__ = [
     "index_of",
     "null_law",
     "parse_targets",
-    "profile",
     "reduced_range",
     "scan",
     "sequential",

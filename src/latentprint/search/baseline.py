@@ -26,7 +26,7 @@ from itertools import islice
 from latentprint.contracts import Probe
 from latentprint.search.boundary import TPrime, conclude
 from latentprint.search.plan import Plan, ask
-from latentprint.stats import empirical_p, false_discovery
+from latentprint.stats import empirical_p
 
 CHUNK = 16
 """Targets whose trajectories share one request, unless told otherwise."""
@@ -78,9 +78,17 @@ class NullLaw:
             f"{found}; {reached} of {count} images that the model never saw reach as high (p = "
             f"{self.p_value(value):.3g}, {self._excess_words(value)})."
         )
-        if self.smallest_p > 0.05:
-            text += f" With {count} such images p cannot fall below {self.smallest_p:.2g}; take at least 20."
-        return text
+        return " ".join([text, *self.shows_nothing()])
+
+    def shows_nothing(self, level: float = 0.95) -> tuple[str, ...]:
+        """Why no t' could stand out at this level, in a sentence; none where one could."""
+        enough = math.ceil(1 / (1 - level) - 1e-9) - 1
+        if len(self.values) >= enough:
+            return ()
+        return (
+            f"With {len(self.values)} such images p cannot fall below {self.smallest_p:.2g}, so that nothing"
+            f" can be shown; hold out {enough} or more.",
+        )
 
     def _excess_words(self, value: float | None) -> str:
         excess = self.excess(value)
@@ -95,15 +103,59 @@ def _order(value: float | None) -> float:
 
 
 def null_law(held_out: Iterable[TPrime]) -> NullLaw:
-    """The null law from the searches of held-out images.
+    """The law, over held-out images, of the largest t whose hits cannot all be false alarms.
+
+    That is `TPrime.certain`, here and of the target. The largest t with any hit would do in theory, since any
+    statistic ranks exchangeably; but among levels x tries trajectories one false match of a recogniser lifts
+    it to any height, in the null as in the target, and little could be told apart.
 
     Raises:
         ValueError: there is none, or they did not ask the same question in the same way.
     """
     searches = list(held_out)
     if len({_question(one) for one in searches}) > 1:
-        raise ValueError("held-out images must be searched alike: same grid, tries, threshold and method")
-    return NullLaw(tuple(one.value for one in searches))
+        raise ValueError("images must be searched alike: same grid, tries, threshold and method")
+    return NullLaw(tuple(one.certain for one in searches))
+
+
+@dataclass(frozen=True)
+class Against:
+    """A target's t' beside the law of it over held-out images, all of one question.
+
+    Attributes:
+        value: the target's. None lies below the lowest level asked: nothing was shown, which clears nothing.
+        law: of the held-out images.
+    """
+
+    value: float | None
+    law: NullLaw
+
+    @classmethod
+    def of(cls, target: TPrime, held_out: Iterable[TPrime]) -> Against:
+        """The comparison of a search with those of held-out images.
+
+        Raises:
+            ValueError: there are none, or one asked another question, the target included.
+        """
+        searches = list(held_out)
+        if searches:
+            null_law([target, *searches])  # holds the target to their question
+        return cls(target.certain, null_law(searches))
+
+    @property
+    def excess(self) -> float | None:
+        """t' over the held-out median; None where either is "never"."""
+        return self.law.excess(self.value)
+
+    @property
+    def p_value(self) -> float:
+        """Rank p-value of the target's t' (see the module)."""
+        return self.law.p_value(self.value)
+
+    @property
+    def sentence(self) -> str:
+        """The comparison in words."""
+        return self.law.sentence(self.value)
 
 
 def _question(one: TPrime) -> tuple[str, tuple[float, ...], int, float]:
@@ -136,108 +188,3 @@ def _scan(probe: Probe, plan: Plan, rest: Iterator[int], chunk: int) -> Iterator
             trials = [seen.trials[target, index] for index in every]
             cost = seen.evaluations[target]
             yield target, conclude(plan, trials, cost, "exhaustive", every)
-
-
-@dataclass(frozen=True)
-class Ranked:
-    """One target of a profile.
-
-    Attributes:
-        target: its number.
-        value: its t'.
-        hits: tries that came back, over all levels.
-        p_value: of "the model knows it no better than a held-out image".
-        exceeds_null: its t' lies above every held-out image's.
-        discovered: it stands among the discoveries at the profile's false-discovery rate.
-    """
-
-    target: int
-    value: float | None
-    hits: int
-    p_value: float
-    exceeds_null: bool
-    discovered: bool
-
-
-@dataclass(frozen=True)
-class Profile:
-    """Anonymity of many images under one model.
-
-    Attributes:
-        ranked: highest t' first; equal ones by hits, then by number.
-        null: what they were compared with.
-        false_discovery_rate: among the discovered, on average at most this share is falsely there.
-        network_evaluations: over all targets.
-    """
-
-    ranked: tuple[Ranked, ...]
-    null: NullLaw
-    false_discovery_rate: float
-    network_evaluations: int
-
-    @property
-    def exceeding(self) -> int:
-        """How many targets lie above every held-out image."""
-        return sum(one.exceeds_null for one in self.ranked)
-
-    @property
-    def discovered(self) -> int:
-        """How many targets stand at the false-discovery rate."""
-        return sum(one.discovered for one in self.ranked)
-
-    @property
-    def needed(self) -> int:
-        """How many targets must exceed the whole null before any can be discovered: p >= 1/(n + 1)."""
-        return math.ceil(len(self.ranked) * self.null.smallest_p / self.false_discovery_rate)
-
-    @property
-    def sentence(self) -> str:
-        """The finding in words."""
-        count, null = len(self.ranked), len(self.null.values)
-        text = (
-            f"{self.exceeding} of {count} images have a t' above that of all {null} images never trained on; "
-            f"{self.discovered} stand at a false-discovery rate of {self.false_discovery_rate:.2g}."
-        )
-        if not self.discovered and self.needed > 1:
-            text += (
-                f" With {null} held-out images at least {self.needed} targets must exceed them all before "
-                "any can be named; more held-out images lower that number."
-            )
-        return text
-
-
-def profile(
-    probe: Probe,
-    plan: Plan,
-    targets: Iterable[int],
-    null: NullLaw,
-    *,
-    false_discovery_rate: float = 0.05,
-    chunk: int = CHUNK,
-) -> Profile:
-    """Search every target, rank them by t' and correct for their number.
-
-    Only a target's t' and its number of hits are kept once it is searched.
-
-    Raises:
-        ValueError: no target, or one twice; a false-discovery rate outside (0, 1); as for ``scan``.
-    """
-    if not 0 < false_discovery_rate < 1:
-        raise ValueError(f"a false-discovery rate lies strictly between 0 and 1, got {false_discovery_rate}")
-    kept: dict[int, tuple[float | None, int]] = {}
-    cost = 0
-    for target, found in scan(probe, plan, targets, chunk=chunk):
-        if target in kept:
-            raise ValueError(f"each target may be searched once, got {target} twice")
-        kept[target] = found.value, sum(one.k for one in found.trials)
-        cost += found.network_evaluations
-    if not kept:
-        raise ValueError("a profile needs at least one target, got none")
-    p_values = [null.p_value(value) for value, _ in kept.values()]
-    chosen = false_discovery(p_values, 1 - false_discovery_rate)
-    rows = [
-        Ranked(target, value, hits, p, null.exceeds(value), bool(stands))
-        for (target, (value, hits)), p, stands in zip(kept.items(), p_values, chosen, strict=True)
-    ]
-    rows.sort(key=lambda one: (-_order(one.value), -one.hits, one.target))
-    return Profile(tuple(rows), null, false_discovery_rate, cost)
