@@ -6,10 +6,7 @@ from latentprint.rate.levels import Inside, Pushforward, Score
 from latentprint.rate.monte_carlo import (
     Tally,
     brute_force_samples,
-    decided,
     monte_carlo,
-    monte_carlo_until,
-    precise,
     rate_of,
     tally,
 )
@@ -37,11 +34,8 @@ __all__ = [
     "bridge",
     "brute_force_samples",
     "combine",
-    "decided",
     "monte_carlo",
-    "monte_carlo_until",
     "path",
-    "precise",
     "rate_of",
     "splitting",
     "tally",

@@ -1,10 +1,8 @@
 """q by counting: n independent samples, k of them in Omega_p, ``q ~ k / n`` (paper, §5.3, Tables 1 and 2).
 
-With n fixed beforehand the interval is Clopper and Pearson's. Where sampling may stop on sight of the counts,
-that interval is void; ``monte_carlo_until`` uses the anytime-valid sequence of the beta-binomial mixture
-martingale instead (Robbins 1970; Howard et al. 2021, arXiv 1810.08240), so it may stop as soon as the
-question is answered. Beside every count stands ``missable``: the rate that this many samples could have
-missed.
+With n fixed beforehand the interval is Clopper and Pearson's. (An audit that may stop on sight of its counts
+has an interval of its own, ``stats.sequential``.) Beside every count stands ``missable``: the rate that this
+many samples could have missed.
 """
 
 import math
@@ -16,19 +14,7 @@ import numpy as np
 
 from latentprint.contracts import Probe
 from latentprint.rate.result import Rate
-from latentprint.stats import (
-    Trials,
-    binomial_test_less,
-    missable,
-    narrowed,
-    prior_near,
-    running_p_value,
-    samples_to_decide,
-    samples_to_exclude,
-)
-
-Answered = Callable[[float, float], bool]
-"""Whether an interval (low, high) of q answers the question."""
+from latentprint.stats import Trials, binomial_test_less, missable, samples_to_exclude
 
 
 @dataclass(frozen=True)
@@ -108,78 +94,24 @@ def rate_of(
     if trials.n == 0:
         raise ValueError("a Monte Carlo rate needs at least one sample, got none")
     low, high = trials.interval(level)
-    return _result(counted, low, high, _sentence(trials, level, expected), level, sampler, expected)
-
-
-def decided(threshold: float) -> Answered:
-    """Is q below or above ``threshold``? Answered once the interval lies on one side of it.
-
-    Raises:
-        ValueError: the threshold is not strictly between 0 and 1.
-    """
-    if not 0 < threshold < 1:
-        raise ValueError(f"a policy's threshold lies strictly between 0 and 1, got {threshold}")
-    return lambda low, high: high < threshold or low > threshold
-
-
-def precise(relative: float) -> Answered:
-    """How large is q? Answered once the interval's ends differ by at most the factor ``1 + relative``.
-
-    Raises:
-        ValueError: ``relative`` is not above 0.
-    """
-    if relative <= 0:
-        raise ValueError(f"a relative width must be positive, got {relative}")
-    return lambda low, high: low > 0 and high <= (1 + relative) * low
-
-
-def monte_carlo_until(
-    probe: Probe,
-    start: float,
-    answered: Answered,
-    *,
-    most: int,
-    sampler: Mapping[str, Any],
-    level: float = 0.95,
-    near: float = 0.5,
-    expected: float | None = None,
-    batch: int = 512,
-    first: int = 0,
-    progress: Callable[[Tally], None] | None = None,
-) -> Rate:
-    """Sample until the question is answered, at most ``most`` samples; the interval is valid at any stopping.
-
-    Args:
-        answered: ``decided(threshold)``, ``precise(relative)`` or any predicate on (low, high).
-        near: where q is asked about, e.g. the threshold; centres the mixture there (prior Beta(1/2, b) of
-            that mean). It changes how soon the question is answered, never whether the interval covers.
-
-    Raises:
-        ValueError: most or batch is not positive, or near is outside (0, 1).
-    """
-    prior = prior_near(near)
-    last, low, high, done = Tally(Trials(0, 0), {}, 0), 0.0, 1.0, False
-    counts = list[Trials]()
-    for last in tally(probe, start, most, batch=batch, first=first):
-        counts.append(last.trials)
-        low, high = narrowed((low, high), last.trials, level, prior)
-        done = answered(low, high)
-        if progress is not None:
-            progress(last)
-        if done:
-            break
-    n = last.trials.n
-    said = f"the question was answered after {n} samples" if done else _undecided(n, level, near)
-    more: dict[str, Any] = {"stopped": done}
+    details: dict[str, Any] = {"samples": trials.n, "hits": trials.k}
+    details |= {"missable": missable(trials.k, trials.n, level)}
+    details |= {f"{name}_hits": count for name, count in counted.columns.items()}
     if expected is not None:
-        more["p_value"] = running_p_value(counts, expected, near)
-    return _result(last, low, high, f"anytime-valid; {said}", level, sampler, expected, more)
-
-
-def _undecided(n: int, level: float, near: float) -> str:
-    enough = samples_to_decide(near, level)
-    more = f"; at least {enough} would be needed even with no hit at all" if enough > n else ""
-    return f"the question is still open after all {n} samples allowed{more}"
+        details |= {"expected": expected, "p_value": binomial_test_less(trials.k, trials.n, expected)}
+    return Rate(
+        method="monte_carlo",
+        rate=trials.rate,
+        low=low,
+        high=high,
+        level=level,
+        reliable=True,
+        diagnostic=_sentence(trials, level, expected),
+        network_evaluations=counted.network_evaluations,
+        sampler=sampler,
+        trials=trials,
+        details=details,
+    )
 
 
 def _sentence(trials: Trials, level: float, expected: float | None) -> str:
@@ -193,37 +125,6 @@ def _sentence(trials: Trials, level: float, expected: float | None) -> str:
                 f"; {trials.n} samples are too few to tell {expected:.3g} from zero, {enough} would be enough"
             )
     return said
-
-
-def _result(
-    counted: Tally,
-    low: float,
-    high: float,
-    diagnostic: str,
-    level: float,
-    sampler: Mapping[str, Any],
-    expected: float | None,
-    more: Mapping[str, Any] | None = None,
-) -> Rate:
-    k, n = counted.trials.k, counted.trials.n
-    details: dict[str, Any] = {"samples": n, "hits": k, "missable": missable(k, n, level)}
-    details |= {f"{name}_hits": count for name, count in counted.columns.items()}
-    if expected is not None:
-        details |= {"expected": expected, "p_value": binomial_test_less(k, n, expected)}
-    details |= dict(more or {})
-    return Rate(
-        method="monte_carlo",
-        rate=min(max(k / n, low), high),
-        low=low,
-        high=high,
-        level=level,
-        reliable=True,
-        diagnostic=diagnostic,
-        network_evaluations=counted.network_evaluations,
-        sampler=sampler,
-        trials=counted.trials,
-        details=details,
-    )
 
 
 def brute_force_samples(q: float, relative: float = 0.2) -> float:

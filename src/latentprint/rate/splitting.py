@@ -41,6 +41,10 @@ from latentprint.rate.tilt import Tilt, fit_tilt, log_weights, uncovered
 from latentprint.rate.weights import Floats, Offered, Weighted, offered, weighted
 from latentprint.stats import Trials
 
+LARGEST_SPREAD = 1.0
+"""Standard deviation of the logarithms of replicates beyond which their mean is not believed. It falls with
+the root of their particles: beforehand it is known where no affordable number of them would do."""
+
 
 @dataclass(frozen=True)
 class SplittingConfig:
@@ -355,6 +359,12 @@ def _replicated(work: _Work, grown: Population) -> _Estimate | None:
             f"samples are left, for {int(room)} there is room in {c.memory / 2**30:.1f} GiB"
         )
         return None
+    if not spread * math.sqrt(c.particles / particles) <= LARGEST_SPREAD:
+        work.failed(
+            f"the logarithms of the first replicates spread by {spread:.2f}, too far for those that "
+            f"{max(work.left(), 0):,} more samples allow"
+        )
+        return None
     work.land.remembered.clear()
     more = _climb(work, first_population(work.land, replicates, particles, work.g))
     logs = more.log_q[more.done].numpy()
@@ -365,8 +375,10 @@ def _replicated(work: _Work, grown: Population) -> _Estimate | None:
     deviation = float(logs.std(ddof=1))
     ancestors = _ancestors(more)
     work.note(replicates=replicates, particles=particles, spread=deviation, last_ancestors=ancestors)
-    if deviation > 1.0:
-        work.failed(f"replicates disagree: their logarithms spread by {deviation:.2f}, 1 is the most")
+    if deviation > LARGEST_SPREAD:
+        work.failed(
+            f"replicates disagree: their logarithms spread by {deviation:.2f}, {LARGEST_SPREAD:g} is the most"
+        )
         return None
     if ancestors < 3:
         work.failed(f"a replicate descends from {ancestors:.1f} of its first particles, 3 are needed")

@@ -4,11 +4,13 @@
     sequential    intervals and p-values that hold however a count was stopped
     many          several rates or p-values at once
     corrected     the true rate behind detectors that err
+    choice        which of several estimates of one rate answers
     rates         how often those detectors err, and on which images that was counted
 
 All of it holds for every n, also at zero hits, which is where an audit lives.
 """
 
+from latentprint.stats.choice import Choice, Claim, choose
 from latentprint.stats.corrected import (
     CorrectedRate,
     corrected_interval,
@@ -31,11 +33,14 @@ from latentprint.stats.sequential import (
 )
 
 __all__ = [
+    "Choice",
+    "Claim",
     "CorrectedRate",
     "DetectorRates",
     "Trials",
     "Unit",
     "binomial_test_less",
+    "choose",
     "confidence_sequence",
     "corrected_interval",
     "corrected_rate",
