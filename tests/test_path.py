@@ -9,8 +9,10 @@ import torch
 from scipy import stats as scipy_stats
 from torch import Tensor
 
+from latentprint.config import RareSettings
 from latentprint.denoiser import IdentityCodec
 from latentprint.known import Gaussian, Memorised, Mixture
+from latentprint.rate import ESTIMATORS
 from latentprint.rate.guides import Conditioned, Toward
 from latentprint.rate.led import Led, Proposals, transitions
 from latentprint.rate.levels import Inside
@@ -247,3 +249,9 @@ def test_copies_of_the_image_do_not_push_away_from_it():
     noisy = torch.as_tensor(x) * sigma
     # for a set learnt by heart what is added to D leaves x_p
     assert torch.allclose(conditioned(noisy, model(noisy, t), alpha, sigma), some[0].expand(3, 1, 2, 2))
+
+
+def test_every_estimator_of_the_table_has_its_switch_in_the_settings():
+    switches = RareSettings()
+    assert all(getattr(switches, row.name) is False for row in ESTIMATORS)
+    assert "path" in {row.name for row in ESTIMATORS}

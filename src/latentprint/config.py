@@ -174,12 +174,14 @@ class RareSettings:
     """Estimators of q for what counting cannot see, beside the count.
 
     Attributes:
+        path: importance sampling of the audit's sampler's own path; for samplers that draw noise.
         splitting: multilevel splitting in the noise of the audit's sampler.
         bridge: importance sampling along the probability flow; needs its likelihood, and is about that flow.
         relative: relative standard error asked for.
-        most: samples that splitting may spend.
+        most: samples that an estimator may spend.
     """
 
+    path: bool = False
     splitting: bool = False
     bridge: bool = False
     relative: Share = 0.2

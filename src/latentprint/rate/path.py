@@ -215,7 +215,7 @@ class Offer:
 
 
 def _estimate(run: _Run, led: Led) -> tuple[Offer | str, dict[str, Any]]:
-    pilot = run.kept("path.pilot", lambda: _pilot(run, led))
+    pilot = run.kept("pilot", lambda: _pilot(run, led))
     run.paths = pilot["paths"]
     if pilot["worth"] == 0:
         return f"none of {run.paths} paths that were led to the image ended in the region", {}
@@ -372,7 +372,7 @@ def _rounds(run: _Run, led: Led, proposals: Proposals, counts: list[int]) -> tup
 
     while True:
         run.progress(len(logs) * size, wanted * size)
-        drawn = run.kept(f"path.round.{len(logs)}", one)
+        drawn = run.kept(f"round.{len(logs)}", one)
         together = np.full(size, -np.inf)
         together[drawn["hits"]] = drawn["logs"]
         logs.append(together)
