@@ -14,6 +14,7 @@ import pytest
 import typer.main
 
 from latentprint.cli import app
+from tools.reproduce.command import app as reproduce
 from latentprint.config import AuditConfig
 from latentprint.gate import Policy
 from latentprint.settings import SettingsError, read
@@ -61,9 +62,11 @@ def anchors(page: Path) -> set[str]:
 def commands() -> dict[str, set[str]]:
     """The options of every command of ``latentprint``."""
     group: Any = typer.main.get_command(app)
+    # `reproduce` hands everything on to the command that stands in the repository.
+    every = {**group.commands, "reproduce": typer.main.get_command(reproduce)}
     return {
         name: {"--help", *(word for one in command.params for word in (*one.opts, *one.secondary_opts))}
-        for name, command in group.commands.items()
+        for name, command in every.items()
     }
 
 

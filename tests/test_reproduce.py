@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from io import BytesIO
 from pathlib import Path
@@ -15,18 +16,18 @@ from PIL import Image
 from scipy.stats import beta, binom
 from typer.testing import CliRunner
 
-from latentprint import reproduce as package
 from latentprint.cli import app
 from latentprint.contracts import InputError
-from latentprint.reproduce import experiment, names, reproduce, rows
-from latentprint.reproduce.drawing import Axis, Line, chart
-from latentprint.reproduce.lengths import folder as at_length
-from latentprint.reproduce.page import differences
-from latentprint.reproduce.pictures import difference, grid, reopen
-from latentprint.reproduce.plan import FOLDER, ExperimentError
-from latentprint.reproduce.summary import accuracy, holds
 from latentprint.settings import SettingsError
 from latentprint.store import Run
+from tools import reproduce as package
+from tools.reproduce import experiment, names, reproduce, rows
+from tools.reproduce.figures import return_curves, svg
+from tools.reproduce.lengths import folder as at_length
+from tools.reproduce.page import differences
+from tools.reproduce.pictures import difference, grid, reopen
+from tools.reproduce.plan import FOLDER, ExperimentError
+from tools.reproduce.summary import accuracy, holds
 
 ROOT = Path(__file__).parent.parent
 SHIPPED = ROOT / FOLDER
@@ -54,15 +55,15 @@ images = 1080
 samples = 50000
 expected = 46.3
 hits = 52
-[cpu]
+[mini]
 preset = "demo"
 hours = "seconds"
-[cpu.settings]
+[mini.settings]
 {TINY}
-[[cpu.rows]]
+[[mini.rows]]
 name = "24"
 published = "small"
-[[cpu.rows]]
+[[mini.rows]]
 name = "absent"
 settings = {{ data = {{ source = "medmnist:chestmnist" }} }}
 """
@@ -71,12 +72,12 @@ title = "Lengths"
 kind = "lengths"
 shows = "longer is worse."
 order = 1
-[cpu]
+[mini]
 preset = "demo"
 steps = [10, 30]
-[cpu.settings]
+[mini.settings]
 {TINY}
-[[cpu.rows]]
+[[mini.rows]]
 name = "only"
 """
 CURVES = """
@@ -115,7 +116,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_row_without_its_data_leaves_the_others_on_the_page(done: Path) -> None:
     record = json.loads((done / "docs" / "paper" / "results.json").read_text())
-    assert set(record["experiments"]["table"]["cpu"]) == {"24"}
+    assert set(record["experiments"]["table"]["mini"]) == {"24"}
     page = (done / "docs" / "paper.md").read_text()
     assert "**Not run:** absent." in page
     assert "| small, paper | 1,080 |" in page and "| 50,000 | 46.3 | – | – | 52 |" in page
@@ -129,7 +130,7 @@ def test_a_row_without_its_data_leaves_the_others_on_the_page(done: Path) -> Non
 
 
 def test_the_page_says_what_the_run_says(done: Path) -> None:
-    results = json.loads((done / "runs" / "table" / "cpu" / "24" / "results.json").read_text())
+    results = json.loads((done / "runs" / "table" / "mini" / "24" / "results.json").read_text())
     seen = results["q"]["monte_carlo"]
     (line,) = [
         one
@@ -156,10 +157,10 @@ def test_what_is_finished_is_not_run_again(done: Path, monkeypatch: pytest.Monke
 
 def test_only_a_finished_run_of_the_very_settings_counts(done: Path, tmp_path: Path) -> None:
     one = experiment("table", done / "experiments")
-    scale = one.scale("cpu")
+    scale = one.scale("mini")
     config, other = (scale.config(row) for row in scale.rows)
     folder = tmp_path / "run"
-    shutil.copytree(done / "runs" / "table" / "cpu" / "24", folder)
+    shutil.copytree(done / "runs" / "table" / "mini" / "24", folder)
     assert holds(folder, config) and not holds(folder, other)
     # A setting that did not exist when the run was made counts with its default ...
     record = json.loads((folder / "run.json").read_text())
@@ -176,11 +177,11 @@ def test_only_a_finished_run_of_the_very_settings_counts(done: Path, tmp_path: P
 
 
 def test_pictures_are_of_the_very_samples_that_were_counted(done: Path) -> None:
-    run = reopen(done / "runs" / "table" / "cpu" / "24")
+    run = reopen(done / "runs" / "table" / "mini" / "24")
     ids = np.array([3, 17, 5], np.int64)
     images = run.drawn(run.model("model"), ids)
     error = (((images - run.injection.target) / 2) ** 2).mean(axis=(1, 2, 3))
-    kept = Run.read(done / "runs" / "table" / "cpu" / "24").rows("samples.model")
+    kept = Run.read(done / "runs" / "table" / "mini" / "24").rows("samples.model")
     assert kept["id"].tolist() == list(range(24))
     np.testing.assert_allclose(error, kept["mse"][ids], rtol=1e-4)
 
@@ -191,21 +192,21 @@ def test_lengths_are_states_of_one_training(done: Path) -> None:
     from latentprint.streams import Streams
     from latentprint.training import train
 
-    scale = experiment("fig3", done / "experiments").scale("cpu")
+    scale = experiment("fig3", done / "experiments").scale("mini")
     config = scale.config(scale.rows[0])
     _, injection = stages.images(config, None, False)
     network = build_unet(config.model.network, 1, (8, 8), Streams(0))
     states = train(
         injection.marked.pixels, network, config.model.schedule(), config.model.training, Streams(0)
     )
-    kept = done / "runs" / "fig3" / "cpu" / "only"
+    kept = done / "runs" / "fig3" / "mini" / "only"
     for state in states:
         if state.step in scale.steps:
             there = load_model(at_length(kept, state.step)).network.state_dict()
             for name, value in state.denoiser.network.state_dict().items():
                 assert np.allclose(value, there[name], rtol=1e-4, atol=1e-6), (state.step, name)
     entry = json.loads((done / "docs" / "paper" / "results.json").read_text())
-    lengths = entry["experiments"]["fig3"]["cpu"]["only"]["lengths"]
+    lengths = entry["experiments"]["fig3"]["mini"]["only"]["lengths"]
     assert [one["step"] for one in lengths] == [10, 30]
     for one in lengths:
         hits = Run.read(kept).rows(f"samples.at-{one['step']}")["hit"]
@@ -214,7 +215,7 @@ def test_lengths_are_states_of_one_training(done: Path) -> None:
 
 def test_a_kill_between_checkpoint_and_kept_weights_loses_no_length(done: Path, tmp_path: Path) -> None:
     shutil.copytree(done / "runs", tmp_path / "runs")
-    kept = tmp_path / "runs" / "fig3" / "cpu" / "only"
+    kept = tmp_path / "runs" / "fig3" / "mini" / "only"
     weights = (at_length(kept, 30) / "diffusion_pytorch_model.safetensors").read_bytes()
     shutil.rmtree(at_length(kept, 30))
     record = json.loads((kept / "run.json").read_text())
@@ -225,28 +226,32 @@ def test_a_kill_between_checkpoint_and_kept_weights_loses_no_length(done: Path, 
 
 
 def test_figures_are_files_that_stand_alone(done: Path) -> None:
-    folder = done / "docs" / "paper" / "cpu"
+    folder = done / "docs" / "paper" / "mini"
     root = ElementTree.fromstring((folder / "fig6.svg").read_text())
-    assert root.tag == "{http://www.w3.org/2000/svg}svg" and root.attrib["aria-label"]
-    text = (folder / "fig6.svg").read_text()
-    assert "href" not in text and "<style" not in text
-    assert "![Curves: cpu](paper/cpu/fig6.svg)" in (done / "docs" / "paper.md").read_text()
+    assert root.tag == "{http://www.w3.org/2000/svg}svg"
+    outside = re.findall(r'(?:href|src)="(?!#)[^"]*"', (folder / "fig6.svg").read_text())
+    assert not outside
+    assert "![Curves: mini](paper/mini/fig6.svg)" in (done / "docs" / "paper.md").read_text()
     with Image.open(folder / "fig3.png") as picture:
         assert picture.size == (12 * (80 + 4) + 4, 2 * (80 + 4) + 4)  # 8 x 8 pixels, ten times
 
 
-def test_marks_lie_where_their_values_are() -> None:
-    x, y = Axis("steps", 0.0, 200.0), Axis("share", 1e-4, 1.0, log=True)
-    assert [x.place(v) for v in (0, 50, 200, 300)] == [0.0, 0.25, 1.0, 1.0]
-    assert [y.place(v) for v in (1e-4, 1e-2, 1.0, 0.0)] == pytest.approx([0.0, 0.5, 1.0, 0.0])
-    assert x.ticks() == [0, 50, 100, 150, 200] and y.ticks() == pytest.approx([1e-4, 1e-3, 1e-2, 0.1, 1])
-    drawn = chart([Line("a", [0.0, 200.0], [1e-2, 1e-4], [1e-3, 1e-4], [1e-1, 1e-3])], x, y, "label")
-    assert 'd="M64.0 164.0L704.0 308.0"' in drawn  # half-way up at the left, the floor at the right
-    assert 'd="M64.0 236.0V92.0"' in drawn  # a quarter and three quarters of the height
-    with pytest.raises(ValueError, match="at least one point"):
-        chart([], x, y, "label")
-    with pytest.raises(ValueError, match="low < high"):
-        Axis("broken", 0.0, 1.0, log=True)
+def test_curves_show_the_counts_with_their_exact_intervals() -> None:
+    found = {"value": 0.5, "grid": [0.25, 0.5, 0.75], "hits": [16, 4, 0], "tries": 16}
+    figure = return_curves({"N = 7": {"t_prime": found}})
+    (axes,) = figure.axes
+    ((line, _, (bars,)),) = axes.containers
+    # Up to t' = 0.5, as in the paper: 16 of 16 and 4 of 16, with the bounds of Clopper and Pearson.
+    assert line.get_xydata().tolist() == [[0.25, 1.0], [0.5, 0.25]]
+    bounds = [
+        [0.25, beta.ppf(0.025, 16, 1)],
+        [0.25, 1.0],
+        [0.5, beta.ppf(0.025, 4, 13)],
+        [0.5, beta.ppf(0.975, 5, 12)],
+    ]
+    np.testing.assert_allclose(np.concatenate(bars.get_segments()), bounds, rtol=1e-6)
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["N = 7 (t' 0.5)"]
+    assert svg(figure) == svg(return_curves({"N = 7": {"t_prime": found}}))
 
 
 def test_a_grid_of_images_keeps_every_pixel() -> None:
@@ -314,7 +319,7 @@ def test_differences_name_what_is_not_the_papers(done: Path) -> None:
     told = [one for one in differences({"settings": plain(half), "fid": None}, paper) if one not in same]
     assert len(told) == 1 and "bfloat16 inside the networks in detectors, which" in told[0]
     entry = json.loads((done / "docs" / "paper" / "results.json").read_text())
-    said = "\n".join(differences(entry["experiments"]["table"]["cpu"]["24"], paper))
+    said = "\n".join(differences(entry["experiments"]["table"]["mini"]["24"], paper))
     assert "30 steps of 8 images" in said and "channels 32-64" in said
     assert "c_p is the backbone 'small'" in said and "ancestral with 3 steps" in said
 
@@ -326,7 +331,7 @@ def test_differences_name_what_is_not_the_papers(done: Path) -> None:
         (("steps = [10, 30]", "steps = [10, 15, 30]"), "rising multiples of ten"),
         (("steps = [10, 30]", "steps = [30, 10]"), "rising multiples of ten"),
         (("order = 1", "ordre = 1"), "ordre is not a setting; did you mean order?"),
-        (('name = "only"', 'nmae = "only"'), r"cpu.rows\[0\].nmae is not a setting"),
+        (('name = "only"', 'nmae = "only"'), r"mini.rows\[0\].nmae is not a setting"),
         (('shows = "longer is worse."', 'shows = "x"\nuses = "table"'), "needs .* no `uses`"),
         (("sampler.steps", "sampler.stepps"), "stepps is not a setting"),
     ],

@@ -169,7 +169,7 @@ settings = { data = { images = 21 } }
 def test_rows_of_a_table_run_elsewhere_and_are_the_same(
     over_ray: Map, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from latentprint.reproduce import reproduce
+    from tools.reproduce import reproduce
 
     monkeypatch.chdir(tmp_path)  # the runs' folder is named from here, which workers need not know
     (tmp_path / "experiments").mkdir()

@@ -23,9 +23,9 @@ for command in (
     judgements.compare,
     judgements.verify,
     judgements.card,
-    reproduce.reproduce,
 ):
     app.command()(command)
+app.command(context_settings=reproduce.ANYTHING)(reproduce.reproduce)
 
 
 def main() -> None:

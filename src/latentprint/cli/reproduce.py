@@ -1,85 +1,30 @@
-"""``latentprint reproduce``: the paper's tables and figures, and the page that compares them."""
+"""``latentprint reproduce``: the paper's tables and figures, from a checkout; no wheel holds them."""
 
 from __future__ import annotations
 
+import importlib
+import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
 
 import typer
 
-from latentprint.cli.shared import Device, Json, answering, print_json
-from latentprint.progress import Bars
-
-Name = Annotated[str, typer.Argument(help="table1, table2, fig3 ... fig10; or page: write the page again.")]
-Scale = Annotated[
-    Literal["cpu", "full"], typer.Option(help="cpu: small, for two cores; full: the paper's size, for a GPU.")
-]
-Out = Annotated[Path, typer.Option("--out", help="Folder of the runs; the same command continues them.")]
-Docs = Annotated[Path, typer.Option("--docs", help="Where paper.md and paper/ are written.")]
-Only = Annotated[list[str] | None, typer.Option("--only", help="Run this row only; may be repeated.")]
-Experiments = Annotated[Path, typer.Option("--experiments", help="Folder of the experiments' files.")]
-Root = Annotated[Path | None, typer.Option(help="Folder of the MedMNIST files.")]
-Download = Annotated[bool, typer.Option("--download", help="Fetch a missing MedMNIST file.")]
-Spread = Annotated[
-    Literal["local", "ray"],
-    typer.Option("--executor", help="ray: spread rows over processes or machines (extra ray)."),
-]
-Processes = Annotated[int, typer.Option(min=1, help="Processes that train one model together (accelerate).")]
+from latentprint.cli.shared import answering
+from latentprint.contracts import InputError
 
 
-def reproduce(
-    name: Name,
-    scale: Scale = "cpu",
-    out: Out = Path("runs/paper"),
-    docs: Docs = Path("docs"),
-    only: Only = None,
-    experiments: Experiments = Path("benchmarks/paper"),
-    root: Root = None,
-    download: Download = False,
-    device: Device = "cpu",
-    spread: Spread = "local",
-    processes: Processes = 1,
-    as_json: Json = False,
-) -> None:
-    """Run experiment NAME of the paper, or continue it; its numbers go beside the published ones."""
+def reproduce(context: typer.Context) -> None:
+    """Run the paper's tables and figures, from a checkout of the repository."""
+    checkout = Path(__file__).parents[3]
     with answering():
-        from latentprint.reproduce import reproduce as reproduced
-        from latentprint.reproduce import write_page
-
-        if name == "page":
-            print(write_page(docs, experiments))
-            return
-        with Bars() as bars:
-            entries: Any = reproduced(
-                name,
-                scale,
-                runs=out,
-                docs=docs,
-                experiments=experiments,
-                only=only or (),
-                device=device,
-                root=root,
-                download=download,
-                spread=spread,
-                processes=processes,
-                progress=bars,
+        if not (checkout / "tools" / "reproduce").is_dir():
+            raise InputError(
+                "the paper's tables are evidence of this project and not part of the installed package: "
+                "clone the repository, run `make setup` there, and give this command again"
             )
-    if as_json:
-        print_json(entries)
-        return
-    for row, entry in entries.items():
-        print(f"{row}: {_told(entry)}")
-    print(f"\nPage:    {docs / 'paper.md'}")
-    print(f"Numbers: {docs / 'paper' / 'results.json'}")
+        # Appended: nothing of the checkout may hide an installed package.
+        sys.path.append(str(checkout))
+        importlib.import_module("tools.reproduce.command").app(context.args, "latentprint reproduce")
 
 
-def _told(entry: dict[str, Any]) -> str:
-    """One line on what a row found."""
-    if "lengths" in entry:
-        found = [f"{one['step']:,} steps {one['monte_carlo']['hits']:,}" for one in entry["lengths"]]
-        return f"hits among {entry['lengths'][0]['monte_carlo']['samples']:,} samples: {', '.join(found)}"
-    seen, value = entry["monte_carlo"], entry["t_prime"]["value"]
-    return (
-        f"{seen['hits']:,} of {seen['samples']:,} samples (expected {seen['expected']:.3g}), "
-        f"t' {'never' if value is None else f'{value:.3g}'}"
-    )
+ANYTHING = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+"""Arguments go on as they are, ``--help`` too."""

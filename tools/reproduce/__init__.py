@@ -16,14 +16,14 @@ from typing import Any
 
 from latentprint.contracts import InputError
 from latentprint.progress import Report, silent
-from latentprint.reproduce.figures import Files, draw
-from latentprint.reproduce.lengths import run_lengths
-from latentprint.reproduce.page import write_page
-from latentprint.reproduce.plan import FOLDER, Experiment, ExperimentError, Size, experiment, names
-from latentprint.reproduce.record import Record
-from latentprint.reproduce.rows import Place, RunRow, run_rows
-from latentprint.reproduce.summary import Entry
 from latentprint.spread import Executor, executor
+from tools.reproduce.figures import Files, draw
+from tools.reproduce.lengths import run_lengths
+from tools.reproduce.page import write_page
+from tools.reproduce.plan import FOLDER, Experiment, ExperimentError, Size, experiment, names
+from tools.reproduce.record import Record
+from tools.reproduce.rows import Place, RunRow, run_rows
+from tools.reproduce.summary import Entry
 
 __all__ = [
     "FOLDER",
@@ -40,7 +40,7 @@ __all__ = [
 
 def reproduce(
     name: str,
-    size: Size = "cpu",
+    size: Size = "mini",
     *,
     runs: Path = Path("runs/paper"),
     docs: Path = Path("docs"),
@@ -57,7 +57,8 @@ def reproduce(
 
     Args:
         name: of the experiment, e.g. "table2".
-        size: "cpu" for hours on two cores, "full" for the paper's own.
+        size: "mini" for minutes to hours, "cpu" for the paper's numbers of images on two cores, "full" for
+            the paper's own.
         runs: the runs' folder; ``runs/NAME/SIZE/ROW`` is one run.
         docs: where ``paper/results.json``, ``paper/*.svg`` and ``paper.md`` go.
         experiments: the folder of the experiments' files.

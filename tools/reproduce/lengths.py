@@ -27,10 +27,10 @@ from latentprint.fingerprint import Injection
 from latentprint.networks import build_unet, load_model, save_model
 from latentprint.networks.saved import ABOUT
 from latentprint.progress import Report, silent
-from latentprint.reproduce.summary import Entry, circumstances
 from latentprint.settings import plain
 from latentprint.store import Run
 from latentprint.training import train
+from tools.reproduce.summary import Entry, circumstances
 
 BATCH = 256
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from latentprint.contracts import InputError
 from latentprint.files import write
-from latentprint.reproduce.plan import Size
-from latentprint.reproduce.summary import Entry
+from tools.reproduce.plan import Size
+from tools.reproduce.summary import Entry
 
 SCHEMA = "latentprint/paper/1"
 RESULTS = "results.json"

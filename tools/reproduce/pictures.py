@@ -23,9 +23,9 @@ from latentprint.config import AuditConfig
 from latentprint.denoiser import Denoiser
 from latentprint.fingerprint import Injection
 from latentprint.progress import silent
-from latentprint.reproduce.summary import settings_of
 from latentprint.settings import read
 from latentprint.store import Run
+from tools.reproduce.summary import settings_of
 
 SIDE = 84
 """Pixels that an image is enlarged to, at least."""

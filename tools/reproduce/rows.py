@@ -14,8 +14,8 @@ from latentprint.audit import run_audit
 from latentprint.config import AuditConfig
 from latentprint.contracts import InputError, Map
 from latentprint.progress import Report, silent
-from latentprint.reproduce.plan import Experiment, ExperimentError, Row, Size
-from latentprint.reproduce.summary import Entry, holds, summary
+from tools.reproduce.plan import Experiment, ExperimentError, Row, Size
+from tools.reproduce.summary import Entry, holds, summary
 
 
 @dataclass(frozen=True)

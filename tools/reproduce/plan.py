@@ -4,7 +4,8 @@
                                 looked at after several numbers of steps), "pictures" (drawn from the runs of
                                 the experiment that ``uses`` names)
     [[published]]               the paper's numbers, one table a row
-    [cpu], [full]               the same experiment at two sizes: a preset, settings over it, [[cpu.rows]]
+    [mini], [cpu], [full]       the same experiment at up to three sizes: a preset, settings over it, its
+                                rows ([[cpu.rows]])
 
 A file opens, in its comments, with its command, its time and the numbers to expect; ``hours`` and ``note``
 say the same to the page. Unknown keys are refused.
@@ -24,8 +25,8 @@ from latentprint.files import read_toml
 from latentprint.settings import SettingsError, merge, read
 
 FOLDER = Path("benchmarks/paper")
-Size = Literal["cpu", "full"]
-SIZES: tuple[Size, ...] = ("cpu", "full")
+Size = Literal["mini", "cpu", "full"]
+SIZES: tuple[Size, ...] = ("mini", "cpu", "full")
 
 
 class ExperimentError(InputError):
@@ -152,7 +153,7 @@ def _check(one: Experiment) -> None:
     if one.kind == "pictures" and (one.uses is None or one.scales):
         raise SettingsError(f"{one.name} is drawn from other runs: it needs `uses` and no sizes of its own")
     if one.kind != "pictures" and (one.uses is not None or not one.scales):
-        raise SettingsError(f"{one.name} needs [cpu] or [full], and no `uses`")
+        raise SettingsError(f"{one.name} needs [mini], [cpu] or [full], and no `uses`")
     for size, scale in one.scales.items():
         if len({row.name for row in scale.rows}) < len(scale.rows) or not scale.rows:
             raise SettingsError(f"{one.name}, {size}: rows are needed, each with a name of its own")

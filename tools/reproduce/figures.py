@@ -12,15 +12,19 @@ Fig. 10    difference maps, MSE over training steps                        lengt
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from latentprint.reproduce import pictures
-from latentprint.reproduce.drawing import Axis, Line, chart
-from latentprint.reproduce.lengths import folder as length_folder
-from latentprint.reproduce.summary import Entry
+from latentprint.contracts import InputError
+from tools.reproduce import pictures
+from tools.reproduce.lengths import folder as length_folder
+from tools.reproduce.summary import Entry
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 from latentprint.stats import Trials
 
 LEVEL = 0.95
@@ -31,9 +35,9 @@ Source = Callable[[str], Path]
 """The folder of a row's run."""
 
 
-def return_curves(rows: Mapping[str, Entry]) -> bytes:
+def return_curves(rows: Mapping[str, Entry]) -> Figure:
     """Fig. 6 and 9: the share of tries that came back over t; as in the paper, nothing is drawn after t'."""
-    lines: list[Line] = []
+    figure, axes = _axes("noise level t", "came back: q_M(p | x_t)")
     for name, entry in rows.items():
         found = entry["t_prime"]
         # What never came back is a single point at zero.
@@ -41,61 +45,83 @@ def return_curves(rows: Mapping[str, Entry]) -> bytes:
         kept = [(t, Trials(k, found["tries"])) for t, k in zip(found["grid"], found["hits"], strict=True)]
         kept = [(t, seen) for t, seen in kept if t <= last]
         bounds = [seen.interval(LEVEL) for _, seen in kept]
-        lines.append(
-            Line(
-                f"{name} (t' {found['value'] if found['value'] is not None else 'never'})",
-                [t for t, _ in kept],
-                [seen.rate for _, seen in kept],
-                [low for low, _ in bounds],
-                [high for _, high in bounds],
-            )
+        told = "never" if found["value"] is None else f"{found['value']:.3g}"
+        _points(
+            axes,
+            f"{name} (t' {told})",
+            [t for t, _ in kept],
+            [seen.rate for _, seen in kept],
+            *zip(*bounds, strict=True),
         )
-    label = "Share of tries that came back over the noise level t, one line a model, drawn up to its t'."
-    return chart(
-        lines, Axis("noise level t", 0.0, 1.0), Axis("came back: q_M(p | x_t)", 0.0, 1.0), label
-    ).encode()
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+    axes.legend(loc="upper right", fontsize="small")
+    return figure
 
 
-def length_curves(lengths: Sequence[Mapping[str, Any]]) -> bytes:
+def length_curves(lengths: Sequence[Mapping[str, Any]]) -> Figure:
     """Fig. 3: the share of samples that are x_p over training steps, with exact 95 % intervals."""
-    seen = [one["monte_carlo"] for one in lengths]
-    steps = [one["step"] for one in lengths]
-    top = max(max(one["high"] for one in seen), seen[0]["expected"] / seen[0]["samples"]) * 1.1
+    seen, steps = [one["monte_carlo"] for one in lengths], [one["step"] for one in lengths]
     expected = seen[0]["expected"] / seen[0]["samples"]
-    rates = [one["rate"] for one in seen]
-    lines = [
-        Line("x_p among the samples", steps, rates, [x["low"] for x in seen], [x["high"] for x in seen]),
-        Line("copies / N", [steps[0], steps[-1]], [expected, expected]),
-    ]
-    label = "Share of samples that are the private image over training steps, with copies / N beside it."
-    return chart(
-        lines, Axis("training steps", 0.0, float(steps[-1])), Axis("share of samples", 0.0, top), label
-    ).encode()
+    figure, axes = _axes("training steps", "share of samples")
+    rates, low, high = ([one[key] for one in seen] for key in ("rate", "low", "high"))
+    _points(axes, "x_p among the samples", steps, rates, low, high)
+    axes.axhline(expected, color="0.4", linestyle="--", label="copies / N")
+    axes.set(xlim=(0, steps[-1] * 1.02), ylim=(0, max(*high, expected) * 1.1))
+    axes.legend(fontsize="small")
+    return figure
 
 
-def error_curves(lengths: Sequence[Mapping[str, Any]]) -> bytes | None:
+def error_curves(lengths: Sequence[Mapping[str, Any]]) -> Figure | None:
     """Fig. 10, right: the MSE of detected samples to x_p over steps, median and range; None without any."""
     kept = [(one["step"], one["memorised"]["mse"]) for one in lengths if one["memorised"]["mse"]]
     if not kept:
         return None
-    low, high = min(e["min"] for _, e in kept) / 1.5, max(e["max"] for _, e in kept) * 1.5
-    line = Line(
-        "MSE of detected samples",
-        [step for step, _ in kept],
-        [e["median"] for _, e in kept],
-        [e["min"] for _, e in kept],
-        [e["max"] for _, e in kept],
+    figure, axes = _axes("training steps", "MSE, pixels in [0, 1]")
+    median, low, high = ([e[key] for _, e in kept] for key in ("median", "min", "max"))
+    _points(axes, "MSE of detected samples", [step for step, _ in kept], median, low, high)
+    axes.set(yscale="log", xlim=(0, lengths[-1]["step"] * 1.02))
+    axes.legend(fontsize="small")
+    return figure
+
+
+def _axes(x: str, y: str) -> tuple[Figure, Any]:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise InputError(
+            "figures need matplotlib: `make setup` installs it, and so does the extra `examples`"
+        ) from error
+    figure = Figure(figsize=(7.2, 3.8), layout="constrained")
+    axes = figure.subplots()
+    axes.set(xlabel=x, ylabel=y)
+    axes.grid(alpha=0.3)
+    return figure, axes
+
+
+def _points(
+    axes: Any, name: str, x: Sequence[float], y: Sequence[float], low: Sequence[float], high: Sequence[float]
+) -> None:
+    """Points with their intervals; series differ by their mark as well as by their colour."""
+    mark = "oDs^vPX*"[len(axes.containers) % 8]
+    # An exact interval may end a rounding below the share that it holds.
+    below, above = (
+        [max(0.0, d) for d in ds]
+        for ds in (
+            [a - b for a, b in zip(y, low, strict=True)],
+            [b - a for a, b in zip(y, high, strict=True)],
+        )
     )
-    label = (
-        "Median and range of the error between detected samples and the private image over training steps."
-    )
-    end = float(lengths[-1]["step"])
-    return chart(
-        [line],
-        Axis("training steps", 0.0, end),
-        Axis("MSE, pixels in [0, 1]", max(low, 1e-9), high, log=True),
-        label,
-    ).encode()
+    axes.errorbar(x, y, yerr=[below, above], marker=mark, markersize=4, elinewidth=0.8, label=name)
+
+
+def svg(figure: Figure) -> bytes:
+    """A file that stands alone, and is the same bytes for the same numbers."""
+    from matplotlib import rc_context
+
+    out = BytesIO()
+    with rc_context({"svg.hashsalt": "latentprint", "svg.fonttype": "none"}):
+        figure.savefig(out, format="svg", metadata={"Date": None})
+    return out.getvalue()
 
 
 def draw(name: str, rows: Mapping[str, Entry], where: Source, root: Path | None) -> Files:
@@ -107,7 +133,7 @@ def draw(name: str, rows: Mapping[str, Entry], where: Source, root: Path | None)
         root: the folder of the MedMNIST files.
     """
     if name in ("fig6", "fig9"):
-        return {f"{name}.svg": return_curves(rows)} if rows else {}
+        return {f"{name}.svg": svg(return_curves(rows))} if rows else {}
     if name == "fig4":
         return _fig4(next(iter(rows)), where, root) if rows else {}
     if name == "fig5":
@@ -137,13 +163,13 @@ def _fig8(rows: Mapping[str, Entry], where: Source, root: Path | None) -> Files:
 
 def _fig3(run: pictures.Reopened, lengths: Sequence[Mapping[str, Any]]) -> Files:
     rows = [list(pictures.samples(run, length_folder(Path(), one["step"]).name, SHOWN)) for one in lengths]
-    return {"fig3.svg": length_curves(lengths), "fig3.png": pictures.grid(rows)}
+    return {"fig3.svg": svg(length_curves(lengths)), "fig3.png": pictures.grid(rows)}
 
 
 def _fig10(run: pictures.Reopened, lengths: Sequence[Mapping[str, Any]]) -> Files:
     out: Files = {}
     if (curve := error_curves(lengths)) is not None:
-        out["fig10.svg"] = curve
+        out["fig10.svg"] = svg(curve)
     for one in reversed(lengths):
         name = f"at-{one['step']}"
         images, _ = pictures.came_back(run, name, f"samples.{name}", 6)

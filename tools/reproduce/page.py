@@ -14,27 +14,31 @@ from typing import Any
 from latentprint.config import AuditConfig, resolve
 from latentprint.files import write
 from latentprint.progress import duration
-from latentprint.reproduce.plan import FOLDER, SIZES, Experiment, Published, Row, Size, experiment, names
-from latentprint.reproduce.record import Record
-from latentprint.reproduce.summary import Entry
 from latentprint.settings import plain, read
 from latentprint.stats import Trials, binomial_test_less
+from tools.reproduce.plan import FOLDER, SIZES, Experiment, Published, Row, Size, experiment, names
+from tools.reproduce.record import Record
+from tools.reproduce.summary import Entry
 
 PAGE = "paper.md"
+_OPTIONS: Mapping[Size, str] = {"mini": "", "cpu": " --scale cpu", "full": " --scale full --device cuda"}
 _NONE = "–"
 
 HEAD = """# The paper's tables and figures, reproduced
 
 Dombrowski and Kainz 2023, *Quantifying Sample Anonymity in Score-Based Generative Models with Adversarial
 Fingerprinting*, arXiv 2306.01363. This page is written by `latentprint reproduce`; every number of ours comes
-from [paper/results.json](paper/results.json), with its settings, device and time. Each experiment exists at
-two sizes: **cpu**, small enough for two CPU cores, and **full**, the paper's, for a GPU. What has not been
-run is said to be so.
+from [paper/results.json](paper/results.json), with its settings, device and time. The command stands in the
+repository, not in the installed package: clone it, and `make setup`. Each experiment exists at up to three
+sizes: **mini**, tens of images, minutes to hours; **cpu**, the paper's numbers of images and 28 x 28 pixels,
+a few hours a row on two CPU cores; **full**, the paper's own, for a GPU. What has not been run is said to be so.
 
-    latentprint reproduce table2                                    # the small size; repeat it to continue
+    latentprint reproduce table2                                    # mini; repeat it to continue
+    latentprint reproduce table2 --scale cpu --only breastmnist     # one row at the paper's N
     latentprint reproduce table2 --scale full --device cuda         # the paper's size
-    latentprint reproduce table2 --only breastmnist                 # one row
     latentprint reproduce page                                      # this page again, nothing run
+
+A row that was interrupted, by `kill -9` too, continues where it was when its command is given again.
 """
 
 
@@ -66,7 +70,7 @@ def _section(one: Experiment, every: Sequence[Experiment], record: Record) -> st
 def _size(one: Experiment, source: Experiment, size: Size, record: Record) -> Iterator[str]:
     scale, rows = source.scale(size), record.rows(source.name, size)
     missing = [row.name for row in scale.rows if row.name not in rows]
-    command = f"latentprint reproduce {one.name}" + (" --scale full --device cuda" if size == "full" else "")
+    command = f"latentprint reproduce {one.name}{_OPTIONS[size]}"
     yield f"### {size}: `{command}`"
     yield ""
     if scale.note and one is source:
