@@ -14,10 +14,10 @@ import pytest
 import typer.main
 
 from latentprint.cli import app
-from tools.reproduce.command import app as reproduce
 from latentprint.config import AuditConfig
 from latentprint.gate import Policy
 from latentprint.settings import SettingsError, read
+from tools.reproduce.command import app as reproduce
 
 ROOT = Path(__file__).parents[1]
 PAGES = [

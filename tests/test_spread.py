@@ -145,9 +145,9 @@ ROWS = """
 title = "Two rows"
 kind = "audits"
 shows = "nothing."
-[cpu]
+[mini]
 preset = "demo"
-[cpu.settings]
+[mini.settings]
 control = false
 model.training = { steps = 10, batch = 8 }
 presence = { epochs = 2, draws = 128 }
@@ -157,10 +157,10 @@ search = { levels = 2, tries = 2 }
 baseline.images = 0
 samples.count = 8
 likelihood.images = 0
-[[cpu.rows]]
+[[mini.rows]]
 name = "a"
 settings = { data = { images = 20 } }
-[[cpu.rows]]
+[[mini.rows]]
 name = "b"
 settings = { data = { images = 21 } }
 """
@@ -185,6 +185,6 @@ def test_rows_of_a_table_run_elsewhere_and_are_the_same(
     there = reproduce("two", runs=Path("there"), spread="ray", progress=say, **where)
     assert said == [(1, 2), (2, 2)]
     reproduce("two", runs=Path("here"), only=["b"], **where)
-    results = Path("two/cpu/b/results.json")
+    results = Path("two/mini/b/results.json")
     assert (Path("here") / results).read_bytes() == (Path("there") / results).read_bytes()
     assert set(there) == {"a", "b"} and there["b"]["data"]["images"] == 21

@@ -31,7 +31,7 @@ Fingerprinting*, arXiv 2306.01363. This page is written by `latentprint reproduc
 from [paper/results.json](paper/results.json), with its settings, device and time. The command stands in the
 repository, not in the installed package: clone it, and `make setup`. Each experiment exists at up to three
 sizes: **mini**, tens of images, minutes to hours; **cpu**, the paper's numbers of images and 28 x 28 pixels,
-a few hours a row on two CPU cores; **full**, the paper's own, for a GPU. What has not been run is said to be so.
+a few hours a row on two CPU cores; **full**, the paper's own, for a GPU. What was not run is said to be so.
 
     latentprint reproduce table2                                    # mini; repeat it to continue
     latentprint reproduce table2 --scale cpu --only breastmnist     # one row at the paper's N
