@@ -114,6 +114,22 @@ def test_one_image_of_each_group_of_near_copies_stands_in_the_pool():
     assert seen["nearest"].tolist() == [pool.target] and seen["distance"].tolist() == [0.0]
 
 
+def test_all_images_of_a_person_are_one_trial():
+    """Persons a to j trained on with two images each, k to t held out with two each."""
+    rng = RNG(5)
+    train, held = (rng.uniform(-1, 1, (20, 1, 6, 6)).astype(np.float32) for _ in range(2))
+    persons = [*"aabbccddeeffgghhiijj", *"kkllmmnnooppqqrrsstt"]
+    pool = Pool.of(train, held, 3, persons=persons)
+    samples = np.concatenate([train[[2, 3, 2]], train[[8, 9]], held[[0, 1]]])
+    found = returned(pool.held_against(samples), pool.rows, pool.whose, pool.target)
+    assert (found.train, found.heldout, found.copies) == (Trials(2, 10), Trials(1, 10), Trials(7, 7))
+    assert (found.target, found.mock) == (3, Trials(0, 10))  # person b, whichever of their images came back
+    persons[-1] = persons[0]  # a stands on both sides
+    other = Pool.of(train, held, 3, persons=persons)
+    counted = returned(other.held_against(samples), other.rows, other.whose, other.target)
+    assert (counted.train.n, counted.heldout.n) == (9, 10) and (other.whose == MIXED).sum() == 3
+
+
 # The rule
 
 

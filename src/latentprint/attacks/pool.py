@@ -34,19 +34,27 @@ class Pool:
     Attributes:
         images: (p, *shape) in [-1, 1].
         whose: (p,) TRAIN, HELDOUT or MIXED (`stats.returned`).
+        unit: (p,) a number for each person, or for each image where persons are not known.
         target: the place of x_p.
     """
 
     images: Pixels
     whose: NDArray[np.int64]
+    unit: NDArray[np.int64]
     target: int
 
     @staticmethod
-    def of(train: Pixels, heldout: Pixels, target: int, mixed: Sequence[int] = ()) -> Pool:
+    def of(
+        train: Pixels,
+        heldout: Pixels,
+        target: int,
+        mixed: Sequence[int] = (),
+        persons: Sequence[str] | None = None,
+    ) -> Pool:
         """The pool of the images trained on (n, *shape), x_p at ``target`` among them, and of those held out.
 
         x_p stands for its own group. ``mixed`` are training images whose copies among the held-out ones have
-        been left out already (`data.Split`).
+        been left out already (`data.Split`). ``persons`` says whom each image shows, those trained on first.
         """
         images = np.concatenate([train, heldout])
         whose = np.repeat([TRAIN, HELDOUT], [len(train), len(heldout)])
@@ -59,12 +67,21 @@ class Pool:
             kept[members[members != first]] = False
             if len(set(whose[members].tolist())) > 1 and target not in group:
                 whose[first] = MIXED
-        return Pool(images[kept], whose[kept], int(kept[:target].sum()))
+        unit = np.arange(len(images))
+        if persons is not None:
+            unit = np.unique(persons, return_inverse=True)[1].astype(np.int64)
+            for side in (
+                TRAIN,
+                HELDOUT,
+            ):  # of persons on both sides, or with copies there, no image is a trial
+                both = np.isin(unit, unit[whose == side]) & np.isin(unit, unit[whose != side])
+                whose[both & (unit != unit[target])] = MIXED
+        return Pool(images[kept], whose[kept], unit[kept], int(kept[:target].sum()))
 
     @cached_property
     def rows(self) -> Mapping[str, NDArray[Any]]:
-        """Of each image against the others: ``nearest``, ``distance`` and ``ten``, (p,) each."""
-        return _rows(self.images, self.images, same=True)
+        """Of each image against the others: ``nearest``, ``distance`` and ``ten``; and its ``unit``; (p,)."""
+        return {**_rows(self.images, self.images, same=True), "unit": self.unit}
 
     def held_against(self, images: Pixels | Tensor) -> Mapping[str, NDArray[Any]]:
         """The same of other images (n, *shape) against the pool, (n,) each."""

@@ -18,7 +18,8 @@ choice was by chance, then with a of the N training images and b of the m held-o
 Both are exact whatever the model is: one that repeats a few images of its own, or makes blurred ones, is
 covered. Images are the trials, not samples: a thousand copies of one image are one image that came back.
 
-A group of near copies with members on both sides belongs to neither and is no trial.
+Trials are units: an image, or a person with all their images where persons are known. A unit came back if any
+of its images did. One with images on both sides, or with copies there, belongs to neither and is no trial.
 
 Sources: Fisher 1935 (the exact test); Tukey 1977 (the fence); Carlini et al. 2023 (ratio to the nearest ten).
 """
@@ -52,9 +53,9 @@ class Returned:
 
     Attributes:
         copies: generated images that are copies of an image of the pool, of all.
-        train, heldout: images that came back at least once, of those trained on and of those held out.
-        target: copies of x_p.
-        mock: held-out images with as many copies as x_p or more, of all that took its place.
+        train, heldout: units that came back at least once, of those trained on and of those held out.
+        target: copies of x_p, or of any image of its person.
+        mock: held-out units with as many copies as that or more, of all that took its place.
     """
 
     copies: Trials
@@ -86,8 +87,8 @@ def returned(samples: Columns, pool: Columns, whose: NDArray[np.int64], target: 
     Args:
         samples: of each generated image against the pool: ``nearest`` (its place), ``distance``, ``ten``
             (mean distance to the nearest ten).
-        pool: the same of each pool image against the others.
-        whose: (p,) TRAIN, HELDOUT or MIXED.
+        pool: the same of each pool image against the others; ``unit`` (p,), where units are persons.
+        whose: (p,) TRAIN, HELDOUT or MIXED, the same for all images of a unit.
         target: the place of x_p in the pool.
 
     Raises:
@@ -98,9 +99,12 @@ def returned(samples: Columns, pool: Columns, whose: NDArray[np.int64], target: 
     if whose[target] != TRAIN:
         raise ValueError("x_p is not among the training images of the pool")
     copied = is_copy(samples, pool)
-    count = np.bincount(samples["nearest"][copied], minlength=len(whose))
-    train, held = count[whose == TRAIN], count[whose == HELDOUT]
-    own = int(count[target])
+    _, first, unit = np.unique(
+        pool.get("unit", np.arange(len(whose))), return_index=True, return_inverse=True
+    )
+    count = np.bincount(unit[samples["nearest"][copied]], minlength=len(first))
+    train, held = (count[whose[first] == side] for side in (TRAIN, HELDOUT))
+    own = int(count[unit[target]])
     return Returned(
         Trials(int(copied.sum()), len(copied)),
         Trials(int((train > 0).sum()), len(train)),
