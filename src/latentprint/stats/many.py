@@ -26,6 +26,24 @@ def simultaneous_band(trials: Sequence[Trials], level: float = 0.95) -> list[tup
     return [one.interval(each) for one in trials]
 
 
+def false_coverage(chosen: Sequence[Trials], of: int, level: float = 0.95) -> list[tuple[float, float]]:
+    """Intervals of rates that were chosen for what was seen: on average at most ``1 - level`` of them miss.
+
+    Of ``of`` rates R were chosen (those that are not 0, or the largest); each gets its Clopper-Pearson
+    interval at ``1 - R (1 - level) / of``.
+
+    Source: Y. Benjamini, D. Yekutieli, JASA 100 (2005), the false coverage-statement rate.
+
+    Raises:
+        ValueError: more were chosen than there are.
+    """
+    check_level(level)
+    if len(chosen) > of:
+        raise ValueError(f"{len(chosen)} rates cannot be chosen of {of}")
+    each = 1 - len(chosen) * (1 - level) / max(of, 1)
+    return [one.interval(each) for one in chosen]
+
+
 def false_discovery(p_values: ArrayLike, level: float = 0.95) -> NDArray[np.bool_]:
     """Benjamini-Hochberg: which hypotheses to reject so that on average at most ``1 - level`` falsely.
 

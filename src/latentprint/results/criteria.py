@@ -1,0 +1,115 @@
+"""What "copy" may mean: criteria side by side, each a score of stored rows; smaller is more alike.
+
+A threshold is never a constant of ours: it is what the user's own held-out images, which no model could have
+copied, stay above but for a share (``results.whole_set``). Thresholds of the papers stand beside it, with the
+false alarms that they give here. A new criterion is a file that makes its columns and a row of this table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Columns = Mapping[str, NDArray[Any]]
+"""Rows of images by column, (n,) each: what ``attacks`` found for them."""
+
+Scores = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Published:
+    """The threshold of a paper: a score, or the share of held-out images it lets through."""
+
+    source: str
+    score: float | None = None
+    share: float | None = None
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """One meaning of "copy".
+
+    Attributes:
+        name: also of the column that it needs first of all.
+        sentence: what is compared, for the report.
+        of: the column with the place of the training image that is meant.
+        score: rows -> (n,), smaller is more alike.
+        published: see ``Published``.
+    """
+
+    name: str
+    sentence: str
+    of: str
+    score: Callable[[Columns], Scores]
+    published: Published | None = None
+
+
+def _share(name: str, of: str) -> Callable[[Columns], Scores]:
+    def score(rows: Columns) -> Scores:
+        part, whole = np.asarray(rows[name], np.float64), np.asarray(rows[of], np.float64)
+        return np.divide(part, whole, out=np.ones_like(part), where=whole > 0)
+
+    return score
+
+
+def _is(name: str, sign: float = 1.0) -> Callable[[Columns], Scores]:
+    return lambda rows: sign * np.asarray(rows[name], np.float64)
+
+
+CRITERIA = (
+    Criterion(
+        "aligned",
+        "nearest after flips, shifts, changes of size, brightness and blur, against the fifth nearest",
+        "aligned_of",
+        _is("aligned"),
+    ),
+    Criterion(
+        "patches",
+        "the same with the worst 30 % of the pixels left out, for images partly painted anew",
+        "patches_of",
+        _is("patches"),
+    ),
+    Criterion(
+        "distance",
+        "distance, pixel by pixel",
+        "nearest",
+        _is("distance"),
+    ),
+    Criterion(
+        "second_distance",
+        "distance to the nearest against the second nearest",
+        "nearest",
+        _share("distance", "second_distance"),
+        Published("Yoon et al. 2023: below 1/3", score=1 / 3),
+    ),
+    Criterion(
+        "ten",
+        "distance to the nearest against the ten nearest",
+        "nearest",
+        _share("distance", "ten"),
+        Published("Carlini et al. 2023: below half of their mean", score=0.5),
+    ),
+    Criterion(
+        "embedding",
+        "correlation in an embedding trained on these images",
+        "embedding_of",
+        _is("embedding", -1.0),
+        Published("Dar et al. 2024: what 5 % of held-out images reach, and so 5 % false alarms", share=0.05),
+    ),
+    Criterion(
+        "descriptor",
+        "correlation in a copy descriptor of the user's (Pizzi et al. 2022, SSCD)",
+        "descriptor_of",
+        _is("descriptor", -1.0),
+    ),
+)
+"""The first one decides; the others stand beside it."""
+
+
+def present(*rows: Columns) -> tuple[Criterion, ...]:
+    """The criteria whose columns are in all of the rows."""
+    return tuple(one for one in CRITERIA if all(one.name in each and one.of in each for each in rows))

@@ -1,0 +1,417 @@
+"""Does it give back any training image: every generated image against all of them, as counts.
+
+    copy          a generated image whose score lies below that of all but a share of the held-out images
+                  (calibrated on one half of them, false alarms counted on the other)
+    copies        how many of n generated images are copies
+    memorised     how many of the N distinct training images came back at least once in n images
+    at least      of these, what is left if as many copies are false alarms as false alarms may be: m, with
+                  P(Binomial(n, highest false-alarm rate) > m) <= (1 - level) / 4
+    unseen        how many more can come back (``stats.unseen``)
+    shown in n    1 - (1 - c)^n, c the share of copies: the chance that some training image is shown by then
+
+A held-out image that lies less than half as far from its nearest training image as from the fifth one is a
+near copy of it, and no background: it is left out and counted. Two shares of a finite number of images are
+given with Clopper and Pearson's interval; for ``memorised`` it is about the share that comes back in as many
+images, and too wide, for the number of different ones varies less than a binomial count does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+from scipy import stats as scipy_stats  # pyright: ignore[reportMissingTypeStubs]
+
+from latentprint.keys import generator
+from latentprint.results.criteria import Columns, Criterion, present
+from latentprint.results.value import Chance, Count, Value
+from latentprint.stats import Trials
+from latentprint.stats.many import false_coverage
+from latentprint.stats.roc import auc
+from latentprint.stats.unseen import TooFewRepeats, curve, richness
+
+_binomial = cast(Any, scipy_stats).binom
+
+LEVEL = 0.95
+SHARE = 0.01
+"""Of held-out images that a calibrated threshold lets through."""
+
+LEAST_HELDOUT = 4
+"""Held-out images below which no threshold is calibrated."""
+
+EXPOSED = 20
+_CLEAR = 0.5
+_TIMES = (0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0)
+_SHOWN = (1, 10, 100, 1_000, 10_000)
+
+
+class Share(Value):
+    """k of n, with its exact interval."""
+
+    k: Count
+    n: Count
+    rate: Chance
+    low: Chance
+    high: Chance
+    level: float = LEVEL
+
+    @classmethod
+    def of(cls, trials: Trials, level: float = LEVEL) -> Share:
+        """The share of a count; of no trial, anything is possible."""
+        low, high = trials.interval(level) if trials.n else (0.0, 1.0)
+        return cls(
+            k=trials.k, n=trials.n, rate=trials.rate if trials.n else 0.0, low=low, high=high, level=level
+        )
+
+    @property
+    def trials(self) -> Trials:
+        """The count."""
+        return Trials(self.k, self.n)
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        Trials(self.k, self.n)
+        if not self.low <= self.rate <= self.high:
+            raise ValueError(f"a rate lies in its interval, got {self.low}, {self.rate}, {self.high}")
+        return self
+
+
+class AsPublished(Value):
+    """A paper's own threshold, on these images."""
+
+    source: str
+    threshold: float
+    copies: Trials
+    false_alarms: Trials
+
+
+class ByCriterion(Value):
+    """One criterion: its threshold, what it finds, how often it errs.
+
+    Attributes:
+        copies: generated images below the threshold.
+        memorised: distinct training images that these are copies of.
+        false_alarms: held-out images below it, none of which calibrated it; null without held-out images.
+        planted: planted copies found, by how they were changed; empty where none were planted.
+        auc: P(a planted copy is nearer than a held-out image), low, high; null where none were planted.
+    """
+
+    name: str
+    sentence: str
+    threshold: float | None
+    copies: Trials
+    memorised: Count
+    false_alarms: Trials | None
+    planted: dict[str, Trials] = Field(default_factory=dict)
+    auc: tuple[Chance, Chance, Chance] | None = None
+    published: AsPublished | None = None
+
+
+class Unseen(Value):
+    """How many more training images can come back: at least ``low``; ``coverage``: see ``stats.unseen``.
+
+    Null numbers: ``assumptions`` says why.
+    """
+
+    low: Count | None
+    high: Count | None
+    coverage: Chance | None
+    assumptions: str
+
+
+class Different(Value):
+    """Of ``images`` generated ones so many different training images are expected."""
+
+    images: Count
+    expected: float
+    low: float
+    high: float
+
+
+class Exposed(Value):
+    """One training image: how often it came back, with an interval that holds for all those listed."""
+
+    training: Count
+    k: Count
+    low: Chance
+    high: Chance
+
+
+class Shown(Value):
+    """The chance that some training image is shown in the first ``images`` generated ones."""
+
+    images: Count
+    chance: Chance
+    low: Chance
+    high: Chance
+
+
+class WholeSet(Value):
+    """What the generated images say about all training images together.
+
+    Attributes:
+        criterion: the one that decides, of ``criteria``.
+        copies: generated images that are copies.
+        beyond: the least share of copies that false alarms cannot explain.
+        false_alarms: of held-out images none of which calibrated the threshold; null without held-out images.
+        control: copies among images of a model that was trained without the private image alone.
+        memorised: distinct training images that came back; ``at_least``: what false alarms cannot explain.
+        persons: the same in persons, where they are known.
+        same: generated images that are a training image stored again.
+        left_out: held-out images that are near copies of training images.
+        times: how many training images came back exactly once, twice, ...
+        exposed: those that came back most often.
+    """
+
+    criterion: str
+    copies: Share
+    beyond: Chance
+    false_alarms: Share | None
+    control: Share | None = None
+    memorised: Share
+    at_least: Count
+    persons: Share | None = None
+    same: Trials
+    left_out: Count
+    unseen: Unseen
+    curve: tuple[Different, ...]
+    times: tuple[Count, ...]
+    exposed: tuple[Exposed, ...]
+    shown: tuple[Shown, ...]
+    criteria: tuple[ByCriterion, ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What was compared with the training images: rows by column, (n,) each, of ``attacks.copies``.
+
+    Attributes:
+        generated: images of the model.
+        heldout: images that it was not trained on, near copies of its training images among them or not.
+        control: images of the control model.
+        planted: copies made of training images, by how they were changed.
+        distinct: training images, of near copies one each.
+        person: (N,) numbers the persons of all training images; None: unknown.
+        near: distance within which an image is another stored again.
+    """
+
+    generated: Columns
+    heldout: Columns
+    distinct: int
+    control: Columns | None = None
+    planted: Mapping[str, Columns] = field(default_factory=dict[str, Columns])
+    person: NDArray[np.int64] | None = None
+    near: float = 0.01
+
+
+def whole_set(rows: Rows, *, level: float = LEVEL, share: float = SHARE, seed: int = 0) -> WholeSet:
+    """The answer; a function of stored rows alone.
+
+    Raises:
+        ValueError: there is no generated image, or no criterion whose columns are in all rows.
+    """
+    usable, left_out = _background(rows.heldout)
+    criteria = present(rows.generated, *([usable] if _length(usable) else []))
+    if not criteria or not _length(rows.generated):
+        raise ValueError("copies are looked for among at least one image, with the columns of a criterion")
+    each = tuple(_by_criterion(one, rows, usable, share, level) for one in criteria)
+    first, decides = criteria[0], each[0]
+    copied = _below(first, rows.generated, decides.threshold, rows.near)
+    places = rows.generated[first.of][copied]
+    which, counts = np.unique(places, return_counts=True)
+    n = _length(rows.generated)
+    highest = 1.0 if decides.false_alarms is None else decides.false_alarms.upper(1 - (1 - level) / 4)
+    low = decides.copies.lower(1 - (1 - level) / 4)
+    by_chance = 0 if decides.false_alarms is None else int(_binomial.ppf(1 - (1 - level) / 4, n, highest))
+    unseen, expected = _unseen(counts, n, rows.distinct, level, seed)
+    copies = Share.of(decides.copies, level)
+    return WholeSet(
+        criterion=first.name,
+        copies=copies,
+        beyond=max(0.0, (low - highest) / (1 - highest)) if highest < 1 else 0.0,
+        false_alarms=None if decides.false_alarms is None else Share.of(decides.false_alarms, level),
+        control=_control(first, rows, decides.threshold, level),
+        memorised=Share.of(Trials(len(which), max(rows.distinct, len(which))), level),
+        at_least=max(0, len(which) - by_chance),
+        persons=_persons(rows.person, places, level),
+        same=Trials(int((rows.generated["distance"] <= rows.near).sum()), n),
+        left_out=left_out,
+        unseen=unseen,
+        curve=expected,
+        times=tuple(np.bincount(counts)[1:].tolist()) if len(counts) else (),
+        exposed=_exposed(which, counts, n, rows.distinct, level),
+        shown=tuple(
+            Shown(
+                images=m,
+                chance=_shown(copies.rate, m),
+                low=_shown(copies.low, m),
+                high=_shown(copies.high, m),
+            )
+            for m in _SHOWN
+        ),
+        criteria=each,
+        notes=_notes(_length(usable), left_out, decides.threshold is None),
+    )
+
+
+def _length(rows: Columns) -> int:
+    return min((len(column) for column in rows.values()), default=0)
+
+
+def _background(heldout: Columns) -> tuple[Columns, int]:
+    """Held-out rows that are no near copies of training images, and how many are."""
+    if not _length(heldout):
+        return heldout, 0
+    clear = present(heldout)[0].score(heldout) >= _CLEAR
+    return {name: column[clear] for name, column in heldout.items()}, int((~clear).sum())
+
+
+def _by_criterion(one: Criterion, rows: Rows, usable: Columns, share: float, level: float) -> ByCriterion:
+    found = one.score(rows.generated)
+    background = one.score(usable) if _length(usable) else np.empty(0)
+    threshold, alarms = None, None
+    if len(background) >= LEAST_HELDOUT:
+        threshold = calibrated(background[::2], share)
+        alarms = Trials(int((background[1::2] < threshold).sum()), len(background[1::2]))
+    copied = _below(one, rows.generated, threshold, rows.near)
+    planted = {name: one.score(each) for name, each in rows.planted.items()} if threshold is not None else {}
+    area = None
+    if planted and len(background) > 1:
+        every = np.concatenate(list(planted.values()))
+        curved = auc(-every, -background, level)
+        area = (curved.value, curved.low, curved.high)
+    published = None
+    if one.published is not None and len(background):
+        told = one.published
+        at = told.score if told.score is not None else float(np.quantile(background[::2], told.share or 0.0))
+        published = AsPublished(
+            source=told.source,
+            threshold=at,
+            copies=Trials(int((found < at).sum()), len(found)),
+            false_alarms=Trials(int((background[1::2] < at).sum()), len(background[1::2])),
+        )
+    return ByCriterion(
+        name=one.name,
+        sentence=one.sentence,
+        threshold=threshold,
+        copies=Trials(int(copied.sum()), len(found)),
+        memorised=len(np.unique(rows.generated[one.of][copied])),
+        false_alarms=alarms,
+        planted={
+            name: Trials(int((scores < cast(float, threshold)).sum()), len(scores))
+            for name, scores in planted.items()
+        },
+        auc=area,
+        published=published,
+    )
+
+
+def calibrated(background: NDArray[np.float64], share: float) -> float:
+    """The score below which lie no more than floor(share m) of the m scores of held-out images.
+
+    Raises:
+        ValueError: no image, or a share outside (0, 1).
+    """
+    if not len(background) or not 0 < share < 1:
+        raise ValueError(
+            f"a threshold needs images and a share between 0 and 1, got {len(background)}, {share}"
+        )
+    return float(np.sort(background)[math.floor(share * len(background) + 1e-9)])
+
+
+def _below(one: Criterion, rows: Columns, threshold: float | None, near: float) -> NDArray[np.bool_]:
+    """Copies; without a threshold only what is a training image stored again."""
+    if threshold is None:
+        return np.asarray(rows["distance"] <= near)
+    return one.score(rows) < threshold
+
+
+def _control(one: Criterion, rows: Rows, threshold: float | None, level: float) -> Share | None:
+    if rows.control is None or not _length(rows.control):
+        return None
+    copied = _below(one, rows.control, threshold, rows.near)
+    return Share.of(Trials(int(copied.sum()), len(copied)), level)
+
+
+def _persons(person: NDArray[np.int64] | None, places: NDArray[np.int64], level: float) -> Share | None:
+    if person is None:
+        return None
+    return Share.of(Trials(len(np.unique(person[places])), len(np.unique(person))), level)
+
+
+def _unseen(
+    counts: NDArray[np.int64], n: int, distinct: int, level: float, seed: int
+) -> tuple[Unseen, tuple[Different, ...]]:
+    try:
+        found = richness(counts, n, level, max(distinct, len(counts)))
+    except TooFewRepeats as error:
+        return Unseen(low=None, high=None, coverage=None, assumptions=f"Not known: {error}."), ()
+    sizes = [max(1, round(times * n)) for times in _TIMES]
+    rng = generator(seed, "unseen")
+    expected = curve(counts, n, sizes, rng, level, max(distinct, len(counts)))
+    said = (
+        "The lower end holds however unevenly training images come back. The upper one counts those that"
+        f" come back at least once in {n:,} images on average; rarer ones cannot be bounded. False alarms"
+        " among the images seen once raise both."
+    )
+    return (
+        Unseen(low=int(found.low), high=int(found.high), coverage=found.coverage, assumptions=said),
+        tuple(Different(images=e.draws, expected=e.kinds, low=e.low, high=e.high) for e in expected),
+    )
+
+
+def _exposed(
+    which: NDArray[np.int64], counts: NDArray[np.int64], n: int, distinct: int, level: float
+) -> tuple[Exposed, ...]:
+    order = np.lexsort((which, -counts))[:EXPOSED]
+    chosen = [Trials(int(counts[i]), n) for i in order]
+    ends = false_coverage(chosen, max(distinct, len(which)), level)
+    return tuple(
+        Exposed(training=int(which[i]), k=one.k, low=low, high=high)
+        for i, one, (low, high) in zip(order, chosen, ends, strict=True)
+    )
+
+
+def _shown(share: float, images: int) -> float:
+    return 1.0 if share >= 1 else -math.expm1(images * math.log1p(-share))
+
+
+def _notes(heldout: int, left_out: int, without: bool) -> tuple[str, ...]:
+    notes = list[str]()
+    if left_out:
+        notes.append(
+            f"{left_out:,} held-out images are near copies of training images and were left out of the"
+            " background."
+        )
+    if without:
+        notes.append(
+            f"With {heldout:,} held-out images no threshold can be calibrated ({LEAST_HELDOUT} are the"
+            " least): only images that are a training image stored again were counted, and nothing says how"
+            " many of them come by chance."
+        )
+    return tuple(notes)
+
+
+def told(found: WholeSet) -> Sequence[str]:
+    """The answer in sentences for somebody who is no mathematician, the most important first."""
+    c, m = found.copies, found.memorised
+    share = "more than half" if c.rate > 0.5 else f"{c.rate:.1%}" if c.k else "none"
+    out = [f"{c.k:,} of {c.n:,} generated images are copies of training images ({share})."]
+    if c.k:
+        out.append(
+            f"They are copies of {m.k:,} of the {m.n:,} training images; at least {found.at_least:,} of these"
+            " cannot be explained by chance."
+        )
+    if found.false_alarms is not None:
+        f = found.false_alarms
+        out.append(f"Of {f.n:,} images that it never saw, {f.k:,} are taken for copies by the same rule.")
+    u = found.unseen
+    if u.low is not None and u.high is not None and u.high > 0:
+        out.append(f"{u.low:,} to {u.high:,} more training images can come back that were not seen so far.")
+    return out
