@@ -185,6 +185,17 @@ def ids_held(sink: Sink, purpose: str) -> Ids:
     return np.asarray(sink.rows(purpose).get("id", np.empty(0, np.int64)), np.int64)
 
 
+def held(rows: Mapping[str, NDArray[Any]], t: Times, ids: Ids, purpose: str) -> Outcome:
+    """The outcomes of ids (n,) at noise levels t (n,) from the rows of a purpose, in the order asked.
+
+    Raises:
+        ValueError: an id has no row, or one of another noise level.
+    """
+    place, known = _find(rows, ids)
+    _check_levels(rows, place, known, t, ids, purpose)
+    return _collect(rows, ids, purpose)
+
+
 def _check_request(t: Times, ids: Ids) -> None:
     if t.shape != ids.shape or ids.ndim != 1:
         raise ValueError(f"a probe is asked with one noise level per id, got {t.shape} for ids {ids.shape}")

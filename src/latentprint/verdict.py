@@ -11,13 +11,13 @@ without the image), measured detector errors, and N training images that hold c 
 - **not found**: k = 0 and ``missable / s < share x c / N``. ``missable`` is the largest rate that still gives
   no hit with probability ``1 - level``, s the lower bound of the detectors' joint sensitivity
   ``tpr_p + tpr_id - 1`` (Frechet). ``share = 1`` is the paper's test of H0: q = 1/N (§5.3), made honest about
-  detectors that overlook. With one detector (x_p carries no mark, ``detectors.presence`` is null) s is the
+  detectors that overlook. With one detector (x_p carries no mark, no c_p) s is the
   lower bound of ``tpr_id``, and f the upper bound of c_id's false-positive rate. With m detectors in
   general: s = sum of the m lower bounds - (m - 1), f the largest upper bound, each at
   ``1 - (1 - level) / m``.
 - **inconclusive**: anything else, with what stood in the way.
 
-Where sampling stopped on sight of the counts (``q.monte_carlo.until``), tests for a fixed n do not hold: with
+Where sampling stopped on sight of the counts (``samples.until``), tests for a fixed n do not hold: with
 hits the lower end of the anytime-valid interval, through the detectors' errors, must lie above zero. Without
 a hit the number of looks was a constant, so that "not found" is judged as above.
 
@@ -32,57 +32,22 @@ Sources: R. A. Fisher, JRSS 98 (1935); Clopper and Pearson, Biometrika 26 (1934)
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, cast
+from dataclasses import dataclass
+from typing import Any, cast
 
 from scipy import stats as scipy_stats  # pyright: ignore[reportMissingTypeStubs]
 
-from latentprint.contracts import InputError
+from latentprint.results.counted import Stopping
+from latentprint.results.model import Copies, Measured, Results, Rule, State, Verdict
 from latentprint.stats import Trials, samples_to_exclude
 from latentprint.words import chance, one_in
 
-State = Literal["reproduces", "not found", "inconclusive"]
-
-
-@dataclass(frozen=True)
-class Rule:
-    """What the three words mean in numbers; written into the results beside the verdict.
-
-    Attributes:
-        level: confidence of every bound and test.
-        share: "not found" needs everything above this share of copies/N to be excluded.
-        least_sensitivity: below this joint sensitivity the detectors are too weak to judge by.
-
-    Raises:
-        ValueError: a number outside its range.
-    """
-
-    level: float = 0.95
-    share: float = 1.0
-    least_sensitivity: float = 0.5
-
-    def __post_init__(self) -> None:
-        if not 0 < self.level < 1 or not 0 < self.least_sensitivity < 1 or not self.share > 0:
-            raise ValueError(f"level and least_sensitivity lie in (0, 1) and share is positive, got {self}")
-
-
-@dataclass(frozen=True)
-class Sight:
-    """Intervals of a count that stopped on sight; those of a fixed number of samples do not hold for it.
-
-    ``low``, ``high``: of the rate of joint detections. ``through``: the same through the detectors' errors.
-    """
-
-    low: float
-    high: float
-    level: float
-    through: tuple[float, float]
+__all__ = ["Evidence", "at_least", "evidence", "fisher_greater", "judge", "judged"]
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """The counts that the verdict rests on, taken out of results.json.
+    """The counts that the verdict rests on.
 
     ``tpr`` and ``fpr`` are those of c_p and c_id, or of c_id alone where x_p carries no mark.
     """
@@ -92,7 +57,6 @@ class Evidence:
     tpr: tuple[Trials, ...]
     fpr: tuple[Trials, ...]
     expected_rate: float
-    sight: Sight | None = None
 
     @property
     def pair(self) -> bool:
@@ -115,45 +79,16 @@ class Evidence:
         return max(one.upper(each) if one.n else 1.0 for one in self.fpr)
 
 
-def evidence(results: Mapping[str, Any]) -> Evidence:
-    """Take the counts out of results.json.
-
-    Raises:
-        InputError: a count that the verdict needs is missing or impossible.
-    """
-    try:
-        q, detectors = results["q"], results["detectors"]
-        asked = [detectors["identity"]]
-        if detectors["presence"] is not None:
-            asked.insert(0, detectors["presence"])
-        monte_carlo, control = q["monte_carlo"], q.get("control")
-        images, copies = results["data"]["images"], results["target"].get("copies", 1)
-        return Evidence(
-            hits=_trials(monte_carlo["hits"], monte_carlo["samples"]),
-            control=None if control is None else _trials(control["hits"], control["samples"]),
-            tpr=tuple(_trials(one["tpr"]["k"], one["tpr"]["n"]) for one in asked),
-            fpr=tuple(_trials(one["fpr"]["k"], one["fpr"]["n"]) for one in asked),
-            expected_rate=copies / images,
-            sight=_sight(monte_carlo),
-        )
-    except (KeyError, TypeError, AttributeError, ZeroDivisionError, ValueError) as error:
-        raise InputError(f"the results lack a count that the verdict needs: {error!r}") from error
-
-
-def _sight(monte_carlo: Mapping[str, Any]) -> Sight | None:
-    if monte_carlo.get("until") is None:
-        return None
-    through = monte_carlo["corrected"]
-    ends = (monte_carlo["low"], monte_carlo["high"], through["low"], through["high"])
-    if not all(0 <= end <= 1 for end in ends):
-        raise ValueError(f"an interval lies in [0, 1], got {ends}")
-    return Sight(*ends[:2], min(monte_carlo["level"], through["level"]), ends[2:])
-
-
-def _trials(k: int, n: int) -> Trials:
-    if not n <= 2**53:  # beyond it JSON keeps no exact count, and no audit gets there
-        raise ValueError(f"a count of {n} is no count")
-    return Trials(k, n)
+def evidence(measured: Measured) -> Evidence:
+    """The counts of an audit that decide."""
+    q, fitted = measured.q, measured.detectors.fitted
+    return Evidence(
+        hits=q.monte_carlo.trials,
+        control=None if q.control is None else q.control.trials,
+        tpr=tuple(one.tpr for one in fitted),
+        fpr=tuple(one.fpr for one in fitted),
+        expected_rate=measured.expected_rate,
+    )
 
 
 def fisher_greater(hits: Trials, control: Trials) -> float:
@@ -171,28 +106,29 @@ def at_least(k: int, n: int, p: float) -> float:
     return float(cast(Any, scipy_stats).binom.sf(k - 1, n, p))
 
 
-def verdict(results: Mapping[str, Any], rule: Rule | None = None) -> dict[str, Any]:
-    """Judge a results mapping (the contract of results.json); a pure function of its counts.
+def judged(measured: Measured, rule: Rule | None = None) -> Results:
+    """The measured numbers with their verdict."""
+    parts = {name: getattr(measured, name) for name in Measured.model_fields}
+    return Results(**parts, verdict=judge(measured, rule or Rule()))
 
-    Returns ``state``, ``reasons`` (plain sentences), ``policy`` (null: no user policy took part), ``rule``.
 
-    Raises:
-        InputError: a count that the verdict needs is missing or impossible.
-    """
-    rule, counts = rule or Rule(), evidence(results)
+def judge(measured: Measured, rule: Rule) -> Verdict:
+    """One of the three words, with its reasons; a pure function of what was measured."""
+    counts, stopping = evidence(measured), measured.q.monte_carlo.stopping
+    state: State
     if counts.hits.n == 0:
         state, reasons = "inconclusive", ["No image was generated, so nothing can be said."]
-    elif counts.hits.k > 0 and counts.sight is not None:
-        state, reasons = _found_on_sight(counts, counts.sight, rule)
+    elif counts.hits.k > 0 and stopping is not None:
+        state, reasons = _found_on_sight(measured, stopping, counts, rule)
     elif counts.hits.k > 0:
         state, reasons = _something_found(counts, rule)
     else:
         state, reasons = _nothing_found(counts, rule)
-    state, more = _rare_events(state, results, counts, rule)
-    state, told = _samplers(state, results)
-    state, reasons = _copies(state, reasons + more + told, results)
-    reasons += _search(results)
-    return {"state": state, "reasons": reasons, "policy": None, "rule": asdict(rule)}
+    state, more = _rare_events(state, measured, counts, rule)
+    state, told = _samplers(state, measured)
+    state, reasons = _copies(state, reasons + more + told, measured.copies)
+    reasons += _search(measured)
+    return Verdict(state=state, reasons=tuple(reasons), rule=rule)
 
 
 def _something_found(counts: Evidence, rule: Rule) -> tuple[State, list[str]]:
@@ -233,21 +169,25 @@ def _something_found(counts: Evidence, rule: Rule) -> tuple[State, list[str]]:
     return "inconclusive", [found, compared, fires]
 
 
-def _found_on_sight(counts: Evidence, sight: Sight, rule: Rule) -> tuple[State, list[str]]:
+def _found_on_sight(
+    measured: Measured, stopping: Stopping, counts: Evidence, rule: Rule
+) -> tuple[State, list[str]]:
     """As ``_something_found``, where sampling stopped on sight of the counts: by intervals that allow it."""
-    who = "Both detectors" if counts.pair else "The detector"
+    count, who = measured.q.monte_carlo, "Both detectors" if counts.pair else "The detector"
+    assert count.corrected is not None  # an audit's own count always has it
+    level = min(count.level, count.corrected.level)
     reasons = [
-        f"{who} recognised the image in {counts.hits.k:,} of {counts.hits.n:,} generated images, when"
-        f" sampling stopped: between {one_in(sight.low)} and {one_in(sight.high)}"
-        f" (a {sight.level:.0%} interval that holds whenever one stops)."
+        f"{who} recognised the image in {count.hits:,} of {count.samples:,} generated images, when"
+        f" sampling stopped: between {one_in(count.low)} and {one_in(count.high)}"
+        f" (a {level:.0%} interval that holds whenever one stops)."
     ]
-    if sight.level < rule.level:
+    if level < rule.level:
         reasons.append(f"The rule asks for a confidence of {rule.level:.0%}.")
         return "inconclusive", reasons
-    if sight.through[0] > 0:
+    if count.corrected.low > 0:
         reasons.append(
             "False alarms, as counted on real images and in the control, leave a rate of at least"
-            f" {one_in(sight.through[0])}."
+            f" {one_in(count.corrected.low)}."
         )
         return "reproduces", reasons
     reasons.append("Together with what is known of their false alarms, these may all be false alarms.")
@@ -288,35 +228,38 @@ def _nothing_found(counts: Evidence, rule: Rule) -> tuple[State, list[str]]:
     return "inconclusive", reasons
 
 
-def _rare_events(
-    state: State, results: Mapping[str, Any], counts: Evidence, rule: Rule
-) -> tuple[State, list[str]]:
-    """Reliable rare-event estimates: below what counting could see they inform, above it they contradict."""
+def _rare_events(state: State, measured: Measured, counts: Evidence, rule: Rule) -> tuple[State, list[str]]:
+    """Reliable estimates of the audited sampler: below what counting sees they inform, above they contradict.
+
+    Estimates that contradict each other or the count clear nothing.
+    """
     reasons: list[str] = []
-    for name in ("splitting", "bridge"):
-        estimate = results["q"].get(name)
-        if not estimate or not estimate.get("reliable") or estimate.get("rate") is None:
-            continue
+    together = measured.q.combined
+    for name, estimate in measured.q.of_the_audited().items():
+        assert estimate.rate is not None and estimate.low is not None and estimate.high is not None
         reasons.append(
             f"The {name} estimator, which can see rarer events than counting, puts the rate at"
-            f" {one_in(estimate['rate'])} (between {one_in(estimate['low'])} and {one_in(estimate['high'])})."
+            f" {one_in(estimate.rate)} (between {one_in(estimate.low)} and {one_in(estimate.high)})."
         )
-        if state == "not found" and estimate["low"] > counts.hits.upper(rule.level):
+        if state == "not found" and estimate.low > counts.hits.upper(rule.level):
             reasons.append("That contradicts the count of zero, so the two must be reconciled first.")
             state = "inconclusive"
+    if together is not None and not together.agree:
+        reasons.append(together.sentence)
+        state = "inconclusive" if state == "not found" else state
     return state, reasons
 
 
-def _samplers(state: State, results: Mapping[str, Any]) -> tuple[State, list[str]]:
+def _samplers(state: State, measured: Measured) -> tuple[State, list[str]]:
     """Counts by further samplers: they inform, and hits among them contradict "not found"."""
     reasons: list[str] = []
-    for one in results.get("samplers") or []:
-        seen, sampler = _trials(one["q"]["hits"], one["q"]["samples"]), one["sampler"]
+    for one in measured.samplers:
+        seen = one.q.trials
         if not seen.k:
             continue
         reasons.append(
-            f"By another sampler ({sampler['step']}, {sampler.get('steps')} steps) the image was recognised"
-            f" in {seen.k:,} of {seen.n:,} generated images."
+            f"By another sampler ({one.sampler.words}) the image was recognised in {seen.k:,} of"
+            f" {seen.n:,} generated images."
         )
         if state == "not found":
             reasons.append("What one sampler does not show another may, so the model is not cleared.")
@@ -324,42 +267,46 @@ def _samplers(state: State, results: Mapping[str, Any]) -> tuple[State, list[str
     return state, reasons
 
 
-def _copies(state: State, reasons: list[str], results: Mapping[str, Any]) -> tuple[State, list[str]]:
+def _copies(state: State, reasons: list[str], found: Copies | None) -> tuple[State, list[str]]:
     """Nearest copies of any training image among given samples: where they leak, that decides."""
-    found: Mapping[str, Any] = results.get("copies") or {}
-    if not found:
+    if found is None:
         return state, reasons
-    seen, never = (_trials(found[name]["k"], found[name]["n"]) for name in ("copies", "expected"))
-    same, by_chance = (_trials(found[name]["k"], found[name]["n"]) for name in ("same", "same_expected"))
-    counted = (
+    seen, never, same, by_chance = found.copies, found.expected, found.same, found.same_expected
+    told = [
         f"{seen.k:,} of {seen.n:,} images are as near to a training image as {never.k:,} of {never.n:,}"
         f" images never trained on are; if nothing was copied, that had probability"
-        f" {chance(found['p_value'])}."
-    )
-    told = [counted]
+        f" {chance(found.p_value)}."
+    ]
     if same.k:
         told.append(
             f"{same.k:,} of them {'is' if same.k == 1 else 'are'} a training image but for rounding;"
             f" of the images never trained on, {by_chance.k:,} of {by_chance.n:,} are."
         )
-    if not found["leaks"]:
+    if not found.leaks:
         return state, reasons + told
-    of = found["distinct"]
+    of = found.distinct
     told.append(f"The copies are of {of:,} training image{'' if of == 1 else 's'}.")
     return "reproduces", told + reasons
 
 
-def _search(results: Mapping[str, Any]) -> list[str]:
-    """t' against images never trained on: it informs and never decides, since it bounds no probability."""
-    found: Mapping[str, Any] = results.get("t_prime") or {}
-    baseline: Mapping[str, Any] = found.get("baseline") or {}
-    value, p_value = found.get("value"), baseline.get("p_value")
-    if value is None or p_value is None:
+def _search(measured: Measured) -> list[str]:
+    """x_p's t' beside the held-out images', all by one recogniser with as many tries each.
+
+    It informs and never decides, since it bounds no probability.
+    """
+    law = None if measured.t_prime is None else measured.t_prime.baseline
+    if law is None:
         return []
-    others = f"{baseline.get('images', 0)} images that were never trained on"
-    if p_value <= 0.05:
+    others, own = f"{law.images} images that were never trained on", law.target.value
+    if own is None:
+        return [f"The model restores the image from no noise level by more than chance, as it may {others}."]
+    if law.p_value <= 0.05:
         return [
-            f"The model restores the image from noise level {value:.2g}, further than it does {others}"
-            f" (p = {p_value:.2g}): it knows this image."
+            f"The model restores the image from noise level {own:.2g}, further than it does {others}"
+            f" (p = {law.p_value:.2g}, every image judged by the {law.question.recogniser} with"
+            f" {law.question.tries} tries a level): it knows this image."
         ]
-    return [f"The model restores the image from noise level {value:.2g}, no further than it does {others}."]
+    text = f"The model restores the image from noise level {own:.2g}, no further than it does {others}."
+    if law.smallest_p > 0.05:
+        text += f" With {law.images} such images nothing could have been shown; hold out at least 20."
+    return [text]

@@ -12,7 +12,6 @@ continues an audit that was interrupted and ends in the same results.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
@@ -28,6 +27,7 @@ from latentprint.config import AuditConfig
 from latentprint.contracts import InputError, Map
 from latentprint.denoiser import Denoiser
 from latentprint.progress import Report, silent
+from latentprint.results import Results
 from latentprint.schedule import Schedule
 from latentprint.store import Run
 
@@ -58,7 +58,7 @@ def run_audit(
     progress: Report = silent,
     map: Map = map,  # noqa: A002 (it is one)
     processes: int = 1,
-) -> dict[str, Any]:
+) -> Results:
     """Audit a recipe: train on the images with one fingerprint among them, and see whether it comes back.
 
     Args:
@@ -132,6 +132,6 @@ def run_audit(
         work = recipe.in_its_space(work, about)
         begin(work, about.split, about.injection, authorised_by)
         made = recipe.make(work, about)
-        answer, pictures = recipe.measure(work, about, made)
+        pictures = recipe.measure(work, about, made)
         run.note({"weights_sha256": run.stage("model").payload["weights_sha256"]})
-        return finish(work, answer, pictures)
+        return finish(work, pictures)

@@ -12,9 +12,7 @@ held-out image j of H is N + j as it is, and N + H + j under its fingerprint.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +30,8 @@ from latentprint.detector.embedding import (
 )
 from latentprint.fingerprint import FingerprintKind, Injection
 from latentprint.marks import was_injected
-from latentprint.search import NullLaw, TPrime, null_law
+from latentprint.results.model import Detector
+from latentprint.results.notes import Compared
 from latentprint.search.settings import BaselineSettings
 from latentprint.store import RunError
 from latentprint.streams import Streams
@@ -93,11 +92,27 @@ def embedding(work: Work, split: Split, config: EmbeddingConfig) -> EmbeddingDet
                 work.say("fitting the embedding", state.epoch, epochs, "epochs")
                 if state.detector is not None:
                     state.detector.save(folder)
-                    work.run.finish("embedding", {"epochs": state.epoch, "best_epoch": state.best_epoch})
+                    noted = {"epochs": state.epoch, "best_epoch": state.best_epoch}
+                    kept = embedding_value(state.detector).plain()
+                    work.run.finish("embedding", noted | {"detector": kept})
     found = load_embedding(folder, work.device, how)
     if found is None:
         raise RunError(f"the embedding is missing in {folder}; begin anew with --fresh")
     return found
+
+
+def embedding_value(matcher: EmbeddingDetector) -> Detector:
+    """The embedding's threshold and error counts, as results state them."""
+    rates = matcher.rates
+    return Detector(
+        tpr=rates.tpr,
+        fpr=rates.fpr,
+        threshold=matcher.threshold,
+        backbone=matcher.config.backbone,
+        kinds=dict(rates.kinds),
+        false_positive_rate=matcher.config.false_positive_rate,
+        pairs=rates.kinds["pairs of the calibration"],
+    )
 
 
 def subjects(work: Work, split: Split, injection: Injection) -> Subjects:
@@ -142,67 +157,23 @@ def baseline(
     split: Split,
     injection: Injection,
     settings: BaselineSettings,
-) -> dict[str, Any] | None:
-    """``t_prime.baseline`` of results.json: the null law of t' and x_p's own t' by the same embedding.
-
-    Rows are kept as ``baseline``. None where the settings leave it out.
+) -> None:
+    """The search for held-out images and for x_p by the same embedding; rows are kept as ``baseline``.
 
     Raises:
         InputError: no held-out image was never seen.
     """
     if settings.images == 0:
-        return None
+        return
     images = subjects(work, split, injection)
     null = [as_private(images, injection, j) for j in unseen(work, images, settings.images)]
-    plan = settings.plan(model.schedule.start, matcher.rates.fpr)
-    found = search_many(work, model, matcher, images, plan, "baseline", [*null, injection.index])
-    own = found.pop(injection.index)
-    return {"asked": settings.images, **compared(own, found), "detector": detector_entry(matcher)}
-
-
-def compared(own: TPrime, null: Mapping[int, TPrime]) -> dict[str, Any]:
-    """The target's t' beside the held-out images', and their counts at each t together."""
-    law, plan = law_of(null.values()), own.plan
-    return {
-        "images": len(null),
-        "tries": plan.tries,
-        "grid": list(plan.grid),
-        "hits": [sum(one.trials[i].k for one in null.values()) for i in range(len(plan.grid))],
-        "trials": [sum(one.trials[i].n for one in null.values()) for i in range(len(plan.grid))],
-        "values": list(law.values),
-        "median": law.median,
-        "target": {"value": own.certain, "tries": plan.tries, "hits": [one.k for one in own.trials]},
-        "excess": law.excess(own.certain),
-        "p_value": law.p_value(own.certain),
-        "sentence": law.sentence(own.certain),
-        "network_evaluations": sum(one.network_evaluations for one in (own, *null.values())),
-    }
-
-
-def law_of(null: Iterable[TPrime]) -> NullLaw:
-    """The null law of the largest t whose hits cannot all be false matches (`TPrime.certain`).
-
-    The largest t with any hit would do in theory, since any statistic ranks exchangeably; but among levels x
-    tries trajectories one false match of the embedding lifts it to any height, in the null as in the target,
-    and little could be told apart.
-
-    Raises:
-        ValueError: there is none, or they did not ask the same question in the same way.
-    """
-    searches = list(null)
-    null_law(searches)  # holds them to one question
-    return NullLaw(tuple(one.certain for one in searches))
-
-
-def detector_entry(matcher: EmbeddingDetector) -> dict[str, Any]:
-    """The embedding's threshold and error rates, as counts."""
-    rates = matcher.rates
-    return {
-        "tpr": asdict(rates.tpr),
-        "fpr": asdict(rates.fpr),
-        "threshold": matcher.threshold,
-        "backbone": matcher.config.backbone,
-        "false_positive_rate": matcher.config.false_positive_rate,
-        "pairs": asdict(rates.kinds["pairs of the calibration"]),
-        "kinds": {kind: asdict(seen) for kind, seen in rates.kinds.items()},
-    }
+    noted = Compared(
+        sampler=work.sampler_value,
+        horizon=model.schedule.start,
+        target=injection.index,
+        heldout=tuple(null),
+    )
+    plan = settings.plan(noted.horizon, matcher.rates.fpr)
+    search_many(
+        work, model, matcher, images, plan, "baseline", [*null, injection.index], {"compared": noted.plain()}
+    )

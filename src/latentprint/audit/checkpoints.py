@@ -32,9 +32,10 @@ from latentprint.config import AuditConfig
 from latentprint.contracts import InputError
 from latentprint.denoiser import Codec, Denoiser, IdentityCodec
 from latentprint.networks import load_model
+from latentprint.results.notes import Snapshots
+from latentprint.results.tprime import exhaustive
 from latentprint.schedule import Schedule
-from latentprint.search import SearchSettings, TPrime
-from latentprint.search.onset import Look, Onset, onset
+from latentprint.search import SearchSettings
 from latentprint.store import RunError
 
 Pixels = NDArray[np.float32]
@@ -181,34 +182,36 @@ def over_training(
     detectors: Detectors,
     target: Pixels,
     control: Denoiser | None,
-) -> dict[str, Any] | None:
-    """``checkpoints`` of results.json: t' of x_p (C, H, W) at each, and when it began; None without any.
+) -> None:
+    """The search for x_p (C, H, W) at each checkpoint.
 
     Rows are kept as ``search.step-N``; those of the finished model and of the control are the search's own
     where that was exhaustive.
     """
     if not checkpoints:
-        return None
-    settings = replace(work.config.search, method="exhaustive")
+        return
+    settings = exhaustive(work.config.search)
     shared = work.config.search.method == "exhaustive"
     finished = work.run.stage("model").payload["weights_sha256"]
-    looks: list[Look] = []
+    purposes = list[str]()
     for one in checkpoints:
-        if shared and one.weights_sha256 == finished:
-            purpose = "search.model"
-        else:
-            purpose = f"search.step-{one.step:07d}"
+        own = shared and one.weights_sha256 == finished
+        purposes.append("search.model" if own else f"search.step-{one.step:07d}")
         denoiser, codec = one.open()
-        own = replace(work, codec=codec)
         fast = for_sampling(denoiser, work.config.speed.sampling, work.batch)
-        found = _search(own, purpose, fast, detectors, target, settings)
-        looks.append(Look(one.step, found, work.run.rows(purpose)))
-    rows = None
+        _search(replace(work, codec=codec), purposes[-1], fast, detectors, target, settings)
+    of_control = None
     if control is not None:
-        purpose = "search.control" if shared else "search.step-control"
-        _search(work, purpose, control, detectors, target, settings)
-        rows = work.run.rows(purpose)
-    return entry(checkpoints, looks, onset(looks, rows))
+        of_control = "search.control" if shared else "search.step-control"
+        _search(work, of_control, control, detectors, target, settings)
+    if not work.run.stage("checkpoints").done:
+        noted = Snapshots(
+            steps=tuple(one.step for one in checkpoints),
+            weights_sha256=tuple(one.weights_sha256 for one in checkpoints),
+            purposes=tuple(purposes),
+            control=of_control,
+        )
+        work.run.finish("checkpoints", {"snapshots": noted.plain()})
 
 
 def _search(
@@ -218,51 +221,7 @@ def _search(
     detectors: Detectors,
     target: Pixels,
     settings: SearchSettings,
-) -> TPrime:
+) -> None:
     probe = noised_probe(work, denoiser, detectors, target, "search")
     said = purpose.replace("search.", "search ").replace("step-", "step ")
-    return searched(work, purpose, said, probe, detectors, settings)
-
-
-def entry(checkpoints: Sequence[Checkpoint], looks: Sequence[Look], began: Onset) -> dict[str, Any]:
-    """The contract: one row a checkpoint, by rising step, and the onset."""
-    plan = looks[-1].found.plan
-    half = plan.horizon / 2
-    return {
-        "tries": plan.tries,
-        "grid": list(plan.grid),
-        "threshold": plan.threshold,
-        "level": plan.level,
-        "closest_from": half,
-        "against": began.against,
-        "onset": began.step,
-        "sentence": began.sentence,
-        "steps": [
-            {
-                "step": look.step,
-                "weights_sha256": one.weights_sha256,
-                "value": look.found.value,
-                "low": look.found.interval.low,
-                "high": look.found.interval.high,
-                "if_falling": {
-                    "low": look.found.interval_if_falling.low,
-                    "high": look.found.interval_if_falling.high,
-                },
-                "certain": look.found.certain,
-                "hits": [seen.k for seen in look.found.trials],
-                "p_value": p,
-                "closest": closest(look, half),
-                "network_evaluations": look.found.network_evaluations,
-            }
-            for one, look, p in zip(checkpoints, looks, began.p_values, strict=True)
-        ],
-    }
-
-
-def closest(look: Look, t: float) -> dict[str, float] | None:
-    """Errors to x_p of the image nearest to it (by MSE) among those from ``t`` up; None without any."""
-    above = np.flatnonzero(look.rows["t"] >= t)
-    if not len(above):
-        return None
-    best = above[np.argmin(look.rows["mse"][above])]
-    return {name: float(look.rows[name][best]) for name in ("t", "mse", "mae")}
+    searched(work, purpose, said, probe, detectors, settings)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +19,8 @@ from latentprint.metrics.frechet import (
     frechet,
     moments,
 )
+from latentprint.results.model import Fid
+from latentprint.store import RunError
 
 _CHUNK = 256
 
@@ -49,20 +50,41 @@ def extractor(work: Work, detectors: Detectors, shape: tuple[int, int, int]) -> 
 
 def distance(
     work: Work, train: NDArray[np.float32], heldout: NDArray[np.float32], extract: Extractor
-) -> dict[str, Any]:
-    """FID of the first samples to training and held-out images (N, C, H, W); the features are named."""
+) -> None:
+    """FID of the first samples to training and held-out images (N, C, H, W), as the stage ``fid``.
+
+    Raises:
+        RunError: the features of the samples are not there any more.
+    """
+    if work.run.stage("fid").done:
+        return
     kept = work.run.array("features.model")
-    assert kept is not None  # sampling keeps them before any row
-    _, values = kept
+    if kept is None:  # sampling keeps them before any row
+        raise RunError("the features of the samples are missing in arrays/; begin anew with --fresh")
+    finish(work, kept[1], train, heldout, extract)
+
+
+def finish(
+    work: Work,
+    values: NDArray[np.float32],
+    train: NDArray[np.float32],
+    heldout: NDArray[np.float32],
+    extract: Extractor,
+) -> None:
+    """Note the distances of features (n, d) of samples to those of images (N, C, H, W)."""
     generated = Moments.of(values)
 
     def of(pixels: NDArray[np.float32]) -> Moments:
         starts = range(0, len(pixels), _CHUNK)
         return moments((one_image(pixels[i : i + _CHUNK], work.device) for i in starts), extract)
 
-    return {
-        "train": frechet(generated, of(train)),
-        "test": frechet(generated, of(heldout)) if len(heldout) > 1 else None,
-        "features": extract.name,
-        "samples": len(values),
-    }
+    with work.stage("fid"):
+        work.say("Frechet distance", 0, 1, "sets")
+        found = Fid(
+            train=frechet(generated, of(train)),
+            test=frechet(generated, of(heldout)) if len(heldout) > 1 else None,
+            features=extract.name,
+            samples=len(values),
+        )
+        work.run.finish("fid", {"fid": found.plain()})
+        work.say("Frechet distance", 1, 1, "sets")

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from latentprint.audit import stages
 from latentprint.audit.work import Work, describe
 from latentprint.data import Split
 from latentprint.fingerprint import Injection
 from latentprint.report import write_report
 from latentprint.report.evidence import Evidence, write_evidence
-from latentprint.verdict import verdict
+from latentprint.results import Results
+from latentprint.results.assemble import assemble
+from latentprint.results.stored import Stored
+from latentprint.verdict import judged
 
 
 def begin(work: Work, split: Split, injection: Injection, authorised_by: str | None) -> None:
@@ -25,11 +26,11 @@ def begin(work: Work, split: Split, injection: Injection, authorised_by: str | N
     stages.remember(work, split, injection)
 
 
-def finish(work: Work, answer: dict[str, Any], pictures: Evidence) -> dict[str, Any]:
-    """Judge the numbers and write results, evidence and report; the results with their verdict."""
-    judged = answer | {"verdict": verdict(answer)}
-    work.run.write_json("results.json", judged)
+def finish(work: Work, pictures: Evidence) -> Results:
+    """Put the stored numbers together, judge them, and write results, evidence and report."""
+    found = judged(assemble(Stored.of(work.run)))
+    work.run.write_json("results.json", found.plain())
     write_evidence(work.run.path, pictures)
     work.run.complete()
     write_report(work.run.path)
-    return judged
+    return found

@@ -11,7 +11,7 @@ by the hash of its weights: a run is continued with those weights alone, and nev
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,8 @@ from latentprint.contracts import InputError
 from latentprint.data import Split
 from latentprint.denoiser import Denoiser, IdentityCodec, NetworkDenoiser
 from latentprint.fingerprint import Injection
+from latentprint.results.model import Model
+from latentprint.results.searched import Sampler
 from latentprint.schedule import EDM, VE
 from latentprint.settings import plain
 
@@ -66,25 +68,22 @@ class Given:
         """Whether the model works on pixels: only then is its likelihood that of an image."""
         return isinstance(self.opened.codec, IdentityCodec)
 
-    def entry(self, sampler: Mapping[str, Any]) -> dict[str, Any]:
-        """``model`` of results.json: kind, hash, and what a reader must know; ``sampler`` is the audit's."""
+    def entry(self, sampler: Sampler) -> Model:
+        """Kind, hash, and what a reader must know; ``sampler`` is the audit's."""
         notes = [
             f"Trained by others and audited as it is ({self.opened.kind}).",
             "That it was trained on the images named here, on no others and on none of those held out, is the"
             " word of whoever ran the audit; 1/N rests on it.",
-            f"Images were generated with the audit's sampler ({_words(sampler)}); the model's own scheduler"
-            f" is nearest to {_words(self.opened.sampler_hint)}.",
+            f"Images were generated with the audit's sampler ({sampler.words}); the model's own scheduler"
+            f" is nearest to {Sampler(**self.opened.sampler_hint).words}.",
             *(f"{note[:1].upper()}{note[1:]}." for note in self.opened.notes),
         ]
-        entry = {"kind": self.opened.kind, "weights_sha256": self.opened.weights_sha256, "notes": notes}
-        return entry if self.label is None else entry | {"label": self.label}
-
-
-def _words(sampler: Mapping[str, Any]) -> str:
-    """ "ancestral, 24 steps, karras"."""
-    steps = sampler.get("steps")
-    parts = [sampler.get("step"), None if steps is None else f"{steps} steps", sampler.get("spacing")]
-    return ", ".join(str(part) for part in parts if part is not None)
+        return Model(
+            kind=self.opened.kind,
+            weights_sha256=self.opened.weights_sha256,
+            label=self.label,
+            notes=tuple(notes),
+        )
 
 
 def open_given(
@@ -175,6 +174,6 @@ def take_model(work: Work, given: Given) -> Denoiser:
     """The given model as the stage ``model``, which trains where none is given."""
     with work.stage("model"):
         if not work.run.stage("model").done:
-            payload = {"weights_sha256": given.opened.weights_sha256, "kind": given.opened.kind}
-            work.run.finish("model", payload)
+            noted = given.entry(work.sampler_value).plain()
+            work.run.finish("model", {"weights_sha256": given.opened.weights_sha256, "model": noted})
     return given.opened.denoiser

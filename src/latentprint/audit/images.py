@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 from latentprint.attacks.nearest import nearest
 from latentprint.config import AuditConfig
@@ -14,6 +13,7 @@ from latentprint.data.files import image_files, read_image
 from latentprint.data.resize import all_resized
 from latentprint.dicom import dicom_files, load_dicom
 from latentprint.marks import locate
+from latentprint.results.model import Data
 
 MOST_COMPARED = 30_000
 """Training images up to which near copies are looked for among all of them: beyond, it takes minutes."""
@@ -51,23 +51,21 @@ def read_images(config: AuditConfig, root: Path | str | None, download: bool) ->
     )
 
 
-def facts(config: AuditConfig, split: Split) -> dict[str, Any]:
-    """What results.json says of the images beside their number: only what applies.
-
-    ``near_copies`` counts training images that have a near copy among the others; null where there are too
-    many images to look.
-    """
-    train = split.train
-    out: dict[str, Any] = {"near_copies": None}
-    if len(train) <= MOST_COMPARED:
-        out["near_copies"] = sum(map(len, near_duplicates(train.pixels)))
-    if config.data.resize is not None:
-        out["resized"] = config.data.resize
-    if train.identities is not None:
-        out["identities"] = len(set(train.identities))
-        if split.heldout.identities is not None:
-            out["heldout_identities"] = len(set(split.heldout.identities))
-    return out
+def facts(config: AuditConfig, split: Split) -> Data:
+    """What results say of the images that were trained on and held out."""
+    train, heldout = split.train, split.heldout
+    few = len(train) <= MOST_COMPARED
+    return Data(
+        source=split.name,
+        sha256=train.manifest,
+        images=len(train),
+        shape=tuple(train.shape),
+        heldout=len(heldout),
+        near_copies=sum(map(len, near_duplicates(train.pixels))) if few else None,
+        resized=config.data.resize,
+        identities=None if train.identities is None else len(set(train.identities)),
+        heldout_identities=None if heldout.identities is None else len(set(heldout.identities)),
+    )
 
 
 def place_of(train: ImageSet, target: int | str | Path | None, resize: int | None) -> int | None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -13,6 +11,7 @@ from latentprint.data import Split
 from latentprint.denoiser import Denoiser
 from latentprint.fingerprint import Injection
 from latentprint.likelihood import Exact, Hutchinson, bits_per_dim, dequantise, log_likelihood
+from latentprint.results.notes import Probes
 
 TOLERANCE = 1e-3
 """Of a step of the adaptive integration, in nats per dimension: a hundredth of what images differ by."""
@@ -21,35 +20,30 @@ UNIT = 8
 """Images between two writes to disk."""
 
 
-def likelihood(work: Work, model: Denoiser, split: Split, injection: Injection) -> dict[str, Any] | None:
-    """Bits per dimension of training and held-out images and of x_p; None where the settings leave it out.
+def likelihood(work: Work, model: Denoiser, split: Split, injection: Injection) -> None:
+    """Bits per dimension of training and held-out images and of x_p, as rows; none where left out.
 
     Images without a bit depth (floats) have no bits per dimension, and none is made up for them.
     """
     count, depth = work.config.likelihood.images, split.train.bit_depth
     if count == 0 or depth is None:
-        return None
+        return
     others = np.delete(injection.marked.pixels, injection.index, axis=0)[:count]
     parts = {"train": others, "heldout": split.heldout.pixels[:count], "target": injection.target[None]}
-    total, done = sum(map(len, parts.values())), 0
-    found: dict[str, NDArray[np.float64]] = {}
-    cost = 0
-    for name, pixels in parts.items():
-        bits, evaluations = _bits(work, model, name, pixels, depth, done, total)
-        found[name], done, cost = bits, done + len(pixels), cost + evaluations
-    return {
-        "bits_per_dim": _mean(found["train"]),
-        "heldout": _mean(found["heldout"]),
-        "target": float(found["target"][0]),
-        "probes": work.config.likelihood.probes,
-        "network_evaluations": cost,
-    }
+    total, done, cost = sum(map(len, parts.values())), 0, 0
+    with work.stage("likelihood"):
+        for name, pixels in parts.items():
+            cost += _bits(work, model, name, pixels, depth, done, total)
+            done += len(pixels)
+        if not work.run.stage("likelihood").done:
+            probes = Probes(probes=work.config.likelihood.probes)
+            work.run.finish("likelihood", {"network_evaluations": cost, "probes": probes.plain()})
 
 
 def _bits(
     work: Work, model: Denoiser, name: str, pixels: NDArray[np.float32], depth: float, done: int, total: int
-) -> tuple[NDArray[np.float64], int]:
-    """Bits per dimension (n,) of images, and what they cost; rows are kept as ``likelihood.<name>``."""
+) -> int:
+    """What the bits per dimension of images cost; rows are kept as ``likelihood.<name>``."""
     purpose, probes = f"likelihood.{name}", work.config.likelihood.probes
     streams = work.streams
     divergence = Exact() if probes is None else Hutchinson(probes, streams, purpose=f"{purpose}.probes")
@@ -65,15 +59,9 @@ def _bits(
         rows = {key: value.detach().cpu().numpy() for key, value in columns.items()}
         work.run.append(purpose, {"id": ids, "evaluations": seen.evaluations.cpu().numpy(), **rows})
     work.say("likelihoods", done + len(pixels), total, "images")
-    kept = work.run.rows(purpose)
-    return kept["bits"], int(kept["evaluations"].sum())
+    return int(work.run.rows(purpose)["evaluations"].sum()) if len(pixels) else 0
 
 
 def _offset(name: str) -> int:
     """Apart, so that images of different kinds share no dequantisation noise and no probes."""
     return {"train": 0, "heldout": 2**32, "target": 2**33}[name]
-
-
-def _mean(bits: NDArray[np.float64]) -> dict[str, Any]:
-    se = float(bits.std(ddof=1) / len(bits) ** 0.5) if len(bits) > 1 else None
-    return {"mean": float(bits.mean()), "se": se, "n": len(bits)}

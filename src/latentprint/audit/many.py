@@ -6,9 +6,9 @@ fitted once for all. Memory holds the images of one request, whatever the number
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from latentprint.denoiser import Codec, Denoiser, IdentityCodec
 from latentprint.execute import Stored
 from latentprint.sampler import Sampler, trajectories
 from latentprint.schedule import expand
-from latentprint.search import Plan, TPrime, scan, target_of
+from latentprint.search import Plan, scan, target_of
 from latentprint.search.settings import TargetError
 from latentprint.streams import Streams
 
@@ -141,8 +141,11 @@ def search_many(
     plan: Plan,
     purpose: str,
     targets: Sequence[int],
-) -> dict[int, TPrime]:
+    noted: Mapping[str, Any],
+) -> None:
     """The exhaustive search for each target, a chunk at a time; rows are kept as ``purpose``, resumed by id.
+
+    ``noted`` says in run.json what the numbers of the targets are.
 
     Raises:
         InputError: a target that is not there.
@@ -151,7 +154,7 @@ def search_many(
         model, work.sampler, images, matcher, work.streams, work.device, codec=work.codec, batch=work.batch
     )
     each = len(plan.grid) * plan.tries
-    found: dict[int, TPrime] = {}
+    cost = 0
     with work.stage(purpose):
         for first in range(0, len(targets), CHUNK):
 
@@ -160,8 +163,7 @@ def search_many(
                 work.say(f"search {purpose}", before + done, len(targets) * each, "trajectories")
 
             stored = Stored(probe, purpose, work.run, UNIT, say, work.map)
-            found.update(scan(stored, plan, targets[first : first + CHUNK], chunk=CHUNK))
+            chunk = scan(stored, plan, targets[first : first + CHUNK], chunk=CHUNK)
+            cost += sum(one.network_evaluations for _, one in chunk)
         if not work.run.stage(purpose).done:
-            cost = sum(one.network_evaluations for one in found.values())
-            work.run.finish(purpose, {"network_evaluations": cost})
-    return found
+            work.run.finish(purpose, {"network_evaluations": cost} | dict(noted))

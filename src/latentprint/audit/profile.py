@@ -7,13 +7,7 @@ says why it holds).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
-
-from latentprint.audit.baseline import as_private, law_of, subjects, unseen
+from latentprint.audit.baseline import as_private, subjects, unseen
 from latentprint.audit.many import search_many
 from latentprint.audit.work import Work
 from latentprint.config import AuditConfig
@@ -21,23 +15,9 @@ from latentprint.data import Split
 from latentprint.denoiser import Denoiser
 from latentprint.detector.embedding import EmbeddingDetector
 from latentprint.fingerprint import Injection
-from latentprint.search import NullLaw, TPrime
+from latentprint.results.notes import Ranked
 from latentprint.search.settings import ProfileSettings, TargetError, Targets
-from latentprint.stats import false_discovery
 from latentprint.streams import Streams
-
-
-@dataclass(frozen=True)
-class Anonymity:
-    """The anonymity profile.
-
-    Attributes:
-        entries: ``profile`` of results.json, highest t' first.
-        summary: what they were compared with, and the finding in a sentence.
-    """
-
-    entries: list[dict[str, Any]]
-    summary: dict[str, Any]
 
 
 def profile(
@@ -47,10 +27,8 @@ def profile(
     split: Split,
     injection: Injection,
     settings: ProfileSettings,
-) -> Anonymity | None:
-    """t' of the targets that the settings name, ranked, with the discoveries; None where they name none.
-
-    Rows are kept as ``profile``.
+) -> None:
+    """t' of the targets that the settings name, and of held-out images; rows are kept as ``profile``.
 
     x_p is compared with held-out images under a fingerprint, the other targets with the same ones without.
 
@@ -59,70 +37,27 @@ def profile(
             seen.
     """
     if settings.targets == 0:
-        return None
+        return
     images = subjects(work, split, injection)
     chosen = targets_among(settings.targets, len(images.train), work.streams)
     heldout = unseen(work, images, settings.null)
-    nulls = {False: [images.plain(j) for j in heldout]}
+    unmarked = tuple(images.plain(j) for j in heldout)
+    marked = None
     if injection.index in chosen:
-        nulls[True] = [as_private(images, injection, j) for j in heldout]
-    plan = settings.plan(model.schedule.start, matcher.rates.fpr)
-    # Once each: where x_p carries no mark, both laws are of the same images.
-    everything = [*dict.fromkeys([*chosen, *(number for null in nulls.values() for number in null)])]
-    found = search_many(work, model, matcher, images, plan, "profile", everything)
-    laws = {marked: law_of(found[n] for n in numbers) for marked, numbers in nulls.items()}
-    mine = {n: laws[n == injection.index] for n in chosen}
-    entries = ranked({n: found[n] for n in chosen}, mine, settings.false_discovery_rate)
-    for entry in entries:
-        entry["sha256"] = injection.marked.sha256[entry["target"]]
-    named = sum(entry["discovered"] for entry in entries)
-    above = sum(entry["exceeds_null"] for entry in entries)
-    summary = {
-        "targets": len(chosen),
-        "null": {"images": len(heldout), "asked": settings.null, "values": list(laws[False].values)},
-        "tries": plan.tries,
-        "grid": list(plan.grid),
-        "false_discovery_rate": settings.false_discovery_rate,
-        "exceeding": above,
-        "discovered": named,
-        "network_evaluations": sum(one.network_evaluations for one in found.values()),
-        "sentence": _sentence(len(chosen), above, named, laws[False], settings.false_discovery_rate),
-    }
-    return Anonymity(entries, summary)
-
-
-def ranked(found: Mapping[int, TPrime], laws: Mapping[int, NullLaw], rate: float) -> list[dict[str, Any]]:
-    """One entry a target, highest t' first, equal ones by hits, then by number; each against its own law."""
-    p_values = [laws[number].p_value(one.certain) for number, one in found.items()]
-    stands = false_discovery(p_values, 1 - rate)
-    entries: list[dict[str, Any]] = [
-        {
-            "target": number,
-            "value": one.certain,
-            "hits": sum(seen.k for seen in one.trials),
-            "p_value": p,
-            "exceeds_null": laws[number].exceeds(one.certain),
-            "discovered": bool(stand),
-        }
-        for (number, one), p, stand in zip(found.items(), p_values, stands, strict=True)
-    ]
-    return sorted(entries, key=lambda e: (e["value"] is None, -(e["value"] or 0.0), -e["hits"], e["target"]))
-
-
-def _sentence(count: int, above: int, named: int, law: NullLaw, rate: float) -> str:
-    null = len(law.values)
-    text = (
-        f"{above} of {count} images have a t' above that of all {null} images never trained on; {named} "
-        f"stand at a false-discovery rate of {rate:.2g}."
+        marked = tuple(as_private(images, injection, j) for j in heldout)
+    noted = Ranked(
+        sampler=work.sampler_value,
+        horizon=model.schedule.start,
+        targets=tuple(chosen),
+        sha256=tuple(injection.marked.sha256[n] for n in chosen),
+        private=injection.index,
+        unmarked=unmarked,
+        marked=None if marked == unmarked else marked,
     )
-    # Benjamini-Hochberg names k images at best where k of them have the smallest p there is.
-    needed = int(np.ceil(count * law.smallest_p / rate - 1e-9))
-    if not named and needed > 1:
-        text += (
-            f" With {null} held-out images at least {needed} targets must exceed them all before any can be "
-            "named; more held-out images lower that number."
-        )
-    return text
+    plan = settings.plan(noted.horizon, matcher.rates.fpr)
+    # Once each: where x_p carries no mark, both laws are of the same images.
+    everything = [*dict.fromkeys([*chosen, *unmarked, *(marked or ())])]
+    search_many(work, model, matcher, images, plan, "profile", everything, {"ranked": noted.plain()})
 
 
 def require_targets(config: AuditConfig, count: int) -> None:

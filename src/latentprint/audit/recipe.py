@@ -10,9 +10,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from latentprint.adapters import Opened
+from latentprint.attacks.nearest import nearest
 from latentprint.audit import evidence, stages
 from latentprint.audit.agreement import agreement
 from latentprint.audit.baseline import baseline, embedding
@@ -23,15 +26,12 @@ from latentprint.audit.checkpoints import (
     over_training,
     own_checkpoints,
 )
-from latentprint.audit.counting import Question, counted_entry, seen
 from latentprint.audit.distance import distance, extractor
 from latentprint.audit.given import Given, as_it_is, given_images, named, open_given, take_model
-from latentprint.audit.images import facts
 from latentprint.audit.likelihoods import likelihood
 from latentprint.audit.membership import membership
 from latentprint.audit.profile import profile, require_targets
 from latentprint.audit.rare import rare
-from latentprint.audit.results import memorised_entry, monte_carlo_entry, results, search_entry
 from latentprint.audit.samplers import beside
 from latentprint.audit.stages import Detectors
 from latentprint.audit.work import Work
@@ -44,6 +44,8 @@ from latentprint.execute import ids_held
 from latentprint.fingerprint import Injection
 from latentprint.metrics.frechet import Extractor
 from latentprint.report.evidence import Evidence
+from latentprint.results.model import Nearest
+from latentprint.results.stopping import Until
 from latentprint.settings import plain
 
 
@@ -63,11 +65,6 @@ class Subject:
     injection: Injection
     given: Given | None
     left: tuple[Checkpoint, ...]
-
-    @property
-    def expected(self) -> float:
-        """Eq. 11 for one sample: copies / N, the share that a model which repeats its images would show."""
-        return self.injection.copies / len(self.split.train)
 
 
 def subject(
@@ -135,98 +132,63 @@ def make(work: Work, about: Subject) -> Made:
     return Made(detectors, matcher, trained, main, control)
 
 
-@dataclass(frozen=True)
-class Searched:
-    """Entries of results.json: ``t_prime``; checkpoints and profile; and what belongs to ``detectors``."""
-
-    t_prime: dict[str, Any]
-    others: dict[str, Any]
-    agreement: dict[str, Any]
-
-
-def search(work: Work, about: Subject, made: Made) -> Searched:
+def search(work: Work, about: Subject, made: Made) -> None:
     """t' of x_p, of the control, over training, and of other images."""
     private, split, injection = about.injection.target, about.split, about.injection
-    found = stages.search(work, "model", made.main, made.detectors, private)
-    of_control = None
+    stages.search(work, "model", made.main, made.detectors, private)
     if made.control is not None:
-        of_control = stages.search(work, "control", made.control, made.detectors, private)
+        stages.search(work, "control", made.control, made.detectors, private)
     along = own_checkpoints(work) if about.given is None else about.left
-    growth = over_training(work, along, made.detectors, private, made.control)
-    others, null, both = ({} if growth is None else {"checkpoints": growth}), None, {}
+    over_training(work, along, made.detectors, private, made.control)
     if made.matcher is not None:
-        null = baseline(work, made.main, made.matcher, split, injection, work.config.baseline)
-        ranks = profile(work, made.main, made.matcher, split, injection, work.config.profile)
-        if ranks is not None:
-            others |= {"profile": ranks.entries, "profile_summary": ranks.summary}
-        both = {"agreement": agreement(work, made.main, made.detectors, made.matcher, injection)}
-    entry = search_entry(found, of_control, work.run.rows("search.model"))
-    return Searched(entry | {"baseline": null}, others, both)
+        baseline(work, made.main, made.matcher, split, injection, work.config.baseline)
+        profile(work, made.main, made.matcher, split, injection, work.config.profile)
+        agreement(work, made.main, made.detectors, made.matcher, injection)
 
 
-@dataclass(frozen=True)
-class Counted:
-    """Samples of the model and of its control, and the question that may have ended them early."""
-
-    model: Outcome
-    control: Outcome | None
-    question: Question | None
-
-
-def count(work: Work, about: Subject, made: Made, extract: Extractor) -> Counted:
+def count(work: Work, about: Subject, made: Made, extract: Extractor) -> Outcome:
     """n samples from the prior, as many of the control as were drawn (paper section 5.3)."""
     asked, private = work.config.samples, about.injection.target
-    question = Question.of(asked, made.detectors)
-    stops = None if question is None else question.answered
-    model = stages.sample(work, "model", made.main, made.detectors, private, asked.count, extract, stops)
-    control = None
+    until = Until.of(asked.until, asked.count, made.detectors.values)
+
+    def stops(seen: Outcome) -> bool:
+        return until is not None and until.answer(until.counts(seen.hit)) is not None
+
+    of_model = None if until is None else stops
+    model = stages.sample(work, "model", made.main, made.detectors, private, asked.count, extract, of_model)
     if made.control is not None:
         n = asked.control or len(model.hit)
-        control = stages.sample(work, "control", made.control, made.detectors, private, n, None)
-    return Counted(model, control, question)
+        stages.sample(work, "control", made.control, made.detectors, private, n, None)
+    return model
 
 
-def of_the_samples(work: Work, about: Subject, made: Made, counted: Counted) -> dict[str, Any]:
-    """The entry ``q``: the count, the control's, and the estimators for what counting cannot see."""
-    sampler, control, question = work.sampler.describe(), counted.control, counted.question
-    alarms = None if control is None else seen(control)
-    entry = counted_entry(counted.model, about.expected, sampler, question, made.detectors, alarms)
-    return {
-        "monte_carlo": entry,
-        "control": None if control is None else monte_carlo_entry(control, about.expected, sampler),
-        **rare(work, made.trained, made.detectors, about.injection, counted.model, question, alarms),
-    }
-
-
-def measure(work: Work, about: Subject, made: Made) -> tuple[dict[str, Any], Evidence]:
-    """All of results.json but its verdict, and the pictures that show it."""
+def measure(work: Work, about: Subject, made: Made) -> Evidence:
+    """Every stage that measures, each leaving rows and notes in the run; the pictures that show it."""
     split, injection, given = about.split, about.injection, about.given
-    searched = search(work, about, made)
+    search(work, about, made)
     extract = extractor(work, made.detectors, split.train.shape)
     counted = count(work, about, made, extract)
-    # A likelihood of latents is none of images.
-    likely = given is None or given.pixels
-    bits = likelihood(work, made.trained, split, injection) if likely else None
-    several = beside(work, made.main, made.detectors, injection.target, about.expected)
-    members = membership(work, made.trained, split, injection)
-    fid = distance(work, injection.marked.pixels, split.heldout.pixels, extract)
+    if given is None or given.pixels:  # a likelihood of latents is none of images
+        likelihood(work, made.trained, split, injection)
+    beside(work, made.main, made.detectors, injection.target)
+    membership(work, made.trained, split, injection)
+    distance(work, injection.marked.pixels, split.heldout.pixels, extract)
+    rare(work, made.trained, made.detectors, injection)
 
     noised = stages.noised_probe(work, made.main, made.detectors, injection.target, "search")
     prior = stages.prior_probe(work, made.main, made.detectors, injection.target, "samples")
-    hits = ids_held(work.run, "samples.model")[counted.model.hit]
+    hits = ids_held(work.run, "samples.model")[counted.hit]
     detected = evidence.pictures(prior, stages.at(made.main.schedule.start, len(hits)), hits)
-    parts = {
-        **({} if given is None else {"model": given.entry(work.sampler.describe())}),
-        "t_prime": searched.t_prime,
-        "q": of_the_samples(work, about, made, counted),
-        "fid": fid,
-        "likelihood": bits,
-        "membership": members,
-        **({} if several is None else {"samplers": several}),
-        "memorised": memorised_entry(counted.model, detected, injection.marked, injection.index),
-        **searched.others,
-    }
-    known = facts(work.config, split)
-    answer = results(split, injection, made.detectors, known, parts, stages.costs(work))
-    answer["detectors"] |= searched.agreement
-    return answer, evidence.collect(work.run, injection, noised, prior)
+    memorised(work, detected, injection)
+    return evidence.collect(work.run, injection, noised, prior)
+
+
+def memorised(work: Work, detected: NDArray[np.float32], injection: Injection) -> None:
+    """Note how many of the detected samples (n, C, H, W) have x_p as the nearest training image."""
+    if work.run.stage("memorised").done:
+        return
+    found = Nearest(target=0, n=0)
+    if len(detected):
+        near = nearest(torch.from_numpy(detected), torch.from_numpy(injection.marked.pixels))
+        found = Nearest(target=int((near.index[:, 0] == injection.index).sum()), n=len(detected))
+    work.run.finish("memorised", {"nearest": found.plain()})

@@ -18,13 +18,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from latentprint.adapters.samples import SamplesAudit, audit_samples, open_samples
+from latentprint.adapters.samples import CANNOT, SamplesAudit, audit_samples, open_samples
 from latentprint.audit import evidence, stages
 from latentprint.audit.distance import extractor
+from latentprint.audit.distance import finish as fid
 from latentprint.audit.frame import begin, finish
 from latentprint.audit.given import as_it_is, named
-from latentprint.audit.images import facts, read_images
-from latentprint.audit.results import monte_carlo_entry, results
+from latentprint.audit.images import read_images
 from latentprint.audit.stages import Detectors, private_image
 from latentprint.audit.work import Work, one_image, open_device
 from latentprint.config import AuditConfig
@@ -33,9 +33,11 @@ from latentprint.data import ImageSet, Split
 from latentprint.execute import run_probe
 from latentprint.fingerprint import Injection
 from latentprint.metrics.error import mae, mse
-from latentprint.metrics.frechet import Extractor, Moments, frechet, moments
 from latentprint.progress import Report
 from latentprint.report.evidence import Evidence, NearestPair, Sample
+from latentprint.results.model import Copies, Distances, Model, Pair, Results, Spread
+from latentprint.results.notes import NotDone
+from latentprint.results.searched import Sampler
 from latentprint.settings import plain
 from latentprint.store import Run
 
@@ -43,7 +45,7 @@ _USED = ("seed", "data", "fingerprint", "presence", "identity", "fid")
 """Settings that this audit follows from."""
 
 _BATCH = 256
-_SAMPLER = {"step": "not known"}
+_SAMPLER = Sampler(step="not known")
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ def run_samples_audit(
     authorised_by: str | None,
     target: int | str | Path | None,
     progress: Report,
-) -> dict[str, Any]:
+) -> Results:
     """Audit generated images; see ``run_audit`` for the arguments.
 
     Raises:
@@ -99,36 +101,24 @@ def run_samples_audit(
     with Run.open(out, settings_of(config, given, target), fresh=fresh) as run:
         work = Work(config, run, place, _BATCH, progress)
         begin(work, split, injection, authorised_by)
+        if not run.stage("model").done:
+            said = NotDone(sentences=CANNOT)
+            run.finish("model", {"model": _model(given, split).plain(), "not_done": said.plain()})
         detectors = stages.detectors(work, split, injection)
         counted = _count(work, given, injection, detectors)
         with work.stage("copies"):
             work.say("nearest copies", 0, 1, "searches")
             near = audit_samples(given, split.train, split.heldout, device=place)
             if not run.stage("copies").done:
-                run.finish("copies", {"copies": near.copies.k, "p_value": near.p_value})
+                run.finish("copies", {"copies": copies_value(near, split.train).plain()})
             work.say("nearest copies", 1, 1, "searches")
-        extract = extractor(work, detectors, split.train.shape)
-        answer = results(
-            split,
-            injection,
-            detectors,
-            facts(config, split),
-            parts={
-                "model": _model_entry(given, split),
-                "t_prime": None,
-                "q": {
-                    "monte_carlo": monte_carlo_entry(counted, injection.copies / len(split.train), _SAMPLER),
-                    **dict.fromkeys(("control", "splitting", "bridge", "combined")),
-                },
-                "copies": copies_entry(near, split.train),
-                "fid": _distance(given, split, extract, place) if len(given) > 1 else None,
-                "likelihood": None,
-                "memorised": None,
-                "not_done": list(near.cannot),
-            },
-            costs=stages.costs(work),
-        )
-        return finish(work, answer, _evidence(given, split, injection, counted, near))
+        if len(given) > 1 and not run.stage("fid").done:
+            extract = extractor(work, detectors, split.train.shape)
+            starts = range(0, len(given), _BATCH)
+            batches = (extract(one_image(given.pixels[i : i + _BATCH], place)) for i in starts)
+            features = np.concatenate([batch.float().cpu().numpy() for batch in batches])
+            fid(work, features, split.train.pixels, split.heldout.pixels, extract)
+        return finish(work, _evidence(given, split, injection, counted, near))
 
 
 def samples_and_images(
@@ -177,11 +167,11 @@ def _count(work: Work, samples: ImageSet, injection: Injection, detectors: Detec
             progress=work.progress("samples", "images"),
         )
         if not work.run.stage(purpose).done:
-            work.run.finish(purpose, {"network_evaluations": 0})
+            work.run.finish(purpose, {"network_evaluations": 0, "sampler": _SAMPLER.plain()})
     return found
 
 
-def _model_entry(samples: ImageSet, split: Split) -> dict[str, Any]:
+def _model(samples: ImageSet, split: Split) -> Model:
     notes = [
         f"No model was given but {len(samples):,} generated images; nothing is known of any other image that"
         " the model behind them can make.",
@@ -193,58 +183,44 @@ def _model_entry(samples: ImageSet, split: Split) -> dict[str, Any]:
         notes.append(
             f"Only {held} held-out images say how near an image comes to a training image by chance."
         )
-    return {"kind": "samples", "samples_sha256": samples.manifest, "notes": notes}
+    return Model(kind="samples", samples_sha256=samples.manifest, notes=tuple(notes))
 
 
-def copies_entry(near: SamplesAudit, train: ImageSet) -> dict[str, Any]:
-    """``copies`` of results.json: counts, background and ranked pairs; training images by hash."""
-    return {
-        "copies": {"k": near.copies.k, "n": near.copies.n},
-        "expected": {"k": near.expected.k, "n": near.expected.n},
-        "same": {"k": near.same.k, "n": near.same.n},
-        "same_expected": {"k": near.same_expected.k, "n": near.same_expected.n},
-        "distinct": near.distinct,
-        "repeated": near.repeated,
-        "threshold": near.threshold,
-        "p_value": near.p_value,
-        "alpha": near.alpha,
-        "leaks": near.leaks,
-        "distance": {
-            "samples": _spread(near.sample_to_train),
-            "train": _spread(near.train_to_train),
-            "heldout": _spread(near.heldout_to_train),
-        },
-        "pairs": [
-            {
-                "sample": pair.sample,
-                "training": pair.training,
-                "sha256": train.sha256[pair.training],
-                "distance": pair.distance,
-                "relative": pair.relative,
-                "score": pair.score,
-                "copy": pair.copy,
-            }
+def copies_value(near: SamplesAudit, train: ImageSet) -> Copies:
+    """Counts, background and ranked pairs; training images by hash."""
+    return Copies(
+        copies=near.copies,
+        expected=near.expected,
+        same=near.same,
+        same_expected=near.same_expected,
+        distinct=near.distinct,
+        repeated=near.repeated,
+        threshold=near.threshold,
+        p_value=near.p_value,
+        alpha=near.alpha,
+        leaks=near.leaks,
+        distance=Distances(
+            samples=_spread(near.sample_to_train),
+            train=_spread(near.train_to_train),
+            heldout=_spread(near.heldout_to_train),
+        ),
+        pairs=tuple(
+            Pair(
+                sample=pair.sample,
+                training=pair.training,
+                sha256=train.sha256[pair.training],
+                distance=pair.distance,
+                relative=pair.relative,
+                score=pair.score,
+                copied=pair.copy,
+            )
             for pair in near.pairs
-        ],
-    }
+        ),
+    )
 
 
-def _spread(values: NDArray[np.float64]) -> dict[str, float]:
-    return {"min": float(values.min()), "median": float(np.median(values)), "max": float(values.max())}
-
-
-def _distance(samples: ImageSet, split: Split, extract: Extractor, device: torch.device) -> dict[str, Any]:
-    def of(pixels: NDArray[np.float32]) -> Moments:
-        starts = range(0, len(pixels), _BATCH)
-        return moments((one_image(pixels[i : i + _BATCH], device) for i in starts), extract)
-
-    generated = of(samples.pixels)
-    return {
-        "train": frechet(generated, of(split.train.pixels)),
-        "test": frechet(generated, of(split.heldout.pixels)) if len(split.heldout) > 1 else None,
-        "features": extract.name,
-        "samples": len(samples),
-    }
+def _spread(values: NDArray[np.float64]) -> Spread:
+    return Spread(min=float(values.min()), median=float(np.median(values)), max=float(values.max()))
 
 
 def _evidence(

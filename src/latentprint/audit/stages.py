@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from latentprint.audit.features import Features, Keeping
-from latentprint.audit.images import place_of, read_images
+from latentprint.audit.images import facts, place_of, read_images
 from latentprint.audit.work import Work, one_image
 from latentprint.config import AuditConfig
 from latentprint.contracts import InputError, Outcome
@@ -34,11 +34,15 @@ from latentprint.detector import (
 from latentprint.detector.draws import units_of
 from latentprint.execute import Stored, run_probe
 from latentprint.fingerprint import FingerprintError, Injection, inject
-from latentprint.marks import Natural, Unmarked, as_found
+from latentprint.marks import Natural, Unmarked, as_found, was_injected
 from latentprint.metrics.frechet import Extractor
 from latentprint.networks import build_unet, load_model, save_model
 from latentprint.networks.speed import Evaluation, for_evaluation
 from latentprint.probe import ModelProbe, from_image, from_prior
+from latentprint.results import model as results
+from latentprint.results.notes import Searched
+from latentprint.results.stopping import FIRST_LOOK
+from latentprint.results.tprime import false_positives
 from latentprint.search import SearchSettings, TPrime
 from latentprint.stats import Trials, looks
 from latentprint.store import RunError
@@ -46,7 +50,7 @@ from latentprint.streams import Streams
 from latentprint.together import launch, write_job
 from latentprint.training import REPORT, TrainState, train
 
-UNIT = 512
+UNIT = FIRST_LOOK
 """Trajectories between two writes to disk: what a kill loses at most."""
 
 
@@ -61,10 +65,26 @@ class Detectors:
     identity: NetworkDetector
 
     @property
+    def values(self) -> results.Detectors:
+        """Thresholds and error counts, as results state them."""
+        presence = None if self.presence is None else detector_value(self.presence)
+        return results.Detectors(presence=presence, identity=detector_value(self.identity))
+
+    @property
     def false_positives(self) -> Trials:
-        """Counts of the weaker of the two: outside Omega_p a sign is missing, so the pair errs no more."""
-        every = [one.rates.fpr for one in (self.presence, self.identity) if one is not None]
-        return max(every, key=lambda one: (one.upper(0.95), one.n))
+        """Counts of the weaker of the two."""
+        return false_positives(self.values)
+
+
+def detector_value(detector: NetworkDetector) -> results.Detector:
+    """Threshold and error counts of a fitted detector."""
+    return results.Detector(
+        tpr=detector.rates.tpr,
+        fpr=detector.rates.fpr,
+        threshold=float(detector.threshold),
+        backbone=detector.config.backbone,
+        kinds=dict(detector.rates.kinds),
+    )
 
 
 def images(
@@ -113,25 +133,23 @@ def remember(work: Work, split: Split, injection: Injection) -> None:
     Raises:
         RunError: the source holds other images than when the run began.
     """
-    payload = {
-        "manifest": split.train.manifest,
-        "heldout": split.heldout.manifest,
-        "images": len(split.train),
-        "heldout_images": len(split.heldout),
-        "shape": list(split.train.shape),
-        "source": split.name,
-        "target_index": injection.index,
-        "target_sha256": injection.sha256,
-        "copies": injection.copies,
-    }
+    marked = not isinstance(injection.fingerprint, Unmarked)
+    target = results.Target(
+        index=injection.index,
+        sha256=injection.sha256,
+        copies=injection.copies,
+        fingerprint=results.Mark.model_validate(injection.fingerprint.describe()) if marked else None,
+        injected=was_injected(injection),
+    )
+    which = {"train": split.train.manifest, "heldout": split.heldout.manifest, "target": target.plain()}
     before = work.run.stage("data")
-    if before.done and dict(before.payload) != payload:
+    if before.done and any(before.payload.get(name) != value for name, value in which.items()):
         raise RunError(
             f"{work.config.data.source} holds other images now than when this run began; "
             "name another folder for a new run, or restore the images"
         )
     if not before.done:
-        work.run.finish("data", payload)
+        work.run.finish("data", which | {"data": facts(work.config, split).plain()})
 
 
 def for_sampling(model: Denoiser, how: Evaluation | None = None, batch: int = 256) -> Denoiser:
@@ -283,7 +301,8 @@ def _detector(
             last = _last(fit(), say)
             assert last.detector is not None  # the last state of a fit holds it
             last.detector.save(folder)
-            work.run.finish(name, {"epochs": last.epoch, "best_epoch": last.best_epoch})
+            noted = {"epochs": last.epoch, "best_epoch": last.best_epoch}
+            work.run.finish(name, noted | {"detector": detector_value(last.detector).plain()})
     found = load_detector(folder, work.device, work.config.speed.detectors)
     if found is None:
         raise RunError(f"the {name} detector is missing in {folder}; begin anew with --fresh")
@@ -345,12 +364,15 @@ def searched(
     settings: SearchSettings,
 ) -> TPrime:
     """A search as a stage of its own: rows under ``purpose``, resumed by id."""
-    plan = settings.plan(probe.denoiser.schedule.start, detectors.false_positives)
+    horizon = probe.denoiser.schedule.start
+    plan = settings.plan(horizon, detectors.false_positives)
     with work.stage(purpose):
         stored = Stored(probe, purpose, work.run, UNIT, work.progress(said, "trajectories"), work.map)
         found = settings.search(stored, plan, work.config.seed)
         if not work.run.stage(purpose).done:
-            work.run.finish(purpose, {"network_evaluations": found.network_evaluations})
+            noted = Searched(sampler=work.sampler_value, horizon=horizon)
+            cost = {"network_evaluations": found.network_evaluations}
+            work.run.finish(purpose, cost | {"search": noted.plain()})
     return found
 
 
@@ -391,17 +413,11 @@ def sample(
         outcome = next((seen for seen in map(drawn, before) if stops is not None and stops(seen)), None)
         outcome = drawn(most) if outcome is None else outcome
         if not work.run.stage(purpose).done:
-            work.run.finish(purpose, {"network_evaluations": int(outcome.evaluations.sum())})
+            cost = {"network_evaluations": int(outcome.evaluations.sum())}
+            work.run.finish(purpose, cost | {"sampler": work.sampler_value.plain()})
     return outcome
 
 
 def at(t: float, count: int) -> NDArray[np.float64]:
     """The same noise level ``count`` times."""
     return np.full(count, t)
-
-
-def costs(work: Work) -> dict[str, int]:
-    """Network evaluations by stage, of every stage that states them."""
-    stages = work.run.record["stages"]
-    stated = {name: stage.get("payload", {}).get("network_evaluations") for name, stage in stages.items()}
-    return {name: cost for name, cost in stated.items() if cost is not None}

@@ -14,6 +14,7 @@ from latentprint.contracts import InputError, Map
 from latentprint.denoiser import Codec, IdentityCodec
 from latentprint.execute import Progress
 from latentprint.progress import Report
+from latentprint.results.searched import Sampler as SamplerValue
 from latentprint.sampler import Sampler
 from latentprint.store import Run
 from latentprint.streams import Streams
@@ -47,6 +48,11 @@ class Work:
     def sampler(self) -> Sampler:
         """The sampler whose q is measured."""
         return self.config.sampler.sampler()
+
+    @property
+    def sampler_value(self) -> SamplerValue:
+        """The same sampler, as results name it."""
+        return SamplerValue(**self.sampler.describe())
 
     def progress(self, stage: str, unit: str) -> Progress:
         """A counter for one stage, for work that knows nothing of stages."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 from pydantic import Field, model_validator
+from scipy import stats as scipy_stats  # pyright: ignore[reportMissingTypeStubs]
 
 from latentprint.results.searched import Sampler
 from latentprint.results.value import Chance, Count, Value
@@ -14,11 +15,11 @@ from latentprint.stats import Trials
 class Corrected(Value):
     """What the detectors' own errors leave of an interval; ``note`` says what was assumed."""
 
-    rate: float
+    rate: Chance | None
     low: Chance
     high: Chance
     level: float
-    note: str | None = None
+    note: str
 
 
 class Looks(Value):
@@ -110,6 +111,27 @@ class Estimate(Value):
         if not self.reliable and ends != (None, None, None):
             raise ValueError("an estimate that is not reliable offers no number")
         return self
+
+    def at(self, level: float) -> tuple[float, float] | None:
+        """The interval at another level; None where it has none, or it is not known how it stretches.
+
+        Counts have Clopper and Pearson's; other intervals are stretched on the logarithm by the quotient of
+        the two quantiles of Student's t.
+        """
+        if self.rate is None or self.low is None or self.high is None:
+            return None
+        if self.trials is not None:
+            return self.trials.interval(level)
+        if self.freedom is None:
+            return None
+        if self.rate == 0:
+            return 0.0, self.high
+        student = cast(Any, scipy_stats).t
+        ratio = float(
+            student.ppf((1 + level) / 2, self.freedom) / student.ppf((1 + self.level) / 2, self.freedom)
+        )
+        low, high = self.low / self.rate, self.high / self.rate
+        return self.rate * low**ratio, min(1.0, self.rate * high**ratio)
 
 
 class Combined(Value):

@@ -19,6 +19,7 @@ from latentprint.results.counted import Counted, Q
 from latentprint.results.searched import Checkpoints, Profile, Recogniser, Sampler, Search
 from latentprint.results.value import Chance, Count, Sha256, Value
 from latentprint.stats import Trials
+from latentprint.stats.roc import AtFalsePositives, Auc
 
 SCHEMA = "latentprint/2"
 
@@ -142,25 +143,6 @@ class Likelihood(Value):
     network_evaluations: Count
 
 
-class Auc(Value):
-    """Area under the ROC, members against held-out images, with its interval."""
-
-    value: Chance
-    low: Chance
-    high: Chance
-    level: float
-    method: str
-
-
-class AtFalsePositives(Value):
-    """True positives where at most the share ``wanted`` of held-out images is called a member."""
-
-    wanted: Chance
-    tpr: Trials
-    fpr: Trials
-    resolved: bool
-
-
 class TargetScore(Value):
     """x_p's own score, and its rank among held-out images as a p-value."""
 
@@ -232,7 +214,7 @@ class Pair(Value):
     distance: float
     relative: float
     score: float
-    copy_: bool = Field(alias="copy", serialization_alias="copy")
+    copied: bool
 
 
 class Distances(Value):

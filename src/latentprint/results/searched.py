@@ -66,9 +66,9 @@ class Band(Value):
 
 
 class Falling(Value):
-    """The test that P(return | t) falls with t."""
+    """The test that P(return | t) falls with t; ``p_value`` null: fewer than two levels to compare."""
 
-    p_value: float
+    p_value: Chance | None
     sentence: str
 
 
@@ -154,8 +154,8 @@ class Search(Curve):
         presence_hits, identity_hits: of each detector by itself.
     """
 
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     statement: str
     sentence: str
     certain: float | None
@@ -183,9 +183,9 @@ class Checkpoint(Value):
     step: Count
     weights_sha256: Sha256
     value: float | None
-    low: float
-    high: float
-    if_falling: tuple[float, float]
+    low: float | None
+    high: float | None
+    if_falling: tuple[float | None, float | None]
     certain: float | None
     hits: tuple[int, ...]
     p_value: Chance | None

@@ -6,6 +6,9 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+LEVEL = 0.95
+"""Confidence of the intervals, unless a value states another."""
+
 Count = Annotated[int, Field(ge=0, le=2**53)]
 """A whole number that JSON keeps exactly."""
 

@@ -1,0 +1,235 @@
+"""What a run holds -> all that was measured. One pure function: no second derivation of any number exists.
+
+    rows (probes/*.parquet) + notes (run.json) + settings  ->  Measured  ->  (verdict)  ->  Results
+
+An audit writes rows and notes, and calls this at its end. ``verify`` calls it again and compares. Nothing
+here reads an image, a model or the clock, and nothing imports torch.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latentprint.results import rates, tprime
+from latentprint.results.model import (
+    Agreement,
+    BySampler,
+    Copies,
+    Costs,
+    Data,
+    Detector,
+    Detectors,
+    Fid,
+    Likelihood,
+    Mean,
+    Measured,
+    Membership,
+    Memorised,
+    Model,
+    Nearest,
+    Score,
+    Spread,
+    Target,
+    TargetScore,
+)
+from latentprint.results.notes import Further, NotDone, Probes, Scored
+from latentprint.results.searched import Sampler
+from latentprint.results.stored import Rows, Stored
+from latentprint.results.value import LEVEL
+from latentprint.stats.roc import rank_p_value, separation
+
+ESTIMATORS = ("splitting", "bridge")
+"""Stages that estimate q, each under its key in ``q``."""
+
+
+NOTED = (
+    "data",
+    "target",
+    "detectors.presence",
+    "detectors.identity",
+    "detectors.embedding",
+    "model",
+    "copies",
+    "fid",
+    "memorised.nearest",
+    *(f"q.{name}" for name in ESTIMATORS),
+)
+"""Parts of the results that a stage noted, and that no row says again."""
+
+
+def assemble(stored: Stored) -> Measured:
+    """All that a finished audit measured.
+
+    Raises:
+        RunError: a stage is not finished, or its rows or notes are not those that the settings ask for.
+    """
+    data, target = stored.needed("data", "data", Data), stored.needed("data", "target", Target)
+    detectors = _detectors(stored)
+    expected = min(1.0, target.copies / data.images)
+    searched = tprime.search(stored, "search.model", detectors)
+    if searched is not None and detectors.embedding is not None:
+        control = tprime.curve(stored, "search.control", detectors)
+        null = tprime.baseline(stored, detectors.embedding.fpr)
+        searched = searched.model_copy(update={"control": control, "baseline": null})
+    elif searched is not None:
+        control = tprime.curve(stored, "search.control", detectors)
+        searched = searched.model_copy(update={"control": control})
+    skipped = stored.note("model", "not_done", NotDone)
+    return Measured(
+        data=data,
+        target=target,
+        detectors=detectors,
+        model=stored.note("model", "model", Model),
+        t_prime=searched,
+        q=rates.q(stored, detectors, expected, ESTIMATORS),
+        copies=stored.note("copies", "copies", Copies),
+        fid=stored.note("fid", "fid", Fid),
+        likelihood=_likelihood(stored),
+        membership=_membership(stored),
+        memorised=_memorised(stored),
+        samplers=_samplers(stored, detectors, expected),
+        checkpoints=tprime.checkpoints(stored, detectors),
+        profile=None if detectors.embedding is None else tprime.profile(stored, detectors.embedding.fpr),
+        not_done=() if skipped is None else skipped.sentences,
+        costs=_costs(stored),
+    )
+
+
+def _detectors(stored: Stored) -> Detectors:
+    return Detectors(
+        presence=stored.note("presence", "detector", Detector),
+        identity=stored.needed("identity", "detector", Detector),
+        embedding=stored.note("embedding", "detector", Detector),
+        agreement=_agreement(stored),
+    )
+
+
+def _agreement(stored: Stored) -> Agreement | None:
+    """c_id and the embedding on the trajectories of x_p's search."""
+    embedding, searched = stored.rows("agreement"), stored.rows("search.model")
+    if not embedding or "agreement" not in stored.notes:
+        return None
+    one, other = searched["identity_hit"].astype(bool), embedding["hit"].astype(bool)
+    cases = {
+        "both": one & other,
+        "identity_only": one & ~other,
+        "embedding_only": ~one & other,
+        "neither": ~one & ~other,
+    }
+    counts = {name: int(np.count_nonzero(found)) for name, found in cases.items()}
+    same = counts["both"] + counts["neither"]
+    return Agreement(
+        **counts,
+        images=len(one),
+        sentence=(
+            f"On {len(one)} images from the search for the private one, c_id and the embedding say the same"
+            f" of {same}; c_id alone recognised it in {counts['identity_only']}, the embedding alone in"
+            f" {counts['embedding_only']}."
+        ),
+        network_evaluations=int(embedding["evaluations"].sum()),
+    )
+
+
+def _samplers(stored: Stored, detectors: Detectors, expected: float) -> tuple[BySampler, ...]:
+    further = stored.note("samplers", "further", Further)
+    found = list[BySampler]()
+    for name in () if further is None else further.names:
+        searched = tprime.search(stored, f"search.model.{name}", detectors)
+        count = rates.counted(stored, f"samples.model.{name}", detectors, expected)
+        assert searched is not None and count is not None  # the stage finishes after both
+        sampler = stored.needed(f"samples.model.{name}", "sampler", Sampler)
+        found.append(BySampler(sampler=sampler, t_prime=searched, q=count))
+    return tuple(found)
+
+
+def _likelihood(stored: Stored) -> Likelihood | None:
+    """Bits per dimension by the rows of the likelihood; None where it was not asked for."""
+    noted = stored.note("likelihood", "probes", Probes)
+    if noted is None:
+        return None
+    train, heldout, target = (stored.rows(f"likelihood.{name}") for name in ("train", "heldout", "target"))
+    every = [rows for rows in (train, heldout, target) if rows]
+    return Likelihood(
+        bits_per_dim=_mean(train["bits"]),
+        heldout=_mean(heldout["bits"]) if heldout else None,
+        target=float(target["bits"][0]),
+        probes=noted.probes,
+        network_evaluations=sum(int(rows["evaluations"].sum()) for rows in every),
+    )
+
+
+def _mean(values: NDArray[np.float64]) -> Mean:
+    se = float(values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else None
+    return Mean(mean=float(values.mean()), se=se, n=len(values))
+
+
+SCORES = ("loss", "secmi", "pia")
+"""Membership scores that every row holds."""
+
+
+def _membership(stored: Stored) -> Membership | None:
+    """Membership scores with what each is worth; None where they were not asked for.
+
+    ``low`` and ``high`` enclose the AUC of the best of the scores: each at a level at which all hold together
+    (Bonferroni), and of these the largest ends.
+    """
+    noted = stored.note("membership", "scored", Scored)
+    if noted is None:
+        return None
+    if noted.note is not None:
+        return Membership(scores=(), auc=None, low=None, high=None, level=LEVEL, note=noted.note)
+    kept = [stored.rows(f"membership.{name}") for name in ("train", "heldout", "target")]
+    inside, outside, own = ({name: rows[name] for name in SCORES} for rows in kept)
+    likely = [stored.rows(f"likelihood.{name}") for name in ("train", "heldout", "target")]
+    if all(rows and len(rows["nats"]) >= n for rows, n in zip(likely, (2, 2, 1), strict=True)):
+        inside["likelihood"], outside["likelihood"], own["likelihood"] = (rows["nats"] for rows in likely)
+    found = separation(inside, outside, level=LEVEL)
+    each = separation(inside, outside, level=1 - (1 - LEVEL) / len(found))
+    return Membership(
+        scores=tuple(
+            Score(
+                name=one.name,
+                auc=one.auc,
+                at=one.at,
+                target=TargetScore(
+                    score=float(own[one.name][0]),
+                    p_value=rank_p_value(float(own[one.name][0]), outside[one.name]),
+                ),
+            )
+            for one in found
+        ),
+        auc=max(one.auc.value for one in each),
+        low=max(one.auc.low for one in each),
+        high=max(one.auc.high for one in each),
+        level=LEVEL,
+        members=len(inside["loss"]),
+        heldout=len(outside["loss"]),
+        network_evaluations=sum(int(rows["evaluations"].sum()) for rows in kept),
+    )
+
+
+def _memorised(stored: Stored) -> Memorised | None:
+    """Errors of the detected samples to x_p; None where images were given in the place of a model."""
+    rows = stored.rows("samples.model")
+    if not rows or "memorised" not in stored.notes:
+        return None
+    hit = rows["hit"].astype(bool)
+    if not hit.any():
+        return Memorised(count=0, mse=None, mae=None, nearest=None)
+    return Memorised(
+        count=int(np.count_nonzero(hit)),
+        mse=_spread(rows, "mse", hit),
+        mae=_spread(rows, "mae", hit),
+        nearest=stored.needed("memorised", "nearest", Nearest),
+    )
+
+
+def _spread(rows: Rows, name: str, hit: NDArray[np.bool_]) -> Spread:
+    values = rows[name][hit]
+    return Spread(min=float(values.min()), median=float(np.median(values)), max=float(values.max()))
+
+
+def _costs(stored: Stored) -> Costs:
+    stated = {name: note.get("network_evaluations") for name, note in stored.notes.items()}
+    return Costs(network_evaluations={name: int(cost) for name, cost in stated.items() if cost is not None})

@@ -1,0 +1,69 @@
+"""What stages note in run.json beside their rows: the facts that no row says.
+
+The stage writes the value, ``assemble`` reads it; neither knows a key of the other's by habit.
+"""
+
+from __future__ import annotations
+
+from latentprint.results.searched import Sampler
+from latentprint.results.value import Count, Sha256, Value
+
+
+class Searched(Value):
+    """Of a search: whose it is, and where its schedule starts."""
+
+    sampler: Sampler
+    horizon: float
+
+
+class Compared(Searched):
+    """Of the baseline: which numbers of the rows are x_p and the held-out images."""
+
+    target: Count
+    heldout: tuple[Count, ...]
+
+
+class Ranked(Searched):
+    """Of the profile: the targets with their hashes, and the numbers of the held-out images.
+
+    ``unmarked``: as they are. ``marked``: under a mark, where x_p is among the targets and carries one.
+    """
+
+    targets: tuple[Count, ...]
+    sha256: tuple[Sha256, ...]
+    private: Count
+    unmarked: tuple[Count, ...]
+    marked: tuple[Count, ...] | None
+
+
+class Snapshots(Value):
+    """Of the search over training: the checkpoints, and under which purpose the rows of each stand."""
+
+    steps: tuple[Count, ...]
+    weights_sha256: tuple[Sha256, ...]
+    purposes: tuple[str, ...]
+    control: str | None
+
+
+class Further(Value):
+    """Further samplers that were asked: under which name their rows stand."""
+
+    names: tuple[str, ...]
+
+
+class Scored(Value):
+    """Of the membership scores: why there are none, where the schedule does not reach where they look."""
+
+    note: str | None
+
+
+class Probes(Value):
+    """Of the likelihood: Hutchinson probes; null: the exact divergence."""
+
+    probes: int | None
+
+
+class NotDone(Value):
+    """What an audit cannot do, in sentences."""
+
+    sentences: tuple[str, ...]

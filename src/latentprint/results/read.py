@@ -1,0 +1,56 @@
+"""results.json from a file: bounded, validated before anything uses it, refused in one sentence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from latentprint.contracts import InputError
+from latentprint.files import read_json
+from latentprint.results.model import SCHEMA, Results
+from latentprint.results.stored import first
+
+OLDER = ("latentprint/1",)
+"""Schemas of former versions: their numbers do not say what they may be compared with."""
+
+
+def read_results(path: Path | str) -> Results:
+    """The results of a run, from its folder or from the file itself.
+
+    Raises:
+        InputError: there are none, or they are not of this version's schema.
+    """
+    path = Path(path)
+    file = path / "results.json" if path.is_dir() else path
+    return checked(read_plain(file))
+
+
+def read_plain(file: Path) -> dict[str, Any]:
+    """The JSON object in a results file, of any version but the older ones.
+
+    Raises:
+        InputError: the file is missing, holds no JSON object, or was written by an older version.
+    """
+    written = read_json(file)
+    if written.get("schema") in OLDER:
+        raise InputError(
+            f"the results are of schema {written['schema']}, which an older version wrote; run the audit"
+            f" again in a new folder to have them in {SCHEMA}"
+        )
+    return written
+
+
+def checked(written: dict[str, Any]) -> Results:
+    """Plain values as results.
+
+    Raises:
+        InputError: they are not of the schema; the sentence names the first place.
+    """
+    if "schema" not in written:
+        raise InputError(f"these results name no schema; {SCHEMA} is needed")
+    try:
+        return Results.model_validate(written)
+    except ValidationError as error:
+        raise InputError(f"the results are not of schema {SCHEMA}: {first(error)}") from error

@@ -1,0 +1,88 @@
+"""When to stop sampling, and what a count that stopped on sight may say.
+
+With ``samples.until = X`` sampling stops as soon as it is decided whether the image comes back more often
+than X: after each look (``stats.looks``), where with an anytime-valid interval [a, b] of the rate of joint
+detections (Robbins 1970; Howard et al. 2021)
+
+    below    b through the detectors' misses < X    (``stats.corrected_interval``)
+    above    a > X    more samples change nothing: what is left open is the detectors' false alarms
+
+The looks and all that follows from them are a function of the stored rows, so that a run killed at any moment
+stops where a straight run does, and whoever has the rows can check it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from latentprint.contracts import Hits
+from latentprint.results.counted import Looks, Stopping
+from latentprint.results.model import Detectors
+from latentprint.results.value import LEVEL
+from latentprint.stats import Trials, corrected_interval, looks, running_interval, samples_to_decide
+
+FIRST_LOOK = 512
+"""Samples before the first look; a unit of sampling, so that looks fall between two writes."""
+
+
+@dataclass(frozen=True)
+class Until:
+    """Is q below ``threshold``? ``most`` samples may be drawn to answer it."""
+
+    threshold: float
+    most: int
+    detectors: tuple[tuple[Trials, Trials], ...]
+
+    @classmethod
+    def of(cls, threshold: float | None, most: int, detectors: Detectors) -> Until | None:
+        """The question of the settings; None where the number of samples is fixed."""
+        return None if threshold is None else cls(threshold, most, errors(detectors))
+
+    def counts(self, hit: Hits) -> tuple[Trials, ...]:
+        """What each look saw, of the samples (n,) that were drawn, in the order of their ids."""
+        sizes = [size for size in looks(self.most, FIRST_LOOK) if size <= len(hit)]
+        return tuple(Trials(int(np.count_nonzero(hit[:size])), size) for size in sizes)
+
+    def interval(self, counts: Sequence[Trials], level: float = LEVEL) -> tuple[float, float]:
+        """Anytime-valid interval of the rate of joint detections."""
+        return running_interval(counts, level, self.threshold)
+
+    def answer(self, counts: Sequence[Trials]) -> Literal["below", "above"] | None:
+        """The answer; None while it is open."""
+        if self.interval(counts)[0] > self.threshold:
+            return "above"
+        through = corrected_interval(
+            counts[-1].rate, lambda level: self.interval(counts, level), self.detectors, level=LEVEL
+        )
+        return "below" if through.high < self.threshold else None
+
+    def stopping(self, hit: Hits) -> Stopping:
+        """The question, its answer and the looks that it rests on."""
+        counts = self.counts(hit)
+        answer = self.answer(counts)
+        if answer == "below":
+            said = f"the rate is below {self.threshold:g}, the detectors' misses counted"
+        elif answer == "above":
+            said = f"the detectors fire together more often than {self.threshold:g}"
+        else:
+            said = f"whether the rate is below {self.threshold:g} is still open{self._too_few()}"
+        return Stopping(
+            until=self.threshold,
+            most=self.most,
+            answer=answer,
+            stopped=f"after {counts[-1].n:,} of at most {self.most:,} images: {said}",
+            looks=Looks(samples=tuple(one.n for one in counts), hits=tuple(one.k for one in counts)),
+        )
+
+    def _too_few(self) -> str:
+        enough = samples_to_decide(self.threshold, LEVEL)
+        return f"; even without any hit at least {enough:,} would be needed" if enough > self.most else ""
+
+
+def errors(detectors: Detectors) -> tuple[tuple[Trials, Trials], ...]:
+    """(tpr, fpr) of c_p, where there is one, and of c_id."""
+    return tuple((one.tpr, one.fpr) for one in detectors.fitted)

@@ -1,0 +1,107 @@
+"""What a run holds: settings, rows, and the notes that its stages left. All that results follow from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from latentprint.contracts import Ids, Outcome, Probe, Times
+from latentprint.execute import held
+from latentprint.results.value import Value
+from latentprint.settings import read
+from latentprint.store import Run, RunError
+
+Rows = Mapping[str, NDArray[Any]]
+Kind = TypeVar("Kind")
+Note = TypeVar("Note", bound=Value)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A run as ``assemble`` reads it.
+
+    Attributes:
+        settings: plain values, as the run keeps them.
+        notes: what each finished stage noted, by the stage's name.
+        rows: the rows of a purpose; an empty mapping where there are none.
+    """
+
+    settings: Mapping[str, Any]
+    notes: Mapping[str, Mapping[str, Any]]
+    rows: Callable[[str], Rows]
+
+    @classmethod
+    def of(cls, run: Run) -> Stored:
+        """What a run holds."""
+        stages = run.record["stages"]
+        notes = {name: run.stage(name).payload for name in stages if run.stage(name).done}
+        return cls(run.settings, notes, run.rows)
+
+    def setting(self, kind: type[Kind], name: str) -> Kind:
+        """A table of the settings as the class that owns it.
+
+        Raises:
+            SettingsError: it cannot be used.
+        """
+        return read(kind, self.settings.get(name, {}), path=f"{name}.")
+
+    def note(self, stage: str, key: str, kind: type[Note]) -> Note | None:
+        """A value that a stage noted under ``key``; None where the stage did not finish or noted none.
+
+        Raises:
+            RunError: what is there is no such value.
+        """
+        found = self.notes.get(stage, {}).get(key)
+        if found is None:
+            return None
+        try:
+            return kind.model_validate(found)
+        except ValidationError as error:
+            raise RunError(
+                f"run.json: the note {key!r} of stage {stage!r} cannot be used: {first(error)}"
+            ) from error
+
+    def needed(self, stage: str, key: str, kind: type[Note]) -> Note:
+        """A value that must be there.
+
+        Raises:
+            RunError: it is not, or it is no such value.
+        """
+        found = self.note(stage, key, kind)
+        if found is None:
+            raise RunError(
+                f"run.json holds no {key!r} of stage {stage!r}: the run has not got that far, or another"
+                " version began it; repeat the command to continue it, or begin anew with --fresh"
+            )
+        return found
+
+    def probe(self, purpose: str) -> Probe:
+        """A probe that answers from the stored rows alone: a search is repeated without a model."""
+        rows = self.rows(purpose)
+
+        def answer(t: Times, ids: Ids) -> Outcome:
+            try:
+                return held(rows, t, ids, purpose)
+            except ValueError as error:
+                raise RunError(f"the rows are not those that this run's settings ask for: {error}") from error
+
+        return answer
+
+    def outcome(self, purpose: str) -> Outcome:
+        """All rows of a purpose, by rising id."""
+        rows = self.rows(purpose)
+        columns = {
+            name: column for name, column in rows.items() if name not in {"id", "t", "hit", "evaluations"}
+        }
+        return Outcome(rows["hit"].astype(bool), rows["evaluations"].astype("int64"), columns)
+
+
+def first(error: ValidationError) -> str:
+    """The first thing that is wrong with a value, in one line: where, and what."""
+    wrong = error.errors(include_url=False, include_input=False)[0]
+    where = ".".join(str(part) for part in wrong["loc"])[:120] or "the value"
+    return f"{where}: {wrong['msg']}"[:300].replace("\n", " ")

@@ -1,0 +1,301 @@
+"""Stored rows of searches -> t' of x_p, its null law, the profile, and t' over training.
+
+The search's own rules run again over the rows (``search``), so every method and its bounds come out as they
+did when the trajectories were drawn.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latentprint.results.model import Detectors
+from latentprint.results.notes import Compared, Ranked, Searched, Snapshots
+from latentprint.results.searched import (
+    Band,
+    Baseline,
+    Checkpoint,
+    Checkpoints,
+    Closest,
+    Curve,
+    Falling,
+    OwnTPrime,
+    Profile,
+    ProfileNull,
+    ProfileRow,
+    Question,
+    Recogniser,
+    Sampler,
+    Search,
+    require_alike,
+)
+from latentprint.results.stored import Rows, Stored
+from latentprint.search import (
+    BaselineSettings,
+    NullLaw,
+    Plan,
+    ProfileSettings,
+    SearchSettings,
+    TPrime,
+    scan,
+)
+from latentprint.search.onset import Look, onset
+from latentprint.stats import Trials, false_discovery
+
+
+def search(stored: Stored, purpose: str, detectors: Detectors) -> Search | None:
+    """t' of x_p from the rows of ``purpose``; None where the stage did not run."""
+    noted = stored.note(purpose, "search", Searched)
+    if noted is None:
+        return None
+    found = _again(stored, purpose, noted, detectors)
+    rows, curve = stored.rows(purpose), _curve(found, noted.sampler, detectors.recogniser)
+    return Search(
+        **dict(curve),
+        low=found.interval.low,
+        high=found.interval.high,
+        statement=found.interval.sentence,
+        sentence=found.sentence,
+        certain=found.certain,
+        method=found.method,
+        threshold=found.plan.threshold,
+        presence_hits=None if detectors.presence is None else _per_level(rows, "presence_hit", curve.grid),
+        identity_hits=_per_level(rows, "identity_hit", curve.grid),
+        band=Band(
+            low=tuple(low for (low, _), one in zip(found.band, found.trials, strict=True) if one.n),
+            high=tuple(high for (_, high), one in zip(found.band, found.trials, strict=True) if one.n),
+            level=found.plan.level,
+        ),
+        falling=Falling(p_value=found.falling.p_value, sentence=found.falling.sentence),
+    )
+
+
+def curve(stored: Stored, purpose: str, detectors: Detectors) -> Curve | None:
+    """The control's curve; None where there is no control."""
+    noted = stored.note(purpose, "search", Searched)
+    if noted is None:
+        return None
+    return _curve(_again(stored, purpose, noted, detectors), noted.sampler, detectors.recogniser)
+
+
+def false_positives(detectors: Detectors) -> Trials:
+    """Counts of the weaker detector: outside Omega_p a sign is missing, so the pair errs no more often."""
+    return max((one.fpr for one in detectors.fitted), key=lambda one: (one.upper(0.95), one.n))
+
+
+def _again(
+    stored: Stored,
+    purpose: str,
+    noted: Searched,
+    detectors: Detectors,
+    settings: SearchSettings | None = None,
+) -> TPrime:
+    settings = settings or stored.setting(SearchSettings, "search")
+    plan = settings.plan(noted.horizon, false_positives(detectors))
+    return settings.search(stored.probe(purpose), plan, int(stored.settings["seed"]))
+
+
+def _curve(found: TPrime, sampler: Sampler, recogniser: Recogniser) -> Curve:
+    asked = [i for i, one in enumerate(found.trials) if one.n]
+    most = max((found.trials[i].n for i in asked), default=found.plan.tries)
+    tries = found.plan.tries if found.method == "exhaustive" else most
+    return Curve(
+        question=Question(recogniser=recogniser, tries=tries, sampler=sampler),
+        value=found.value,
+        grid=tuple(found.plan.grid[i] for i in asked),
+        hits=tuple(found.trials[i].k for i in asked),
+        trials=tuple(found.trials[i].n for i in asked),
+        levels=len(found.plan.grid),
+        network_evaluations=found.network_evaluations,
+    )
+
+
+def _per_level(rows: Rows, column: str, grid: Sequence[float]) -> tuple[int, ...]:
+    return tuple(int(np.count_nonzero(rows[column][rows["t"] == t])) for t in grid)
+
+
+def baseline(stored: Stored, embedding: Trials) -> Baseline | None:
+    """The null law over held-out images and x_p's own t', all by the embedding; None where it did not run.
+
+    Args:
+        embedding: its counts of false positives.
+    """
+    noted, settings = (
+        stored.note("baseline", "compared", Compared),
+        stored.setting(BaselineSettings, "baseline"),
+    )
+    if noted is None:
+        return None
+    plan = settings.plan(noted.horizon, embedding)
+    found = dict(scan(stored.probe("baseline"), plan, [*noted.heldout, noted.target]))
+    own, null = found.pop(noted.target), list(found.values())
+    law = law_of(null)
+    levels = range(len(plan.grid))
+    return Baseline(
+        question=Question(recogniser="embedding", tries=plan.tries, sampler=noted.sampler),
+        asked=settings.images,
+        images=len(null),
+        grid=plan.grid,
+        hits=tuple(sum(one.trials[i].k for one in null) for i in levels),
+        trials=tuple(sum(one.trials[i].n for one in null) for i in levels),
+        values=law.values,
+        median=law.median,
+        target=OwnTPrime(value=own.certain, tries=plan.tries, hits=tuple(one.k for one in own.trials)),
+        excess=law.excess(own.certain),
+        p_value=law.p_value(own.certain),
+        smallest_p=law.smallest_p,
+        sentence=law.sentence(own.certain),
+        network_evaluations=sum(one.network_evaluations for one in (own, *null)),
+    )
+
+
+def law_of(null: Sequence[TPrime]) -> NullLaw:
+    """The null law of the largest t whose hits cannot all be false matches (`TPrime.certain`).
+
+    The largest t with any hit would do in theory, since any statistic ranks exchangeably. But among levels x
+    tries trajectories one false match of the embedding lifts it to any height, in the null as in the target,
+    and little could be told apart.
+    """
+    return NullLaw(tuple(one.certain for one in null))
+
+
+def profile(stored: Stored, embedding: Trials) -> Profile | None:
+    """t' of the training images asked for, ranked; each against the null law of the profile's own images."""
+    noted, settings = stored.note("profile", "ranked", Ranked), stored.setting(ProfileSettings, "profile")
+    if noted is None:
+        return None
+    plan = settings.plan(noted.horizon, embedding)
+    everything = [*dict.fromkeys([*noted.targets, *noted.unmarked, *(noted.marked or ())])]
+    found = dict(scan(stored.probe("profile"), plan, everything))
+    law = law_of([found[n] for n in noted.unmarked])
+    special = law if noted.marked is None else law_of([found[n] for n in noted.marked])
+    laws = {n: special if n == noted.private else law for n in noted.targets}
+    rows = _ranked(noted, found, laws, settings.false_discovery_rate)
+    above, named = sum(row.exceeds_null for row in rows), sum(row.discovered for row in rows)
+    return Profile(
+        question=Question(recogniser="embedding", tries=plan.tries, sampler=noted.sampler),
+        grid=plan.grid,
+        null=ProfileNull(
+            asked=settings.null,
+            images=len(noted.unmarked),
+            values=law.values,
+            marked=None if noted.marked is None else special.values,
+        ),
+        rows=rows,
+        false_discovery_rate=settings.false_discovery_rate,
+        exceeding=above,
+        discovered=named,
+        sentence=_profile_sentence(len(rows), above, named, law, settings.false_discovery_rate),
+        network_evaluations=sum(one.network_evaluations for one in found.values()),
+    )
+
+
+def _ranked(
+    noted: Ranked, found: Mapping[int, TPrime], laws: Mapping[int, NullLaw], rate: float
+) -> tuple[ProfileRow, ...]:
+    """One row a target, highest t' first, equal ones by hits, then by number; each against its own law."""
+    p_values = [laws[n].p_value(found[n].certain) for n in noted.targets]
+    stands = false_discovery(p_values, 1 - rate)
+    rows = [
+        ProfileRow(
+            target=n,
+            sha256=sha256,
+            value=found[n].certain,
+            hits=sum(one.k for one in found[n].trials),
+            p_value=p,
+            exceeds_null=laws[n].exceeds(found[n].certain),
+            discovered=bool(stand),
+        )
+        for n, sha256, p, stand in zip(noted.targets, noted.sha256, p_values, stands, strict=True)
+    ]
+    return tuple(sorted(rows, key=lambda r: (r.value is None, -(r.value or 0.0), -r.hits, r.target)))
+
+
+def _profile_sentence(count: int, above: int, named: int, law: NullLaw, rate: float) -> str:
+    null = len(law.values)
+    text = (
+        f"{above} of {count} images have a t' above that of all {null} images never trained on; {named} "
+        f"stand at a false-discovery rate of {rate:.2g}."
+    )
+    # Benjamini-Hochberg names k images at best where k of them have the smallest p there is.
+    needed = math.ceil(count * law.smallest_p / rate - 1e-9)
+    if not named and needed > 1:
+        text += (
+            f" With {null} held-out images at least {needed} targets must exceed them all before any can be "
+            "named; more held-out images lower that number."
+        )
+    return text
+
+
+def checkpoints(stored: Stored, detectors: Detectors) -> Checkpoints | None:
+    """t' of x_p at each checkpoint, and when it began to come back; None where none were kept."""
+    noted = stored.note("checkpoints", "snapshots", Snapshots)
+    if noted is None:
+        return None
+    settings = exhaustive(stored.setting(SearchSettings, "search"))
+    looks = list[Look]()
+    for step, purpose in zip(noted.steps, noted.purposes, strict=True):
+        searched = stored.needed(purpose, "search", Searched)
+        found = _again(stored, purpose, searched, detectors, settings)
+        looks.append(Look(step, found, stored.rows(purpose)))
+    began = onset(looks, None if noted.control is None else stored.rows(noted.control))
+    plan = looks[-1].found.plan
+    steps = [
+        _checkpoint(look, digest, p, plan)
+        for look, digest, p in zip(looks, noted.weights_sha256, began.p_values, strict=True)
+    ]
+    return Checkpoints(
+        tries=plan.tries,
+        grid=plan.grid,
+        threshold=plan.threshold,
+        level=plan.level,
+        closest_from=plan.horizon / 2,
+        against=began.against,
+        onset=began.step,
+        sentence=began.sentence,
+        steps=tuple(steps),
+    )
+
+
+def exhaustive(settings: SearchSettings) -> SearchSettings:
+    """The same question, asked at every level: what checkpoints are compared by."""
+    return SearchSettings(levels=settings.levels, tries=settings.tries, threshold=settings.threshold)
+
+
+def _checkpoint(look: Look, weights_sha256: str, p: float | None, plan: Plan) -> Checkpoint:
+    found = look.found
+    return Checkpoint(
+        step=look.step,
+        weights_sha256=weights_sha256,
+        value=found.value,
+        low=found.interval.low,
+        high=found.interval.high,
+        if_falling=(found.interval_if_falling.low, found.interval_if_falling.high),
+        certain=found.certain,
+        hits=tuple(one.k for one in found.trials),
+        p_value=p,
+        closest=_closest(look.rows, plan.horizon / 2),
+        network_evaluations=found.network_evaluations,
+    )
+
+
+def _closest(rows: Mapping[str, NDArray[Any]], t: float) -> Closest | None:
+    """Errors to x_p of the image nearest to it (by MSE) among those from ``t`` up; None without any."""
+    above = np.flatnonzero(rows["t"] >= t)
+    if not len(above):
+        return None
+    best = above[np.argmin(rows["mse"][above])]
+    return Closest(**{name: float(rows[name][best]) for name in ("t", "mse", "mae")})
+
+
+def compared(own: Search, law: Baseline) -> None:
+    """Nothing, if ``own`` may be set against ``law``: the guard that every comparison of t' passes.
+
+    Raises:
+        Incomparable: they answer different questions.
+    """
+    require_alike(own.question, law.question)
