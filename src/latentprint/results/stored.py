@@ -20,6 +20,20 @@ Kind = TypeVar("Kind")
 Note = TypeVar("Note", bound=Value)
 
 
+class _Columns(dict[str, NDArray[Any]]):
+    """Rows that answer for a missing column with a sentence, for results cannot be put together then."""
+
+    def __init__(self, purpose: str, rows: Rows) -> None:
+        super().__init__(rows)
+        self.purpose = purpose
+
+    def __missing__(self, name: str) -> NDArray[Any]:
+        raise RunError(
+            f"the rows of {self.purpose} (in probes/) are gone or lack the column {name!r}, so the results cannot"
+            " be put together; repeat the command that made the run, or restore them"
+        )
+
+
 @dataclass(frozen=True)
 class Stored:
     """A run as ``assemble`` reads it.
@@ -27,12 +41,16 @@ class Stored:
     Attributes:
         settings: plain values, as the run keeps them.
         notes: what each finished stage noted, by the stage's name.
-        rows: the rows of a purpose; an empty mapping where there are none.
+        kept: the rows of a purpose; an empty mapping where there are none.
     """
 
     settings: Mapping[str, Any]
     notes: Mapping[str, Mapping[str, Any]]
-    rows: Callable[[str], Rows]
+    kept: Callable[[str], Rows]
+
+    def rows(self, purpose: str) -> Rows:
+        """The rows of a purpose: empty where there are none. A column that is not there is a sentence."""
+        return _Columns(purpose, self.kept(purpose))
 
     @classmethod
     def of(cls, run: Run) -> Stored:
