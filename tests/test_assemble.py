@@ -169,7 +169,7 @@ def _alter(value: Any, path: list[str]) -> None:
     if isinstance(value, list):
         key, rest = int(path[0]), path[1:]
     else:
-        size = next(n for n in range(1, len(path) + 1) if ".".join(path[:n]) in value)
+        size = next(n for n in range(len(path), 0, -1) if ".".join(path[:n]) in value)
         key, rest = ".".join(path[:size]), path[size:]
     if rest:
         _alter(value[key], rest)

@@ -29,8 +29,8 @@ class _Columns(dict[str, NDArray[Any]]):
 
     def __missing__(self, name: str) -> NDArray[Any]:
         raise RunError(
-            f"the rows of {self.purpose} (in probes/) are gone or lack the column {name!r}, so the results cannot"
-            " be put together; repeat the command that made the run, or restore them"
+            f"the rows of {self.purpose} (in probes/) are gone or lack the column {name!r}, so the results"
+            " cannot be put together; repeat the command that made the run, or restore them"
         )
 
 
