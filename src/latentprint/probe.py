@@ -9,11 +9,13 @@ Both are the same function with another beginning. The noise of a trajectory is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from latentprint.contracts import Ids, Outcome, Times
@@ -29,6 +31,9 @@ Begin = Callable[[Tensor, Tensor], Tensor]
 
 Watch = Callable[[Ids, Tensor], None]
 """Sees the ids (n,) and the finished images (n, C, H, W) of each call before its outcome is returned."""
+
+Compare = Callable[[Tensor], Mapping[str, NDArray[Any]]]
+"""Finished images (n, C, H, W) -> further columns (n,), each a function of its own image alone."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,7 @@ class ModelProbe:
     codec: Codec = IdentityCodec()  # noqa: RUF009 (frozen and stateless)
     batch: int = 256
     watch: Watch | None = None
+    compare: Compare | None = None
 
     def images(self, t: Times, ids: Ids) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Trajectories as they end: (rows into ``ids``, images (n, C, H, W) in [-1, 1], evaluations (n,)).
@@ -74,6 +80,7 @@ class ModelProbe:
         n = len(ids)
         columns = {name: np.zeros(n, np.float32) for name in ("presence", "identity", "mse", "mae")}
         flags = {name: np.zeros(n, np.bool_) for name in ("presence_hit", "identity_hit")}
+        more: dict[str, NDArray[Any]] = {}
         evaluations = np.zeros(n, np.int64)
         for rows, images, cost in self.images(t, ids):
             at = rows.cpu().numpy()
@@ -89,8 +96,11 @@ class ModelProbe:
                 flags[f"{name}_hit"][at] = (probability >= detector.threshold).cpu().numpy()
             if self.watch is not None:
                 self.watch(ids[at], images)
+            if self.compare is not None:
+                for name, values in self.compare(images).items():
+                    more.setdefault(name, np.zeros(n, values.dtype))[at] = values
         hit = flags["presence_hit"] & flags["identity_hit"]
-        return Outcome(hit=hit, evaluations=evaluations, columns=columns | flags)
+        return Outcome(hit=hit, evaluations=evaluations, columns=columns | flags | more)
 
 
 def from_image(image: Tensor, denoiser: Denoiser, streams: Streams, purpose: str, codec: Codec) -> Begin:

@@ -30,6 +30,7 @@ from latentprint.audit.distance import distance, extractor
 from latentprint.audit.given import Given, as_it_is, given_images, named, open_given, take_model
 from latentprint.audit.likelihoods import likelihood
 from latentprint.audit.membership import membership
+from latentprint.audit.pool import pool
 from latentprint.audit.profile import profile, require_targets
 from latentprint.audit.rare import rare
 from latentprint.audit.samplers import beside
@@ -154,8 +155,17 @@ def count(work: Work, about: Subject, made: Made, extract: Extractor) -> Outcome
     def stops(seen: Outcome) -> bool:
         return until is not None and until.answer(until.counts(seen.hit)) is not None
 
-    of_model = None if until is None else stops
-    model = stages.sample(work, "model", made.main, made.detectors, private, asked.count, extract, of_model)
+    model = stages.sample(
+        work,
+        "model",
+        made.main,
+        made.detectors,
+        private,
+        asked.count,
+        extract,
+        None if until is None else stops,
+        pool(work, about.split, about.injection),
+    )
     if made.control is not None:
         n = asked.control or len(model.hit)
         stages.sample(work, "control", made.control, made.detectors, private, n, None)

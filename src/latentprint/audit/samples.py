@@ -25,6 +25,7 @@ from latentprint.audit.distance import finish as fid
 from latentprint.audit.frame import begin, finish
 from latentprint.audit.given import as_it_is, named
 from latentprint.audit.images import read_images
+from latentprint.audit.pool import pool
 from latentprint.audit.stages import Detectors, private_image
 from latentprint.audit.work import Work, one_image, open_device
 from latentprint.config import AuditConfig
@@ -33,6 +34,7 @@ from latentprint.data import ImageSet, Split
 from latentprint.execute import run_probe
 from latentprint.fingerprint import Injection
 from latentprint.metrics.error import mae, mse
+from latentprint.probe import Compare
 from latentprint.progress import Report
 from latentprint.report.evidence import Evidence, NearestPair, Sample
 from latentprint.results.model import Copies, Distances, Model, Pair, Results, Spread
@@ -56,16 +58,20 @@ class StoredSamples:
     target: NDArray[np.float32]
     detectors: Detectors
     device: torch.device
+    compare: Compare | None = None
 
     def __call__(self, t: Times, ids: Ids) -> Outcome:
         n, target = len(ids), one_image(self.target, self.device)
         columns = {name: np.zeros(n, np.float32) for name in ("presence", "identity", "mse", "mae")}
         flags = {name: np.ones(n, np.bool_) for name in ("presence_hit", "identity_hit")}
+        more: dict[str, NDArray[Any]] = {}
         for first in range(0, n, _BATCH):
             rows = slice(first, first + _BATCH)
             images = one_image(self.samples.pixels[ids[rows]], self.device)
             columns["mse"][rows] = mse(images, target).cpu().numpy()
             columns["mae"][rows] = mae(images, target).cpu().numpy()
+            for name, values in ({} if self.compare is None else self.compare(images)).items():
+                more.setdefault(name, np.zeros(n, values.dtype))[rows] = values
             pair = (("presence", self.detectors.presence), ("identity", self.detectors.identity))
             for name, detector in pair:
                 if detector is None:
@@ -75,7 +81,7 @@ class StoredSamples:
                 columns[name][rows] = probability.cpu().numpy()
                 flags[f"{name}_hit"][rows] = (probability >= detector.threshold).cpu().numpy()
         hit = flags["presence_hit"] & flags["identity_hit"]
-        return Outcome(hit=hit, evaluations=np.zeros(n, np.int64), columns=columns | flags)
+        return Outcome(hit=hit, evaluations=np.zeros(n, np.int64), columns=columns | flags | more)
 
 
 def run_samples_audit(
@@ -105,7 +111,7 @@ def run_samples_audit(
             said = NotDone(sentences=CANNOT)
             run.finish("model", {"model": _model(given, split).plain(), "not_done": said.plain()})
         detectors = stages.detectors(work, split, injection)
-        counted = _count(work, given, injection, detectors)
+        counted = _count(work, given, injection, detectors, pool(work, split, injection))
         with work.stage("copies"):
             work.say("nearest copies", 0, 1, "searches")
             near = audit_samples(given, split.train, split.heldout, device=place)
@@ -151,10 +157,12 @@ def settings_of(config: AuditConfig, samples: ImageSet, target: int | str | Path
     return kept | {"given": own}
 
 
-def _count(work: Work, samples: ImageSet, injection: Injection, detectors: Detectors) -> Outcome:
+def _count(
+    work: Work, samples: ImageSet, injection: Injection, detectors: Detectors, compare: Compare | None
+) -> Outcome:
     """Every sample through the detectors; rows are kept as ``samples.model``."""
     purpose = "samples.model"
-    probe = StoredSamples(samples, injection.target, detectors, work.device)
+    probe = StoredSamples(samples, injection.target, detectors, work.device, compare)
     with work.stage(purpose):
         ids = np.arange(len(samples), dtype=np.int64)
         found = run_probe(

@@ -38,7 +38,7 @@ from latentprint.marks import Natural, Unmarked, as_found, was_injected
 from latentprint.metrics.frechet import Extractor
 from latentprint.networks import build_unet, load_model, save_model
 from latentprint.networks.speed import Evaluation, for_evaluation
-from latentprint.probe import ModelProbe, from_image, from_prior
+from latentprint.probe import Compare, ModelProbe, from_image, from_prior
 from latentprint.results import model as results
 from latentprint.results.notes import Searched
 from latentprint.results.stopping import FIRST_LOOK
@@ -385,13 +385,16 @@ def sample(
     count: int,
     extract: Extractor | None,
     stops: Callable[[Outcome], bool] | None = None,
+    compare: Compare | None = None,
 ) -> Outcome:
     """``count`` samples from the prior through both detectors (§5.3); rows are kept as ``samples.<name>``.
 
-    ``stops`` sees all samples so far at each of ``stats.looks`` and says whether they are enough.
+    ``compare`` adds columns to the rows. ``stops`` sees all samples so far at each of ``stats.looks`` and
+    says whether they are enough.
     """
     purpose = f"samples.{name}"
     probe, over = prior_probe(work, denoiser, detectors, target, "samples"), work.map
+    probe = replace(probe, compare=compare)
     if extract is not None:
         features = Features(work.config.fid.samples, extract)
         probe, over = replace(probe, watch=features), Keeping(work, f"features.{name}", features)

@@ -33,10 +33,12 @@ from latentprint.results.model import (
     Target,
     TargetScore,
 )
-from latentprint.results.notes import Further, NotDone, Probes, Scored
+from latentprint.results.notes import Further, NotDone, Pooled, Probes, Scored
 from latentprint.results.searched import Sampler
+from latentprint.results.stopping import FIRST_LOOK
 from latentprint.results.stored import Rows, Stored
 from latentprint.results.value import LEVEL
+from latentprint.stats.returned import Returned, returned
 from latentprint.stats.roc import rank_p_value, separation
 
 ESTIMATORS = ("splitting", "bridge")
@@ -83,6 +85,7 @@ def assemble(stored: Stored) -> Measured:
         model=stored.note("model", "model", Model),
         t_prime=searched,
         q=rates.q(stored, detectors, expected, ESTIMATORS),
+        returned=_returned(stored),
         copies=stored.note("copies", "copies", Copies),
         fid=stored.note("fid", "fid", Fid),
         likelihood=_likelihood(stored),
@@ -129,6 +132,20 @@ def _agreement(stored: Stored) -> Agreement | None:
         ),
         network_evaluations=int(embedding["evaluations"].sum()),
     )
+
+
+def _returned(stored: Stored) -> Returned | None:
+    """Which real images came back; None where too few were there for a pool.
+
+    Where sampling could stop on sight, the samples before the first look: their number was fixed.
+    """
+    noted = stored.note("pool", "pooled", Pooled)
+    if noted is None:
+        return None
+    rows, pool = stored.rows("samples.model"), stored.rows("pool")
+    fixed = len(rows["id"]) if stored.settings.get("samples", {}).get("until") is None else FIRST_LOOK
+    samples = {name: rows[f"pool_{name}"][:fixed] for name in ("nearest", "distance", "ten")}
+    return returned(samples, pool, pool["whose"], noted.target)
 
 
 def _samplers(stored: Stored, detectors: Detectors, expected: float) -> tuple[BySampler, ...]:

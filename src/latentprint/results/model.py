@@ -19,6 +19,7 @@ from latentprint.results.counted import Counted, Q
 from latentprint.results.searched import Checkpoints, Profile, Recogniser, Sampler, Search
 from latentprint.results.value import Chance, Count, Sha256, Value
 from latentprint.stats import Trials
+from latentprint.stats.returned import Returned
 from latentprint.stats.roc import AtFalsePositives, Auc
 
 SCHEMA = "latentprint/2"
@@ -277,11 +278,28 @@ class Rule(Value):
     least_sensitivity: Annotated[float, Field(gt=0, lt=1)] = 0.5
 
 
+class Tested(Value):
+    """One test of the verdict's rule: at which share of 1 - level it rejects, and whether it does.
+
+    ``p_value`` is null where the test is an interval, for a count that stopped on sight.
+    """
+
+    name: Literal["target", "whole set", "control"]
+    p_value: Chance | None
+    alpha: Chance
+    rejects: bool
+
+
 class Verdict(Value):
-    """The finding in one of three words, with its reasons in sentences."""
+    """The finding in one of three words, with its reasons in sentences (docs/verdict.md).
+
+    Attributes:
+        tests: the tests that could be run; the state is "reproduces" where one of them rejects.
+    """
 
     state: State
     reasons: tuple[str, ...]
+    tests: tuple[Tested, ...] = ()
     rule: Rule
 
 
@@ -294,6 +312,7 @@ class Measured(Value):
     model: Model | None = None
     t_prime: Search | None
     q: Q
+    returned: Returned | None = None
     copies: Copies | None = None
     fid: Fid | None
     likelihood: Likelihood | None

@@ -67,3 +67,9 @@ class NotDone(Value):
     """What an audit cannot do, in sentences."""
 
     sentences: tuple[str, ...]
+
+
+class Pooled(Value):
+    """Of the pool of real images: the place of x_p in it."""
+
+    target: Count

@@ -1,0 +1,32 @@
+"""All real images as one pool, against which every generated image is held (`stats.returned`)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from latentprint.attacks.pool import Pool
+from latentprint.audit.work import Work
+from latentprint.data import Split
+from latentprint.fingerprint import Injection
+from latentprint.probe import Compare
+from latentprint.results.notes import Pooled
+from latentprint.stats.returned import LEAST
+
+
+def pool(work: Work, split: Split, injection: Injection) -> Compare | None:
+    """Keep the pool's own rows as ``pool``, and give what compares samples with it.
+
+    None where there are too few images for a pool: nothing can then be said of which of them come back.
+    """
+    mixed = [] if split.overlap is None else [train for _, train, _ in split.overlap.pairs]
+    images = Pool.of(injection.marked.pixels, split.heldout.pixels, injection.index, mixed)
+    if len(images.whose) < LEAST:
+        return None
+    if not work.run.stage("pool").done:
+        with work.stage("pool"):
+            work.say("comparing real images", 0, 1, "sets")
+            ids = np.arange(len(images.whose), dtype=np.int64)
+            work.run.append("pool", {"id": ids, "whose": images.whose, **images.rows})
+            work.run.finish("pool", {"pooled": Pooled(target=images.target).plain()})
+            work.say("comparing real images", 1, 1, "sets")
+    return lambda found: {f"pool_{name}": values for name, values in images.held_against(found).items()}
