@@ -117,9 +117,11 @@ def verify(folder: Path | str) -> Verification:
     """
     folder = Path(folder)
     run, written = Run.read(folder), read_plain(folder / "results.json")
-    derived = judged(assemble(Stored.of(run))).plain()
+    stored = Stored.of(run)
+    derived = judged(assemble(stored)).plain()
     checks = [*differences(written, derived), *_from_files(folder, run.record)]
-    trusted = [part for part in NOTED if _at(derived, part) is not None]
+    estimates = [f"q.{name}" for name, note in stored.notes.items() if "estimate" in note]
+    trusted = [part for part in (*NOTED, *estimates) if _at(derived, part) is not None]
     return Verification(tuple(checks), tuple(trusted))
 
 

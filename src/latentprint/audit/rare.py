@@ -1,71 +1,50 @@
-"""q where counting sees nothing: splitting in the sampler's noise and the bridge, beside the count.
+"""q where counting sees nothing: every estimator of the table that the settings name, beside the count.
 
-Both are about the same Omega as the count: the images on which c_p and c_id fire together. Splitting is about
-the audit's own sampler; the bridge about the probability flow, which is another sampler with its own q.
+All are about the same Omega as the count: the images on which c_p and c_id fire together. An estimate says
+itself whose sampler's q it is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from latentprint.audit.stages import Detectors
 from latentprint.audit.work import Work, one_image
-from latentprint.denoiser import Denoiser, IdentityCodec
+from latentprint.denoiser import Denoiser
 from latentprint.fingerprint import Injection
 from latentprint.metrics.error import mse
-from latentprint.rate import (
-    BridgeConfig,
-    Inside,
-    Rate,
-    SamplerPushforward,
-    SplittingConfig,
-    bridge,
-    splitting,
-)
+from latentprint.rate import Inside, Rate, SamplerPushforward
+from latentprint.rate.table import ESTIMATORS, Effort, Estimator, Subject
 from latentprint.results.counted import Estimate
 from latentprint.results.searched import Sampler
 
 
 def rare(work: Work, model: Denoiser, detectors: Detectors, injection: Injection) -> None:
-    """Each estimator that the settings name, as a stage: finished it is read, interrupted it begins anew."""
-    settings = work.config.rare
+    """Each estimator that the settings name, as a stage: finished it is read, interrupted it goes on."""
+    asked = [one for one in ESTIMATORS if getattr(work.config.rare, one.name)]
+    if not asked:
+        return
     target = one_image(injection.target, work.device)
-    inside = omega(detectors)
+    others = one_image(injection.control.pixels, work.device)
     with torch.no_grad():
         latent = work.codec.encode(target[None])[0]  # x_p in the model's own space
-    if settings.splitting:
-        push = SamplerPushforward(model, work.sampler, tuple(latent.shape), work.codec)
-        config = SplittingConfig(relative=settings.relative, most=settings.most)
-        _stage(
-            work,
-            "splitting",
-            lambda: splitting(
-                push,
-                lambda images: mse(images.clamp(-1, 1), target),
-                inside,
-                sampler=work.sampler.describe(),
-                seed=work.config.seed,
-                config=config,
-                device=work.device,
-            ),
+        subject = Subject(
+            push=SamplerPushforward(model, work.sampler, tuple(latent.shape), work.codec),
+            sampler=work.sampler.describe(),
+            inside=omega(detectors),
+            score=lambda images: mse(images.clamp(-1, 1), target),
+            target=latent,
+            model=model,
+            others=torch.cat([work.codec.encode(part) for part in others.split(work.batch)]),
+            codec=work.codec,
+            device=work.device,
         )
-    if settings.bridge:
-        _stage(
-            work,
-            "bridge",
-            lambda: bridge(
-                model,
-                latent,
-                inside,
-                seed=work.config.seed,
-                config=BridgeConfig(relative=settings.relative),
-                codec=work.codec,
-                data_range=(-1.0, 1.0) if isinstance(work.codec, IdentityCodec) else None,
-            ),
-        )
+    for one in asked:
+        _stage(work, one, subject)
 
 
 def omega(detectors: Detectors) -> Inside:
@@ -86,15 +65,27 @@ def omega(detectors: Detectors) -> Inside:
     return inside
 
 
-def _stage(work: Work, name: str, estimate: Callable[[], Rate]) -> None:
-    if work.run.stage(name).done:
+def _stage(work: Work, one: Estimator, subject: Subject) -> None:
+    if work.run.stage(one.name).done:
         return
-    work.say(f"estimating q by {name}", 0, 1, "estimates")
-    with work.stage(name):
-        found = estimate()
+
+    def kept(part: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        stage = f"{one.name}.{part}"
+        if not work.run.stage(stage).done:
+            work.run.finish(stage, {"part": make()})
+        return dict(work.run.stage(stage).payload["part"])
+
+    effort = Effort(
+        relative=work.config.rare.relative,
+        most=work.config.rare.most,
+        seed=work.config.seed,
+        progress=work.progress(f"estimating q by {one.name}", "samples"),
+        kept=kept,
+    )
+    with work.stage(one.name):
+        found = one.estimate(subject, effort)
         cost = {"network_evaluations": found.network_evaluations}
-        work.run.finish(name, cost | {"estimate": value(found).plain()})
-    work.say(f"estimating q by {name}", 1, 1, "estimates")
+        work.run.finish(one.name, cost | {"estimate": value(found).plain()})
 
 
 def value(rate: Rate) -> Estimate:

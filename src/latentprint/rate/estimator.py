@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-Progress = Callable[[int, int], None]
+Progress = Callable[[int, int], object]
 """Samples done, and how many are expected in all as far as is known."""
 
 Kept = Callable[[str, Callable[[], dict[str, Any]]], dict[str, Any]]

@@ -41,10 +41,6 @@ from latentprint.results.value import LEVEL
 from latentprint.stats.returned import Returned, returned
 from latentprint.stats.roc import rank_p_value, separation
 
-ESTIMATORS = ("splitting", "bridge")
-"""Stages that estimate q, each under its key in ``q``."""
-
-
 NOTED = (
     "data",
     "target",
@@ -55,7 +51,6 @@ NOTED = (
     "copies",
     "fid",
     "memorised.nearest",
-    *(f"q.{name}" for name in ESTIMATORS),
 )
 """Parts of the results that a stage noted, and that no row says again."""
 
@@ -84,7 +79,7 @@ def assemble(stored: Stored) -> Measured:
         detectors=detectors,
         model=stored.note("model", "model", Model),
         t_prime=searched,
-        q=rates.q(stored, detectors, expected, ESTIMATORS),
+        q=rates.q(stored, detectors, expected),
         returned=_returned(stored),
         copies=stored.note("copies", "copies", Copies),
         fid=stored.note("fid", "fid", Fid),

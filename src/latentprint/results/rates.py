@@ -24,13 +24,14 @@ from latentprint.stats import (
 )
 
 
-def q(stored: Stored, detectors: Detectors, expected: float, estimators: tuple[str, ...]) -> Q:
+def q(stored: Stored, detectors: Detectors, expected: float) -> Q:
     """All that is known of q; ``expected`` is copies / N."""
     control = counted(stored, "samples.control", detectors, expected)
     alarms = None if control is None else control.trials
     monte_carlo = counted(stored, "samples.model", detectors, expected, alarms, decides=True)
     assert monte_carlo is not None
-    found = {name: estimate(stored, name, detectors, monte_carlo.sampler, alarms) for name in estimators}
+    estimated = [name for name, note in stored.notes.items() if "estimate" in note]
+    found = {name: estimate(stored, name, detectors, monte_carlo.sampler, alarms) for name in estimated}
     return Q(monte_carlo=monte_carlo, control=control, combined=combined(monte_carlo, found), **found)
 
 

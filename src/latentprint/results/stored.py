@@ -65,7 +65,7 @@ class Stored:
         Raises:
             SettingsError: it cannot be used.
         """
-        return read(kind, self.settings.get(name, {}), path=f"{name}.")
+        return read(kind, self.settings.get(name, {}))
 
     def note(self, stage: str, key: str, kind: type[Note]) -> Note | None:
         """A value that a stage noted under ``key``; None where the stage did not finish or noted none.
