@@ -8,12 +8,12 @@ from pathlib import Path
 from latentprint.attacks.nearest import nearest
 from latentprint.config import AuditConfig
 from latentprint.contracts import InputError
-from latentprint.data import ImageSet, Split, load, near_duplicates, stack
+from latentprint.data import ImageSet, Overlap, Split, load, near_duplicates, stack
 from latentprint.data.files import image_files, read_image
 from latentprint.data.resize import all_resized
 from latentprint.dicom import dicom_files, load_dicom
 from latentprint.marks import locate
-from latentprint.results.model import Data
+from latentprint.results.model import Data, LeftOut
 
 MOST_COMPARED = 30_000
 """Training images up to which near copies are looked for among all of them: beyond, it takes minutes."""
@@ -53,7 +53,7 @@ def read_images(config: AuditConfig, root: Path | str | None, download: bool) ->
 
 def facts(config: AuditConfig, split: Split) -> Data:
     """What results say of the images that were trained on and held out."""
-    train, heldout = split.train, split.heldout
+    train, heldout, overlap = split.train, split.heldout, split.overlap
     few = len(train) <= MOST_COMPARED
     return Data(
         source=split.name,
@@ -62,9 +62,21 @@ def facts(config: AuditConfig, split: Split) -> Data:
         shape=tuple(train.shape),
         heldout=len(heldout),
         near_copies=sum(map(len, near_duplicates(train.pixels))) if few else None,
+        left_out=None if overlap is None or not overlap.pairs else left_out(overlap),
         resized=config.data.resize,
         identities=None if train.identities is None else len(set(train.identities)),
         heldout_identities=None if heldout.identities is None else len(set(heldout.identities)),
+    )
+
+
+def left_out(overlap: Overlap) -> LeftOut:
+    """The held-out images that are copies of training images, as results state them."""
+    return LeftOut(
+        images=len(overlap.pairs),
+        of=overlap.heldout,
+        within_near=overlap.within_near,
+        tolerance=overlap.tolerance,
+        sentence=str(overlap),
     )
 
 

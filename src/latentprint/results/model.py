@@ -27,12 +27,28 @@ SCHEMA = "latentprint/2"
 State = Literal["reproduces", "not found", "inconclusive"]
 
 
+class LeftOut(Value):
+    """Held-out images that are copies of training images, and so no background for anything.
+
+    Attributes:
+        images: how many of ``of`` were left out; ``within_near`` differ by no more than storing again may.
+        tolerance: root mean squared difference up to which an image counts as a copy.
+    """
+
+    images: Count
+    of: Count
+    within_near: Count
+    tolerance: float
+    sentence: str
+
+
 class Data(Value):
     """What was trained on.
 
     Attributes:
         sha256: hash of the manifest.
         near_copies: training images with a near copy among the others; null: too many to look.
+        left_out: copies of training images among those held out; null where nobody looked, or there are none.
         identities, heldout_identities: persons, where they are known.
         resized: the side to which images were brought.
     """
@@ -43,6 +59,7 @@ class Data(Value):
     shape: tuple[int, ...]
     heldout: Count
     near_copies: Count | None = None
+    left_out: LeftOut | None = None
     resized: int | None = None
     identities: Count | None = None
     heldout_identities: Count | None = None
