@@ -17,15 +17,15 @@ with Clopper-Pearson limits); Przyborowski, Wilenski, Biometrika 31 (1940) for t
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, cast
 
 from scipy import stats as scipy_stats  # pyright: ignore[reportMissingTypeStubs]
 
 from latentprint.contracts import InputError
+from latentprint.results import Results
 from latentprint.stats import Trials
-from latentprint.verdict import evidence
 from latentprint.words import chance, one_in
 
 
@@ -114,39 +114,38 @@ def equality_p(first: Trials, second: Trials) -> float:
     return float(cast(Any, scipy_stats).fisher_exact(table).pvalue)
 
 
-def compare(runs: Mapping[str, Mapping[str, Any]], level: float = 0.95) -> Comparison:
+def compare(runs: Mapping[str, Results], level: float = 0.95) -> Comparison:
     """Compare results by name; the first is the reference.
 
     Raises:
-        InputError: fewer than two runs, results without counts, or a run without samples.
+        InputError: fewer than two runs, or a run without samples.
     """
     if len(runs) < 2:
         raise InputError(f"a comparison needs at least two runs, got {len(runs)}")
-    lines = tuple(_line(name, results, level) for name, results in runs.items())
-    reference, *others = lines
+    reference, *others = (_line(name, results, level) for name, results in runs.items())
     each = 1 - (1 - level) / len(others)
     differences = tuple(_difference(reference, one, level, each, len(others)) for one in others)
-    return Comparison(lines, differences, tuple(_cautions(runs)))
+    return Comparison((reference, *others), differences, tuple(_cautions([*runs.values()])))
 
 
-def _line(name: str, results: Mapping[str, Any], level: float) -> Line:
-    counts = evidence(results)
-    if counts.hits.n == 0:
+def _line(name: str, results: Results, level: float) -> Line:
+    hits = results.q.monte_carlo.trials
+    if hits.n == 0:
         raise InputError(f"{name} holds no generated images, so it has no rate to compare")
-    low, high = counts.hits.interval(level)
+    low, high = hits.interval(level)
     return Line(
         name=name,
-        images=results["data"]["images"],
-        samples=counts.hits.n,
-        hits=counts.hits.k,
-        rate=counts.hits.rate,
+        images=results.data.images,
+        samples=hits.n,
+        hits=hits.k,
+        rate=hits.rate,
         low=low,
         high=high,
         level=level,
-        times_expected=counts.hits.rate / counts.expected_rate,
-        missable=counts.hits.upper(level),
-        t_prime=(results.get("t_prime") or {}).get("value"),
-        state=(results.get("verdict") or {}).get("state", "not judged"),
+        times_expected=hits.rate / results.expected_rate,
+        missable=hits.upper(level),
+        t_prime=None if results.t_prime is None else results.t_prime.value,
+        state=results.verdict.state,
     )
 
 
@@ -192,29 +191,30 @@ def _rate(line: Line) -> str:
     return one_in(line.rate) if line.hits else f"none in {line.samples:,}"
 
 
-def _cautions(runs: Mapping[str, Mapping[str, Any]]) -> list[str]:
+LIKE: tuple[tuple[str, Callable[[Results], object]], ...] = (
+    ("the private image", lambda r: r.target.sha256),
+    ("the training images", lambda r: r.data.sha256),
+    ("the way of generating", lambda r: r.q.monte_carlo.sampler),
+    ("the recognisers' networks", lambda r: [one.backbone for one in r.detectors.fitted]),
+    ("how t' was asked", lambda r: None if r.t_prime is None else r.t_prime.question),
+    ("when to stop sampling", lambda r: r.q.monte_carlo.stopping is None),
+)
+"""What runs must share for a difference between them to be the recipe's."""
+
+
+def _cautions(runs: Sequence[Results]) -> list[str]:
     """Differences between the runs that are not the recipe's."""
-    asked: Sequence[tuple[str, str, str]] = (
-        ("the private image", "target", "sha256"),
-        ("the training images", "data", "sha256"),
-        ("the way of generating", "sampler", ""),
-        ("the recognisers' networks", "backbone", ""),
-    )
-    cautions: list[str] = []
-    for what, part, key in asked:
-        values = {_key(results, part, key) for results in runs.values()}
-        if len(values) > 1:
-            cautions.append(f"The runs differ in {what}, so a difference may be due to that.")
-    return cautions
-
-
-def _key(results: Mapping[str, Any], part: str, key: str) -> str:
-    if part == "sampler":
-        return repr(sorted((results["q"]["monte_carlo"].get("sampler") or {}).items()))
-    if part == "backbone":
-        detectors = [results["detectors"][name] or {} for name in ("presence", "identity")]
-        return repr([one.get("backbone") for one in detectors])
-    return repr(results[part].get(key))
+    told = [
+        f"The runs differ in {what}, so a difference may be due to that."
+        for what, of in LIKE
+        if any(of(one) != of(runs[0]) for one in runs)
+    ]
+    if any(one.q.monte_carlo.stopping is not None for one in runs):
+        told.append(
+            "Sampling stopped on sight of the counts, and the intervals here are those of a fixed number of"
+            " samples: they are narrower than they should be."
+        )
+    return told
 
 
 __all__: Sequence[str] = [

@@ -55,12 +55,21 @@ def number(value: float | None, digits: int = 3) -> str:
     if value == 0:
         return "0"
     if 1e-4 <= abs(value) < 1e6:
-        rounded = float(f"{value:.{digits - 1}e}")
-        text = f"{rounded:,.10f}".rstrip("0").rstrip(".")
+        text = f"{_significant(value, digits):,.10f}".rstrip("0").rstrip(".")
         return text.replace("-", "−")
     mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
     power = str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
     return f"{mantissa} × 10{power}".replace("-", "−")
+
+
+def of(k: int, n: int) -> str:
+    """A count for people: "39 of 4,000"."""
+    return f"{k:,} of {n:,}"
+
+
+def noise(t: float | None) -> str:
+    """A t', or "never" where nothing came back."""
+    return "never" if t is None else f"{t:.3g}"
 
 
 def percent(value: float | None) -> str:

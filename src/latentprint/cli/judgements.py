@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from latentprint.cli.shared import Json, RunFolder, answering, print_json
+
+
+@contextmanager
+def judging() -> Generator[None]:
+    """As ``answering``, for commands whose exit code 1 is a finding: whatever else goes wrong is exit 2."""
+    with answering(ValueError):
+        try:
+            yield
+        except ValueError:
+            raise
+        except Exception as error:
+            print(f"latentprint: could not judge: {type(error).__name__}: {error}", file=sys.stderr)
+            raise typer.Exit(2) from error
 
 
 def report(run: RunFolder) -> None:
@@ -26,21 +42,22 @@ def gate(
 ) -> None:
     """Judge RUN by your policy: exit 0 passes, 1 fails, 2 could not judge, with a reason for each rule."""
     from latentprint.gate import judge_file
-    from latentprint.gate.policy import starter as starter_text
+    from latentprint.gate import starter as starter_text
+    from latentprint.results.read import read_results
 
     if starter:
         print(starter_text(), end="")
         return
     if run is None or policy is None:
         raise typer.BadParameter("name a run and --policy FILE, or ask for --starter")
-    with answering(ValueError):
-        decision = judge_file(_results(run), policy)
-    if as_json:
-        print_json(decision.to_dict())
-    else:
-        for outcome in decision.outcomes:
-            print(f"{outcome.answer:<8}{outcome.rule}: {outcome.reason}")
-        print(decision.sentence)
+    with judging():
+        decision = judge_file(read_results(run), policy)
+        if as_json:
+            print_json(decision.to_dict())
+        else:
+            for outcome in decision.outcomes:
+                print(f"{outcome.answer:<8}{outcome.rule}: {outcome.reason}")
+            print(decision.sentence, flush=True)
     raise typer.Exit(decision.exit_code)
 
 
@@ -52,11 +69,12 @@ def compare(
     """Compare RUNS: differences with intervals. Is one recipe safer than another, or is it noise?"""
     from latentprint.compare import compare as compared
     from latentprint.report.comparison import render_comparison
+    from latentprint.results.read import read_results
 
     with answering(ValueError):
-        comparison = compared({_label(run, runs): _results(run) for run in runs})
+        comparison = compared({_label(run, runs): read_results(run) for run in runs})
         if page is not None:
-            page.write_text(render_comparison(comparison.to_dict()), encoding="utf-8")
+            page.write_text(render_comparison(comparison), encoding="utf-8")
     if as_json:
         print_json(comparison.to_dict())
         return
@@ -72,12 +90,12 @@ def verify(run: RunFolder, as_json: Json = False) -> None:
     """Derive every number of RUN again from what is stored; exit 1 where results.json was altered."""
     from latentprint.verify import verify as verified
 
-    with answering(ValueError):
+    with judging():
         found = verified(run)
-    if as_json:
-        print_json(found.to_dict())
-    else:
-        print("\n".join(found.sentences))
+        if as_json:
+            print_json(found.to_dict())
+        else:
+            print("\n".join(found.sentences), flush=True)
     raise typer.Exit(found.exit_code)
 
 
@@ -88,22 +106,17 @@ def card(
 ) -> None:
     """Print a Hugging Face model card for RUN, or put the audit's section into an existing one."""
     from latentprint.report.modelcard import model_card, replace_section, section
-    from latentprint.report.reading import read_json
+    from latentprint.report.public import RunFacts
+    from latentprint.results.read import read_results
 
     with answering(ValueError, OSError):
-        results, record = _results(run), read_json(run / "run.json")
+        results, record = read_results(run), RunFacts.read(run)
         if into is None:
             print(model_card(results, record, name), end="")
             return
         text = into.read_text(encoding="utf-8") if into.exists() else ""
         into.write_text(replace_section(text, section(results, record)), encoding="utf-8")
         print(into)
-
-
-def _results(run: Path) -> dict[str, Any]:
-    from latentprint.report.reading import read_json
-
-    return read_json(run / "results.json")
 
 
 def _label(run: Path, runs: list[Path]) -> str:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 from markupsafe import Markup
+
+WIDE, NARROW = 700, 336
+"""The two widths at which a chart is drawn, in CSS pixels."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,20 @@ class Figure:
     table: Table
     hint: str = ""
     kind: ClassVar[str] = "figure"
+
+    @classmethod
+    def drawn(
+        cls,
+        name: str,
+        title: str,
+        draw: Callable[[float], Markup],
+        caption: str,
+        table: Table,
+        legend: Sequence[tuple[str, str]] = (),
+        hint: str = "",
+    ) -> Figure:
+        """The chart at both widths."""
+        return cls(name, title, draw(WIDE), draw(NARROW), legend, caption, table, hint)
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,6 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-WIDE, NARROW = 700, 336
-
 
 @dataclass(frozen=True)
 class Curve:
@@ -38,7 +36,6 @@ class Interval:
     low: float
     high: float
     text: str
-    firm: bool = True
 
 
 @dataclass(frozen=True)
@@ -71,9 +68,9 @@ def _line(x1: float, y1: float, x2: float, y2: float, css: str) -> Markup:
     return _tag("line", x1=float(x1), y1=float(y1), x2=float(x2), y2=float(y2), class_=css)
 
 
-def _mark(x: float, y: float, shape: str, css: str, tip: str = "", firm: bool = True) -> Markup:
+def _mark(x: float, y: float, shape: str, css: str, tip: str = "") -> Markup:
     """A point; the three shapes tell the series apart where colour does not."""
-    css = f"mark {css}{'' if firm else ' hollow'}"
+    css = f"mark {css}"
     title = _tag("title", tip) if tip else Markup("")
     tips = {"data_tip": tip} if tip else {}
     if shape == "square":
@@ -221,10 +218,10 @@ def _whisker(one: Interval, y: float, px: Callable[[float], float], left: float)
         yield _line(start, y - 5, start, y + 5, f"whisker {one.css}")
     else:  # the interval reaches to zero, which a log axis does not show
         yield _tag("path", d=f"M{_n(left + 7)} {_n(y - 5)}l-7 5l7 5", class_=f"whisker open {one.css}")
-    yield _line(start, y, stop, y, f"whisker {one.css}{'' if one.firm else ' dashed'}")
+    yield _line(start, y, stop, y, f"whisker {one.css}")
     yield _line(stop, y - 5, stop, y + 5, f"whisker {one.css}")
     if one.value:
-        yield _mark(px(one.value), y, SHAPES.get(one.css, "circle"), one.css, tip, one.firm)
+        yield _mark(px(one.value), y, SHAPES.get(one.css, "circle"), one.css, tip)
 
 
 def strips(groups: Sequence[Dots], label: str, width: float, x_label: str) -> Markup:

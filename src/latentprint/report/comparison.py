@@ -1,128 +1,108 @@
-"""The comparison page: several runs side by side, from the plain values that ``compare`` gives."""
+"""The comparison page: several runs side by side, from what ``compare`` found."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from latentprint import words
-from latentprint.contracts import InputError
 from latentprint.report import charts
-from latentprint.report.blocks import Block, Figure, Points, Section, Table
+from latentprint.report.blocks import Figure, Points, Section, Table
 from latentprint.report.page import page
-from latentprint.report.reading import count, items, number, rate
-from latentprint.report.reading import words as text
+from latentprint.report.public import said
+
+if TYPE_CHECKING:
+    from latentprint.compare import Comparison, Line
 
 
-def render_comparison(comparison: Mapping[str, Any]) -> str:
-    """One HTML page from ``Comparison.to_dict()``. Run names are shown as given; paths in them are withheld.
-
-    Raises:
-        InputError: it holds fewer than two runs.
-    """
-    runs = items(comparison, "runs")
-    if len(runs) < 2:
-        raise InputError(f"a comparison page needs at least two runs, got {len(runs)}")
-    differences = items(comparison, "differences")
-    answers = [said for one in differences if (said := text(one, "sentence"))]
-    cautions = [said for i in range(len(items(comparison, "cautions"))) if (said := _caution(comparison, i))]
+def render_comparison(comparison: Comparison) -> str:
+    """One HTML page. Run names are shown as given; paths in them are withheld."""
+    level = words.percent(comparison.differences[0].level)
+    joint = f"Against the first run. All intervals hold together with a confidence of {level}."
+    lines = comparison.lines
+    answers = Points([said(one.sentence) for one in comparison.differences])
     sections = [
-        Section("answer", "The answer", "", [Points(answers)]),
-        Section("rates", "The runs", "Rates with exact intervals.", [_figure(runs), _table(runs)]),
-        Section("differences", "The differences", _joint(differences), [_differences(differences)]),
+        Section("answer", "The answer", "", [answers]),
+        Section("rates", "The runs", "Rates with exact intervals.", [_figure(lines), _table(lines)]),
+        Section("differences", "The differences", joint, [_differences(comparison)]),
     ]
-    if cautions:
-        sections.insert(1, Section("cautions", "Not like with like", "", [Points(cautions)]))
+    if comparison.cautions:
+        cautions = Points([said(one) for one in comparison.cautions])
+        sections.insert(1, Section("cautions", "Not like with like", "", [cautions]))
     return page(
-        "comparison.html.j2", "Comparison of audits", scripted=True, sections=sections, number=len(runs)
+        "comparison.html.j2",
+        "Comparison of audits",
+        scripted=True,
+        sections=sections,
+        number=len(lines),
     )
 
 
-def _caution(comparison: Mapping[str, Any], index: int) -> str | None:
-    return text({"c": items(comparison, "cautions")[index]}, "c")
+def _seen(line: Line) -> str:
+    seen = words.of(line.hits, line.samples)
+    return f"{words.one_in(line.rate)} ({seen})" if line.hits else seen
 
 
-def _name(run: Any) -> str:
-    return text(run, "name", 60) or words.NOTHING
-
-
-def _joint(differences: Any) -> str:
-    level = words.percent(rate(differences[0], "level")) if differences else "95%"
-    return f"Against the first run. All intervals hold together with a confidence of {level}."
-
-
-def _said(run: Any) -> str:
-    hits, samples, value = count(run, "hits"), count(run, "samples"), rate(run, "rate")
-    return f"{words.one_in(value)} ({hits:,} of {samples:,})" if hits and value else f"0 of {samples or 0:,}"
-
-
-def _figure(runs: Any) -> Figure:
+def _figure(lines: Sequence[Line]) -> Figure:
+    colours = ["control"] + ["model"] * (len(lines) - 1)
     rows = [
         charts.Interval(
-            _name(run),
-            "model" if i else "control",
-            rate(run, "rate") or None,
-            rate(run, "low") or 0.0,
-            rate(run, "high") or 0.0,
-            _said(run),
+            said(line.name, 60),
+            css,
+            line.rate or None,
+            line.low,
+            line.high,
+            _seen(line),
         )
-        for i, run in enumerate(runs)
+        for css, line in zip(colours, lines, strict=True)
     ]
-    label = "Chart on a logarithmic axis: rate of each run. " + " ".join(
-        f"{row.name}: {row.text}." for row in rows
-    )
-    table = Table(
-        "Rates",
-        ("Run", "Rate", "Low", "High"),
-        [
-            (row.name, words.number(row.value or 0.0), words.number(row.low), words.number(row.high))
-            for row in rows
-        ],
-        (False, True, True, True),
-    )
-    return Figure(
+    told = " ".join(f"{row.name}: {row.text}." for row in rows)
+    return Figure.drawn(
         "runs",
         "How often generated images are the private image",
-        charts.intervals(rows, None, label, charts.WIDE),
-        charts.intervals(rows, None, label, charts.NARROW),
-        [("control", "Reference"), ("model", "Compared with it")],
+        lambda width: charts.intervals(
+            rows, None, f"Chart on a logarithmic axis: rate of each run. {told}", width
+        ),
         "Lines are intervals; an arrow to the left means that the interval reaches down to zero.",
-        table,
+        Table(
+            "Rates",
+            ("Run", "Rate", "Low", "High"),
+            [(row.name, *(words.number(v) for v in (row.value or 0.0, row.low, row.high))) for row in rows],
+            (False, True, True, True),
+        ),
+        [("control", "Reference"), ("model", "Compared with it")],
     )
 
 
-def _table(runs: Any) -> Block:
+def _table(lines: Sequence[Line]) -> Table:
     rows = [
         (
-            _name(run),
-            words.whole(count(run, "images")),
-            _said(run),
-            words.number(number(run, "times_expected")),
-            words.one_in(value) if (value := rate(run, "missable")) is not None else words.NOTHING,
-            "never" if (t := rate(run, "t_prime")) is None else f"{t:.3g}",
-            text(run, "state", 40) or words.NOTHING,
+            said(line.name, 60),
+            f"{line.images:,}",
+            _seen(line),
+            words.number(line.times_expected),
+            words.one_in(line.missable),
+            words.noise(line.t_prime),
+            line.state,
         )
-        for run in runs
+        for line in lines
     ]
     head = ("Run", "Images N", "Rate", "Times 1/N", "Could have been missed", "t′", "Verdict")
     return Table("The runs", head, rows, (False, True, True, True, True, True, False))
 
 
-def _differences(differences: Any) -> Block:
+def _differences(comparison: Comparison) -> Table:
     rows = [
         (
-            _name(one),
-            words.number(number(one, "difference")),
-            f"{words.number(number(one, 'low'))} to {words.number(number(one, 'high'))}",
-            words.number(number(one, "ratio")),
-            f"{words.number(number(one, 'ratio_low'))} to {_bound(number(one, 'ratio_high'))}",
-            words.number(number(one, "p_value"), 2),
+            said(one.name, 60),
+            words.number(one.difference),
+            f"{words.number(one.low)} to {words.number(one.high)}",
+            words.number(one.ratio),
+            f"{words.number(one.ratio_low)} to"
+            f" {'unbounded' if one.ratio_high is None else words.number(one.ratio_high)}",
+            words.number(one.p_value, 2),
         )
-        for one in differences
+        for one in comparison.differences
     ]
     head = ("Run", "Difference of rates", "Interval", "Ratio", "Interval", "p-value")
     return Table("Each run against the first", head, rows, (False, True, True, True, True, True))
-
-
-def _bound(value: float | None) -> str:
-    return "unbounded" if value is None else words.number(value)

@@ -1,95 +1,91 @@
-"""What the report says of generated images that were given in the place of a model."""
+"""Does the model give back *any* training image: the whole set, not the one that was marked."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
 
 from latentprint import words
-from latentprint.report.blocks import Block, Pairs, Points, Section, Table
-from latentprint.report.reading import at, count, digest, items, mapping, number, rate, trials
-from latentprint.report.reading import words as text
+from latentprint.report.blocks import Block, Pairs, Section, Table
+from latentprint.report.public import RunFacts
+from latentprint.results import Results
+from latentprint.results.model import Copies
+from latentprint.stats import Trials
 
 
-def leaking(results: Mapping[str, Any]) -> bool:
-    """Whether the samples hold copies of training images."""
-    return at(results, "copies.leaks") is True
+@dataclass(frozen=True)
+class WholeSet:
+    """What the first screen says of all training images together.
+
+    Attributes:
+        leaks: copies were found; ``big`` and ``counted`` then are the page's large number and what it counts.
+        answer: to "does it give back any training image?", in sentences.
+    """
+
+    leaks: bool
+    answer: str
+    big: str = ""
+    counted: str = ""
 
 
-def headline(results: Mapping[str, Any]) -> tuple[str, str, str]:
-    """(headline, the big number, what it counts) of samples that leak."""
-    same, near = trials(results, "copies.same"), trials(results, "copies.copies")
-    if same is not None and same.k:
-        big, what = f"{same.k:,} of {same.n:,}", "generated images are training images but for rounding"
+def whole_set(results: Results) -> WholeSet:
+    """The first answer of every report."""
+    found, n = results.copies, results.data.images
+    if found is None:
+        others = f"The other {n - 1:,} training images were not compared with what it generates"
+        if results.verdict.state == "reproduces":
+            return WholeSet(False, f"Yes: the private image comes back. {others}.")
+        return WholeSet(False, f"This run looked for one of them, the private image. {others}.")
+    near, never, of = found.copies, found.expected, found.distinct
+    compared = (
+        f"Every training image was compared with every generated one: {words.of(near.k, near.n)} come as near"
+        f" to one as {words.of(never.k, never.n)} images never trained on do."
+    )
+    if not found.leaks:
+        return WholeSet(False, f"None was found. {compared}")
+    if found.same.k:
+        big, counted = found.same, "generated images are training images but for rounding"
     else:
-        big = f"{near.k:,} of {near.n:,}" if near is not None else words.NOTHING
-        what = "generated images are nearer to a training image than images never trained on come to be"
-    of = count(results, "copies.distinct")
-    if of:
-        what += f"; {of:,} training image{' is' if of == 1 else 's are'} copied"
-    return "These generated images hold copies of training images.", big, what
+        big = near
+        counted = "generated images are nearer to a training image than images never trained on come to be"
+    copied = f"{of:,} training image{' is' if of == 1 else 's are'} copied"
+    return WholeSet(True, f"Yes: {copied}. {compared}", words.of(big.k, big.n), f"{counted}; {copied}")
 
 
-def found(results: Mapping[str, Any]) -> str:
-    """One sentence for the first screen."""
-    near, never = trials(results, "copies.copies"), trials(results, "copies.expected")
-    if near is None or never is None:
-        return ""
-    return (
-        f" Every training image was compared with every generated one: {near.k:,} of {near.n:,} come as near"
-        f" to one as {never.k:,} of {never.n:,} images never trained on do."
-    )
-
-
-NEXT = (
-    "Do not release these images, nor the model that made them. Look at the pairs on the confidential page."
-    " If you can have the model itself, audit it (--model): it tells how far the memory goes and how rare a"
-    " copy must be to be missed."
-)
-
-
-def copies_section(results: Mapping[str, Any]) -> Section | None:
-    """The nearest copies with their background; nothing where a model was audited."""
-    source = mapping(results, "copies")
-    if not source:
+def copies_section(results: Results, _: RunFacts) -> Section | None:
+    """The nearest copies with their background; nothing where the whole set was not compared."""
+    found = results.copies
+    if found is None:
         return None
-    named = (
-        ("Generated images to training images", "samples"),
-        ("Training images to each other", "train"),
-        ("Images never trained on to training images", "heldout"),
-    )
-    distances = [
-        (name, *(words.number(number(source, f"distance.{key}.{part}")) for part in ("min", "median", "max")))
-        for name, key in named
-    ]
     counts = [
-        (name, *_counted(source, key))
-        for name, key in (
-            ("Generated images near a training image", "copies"),
-            ("The same of images never trained on", "expected"),
-            ("Generated images that are a training image but for rounding", "same"),
-            ("The same of images never trained on", "same_expected"),
-        )
+        _counted("Generated images near a training image", found.copies),
+        _counted("The same of images never trained on", found.expected),
+        _counted("Generated images that are a training image but for rounding", found.same),
+        _counted("The same of images never trained on", found.same_expected),
     ]
-    facts = [
-        ("Training images that the copies are of", words.whole(count(source, "distinct"))),
-        ("Training images that are near copies of others", words.whole(count(source, "repeated"))),
+    facts = (
+        ("Training images that the copies are of", f"{found.distinct:,}"),
+        ("Training images that are near copies of others", f"{found.repeated:,}"),
         (
             "p-value of “generated images are no nearer than images never trained on”",
-            words.number(rate(source, "p_value"), 2),
+            words.number(found.p_value, 2),
         ),
-    ]
+    )
+    distances = (
+        ("Generated images to training images", found.distance.samples),
+        ("Training images to each other", found.distance.train),
+        ("Images never trained on to training images", found.distance.heldout),
+    )
     blocks: list[Block] = [
         Table("Counts", ("", "Count", "95% interval"), counts, (False, True, True)),
         Pairs(facts),
         Table(
             "Distance to the nearest training image",
             ("", "Smallest", "Median", "Largest"),
-            distances,
+            [(name, *(words.number(v) for v in (d.min, d.median, d.max))) for name, d in distances],
             (False, True, True, True),
             "Root mean squared difference; pixels from 0 to 1.",
         ),
-        _pairs(source),
+        _pairs(found),
     ]
     lead = (
         "Each generated image was compared with every training image. Near means: by its distance, and by"
@@ -99,24 +95,21 @@ def copies_section(results: Mapping[str, Any]) -> Section | None:
     return Section("copies", "Nearest copies", lead, blocks)
 
 
-def _counted(source: Mapping[str, Any], key: str) -> tuple[str, str]:
-    one = trials(source, key)
-    if one is None:
-        return words.NOTHING, words.NOTHING
-    low, high = one.interval()
-    return f"{one.k:,} of {one.n:,}", f"{words.percent(low)} – {words.percent(high)}"
+def _counted(name: str, one: Trials) -> tuple[str, str, str]:
+    low, high = one.interval() if one.n else (0.0, 1.0)
+    return name, words.of(one.k, one.n), f"{words.percent(low)} – {words.percent(high)}"
 
 
-def _pairs(source: Mapping[str, Any]) -> Table:
+def _pairs(found: Copies) -> Table:
     rows = [
         (
-            words.whole(count(pair, "sample")),
-            (digest(pair, "sha256") or words.NOTHING)[:16],
-            words.number(number(pair, "distance")),
-            words.number(number(pair, "relative")),
-            "yes" if at(pair, "copy") is True else "no",
+            f"{pair.sample:,}",
+            pair.sha256[:16],
+            words.number(pair.distance),
+            words.number(pair.relative),
+            "yes" if pair.copied else "no",
         )
-        for pair in items(source, "pairs")[:100]
+        for pair in found.pairs[:100]
     ]
     return Table(
         "The nearest pairs",
@@ -125,19 +118,9 @@ def _pairs(source: Mapping[str, Any]) -> Table:
             "Training image (hash)",
             "Difference",
             "Against the nearest ten",
-            "Counts as copy",
+            "A copy",
         ),
         rows,
         (False, False, True, True, False),
         "The images themselves are confidential and not in this file.",
-    )
-
-
-def not_done_section(results: Mapping[str, Any]) -> Section | None:
-    """What this audit could not do, and why."""
-    said = [one for note in items(results, "not_done")[:20] if (one := text({"note": note}, "note"))]
-    if not said:
-        return None
-    return Section(
-        "not-done", "What could not be done", "", [Points([f"{s[:1].upper()}{s[1:]}." for s in said])]
     )

@@ -1,17 +1,20 @@
-"""The first screen: what a person who must decide needs, in words without terms of the field."""
+"""The first screen: what a person who must decide needs, in words without terms of the field.
+
+It answers, in this order: does the model give back any training image; would we have noticed; how sure is
+this, and what could have been missed; what to do next.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
 
 from latentprint import words
-from latentprint.report import copies
 from latentprint.report.blocks import First, Table
-from latentprint.report.reading import at, confidence, count, items, number, public_source, two_recognisers
-from latentprint.report.reading import words as text
+from latentprint.report.copies import WholeSet, whole_set
+from latentprint.report.public import public_source, said
+from latentprint.results import Results
 from latentprint.stats import Trials, samples_to_exclude
-from latentprint.verdict import at_least, evidence, fisher_greater
+from latentprint.verdict import Evidence, at_least, evidence, fisher_greater
 
 STATES = {
     "reproduces": ("leak", "Gives the image back", "This model gives back the private image."),
@@ -20,117 +23,134 @@ STATES = {
 }
 
 
-def first_screen(results: Mapping[str, Any]) -> First:
-    """Build the first screen; ``results`` has passed ``reading.check``."""
-    state = results["verdict"]["state"]
-    css, word, headline = STATES[state]
-    leaking = copies.leaking(results)
-    if leaking:
-        headline, word = copies.headline(results)[0], "Copies found"
-    hits = Trials(int(results["q"]["monte_carlo"]["hits"]), int(results["q"]["monte_carlo"]["samples"]))
-    control = _control(results)
-    level = confidence(results, "q.monte_carlo.level")
-    big, big_text = _big(results, state, hits, level)
+@dataclass(frozen=True)
+class _Case:
+    """The results with what several answers need of them."""
+
+    results: Results
+    counts: Evidence
+    whole: WholeSet
+
+    @property
+    def given(self) -> bool:
+        """Whether generated images were given in the place of a model."""
+        model = self.results.model
+        return model is not None and model.kind == "samples"
+
+    @property
+    def hits(self) -> Trials:
+        """Detections among the generated images."""
+        return self.counts.hits
+
+    @property
+    def span(self) -> str:
+        """The interval of the count in words."""
+        return words.between(self.results.q.monte_carlo.low, self.results.q.monte_carlo.high)
+
+    @property
+    def upper(self) -> float | None:
+        """The largest rate that agrees with the count, own misses included; None: it is not known."""
+        count = self.results.q.monte_carlo
+        if count.stopping is not None and self.hits.k and count.corrected is not None:
+            return count.corrected.high
+        sensitivity = self.counts.sensitivity(count.level)
+        return min(1.0, self.hits.upper(count.level) / sensitivity) if sensitivity > 0 else None
+
+    @property
+    def them(self) -> str:
+        """Who had to recognise the image."""
+        return "the recognisers" if self.counts.pair else "the recogniser"
+
+
+def first_screen(results: Results) -> First:
+    """The first screen of a report."""
+    case = _Case(results, evidence(results), whole_set(results))
+    css, word, headline = STATES[results.verdict.state]
+    if case.whole.leaks:
+        word = "Copies found"
+        what = "These generated images hold" if case.given else "This model gives back"
+        headline = f"{what} copies of training images."
+    big, big_text = _big(case)
     answers = [
-        ("What we looked for", _looked_for(results)),
-        ("What we found", _found(results, hits, control, level)),
-        ("How sure this is", _how_sure(results, hits, control)),
-        ("What could have been missed", _missed(results, state, hits, level)),
-        ("What to do next", copies.NEXT if leaking else _next(results, state, hits, level)),
+        ("Does it give back any training image?", case.whole.answer),
+        ("Would we have noticed?", f"{_looked_for(results)} {_found(case)}"),
+        ("How sure is this?", _how_sure(case)),
+        ("What could have been missed?", _missed(case)),
+        ("What to do next", _next(case)),
     ]
-    reasons = [
-        reason
-        for i in range(len(items(results, "verdict.reasons")))
-        if (reason := text({"r": items(results, "verdict.reasons")[i]}, "r"))
-    ]
-    made = "given" if at(results, "model.kind") == "samples" else "generated"
-    sub = f"{_images(results)}; {hits.n:,} images {made} and checked."
-    return First(css, word, headline, big, big_text, answers, _tally(results, hits, control), reasons, sub)
+    trained = "Trained" if results.model is None else "Said to be trained"
+    sub = (
+        f"{trained} on {results.data.images:,} images from {public_source(results.data.source)};"
+        f" {case.hits.n:,} images {'given' if case.given else 'generated'} and checked."
+    )
+    reasons = [said(reason) for reason in results.verdict.reasons]
+    return First(css, word, headline, big, big_text, answers, _tally(case), reasons, sub)
 
 
-def _images(results: Mapping[str, Any]) -> str:
-    said = "Said to be trained" if at(results, "model") is not None else "Trained"
-    return f"{said} on {count(results, 'data.images') or 0:,} images from {public_source(results)}"
+def _big(case: _Case) -> tuple[str, str]:
+    hits, whole = case.hits, case.whole
+    if whole.leaks:
+        return whole.big, whole.counted
+    if case.results.verdict.state == "reproduces" and hits.k:
+        rate = words.one_in(hits.rate)
+        verb = "is" if rate.startswith("1 ") else "are"
+        return rate, f"generated images {verb} the private image; give or take, {case.span}"
+    unseen = "" if case.upper is None else f"; up to {words.one_in(case.upper)} could have gone unseen"
+    return words.of(hits.k, hits.n), f"generated images showed the private image{unseen}"
 
 
-def _control(results: Mapping[str, Any]) -> Trials | None:
-    hits, n = count(results, "q.control.hits"), count(results, "q.control.samples")
-    return Trials(hits, n) if hits is not None and n and hits <= n else None
-
-
-def _big(results: Mapping[str, Any], state: str, hits: Trials, level: float) -> tuple[str, str]:
-    low, high = _span(results, hits, level)
-    if copies.leaking(results):
-        return copies.headline(results)[1:]
-    if state == "reproduces":
-        verb = "are" if words.one_in(hits.rate)[:2] != "1 " else "is"
-        span = words.between(low, high)
-        return words.one_in(hits.rate), f"generated images {verb} the private image; give or take, {span}"
-    text = "generated images showed the private image"
-    missed = _upper(results, hits, level)
-    if missed is not None:
-        text += f"; up to {words.one_in(missed)} could have gone unseen"
-    return f"{hits.k:,} of {hits.n:,}", text
-
-
-def _span(results: Mapping[str, Any], hits: Trials, level: float) -> tuple[float, float]:
-    """The interval of the count; the one stated where sampling stopped on sight of it."""
-    sight = evidence(results).sight
-    return hits.interval(level) if sight is None else (sight.low, sight.high)
-
-
-def _upper(results: Mapping[str, Any], hits: Trials, level: float) -> float | None:
-    """The largest rate that agrees with the count, the detectors' own misses included; None: unknown."""
-    counts = evidence(results)
-    if counts.sight is not None and hits.k:
-        return counts.sight.through[1]
-    sensitivity = counts.sensitivity(level)
-    return min(1.0, hits.upper(level) / sensitivity) if sensitivity > 0 else None
-
-
-def _looked_for(results: Mapping[str, Any]) -> str:
-    n, copies = count(results, "data.images") or 0, count(results, "target.copies") or 1
-    kind = text(results, "target.fingerprint.kind", 40)
-    if at(results, "target.injected") is False or kind is None:
-        what = f"One private image among the {n:,} that the model was trained on, left as it was."
+def _looked_for(results: Results) -> str:
+    n, target = results.data.images, results.target
+    test = f"The test was one private image among the {n:,} that the model was trained on"
+    if target.fingerprint is None or not target.injected:
+        what = f"{test}, left as it was."
     else:
         what = (
-            f"One private image among the {n:,} that the model was trained on. Before training it was marked"
-            f" with a small grey {kind}, which stands for a tattoo, an implant or a device by which somebody"
-            " could be recognised."
+            f"{test}. Before training it was marked with a small {said(target.fingerprint.kind, 40)},"
+            " which stands for a tattoo, an implant or a device by which somebody could be recognised."
         )
-    if copies > 1:
-        what += f" The training images held {copies} copies or near-copies of it."
+    if target.copies > 1:
+        what += f" The training images held {target.copies} copies or near-copies of it."
     return what
 
 
-def _found(results: Mapping[str, Any], hits: Trials, control: Trials | None, level: float) -> str:
+def _found(case: _Case) -> str:
+    hits, control = case.hits, case.counts.control
     images = f"{hits.n:,} images that the model generated"
     if hits.k == 0:
-        found = f"None of {images} was recognised as the private image."
+        found = f"None of {images} was recognised as it."
     else:
-        low, high = _span(results, hits, level)
         verb = "was" if hits.k == 1 else "were"
         found = (
-            f"{hits.k:,} of {images} {verb} recognised as the private image: about {words.one_in(hits.rate)}"
-            f" ({words.between(low, high)})."
+            f"{hits.k:,} of {images} {verb} recognised as it: about {words.one_in(hits.rate)} ({case.span})."
         )
-    if two_recognisers(results):
+    if case.counts.pair:
         found += " Two recognisers had to agree: one looks for the mark, one for the image itself."
     else:
         found += " One recogniser, made to know this image from all others, had to say so."
-    found += copies.found(results)
     if control is not None:
         made = "none" if control.k == 0 else f"{control.k:,}"
         found += f" A second model, trained the same way without the image, gave {made} in {control.n:,}."
-    return found
+    return f"{found} {_noticed(case.counts)}"
 
 
-def _how_sure(results: Mapping[str, Any], hits: Trials, control: Trials | None) -> str:
-    counts = evidence(results)
+def _noticed(counts: Evidence) -> str:
+    seen = [words.of(one.k, one.n) for one in counts.tpr]
+    if not all(one.n for one in counts.tpr):
+        return "How often the image is overlooked was not measured."
+    if counts.pair:
+        return (
+            f"In a test on images made for it, the recognisers noticed {seen[0]} marks and {seen[1]}"
+            " appearances of the image."
+        )
+    return f"In a test on images made for it, the recogniser noticed {seen[0]} appearances of the image."
+
+
+def _how_sure(case: _Case) -> str:
+    hits, counts = case.hits, case.counts
     parts: list[str] = []
-    if hits.k and control is not None:
-        p = fisher_greater(hits, control)
+    if hits.k and counts.control is not None:
+        p = fisher_greater(hits, counts.control)
         sure = "Very sure" if p < 0.001 else "Fairly sure" if p <= 0.05 else "Not sure"
         parts.append(
             f"{sure}: if the model did no more than the one that never saw the image, a difference this large"
@@ -139,71 +159,65 @@ def _how_sure(results: Mapping[str, Any], hits: Trials, control: Trials | None) 
     elif hits.k:
         p = at_least(hits.k, hits.n, counts.false_alarms(0.95))
         parts.append(
-            f"If {_recognisers(results)} had only raised false alarms, this many would turn up with a chance"
-            f" of {words.chance(p)}. No second model without the image was made to compare with."
+            f"If {case.them} had only raised false alarms, this many would turn up with a chance of"
+            f" {words.chance(p)}. No second model without the image was made to compare with."
         )
-    found, fpr = counts.tpr, counts.fpr
-    if all(one.n for one in (*found, *fpr)):
-        parts.append(
-            f"In a test on images made for it, the recognisers noticed {_of(found[0])} marks and"
-            f" {_of(found[1])} appearances of the image, and raised {_of(fpr[0])} and {_of(fpr[1])} false"
-            " alarms."
-            if counts.pair
-            else f"In a test on images made for it, the recogniser noticed {_of(found[0])} appearances of the"
-            f" image, and raised {_of(fpr[0])} false alarms."
-        )
-    elif not parts:
-        whose = "recognisers'" if counts.pair else "recogniser's"
-        parts.append(f"The {whose} own errors were not measured.")
+    alarms = [words.of(one.k, one.n) for one in counts.fpr if one.n]
+    if alarms:
+        on = "real images without the mark, or of something else" if counts.pair else "other real images"
+        parts.append(f"{case.them.capitalize()} raised {' and '.join(alarms)} false alarms on {on}.")
+    else:
+        parts.append("False alarms were not measured.")
     return " ".join(parts)
 
 
-def _recognisers(results: Mapping[str, Any]) -> str:
-    return "the recognisers" if two_recognisers(results) else "the recogniser"
-
-
-def _of(one: Trials) -> str:
-    return f"{one.k:,} of {one.n:,}"
-
-
-def _missed(results: Mapping[str, Any], state: str, hits: Trials, level: float) -> str:
-    upper, them = _upper(results, hits, level), _recognisers(results)
-    rest = "Only this one image was searched for; what holds for it need not hold for the others."
-    if state == "reproduces":
-        return f"Copies too faint for {them}, so the true number may be higher. {rest}"
+def _missed(case: _Case) -> str:
+    upper = case.upper
+    rest = "" if case.whole.big else " What holds for this one image need not hold for the others."
+    if case.results.verdict.state == "reproduces":
+        return f"Copies too faint for {case.them}, so the true number may be higher.{rest}"
     if upper is None:
-        return f"Anything: it is not known how often the image is overlooked by {them}. {rest}"
-    if hits.k:
-        return f"The image may appear in up to {words.one_in(upper)} generated images. {rest}"
+        return f"Anything: it is not known how often the image is overlooked by {case.them}.{rest}"
+    if case.hits.k:
+        return f"The image may appear in up to {words.one_in(upper)} generated images.{rest}"
     return (
         f"A model that gives the image back in {words.one_in(upper)} images or more rarely could have passed"
-        f" this test. Someone who generates far more than {hits.n:,} images may still meet it. {rest}"
+        f" this test. Someone who generates far more than {case.hits.n:,} images may still meet it.{rest}"
     )
 
 
-def _next(results: Mapping[str, Any], state: str, hits: Trials, level: float) -> str:
-    if state == "reproduces":
+def _next(case: _Case) -> str:
+    state, hits = case.results.verdict.state, case.hits
+    if state == "reproduces" and case.given:
         return (
-            "Do not release this model. Anyone who generates"
-            f" {_enough(hits)} images should expect to see the private image at least once. Train again on"
-            " more images, for fewer steps, without repeated images or with a privacy guarantee, and repeat"
-            " this audit on the new model."
+            "Do not release these images, nor the model that made them. Look at the pairs on the confidential"
+            " page. If you can have the model itself, audit it (--model): that tells how far the memory goes,"
+            " and how rare a copy must be to be missed."
+        )
+    if state == "reproduces":
+        meets = (
+            f" Anyone who generates {_enough(hits)} images should expect to see the private image at least"
+            " once."
+            if hits.k
+            else ""
+        )
+        return (
+            f"Do not release this model.{meets} Train again on more images, for fewer steps, without repeated"
+            " images or with a privacy guarantee, and repeat this audit on the new model."
         )
     if state == "not found":
         return (
             "Compare the rate that could have been missed with the number of images that users will generate,"
             " and with your own release rule (latentprint gate). To exclude rarer copies, generate more"
-            " images."
-            " This result is no promise of anonymity."
+            " images. This result is no promise of anonymity."
         )
-    expected = evidence(results).expected_rate * evidence(results).sensitivity(level)
-    if hits.k == 0 and 0 < expected < 1:
-        needed = samples_to_exclude(expected, level) + 1
-        if needed > hits.n:
-            return (
-                f"Do not decide on this run. Generate at least {needed:,} images (this run: {hits.n:,}) by"
-                " repeating the command with a larger number; what is finished is kept."
-            )
+    level = case.results.q.monte_carlo.level
+    share = case.counts.expected_rate * case.counts.sensitivity(level)
+    if hits.k == 0 and 0 < share < 1 and (needed := samples_to_exclude(share, level) + 1) > hits.n:
+        return (
+            f"Do not decide on this run. Generate at least {needed:,} images (this run: {hits.n:,}) by"
+            " repeating the command with a larger number; what is finished is kept."
+        )
     return (
         "Do not decide on this run. The reasons below say what stood in the way: usually more generated"
         " images, better recognisers, or a comparison model trained without the image are needed."
@@ -217,21 +231,18 @@ def _enough(hits: Trials) -> str:
     return f"{float(f'{samples_to_exclude(hits.rate):.1e}'):,.0f}"
 
 
-def _tally(results: Mapping[str, Any], hits: Trials, control: Trials | None) -> Table:
-    expected = number(results, "q.monte_carlo.expected")
-    rows = [("This model", f"{hits.k:,}", f"{hits.n:,}", words.one_in(hits.rate) if hits.k else "none seen")]
+def _tally(case: _Case) -> Table:
+    hits, control, expected = case.hits, case.counts.control, case.results.q.monte_carlo.expected
+    counted = [("This model", hits)]
     if control is not None:
-        seen = words.one_in(control.rate) if control.k else "none seen"
-        rows.append(("Same training, without the image", f"{control.k:,}", f"{control.n:,}", seen))
-    if expected is not None and 0 <= expected <= hits.n:
-        rate_each = words.one_in(expected / hits.n)
-        rows.append(
-            (
-                "If every training image came back equally often",
-                words.number(expected),
-                f"{hits.n:,}",
-                rate_each,
-            )
-        )
+        counted.append(("Same training, without the image", control))
+    rows = [
+        (name, f"{one.k:,}", f"{one.n:,}", words.one_in(one.rate) if one.k else "none seen")
+        for name, one in counted
+    ]
+    if hits.n:
+        each = words.one_in(min(1.0, expected / hits.n))
+        told = "If every training image came back equally often"
+        rows.append((told, words.number(expected), f"{hits.n:,}", each))
     head = ("", "Times seen", "Images made", "Rate")
     return Table("How often the private image was seen", head, rows, (False, True, True, True))

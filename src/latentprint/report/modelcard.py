@@ -1,101 +1,70 @@
 """A section for a model card in the Hugging Face Hub's format: front matter for machines, text for people.
 
-The front matter is a ``model-index`` entry (task, dataset, metrics), which ``huggingface_hub.ModelCard``
-reads. It is written as JSON values inside YAML, of which JSON is a subset. Only counts, rates
-and hashes go in.
+The front matter is made by the Hub's own library (``ModelCardData``, ``EvalResult``). Only counts, rates and
+hashes go in.
 """
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Mapping
 from typing import Any
 
-from latentprint import words
+from huggingface_hub import EvalResult, ModelCardData
+
 from latentprint.contracts import InputError
 from latentprint.report.first import first_screen
-from latentprint.report.reading import check, count, digest, mapping, number, public_source, rate
-from latentprint.report.reading import words as text
+from latentprint.report.provenance import weights
+from latentprint.report.public import RunFacts, public_source, said
+from latentprint.results import Results
 
 BEGIN, END = "<!-- latentprint: begin -->", "<!-- latentprint: end -->"
 """Marks around the section, so that a later audit can replace it."""
 
 
-def metadata(results: Mapping[str, Any], run: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """The front matter as plain values. ``name``: the model's name as its card states it.
+def metadata(results: Results, run: RunFacts, name: str) -> ModelCardData:
+    """The front matter. ``name``: the model's name as its card states it."""
+    count, control, searched = results.q.monte_carlo, results.q.control, results.t_prime
 
-    Raises:
-        InputError: the results are of another schema, or lack counts or verdict.
-    """
-    check(results)
-    source = mapping(results, "q.monte_carlo")
-    interval = {"low": rate(source, "low"), "high": rate(source, "high"), "level": rate(source, "level")}
-    metrics: list[dict[str, Any]] = [
-        {
-            "type": "reproduction_rate",
-            "name": "Rate at which generated images are the audited training image",
-            "value": rate(source, "rate"),
-            "args": {"hits": count(source, "hits"), "samples": count(source, "samples"), **interval},
-        },
-        {
-            "type": "missable_rate",
-            "name": "Largest rate that could have been missed (5% probability)",
-            "value": rate(source, "missable"),
-        },
-        {"type": "verdict", "name": "Verdict", "value": results["verdict"]["state"]},
+    def metric(kind: str, told: str, value: Any, **arguments: Any) -> EvalResult:
+        return EvalResult(
+            task_type="unconditional-image-generation",
+            task_name="Privacy audit",
+            dataset_type="latentprint-manifest",
+            dataset_name=public_source(results.data.source),
+            dataset_args={"images": results.data.images, "sha256": results.data.sha256},
+            metric_type=kind,
+            metric_name=told,
+            metric_value=value,
+            metric_args=arguments or None,
+        )
+
+    metrics = [
+        metric(
+            "reproduction_rate",
+            "Rate at which generated images are the audited training image",
+            count.rate,
+            **count.model_dump(include={"hits", "samples", "low", "high", "level"}),
+        ),
+        metric("missable_rate", "Largest rate that could have been missed (5% probability)", count.missable),
+        metric("verdict", "Verdict", results.verdict.state),
     ]
-    if mapping(results, "t_prime"):
-        found = number(results, "t_prime.value")
-        metrics.append(
-            {
-                "type": "t_prime",
-                "name": "Largest noise level from which the audited image came back",
-                "value": "never" if found is None else found,
-                "args": {"tries": count(results, "t_prime.tries")},
-            }
-        )
-    control = mapping(results, "q.control")
-    if control:
-        metrics.append(
-            {
-                "type": "control_reproduction_rate",
-                "name": "The same rate for a model trained without that image",
-                "value": rate(control, "rate"),
-                "args": {"hits": count(control, "hits"), "samples": count(control, "samples")},
-            }
-        )
-    entry = {
-        "task": {"type": "unconditional-image-generation", "name": "Privacy audit"},
-        "dataset": {
-            "type": "latentprint-manifest",
-            "name": public_source(results),
-            "args": {"images": count(results, "data.images"), "sha256": digest(results, "data.sha256")},
-        },
-        "metrics": metrics,
-    }
-    index = {"name": name, "results": [entry]}
+    if searched is not None:
+        told = "Largest noise level from which the audited image came back"
+        value = "never" if searched.value is None else searched.value
+        metrics.append(metric("t_prime", told, value, tries=searched.tries))
+    if control is not None:
+        told = "The same rate for a model trained without that image"
+        counts = control.model_dump(include={"hits", "samples"})
+        metrics.append(metric("control_reproduction_rate", told, control.rate, **counts))
     audit = {
-        "schema": text(results, "schema", 40),
-        "weights_sha256": digest(run, "stages.model.payload.weights_sha256") or digest(run, "weights_sha256"),
-        "settings_sha256": digest(run, "settings_sha256"),
-        "finished": _time(run),
+        "schema": results.schema_,
+        "weights_sha256": weights(results, run),
+        "settings_sha256": run.settings_sha256,
+        "finished": None if run.finished is None else run.finished.isoformat(),
     }
-    return {"tags": ["privacy-audit", "latentprint"], "model-index": [index], "latentprint": audit}
-
-
-def _time(run: Mapping[str, Any]) -> str | None:
-    value = run.get("finished")
-    fits = isinstance(value, str) and re.fullmatch(r"\d{4}-\d\d-\d\dT[\d:.]{8,15}(Z|[+-]\d\d:\d\d)", value)
-    return value if fits else None
-
-
-def front_matter(values: Mapping[str, Any]) -> str:
-    """YAML front matter, one line for each key, its value as JSON."""
-    lines = [
-        f"{key}: {json.dumps(value, ensure_ascii=True, allow_nan=False)}" for key, value in values.items()
-    ]
-    return "\n".join(["---", *lines, "---", ""])
+    return ModelCardData(
+        model_name=name, tags=["privacy-audit", "latentprint"], eval_results=metrics, latentprint=audit
+    )
 
 
 def plain_text(value: str) -> str:
@@ -104,30 +73,23 @@ def plain_text(value: str) -> str:
     return re.sub(r"([\\`*_{}\[\]()#|!~])", r"\\\1", value)
 
 
-def section(results: Mapping[str, Any], run: Mapping[str, Any]) -> str:
-    """The Markdown section between its marks.
-
-    Raises:
-        InputError: the results are of another schema, or lack counts or verdict.
-    """
-    check(results)
+def section(results: Results, run: RunFacts) -> str:
+    """The Markdown section between its marks."""
     first = first_screen(results)
     lines = [BEGIN, "## Privacy audit", "", f"**{plain_text(first.headline)}** {plain_text(first.sub)}", ""]
     head = [plain_text(cell) or " " for cell in first.tally.head]
     lines += [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     lines += [f"| {' | '.join(plain_text(cell) for cell in row)} |" for row in first.tally.rows]
     for name, answer in first.answers:
-        lines += ["", f"**{name}.** {plain_text(answer)}"]
+        lines += ["", f"**{name}** {plain_text(answer)}"]
     hashes = [
-        ("training images", digest(results, "data.sha256")),
-        ("audited image", digest(results, "target.sha256")),
-        ("weights", digest(run, "stages.model.payload.weights_sha256") or digest(run, "weights_sha256")),
+        ("training images", results.data.sha256),
+        ("audited image", results.target.sha256),
+        ("weights", weights(results, run)),
     ]
-    said = "; ".join(f"{name} `{sha}`" for name, sha in hashes if sha)
-    authority = text(run, "authorised_by", 300)
-    lines += ["", f"Hashes (SHA-256): {said or words.NOTHING}."]
-    if authority:
-        lines += ["", f"Authorised by: {plain_text(authority)}."]
+    lines += ["", f"Hashes (SHA-256): {'; '.join(f'{name} `{sha}`' for name, sha in hashes if sha)}."]
+    if run.authorised_by:
+        lines += ["", f"Authorised by: {plain_text(said(run.authorised_by, 300))}."]
     lines += [
         "",
         "Audited with latentprint after Dombrowski and Kainz (2023). This says what was found for one image"
@@ -138,13 +100,10 @@ def section(results: Mapping[str, Any], run: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def model_card(results: Mapping[str, Any], run: Mapping[str, Any], name: str) -> str:
-    """A whole card: front matter and section, to be extended by hand.
-
-    Raises:
-        InputError: the results are of another schema, or lack counts or verdict.
-    """
-    return f"{front_matter(metadata(results, run, name))}\n# {plain_text(name)}\n\n{section(results, run)}"
+def model_card(results: Results, run: RunFacts, name: str) -> str:
+    """A whole card: front matter and section, to be extended by hand."""
+    front = metadata(results, run, name).to_yaml()
+    return f"---\n{front}\n---\n\n# {plain_text(said(name))}\n\n{section(results, run)}"
 
 
 def replace_section(card: str, new: str) -> str:

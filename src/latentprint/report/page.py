@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -18,8 +16,10 @@ from markupsafe import Markup
 from latentprint.files import write
 from latentprint.report.first import first_screen
 from latentprint.report.palette import variables
-from latentprint.report.reading import check, read_json
+from latentprint.report.public import RunFacts
 from latentprint.report.sections import sections
+from latentprint.results import Results
+from latentprint.results.read import read_results
 
 
 def environment() -> Environment:
@@ -56,13 +56,8 @@ def _sha256(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-def render(results: Mapping[str, Any], run: Mapping[str, Any]) -> str:
-    """The report as one HTML string. ``results``: results.json, ``run``: run.json, both parsed.
-
-    Raises:
-        InputError: the results are of another schema, or lack the counts and the verdict.
-    """
-    check(results)
+def render(results: Results, run: RunFacts) -> str:
+    """The report as one HTML string."""
     first = first_screen(results)
     title = f"Privacy audit: {first.word.lower()}"
     return page("report.html.j2", title, scripted=True, first=first, sections=sections(results, run))
@@ -75,6 +70,6 @@ def write_report(folder: Path | str) -> Path:
         InputError: one of the two files is missing, is no JSON, or is no result of this schema.
     """
     folder = Path(folder)
-    text = render(read_json(folder / "results.json"), read_json(folder / "run.json"))
+    text = render(read_results(folder), RunFacts.read(folder))
     write(folder / "report.html", text.encode(), public=True)
     return folder / "report.html"

@@ -2,147 +2,98 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 
 from latentprint import words
-from latentprint.report.blocks import Block, Pairs, Section
-from latentprint.report.reading import at, count, digest, items, mapping, number, public_source
-from latentprint.report.reading import words as text
+from latentprint.report.blocks import Pairs, Section
+from latentprint.report.public import RunFacts, public_source, said
+from latentprint.results import Results
 
-HASHES = (
-    ("Training images (manifest)", "results", "data.sha256"),
-    ("Private image", "results", "target.sha256"),
-    ("Model weights", "run", "weights_sha256"),
-    ("Settings", "run", "settings_sha256"),
-    ("Policy", "results", "verdict.policy.sha256"),
+Fact = tuple[str, Callable[[Results, RunFacts], str | None]]
+
+FACTS: tuple[Fact, ...] = (
+    ("Training images", lambda r, _: f"{r.data.images:,} from {public_source(r.data.source)}"),
+    ("Images never trained on", lambda r, _: words.whole(r.data.heldout)),
+    ("Training images with a near copy among them", lambda r, _: _whole(r.data.near_copies)),
+    ("Brought to one size, in pixels", lambda r, _: _whole(r.data.resized)),
+    ("Persons (training, never trained on)", lambda r, _: _persons(r)),
+    ("Shape (channels × height × width)", lambda r, _: " × ".join(map(str, r.data.shape))),
+    ("Private image", lambda r, _: f"number {r.target.index:,} of the training images"),
+    ("Mark", lambda r, _: _mark(r)),
+    ("Model", lambda r, _: _model(r)),
+    ("Seed", lambda _, run: None if run.seed is None else str(run.seed)),
+    ("Device", lambda _, run: None if run.device is None else run.device.words),
+    ("Versions", lambda _, run: said(", ".join(f"{k} {v}" for k, v in run.versions.items()))),
+    ("Source state", lambda _, run: _git(run)),
+    ("Run began", lambda _, run: _time(run.began)),
+    ("Run ended", lambda _, run: _time(run.finished)),
+    ("Authorised by", lambda _, run: said(run.authorised_by or "not stated", 300)),
+    ("Schema", lambda r, _: r.schema_),
 )
-DEVICE = ("name", "type", "kind", "count", "threads", "memory_gib")
-_VERSION = re.compile(r"[\w.+!-]{1,60}")
+
+HASHES: tuple[Fact, ...] = (
+    ("Training images (manifest)", lambda r, _: r.data.sha256),
+    ("Private image", lambda r, _: r.target.sha256),
+    ("Model weights", lambda r, run: weights(r, run)),
+    ("Settings", lambda _, run: run.settings_sha256),
+)
 
 
-def provenance(results: Mapping[str, Any], run: Mapping[str, Any]) -> Section:
+def provenance(results: Results, run: RunFacts) -> Section:
     """Where the numbers come from: data, hashes, versions, device, time."""
-    sources: dict[str, Mapping[str, Any]] = {"results": results, "run": run}
-    hashes = [
-        (name, value) for name, where, path in HASHES if (value := digest(sources[where], path)) is not None
-    ]
-    shape = " × ".join(
-        words.number(one) for one in (number({"x": v}, "x") for v in items(results, "data.shape")) if one
-    )
-    heldout = count(results, "data.heldout")
-    rows = [
-        ("Training images", f"{words.whole(count(results, 'data.images'))} from {public_source(results)}"),
-        ("Images never trained on", words.whole(heldout)),
-        ("Training images with a near copy among them", words.whole(count(results, "data.near_copies"))),
-        ("Brought to one size, in pixels", words.whole(count(results, "data.resized"))),
-        ("Persons (training, never trained on)", _persons(results)),
-        ("Shape (channels × height × width)", shape or words.NOTHING),
-        ("Private image", f"number {words.whole(count(results, 'target.index'))} of the training images"),
-        ("Mark", _mark(mapping(results, "target.fingerprint"))),
-        ("Model", _model(mapping(results, "model"))),
-        ("Seed", words.NOTHING if (seed := count(run, "seed")) is None else str(seed)),
-        ("Device", _device(run)),
-        ("Versions", _versions(run)),
-        ("Source state", _git(run)),
-        ("Run began", _time(run, "began") or _time(run, "started")),
-        ("Run ended", _time(run, "finished") or _time(run, "ended")),
-        ("Authorised by", text(run, "authorised_by", 300) or "not stated"),
-        ("Schema", text(results, "schema", 40) or words.NOTHING),
-    ]
-    rows = [row for row in rows if row[1] != words.NOTHING]
-    blocks: list[Block] = [Pairs(rows)]
-    if hashes:
-        blocks.append(Pairs(hashes, mono=True))
     lead = (
         "Enough to repeat the run and to notice a change. latentprint verify checks every number against the"
         " stored counts."
     )
+    blocks = [Pairs(known(FACTS, results, run)), Pairs(known(HASHES, results, run), mono=True)]
     return Section("provenance", "Where these numbers come from", lead, blocks)
 
 
-def _persons(results: Mapping[str, Any]) -> str:
-    """How many persons the images show, where their identities are known."""
-    train, heldout = (count(results, f"data.{key}") for key in ("identities", "heldout_identities"))
-    return words.NOTHING if train is None else f"{train:,}, {words.whole(heldout)}; none on both sides"
+def known(facts: Sequence[Fact], results: Results, run: RunFacts) -> list[tuple[str, str]]:
+    """(name, value) of the facts that are known."""
+    return [(name, found) for name, fact in facts if (found := fact(results, run))]
 
 
-def _model(given: Mapping[str, Any]) -> str:
-    """A model from outside; one that this run trained goes without saying."""
-    kind = text(given, "kind", 40)
-    label = count(given, "label")
-    return words.NOTHING if kind is None else f"given ({kind}{'' if label is None else f', class {label}'})"
+def weights(results: Results, run: RunFacts) -> str | None:
+    """Hash of the audited weights: those that were given, or those that the run trained."""
+    given = None if results.model is None else results.model.weights_sha256
+    return given or run.weights_sha256
 
 
-def model_notes(results: Mapping[str, Any]) -> list[str]:
-    """What must be known of a model from outside, in sentences."""
-    notes = items(results, "model.notes")
-    return [said for note in notes[:20] if (said := text({"note": note}, "note")) is not None]
+def _whole(value: int | None) -> str | None:
+    return None if value is None else words.whole(value)
 
 
-def _mark(fingerprint: Mapping[str, Any]) -> str:
-    kind = text(fingerprint, "kind", 40)
-    if kind is None:
+def _persons(results: Results) -> str | None:
+    data = results.data
+    if data.identities is None:
+        return None
+    return f"{data.identities:,}, {words.whole(data.heldout_identities)}; none on both sides"
+
+
+def _mark(results: Results) -> str:
+    mark = results.target.fingerprint
+    if mark is None:
         return "none was added"
-    parts = [
-        f"{name} {words.number(value)}"
-        for name in ("row", "column", "radius", "grey")
-        if (value := number(fingerprint, name)) is not None
-    ]
-    return ", ".join([kind, *parts])
+    drawn = (mark.model_extra or {}).items()
+    numbers = [f"{k} {words.number(v)}" for k, v in drawn if isinstance(v, int | float)]
+    return said(", ".join([mark.kind, *numbers]), 200)
 
 
-def _device(run: Mapping[str, Any]) -> str:
-    device = at(run, "device")
-    if isinstance(device, str):
-        return text(run, "device", 120) or words.NOTHING
-    parts = [
-        said
-        for key in DEVICE
-        if (
-            said := text(device, key, 80)
-            or (words.number(n) if (n := number(device, key)) is not None else None)
-        )
-    ]
-    return ", ".join(parts) or words.NOTHING
+def _model(results: Results) -> str | None:
+    """A model from outside; one that this run trained goes without saying."""
+    given = results.model
+    if given is None:
+        return None
+    return f"given ({said(given.kind, 40)}{'' if given.label is None else f', class {given.label}'})"
 
 
-def _versions(run: Mapping[str, Any]) -> str:
-    parts = [
-        f"{name} {version}"
-        for name, version in mapping(run, "versions").items()
-        if isinstance(version, str) and _VERSION.fullmatch(name) and _VERSION.fullmatch(version)
-    ]
-    return ", ".join(parts[:40]) or words.NOTHING
+def _git(run: RunFacts) -> str | None:
+    if run.git is None:
+        return None
+    return run.git.commit[:12] + (", with changes that were not committed" if run.git.dirty else "")
 
 
-def _git(run: Mapping[str, Any]) -> str:
-    for path in ("git.commit", "git.sha", "git"):
-        commit = digest(run, path)
-        if commit:
-            dirty = at(run, "git.dirty") is True
-            return f"{commit[:12]}{', with changes that were not committed' if dirty else ''}"
-    return words.NOTHING
-
-
-def _time(run: Mapping[str, Any], key: str) -> str:
-    value = at(run, key)
-    fits = isinstance(value, str) and re.fullmatch(
-        r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d)?[\d.+:Z-]{0,14}", value
-    )
-    return value.replace("T", " ")[:16] + " UTC" if fits and isinstance(value, str) else words.NOTHING
-
-
-def stage_rows(run: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """(stage, time) from ``timings: {name: seconds}`` or ``stages: {name: {seconds}}``."""
-    timings, stages = mapping(run, "timings"), mapping(run, "stages")
-    found: dict[str, float] = {}
-    for name in timings or stages:
-        seconds = number({"x": timings[name]}, "x") if timings else number({"x": stages[name]}, "x.seconds")
-        if seconds is not None and re.fullmatch(r"[\w .-]{1,60}", name):
-            found[name.replace("_", " ")] = seconds
-    if not found:
-        return []
-    rows = [(name, words.duration(seconds)) for name, seconds in found.items()]
-    return [*rows, ("Together", words.duration(sum(found.values())))]
+def _time(when: datetime | None) -> str | None:
+    return None if when is None else when.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")

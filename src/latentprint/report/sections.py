@@ -1,245 +1,191 @@
-"""The report below its first screen, section by section."""
+"""The report below its first screen: a table of sections, each a function of the results."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable
 
 from latentprint import words
-from latentprint.report.blocks import Block, Note, Pairs, Points, Profile, Section, Table
-from latentprint.report.copies import copies_section, not_done_section
-from latentprint.report.figures import curve_figure, profile_figure, rates_figure, strip_figure
+from latentprint.report.blocks import Block, Pairs, Points, Profile, Section, Table
+from latentprint.report.copies import copies_section
+from latentprint.report.figures import NAMES, profile_figure, rates_figure
 from latentprint.report.glossary import GLOSSARY, LIMITS, MARKED, UNMARKED
-from latentprint.report.growth import growth, method
 from latentprint.report.membership import membership_section
-from latentprint.report.provenance import model_notes, provenance, stage_rows
-from latentprint.report.reading import (
-    at,
-    confidence,
-    count,
-    digest,
-    items,
-    mapping,
-    number,
-    rate,
-    trials,
-    two_recognisers,
-)
-from latentprint.report.reading import words as text
-from latentprint.report.samplers import samplers_section
+from latentprint.report.provenance import Fact, known, provenance
+from latentprint.report.public import RunFacts, said
+from latentprint.report.searched import growth, search_section
+from latentprint.results import Results
+from latentprint.results.counted import Counted
+from latentprint.results.model import Detector
+from latentprint.results.searched import Sampler, Search
+from latentprint.stats import Trials
 
 SHOWN = 100
 """Rows of the profile that stand in the page itself; a script pages through the rest."""
 
 
-def sections(results: Mapping[str, Any], run: Mapping[str, Any]) -> list[Section]:
+def sections(results: Results, run: RunFacts) -> list[Section]:
     """All sections that the results hold something for, in the order of reading."""
-
-    parts = [
-        _search(results),
-        growth(results),
-        copies_section(results),
-        not_done_section(results),
-        _rate(results),
-        samplers_section(results),
-        _counts(results),
-        _profile(results),
-        _memorised(results),
-        membership_section(results),
-        _likelihood(results),
-        _fid(results),
-        _costs(results, run),
-        provenance(results, run),
-        Section("limits", "What this does not tell you", "", [Points(_limits(results))]),
-        Section("glossary", "Words used here", "", [Pairs(GLOSSARY)]),
-    ]
-    return [part for part in parts if part is not None]
+    return [part for make in SECTIONS if (part := make(results, run)) is not None]
 
 
-def _limits(results: Mapping[str, Any]) -> tuple[str, ...]:
-    """What holds of every audit, with what this one's image and model add."""
-    own = list(LIMITS)
-    if at(results, "target.injected") is False:
-        i = own.index(MARKED)
-        own[i : i + 1] = UNMARKED if not mapping(results, "q.control") else UNMARKED[:1]
-    return (*own, *model_notes(results))
+def _not_done(results: Results, _: RunFacts) -> Section | None:
+    notes = [said(note) for note in results.not_done]
+    points = Points([f"{note[:1].upper()}{note[1:]}." for note in notes])
+    return Section("not-done", "What could not be done", "", [points]) if notes else None
 
 
-def _search(results: Mapping[str, Any]) -> Section | None:
-    curve, strip = curve_figure(results), strip_figure(results)
-    figures: list[Block] = [one for one in (curve, strip) if one is not None]
-    if not figures:
-        return None
-    tries = count(results, "t_prime.tries")
-    lead = (
-        "Noise was laid over the private image, little by little more, and the model was asked to restore an"
-        f" image from it{f', {tries} times at each level' if tries else ''}. A model that has learned the"
-        " image by heart brings it back even from much noise."
-    )
-    said = [text(results, f"t_prime.{key}") for key in ("statement", "falling.sentence")]
-    said += [method(results), text(results, "detectors.agreement.sentence")]
-    found, control = number(results, "t_prime.value"), mapping(results, "t_prime.control")
-    plain = "It never came back." if found is None else f"It still came back from t′\u00a0=\u00a0{found:.3g}."
-    if control:
-        value = number(control, "value")
-        plain += (
-            " The control, which never saw it, never brought it back."
-            if value is None
-            else f" The control, which never saw it, brought it back up to t′\u00a0=\u00a0{value:.3g}."
-        )
-    p_value, images = rate(results, "t_prime.baseline.p_value"), count(results, "t_prime.baseline.images")
-    if p_value is not None and images:
-        plain += (
-            f" Among {images} images never trained on, a value as high or higher is expected with probability"
-            f" p\u00a0=\u00a0{words.number(p_value, 2)}."
-        )
-    notes: list[Block] = [Note(plain)]
-    notes += [Note(one) for one in said if one]
-    return Section("search", "How well the model remembers it", lead, [*notes, *figures])
-
-
-def _rate(results: Mapping[str, Any]) -> Section | None:
-    figure = rates_figure(results)
-    if figure is None:
-        return None
+def _rate(results: Results, _: RunFacts) -> Section:
     lead = (
         "The rate at which generated images are the private image, by counting and, where they were run, by"
         " estimators that can see rarer events. The dashed line is the rate of a model that repeats all its"
         " training images equally often."
     )
+    q, blocks = results.q, list[Block]([rates_figure(results)])
     rows = [
-        (name, _sampler(mapping(results, f"q.{key}.sampler")), _yes(at(results, f"q.{key}.reliable")), said)
-        for key, name in (("bridge", "Bridge"), ("splitting", "Splitting"))
-        if mapping(results, f"q.{key}")
-        for said in (text(results, f"q.{key}.diagnostic") or words.NOTHING,)
+        (_estimator(name), _sampler(one.sampler), _yes(one.reliable), said(one.diagnostic))
+        for name, one in q.estimates.items()
     ]
-    blocks: list[Block] = [figure]
     if rows:
         head = ("Estimator", "Sampler", "Reliable", "Diagnostic")
         blocks.append(Table("How far the estimators can be trusted", head, rows))
-    if through := _through(results):
+    if q.combined is not None:
+        blocks.append(Points([said(q.combined.sentence)]))
+    ran = [("Counting", q.monte_carlo.corrected)]
+    ran += [(_estimator(name), one.corrected) for name, one in q.estimates.items()]
+    through = [
+        (name, words.number(one.low), words.number(one.high), said(one.note))
+        for name, one in ran
+        if one is not None
+    ]
+    if through:
         head = ("Estimator", "Low", "High", "Note")
         blocks.append(Table("The same, with the recognisers' own errors counted in", head, through))
     return Section("rate", "How often it comes back", lead, blocks)
 
 
-def _through(results: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
-    """Each estimate's interval through the errors of c_p and c_id (``audit.counting``)."""
-    named = (("monte_carlo", "Counting"), ("bridge", "Bridge"), ("splitting", "Splitting"))
-    found = [(name, mapping(results, f"q.{key}.corrected")) for key, name in named]
-    return [
-        (
-            name,
-            words.number(number(entry, "low")),
-            words.number(number(entry, "high")),
-            text(entry, "note") or words.NOTHING,
-        )
-        for name, entry in found
-        if entry
-    ]
+def _estimator(name: str) -> str:
+    return NAMES.get(name, said(name, 40))
 
 
-def _yes(value: Any) -> str:
-    return "yes" if value is True else "no" if value is False else words.NOTHING
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"
 
 
-def _sampler(sampler: Mapping[str, Any]) -> str:
+def _sampler(sampler: Sampler) -> str:
     """One line: "heun, 24 steps, karras, last step denoised"."""
-    steps = count(sampler, "steps")
-    parts = [
-        text(sampler, "step", 40),
-        f"{steps} steps" if steps else None,
-        text(sampler, "spacing", 40),
-        "last step denoised" if at(sampler, "denoise") is True else None,
-        "random" if at(sampler, "stochastic") is True else None,
-    ]
-    return ", ".join(part for part in parts if part) or words.NOTHING
+    ends = "last step denoised" if sampler.denoise else None
+    drawn = "random" if sampler.stochastic else None
+    return said(", ".join(part for part in (sampler.words, ends, drawn) if part), 200)
 
 
-def _counts(results: Mapping[str, Any]) -> Section:
-    source = mapping(results, "q.monte_carlo")
-    control = mapping(results, "q.control")
-    pair = two_recognisers(results)
-    told = [
-        ("Mark recognised", "presence_hits"),
-        ("Image recognised", "identity_hits"),
-        ("Both: the private image", "hits"),
+def _samplers(results: Results, _: RunFacts) -> Section | None:
+    """t' and q by sampler; nothing where there is one alone."""
+    if not results.samplers:
+        return None
+    own = (results.q.monte_carlo.sampler, results.t_prime, results.q.monte_carlo)
+    rows = [_by_sampler(*own), *(_by_sampler(one.sampler, one.t_prime, one.q) for one in results.samplers)]
+    head = ("Sampler", "t′", "Seen", "Images made", "Rate, interval", "Evaluations an image")
+    lead = (
+        "One model, several ways of generating images. Each has its own rate: what one hardly shows another"
+        " may. The first row is the one that the rest of this page is about."
+    )
+    table = Table("The same audit by sampler", head, rows, (False, True, True, True, True, True))
+    return Section("samplers", "Other ways of generating images", lead, [table])
+
+
+def _by_sampler(sampler: Sampler, found: Search | None, q: Counted) -> tuple[str, ...]:
+    return (
+        said(sampler.words, 120),
+        words.NOTHING if found is None else words.noise(found.value),
+        f"{q.hits:,}",
+        f"{q.samples:,}",
+        words.between(q.low, q.high),
+        words.number(q.network_evaluations / q.samples) if q.samples else words.NOTHING,
+    )
+
+
+TESTS: tuple[Fact, ...] = (
+    ("Images generated", lambda r, _: f"{r.q.monte_carlo.samples:,}"),
+    (
+        "Expected if every training image comes back equally often (E = n × copies / N)",
+        lambda r, _: words.number(r.q.monte_carlo.expected),
+    ),
+    (
+        "p-value of “the rate is 1/N” against “it is lower”",
+        lambda r, _: words.number(r.q.monte_carlo.p_value),
+    ),
+    (
+        "Largest rate that could have been missed",
+        lambda r, _: f"{words.one_in(r.q.monte_carlo.missable)} ({words.number(r.q.monte_carlo.missable)})",
+    ),
+    ("Stopped", lambda r, _: None if r.q.monte_carlo.stopping is None else r.q.monte_carlo.stopping.stopped),
+    ("Sampler", lambda r, _: _sampler(r.q.monte_carlo.sampler)),
+)
+
+
+def _counts(results: Results, run: RunFacts) -> Section:
+    counted = [one for one in (results.q.monte_carlo, results.q.control) if one is not None]
+    pair = results.detectors.presence is not None
+    level = words.percent(counted[0].level)
+    head = (
+        "Generated images",
+        "Count",
+        f"{level} interval",
+        *("Control", "Interval")[: 2 * len(counted) - 2],
+    )
+    numeric = (False, *[True] * (len(head) - 1))
+    if pair:
+        title = "Images recognised by each recogniser and by both"
+        rows = [
+            ("Mark recognised", *(c for one in counted for c in _cells(one.presence_hits or 0, one))),
+            ("Image recognised", *(c for one in counted for c in _cells(one.identity_hits, one))),
+            ("Both: the private image", *(c for one in counted for c in _cells(one.hits, one))),
+        ]
+    else:
+        title = "Images recognised"
+        rows = [("Recognised as the private image", *(c for one in counted for c in _cells(one.hits, one)))]
+    blocks: list[Block] = [Table(title, head, rows, numeric)]
+    if pair:
+        alone = [
+            ("Mark only", *(f"{(one.presence_hits or 0) - one.hits:,}" for one in counted)),
+            ("Image only", *(f"{one.identity_hits - one.hits:,}" for one in counted)),
+        ]
+        told = "These are false alarms that the other recogniser filtered out, or partial copies."
+        head = ("Recognised by one alone", "This model", "Control")[: 1 + len(counted)]
+        blocks.append(Table("One recogniser alone", head, alone, (False, *[True] * len(counted)), told))
+    named = (("Mark", results.detectors.presence), ("Image", results.detectors.identity))
+    detectors = [(name, one) for name, one in named if one is not None]
+    kinds = [
+        (name, said(kind, 80), words.of(one.k, one.n), f"at most {words.percent(one.interval()[1])}")
+        for name, detector in detectors
+        for kind, one in detector.kinds.items()
+        if one.n
     ]
-    if not pair:
-        told = [("Recognised as the private image", "hits")]
-    rows = [
-        (name, *_count_cells(source, key), *(_count_cells(control, key) if control else ()))
-        for name, key in told
-    ]
-    alone = [
-        (name, words.whole(_alone(source, key)), *((words.whole(_alone(control, key)),) if control else ()))
-        for name, key in (("Mark only", "presence_hits"), ("Image only", "identity_hits"))
-    ]
-    head = ("Generated images", "Count", "95% interval") + (("Control", "Interval") if control else ())
-    level = confidence(source, "level")
-    head = tuple(part.replace("95%", words.percent(level)) for part in head)
-    tests = [
-        ("Images generated", words.whole(count(source, "samples"))),
-        ("Expected if every training image comes back equally often (E = n × copies / N)",
-         words.number(number(source, "expected"))),
-        ("p-value of “the rate is 1/N” against “it is lower”", words.number(rate(source, "p_value"))),
-        ("Largest rate that could have been missed", _rate_words(rate(source, "missable"))),
-        ("Sampler", _sampler(mapping(source, "sampler"))),
-    ]  # fmt: skip
-    alone_head = ("Recognised by one alone", "This model") + (("Control",) if control else ())
-    counted = "Images recognised by each recogniser and by both" if pair else "Images recognised"
-    apart: list[Block] = [
-        Table(
-            "One recogniser alone",
-            alone_head,
-            alone,
-            (False, *[True] * (len(alone_head) - 1)),
-            "These are false alarms that the other recogniser filtered out, or partial copies.",
-        ),
-    ]
-    kinds = _kinds(results)
-    blocks: list[Block] = [
-        Table(counted, head, rows, (False, *[True] * (len(head) - 1))),
-        *(apart if pair else []),
-        _errors(results),
-        *([] if kinds is None else [kinds]),
-        Pairs(tests),
-    ]
+    blocks.append(_errors(detectors))
+    if kinds:
+        head = ("Recogniser", "Images", "False alarms", "95% interval")
+        blocks.append(Table("False alarms by kind of image", head, kinds, (False, False, True, True)))
+    blocks.append(Pairs(known(TESTS, results, run)))
     lead = "Counts first; every rate on this page is made of them."
     return Section("counts", "Counts and how reliable they are", lead, blocks)
 
 
-def _rate_words(value: float | None) -> str:
-    return words.NOTHING if value is None else f"{words.one_in(value)} ({words.number(value)})"
+def _cells(k: int, one: Counted) -> tuple[str, str]:
+    if k == one.hits:
+        low, high = one.low, one.high
+    else:
+        low, high = Trials(k, one.samples).interval(one.level)
+    return f"{k:,}", f"{words.number(low, 2)} – {words.number(high, 2)}"
 
 
-def _count_cells(source: Mapping[str, Any], key: str) -> tuple[str, str]:
-    one = trials({"x": {"k": at(source, key), "n": at(source, "samples")}}, "x")
-    if one is None:
-        return words.NOTHING, words.NOTHING
-    low, high = one.interval(confidence(source, "level"))
-    return f"{one.k:,}", f"{words.number(low, 2)} – {words.number(high, 2)}"
-
-
-def _alone(source: Mapping[str, Any], key: str) -> int | None:
-    one, both = count(source, key), count(source, "hits")
-    return one - both if one is not None and both is not None and one >= both else None
-
-
-def _errors(results: Mapping[str, Any]) -> Table:
+def _errors(detectors: list[tuple[str, Detector]]) -> Table:
     rows: list[tuple[str, ...]] = []
-    for name, key in (("Mark (presence)", "presence"), ("Image (identity)", "identity")):
-        if key == "presence" and not two_recognisers(results):
-            continue
-        source = mapping(results, f"detectors.{key}")
+    for name, one in detectors:
         cells: list[str] = []
-        for kind in ("tpr", "fpr"):
-            one = trials(source, kind)
-            low, high = one.interval() if one else (0.0, 0.0)
-            span = f"{words.percent(low)} – {words.percent(high)}" if one else words.NOTHING
-            cells += [f"{one.k:,} of {one.n:,}" if one else words.NOTHING, span]
-        backbone = text(source, "backbone", 40) or words.NOTHING
-        rows.append((name, *cells, words.number(number(source, "threshold")), backbone))
+        for counts in (one.tpr, one.fpr):
+            low, high = counts.interval() if counts.n else (0.0, 1.0)
+            cells += [words.of(counts.k, counts.n), f"{words.percent(low)} – {words.percent(high)}"]
+        rows.append((name, *cells, words.number(one.threshold), said(one.backbone, 40)))
     return Table(
         "The recognisers' own errors, counted on images they were not made with",
         ("Recogniser", "Noticed", "95% interval", "False alarms", "95% interval", "Threshold", "Network"),
@@ -248,120 +194,126 @@ def _errors(results: Mapping[str, Any]) -> Table:
     )
 
 
-def _kinds(results: Mapping[str, Any]) -> Table | None:
-    """The false alarms by kind of image, where the detectors say so."""
-    rows: list[tuple[str, ...]] = []
-    for name, key in (("Mark", "presence"), ("Image", "identity")):
-        for kind, counts in mapping(results, f"detectors.{key}.kinds").items():
-            one, said = trials({"x": counts}, "x"), text({"x": kind}, "x", 80)
-            if one is not None and said is not None:
-                upper = words.percent(one.interval()[1])
-                rows.append((name, said, f"{one.k:,} of {one.n:,}", f"at most {upper}"))
-    head = ("Recogniser", "Images", "False alarms", "95% interval")
-    return Table("False alarms by kind of image", head, rows, (False, False, True, True)) if rows else None
-
-
-def _profile(results: Mapping[str, Any]) -> Section | None:
-    rows = [
-        (
-            digest(row, "sha256") or words.NOTHING,
-            rate(row, "value"),
-            rate(row, "p_value"),
-            at(row, "discovered"),
-        )
-        for row in items(results, "profile")
-        if isinstance(row, Mapping)
-    ]
-    if not rows:
+def _profile(results: Results, _: RunFacts) -> Section | None:
+    found = results.profile
+    if found is None or not found.rows:
         return None
-    order = sorted(rows, key=lambda row: (-(row[1] if row[1] is not None else -1.0), row[0]))
-    data = [(sha, value, p, int(found is True)) for sha, value, p, found in order]
+    data = [(row.sha256, row.value, row.p_value, int(row.discovered)) for row in found.rows]
     shown = [
-        (sha, words.number(value) if value is not None else "never", words.number(p, 2), _yes(found))
-        for sha, value, p, found in order[:SHOWN]
+        (sha, "never" if t is None else words.number(t), words.number(p, 2), _yes(bool(known_)))
+        for sha, t, p, known_ in data[:SHOWN]
     ]
-    known = sum(found for *_, found in data)
     lead = (
-        f"{len(data):,} training images, each named by the hash of its content. The model knows {known:,} of"
-        " them better than images it was never trained on (false discoveries controlled)."
+        f"{len(data):,} training images, each named by the hash of its content. The model knows"
+        f" {found.discovered:,} of them better than images it was never trained on (false discoveries"
+        " controlled)."
     )
-    figure = profile_figure([(value, found is True) for _, value, _, found in order])
-    return Section(
-        "profile", "The training images one by one", lead, [figure, Profile(shown, len(data), data)]
-    )
+    blocks = [profile_figure(found.rows), Profile(shown, len(data), data), Points([said(found.sentence)])]
+    return Section("profile", "The training images one by one", lead, blocks)
 
 
-def _memorised(results: Mapping[str, Any]) -> Section | None:
-    source = mapping(results, "memorised")
-    if not source:
+def _memorised(results: Results, _: RunFacts) -> Section | None:
+    found = results.memorised
+    if found is None:
         return None
-    rows = [
-        (name, *(words.number(number(source, f"{key}.{part}")) for part in ("min", "median", "max")))
-        for name, key in (("Mean squared error", "mse"), ("Mean absolute error", "mae"))
-        if mapping(source, key)
-    ]
-    n, nearest, of = count(source, "count"), count(source, "nearest.target"), count(source, "nearest.n")
-    by = " by both recognisers" if two_recognisers(results) else ""
-    lead = f"No generated image was recognised{by}."
+    by = " by both recognisers" if results.detectors.presence is not None else ""
+    n, lead = found.count, f"No generated image was recognised{by}."
     if n:
         lead = f"{n:,} generated {'image was' if n == 1 else 'images were'} recognised{by}."
-    if nearest is not None and of:
-        lead += f" For {nearest:,} of {of:,} of them the private image is the nearest of all training images."
+    if found.nearest is not None:
+        of = words.of(found.nearest.target, found.nearest.n)
+        lead += f" For {of} of them the private image is the nearest of all training images."
+    rows = [
+        (name, *(words.number(v) for v in (one.min, one.median, one.max)))
+        for name, one in (("Mean squared error", found.mse), ("Mean absolute error", found.mae))
+        if one is not None
+    ]
     head = ("Difference to the private image", "Smallest", "Median", "Largest")
     note = "Pixel values run from −1 to 1. The images themselves are confidential and not in this file."
-    blocks: list[Block] = (
-        [Table("How close the copies are", head, rows, (False, True, True, True), note)] if rows else []
-    )
-    return Section("memorised", "The copies", lead, blocks)
+    table = Table("How close the copies are", head, rows, (False, True, True, True), note)
+    return Section("memorised", "The copies", lead, [table] if rows else [])
 
 
-def _likelihood(results: Mapping[str, Any]) -> Section | None:
-    source = mapping(results, "likelihood")
-    if not source:
+def _likelihood(results: Results, _: RunFacts) -> Section | None:
+    found = results.likelihood
+    if found is None:
         return None
+    means = (("Training images", found.bits_per_dim), ("Images never trained on", found.heldout))
     rows = [
-        (name, words.number(number(source, f"{key}.mean")), words.number(number(source, f"{key}.se"), 2),
-         words.whole(count(source, f"{key}.n")))
-        for name, key in (("Training images", "bits_per_dim"), ("Images never trained on", "heldout"))
-        if mapping(source, key)
-    ]  # fmt: skip
-    target = number(source, "target")
-    if target is not None:
-        rows.append(("The private image", words.number(target), words.NOTHING, "1"))
+        (name, words.number(one.mean), words.number(one.se, 2), words.whole(one.n))
+        for name, one in means
+        if one is not None
+    ]
+    rows.append(("The private image", words.number(found.target), words.NOTHING, "1"))
     head = ("Bits per dimension (lower: better known)", "Mean", "Standard error", "Images")
     lead = "How likely the model holds these very images to be, pixel for pixel."
     table = Table("Likelihood", head, rows, (False, True, True, True))
     return Section("likelihood", "Likelihood", lead, [table])
 
 
-def _fid(results: Mapping[str, Any]) -> Section | None:
-    source = mapping(results, "fid")
-    if not source:
+def _fid(results: Results, _: RunFacts) -> Section | None:
+    found = results.fid
+    if found is None:
         return None
     rows = [
-        ("To the training images", words.number(number(source, "train"))),
-        ("To images never trained on", words.number(number(source, "test"))),
-        ("Generated images used", words.whole(count(source, "samples"))),
-        ("Features", text(source, "features", 120) or words.NOTHING),
+        ("To the training images", words.number(found.train)),
+        ("To images never trained on", words.number(found.test)),
+        ("Generated images used", words.whole(found.samples)),
+        ("Features", said(found.features, 120)),
     ]
     lead = "The Fréchet distance of generated images to real ones; only the same features compare."
     return Section("fid", "Quality of the generated images", lead, [Pairs(rows)])
 
 
-def _costs(results: Mapping[str, Any], run: Mapping[str, Any]) -> Section | None:
-    source = mapping(results, "costs.network_evaluations")
-    rows = [
-        (text({"k": name}, "k", 60) or words.NOTHING, words.whole(count(source, name)))
-        for name in source
-        if "." not in name and count(source, name) is not None
-    ]
-    total = sum(count(source, name) or 0 for name in source if "." not in name and name != "total")
+def _costs(results: Results, run: RunFacts) -> Section | None:
+    costs, seconds = results.costs, run.seconds
     blocks: list[Block] = []
-    if rows:
-        rows = [row for row in rows if row[0] != "total"] + [("Together", f"{total:,}")]
+    if costs.network_evaluations:
+        rows = [(_stage(name), f"{cost:,}") for name, cost in costs.network_evaluations.items()]
+        rows.append(("Together", f"{costs.total:,}"))
         blocks.append(Table("Network evaluations", ("Part", "Evaluations"), rows, (False, True)))
-
-    stages = stage_rows(run)
-    if stages:
-        blocks.append(Table("Time", ("Stage", "Time"), stages, (False, True)))
+    if seconds:
+        times = [(_stage(name), words.duration(one)) for name, one in seconds.items()]
+        times.append(("Together", words.duration(sum(seconds.values()))))
+        blocks.append(Table("Time", ("Stage", "Time"), times, (False, True)))
     return Section("costs", "What it cost", "", blocks) if blocks else None
+
+
+def _stage(name: str) -> str:
+    return said(name, 60).replace("_", " ").replace(".", ", ")
+
+
+def _limits(results: Results, _: RunFacts) -> Section:
+    """What holds of every audit, with what this one's image and model add."""
+    own = list(LIMITS)
+    if not results.target.injected:
+        i = own.index(MARKED)
+        own[i : i + 1] = UNMARKED if results.q.control is None else UNMARKED[:1]
+    notes = () if results.model is None else results.model.notes
+    points = Points([*own, *(said(note) for note in notes)])
+    return Section("limits", "What this does not tell you", "", [points])
+
+
+def _glossary(_: Results, __: RunFacts) -> Section:
+    return Section("glossary", "Words used here", "", [Pairs(GLOSSARY)])
+
+
+SECTIONS: tuple[Callable[[Results, RunFacts], Section | None], ...] = (
+    copies_section,
+    search_section,
+    growth,
+    _not_done,
+    _rate,
+    _samplers,
+    _counts,
+    _profile,
+    _memorised,
+    membership_section,
+    _likelihood,
+    _fid,
+    _costs,
+    provenance,
+    _limits,
+    _glossary,
+)
+"""What the page holds, in the order of reading. A new number is a row in its section, or a section here."""

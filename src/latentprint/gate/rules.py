@@ -1,0 +1,289 @@
+"""The rules of a release policy, one row each: what it asks for, and what results say to it.
+
+Each compares a limit with an interval [low, high] that holds the true value with the policy's confidence:
+
+    high <= limit          pass
+    low > limit            fail
+    otherwise              unknown: the run cannot tell, and more samples could
+
+A rule that lacks what it judges by raises `CannotJudge`, which is no pass: nothing passes but a value that
+was measured, and that was compared with its like.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, Literal, TypeVar
+
+from latentprint.gate.policy import (
+    ControlLimits,
+    DetectorLimits,
+    MembershipLimits,
+    MissableLimits,
+    RateLimits,
+    SearchLimits,
+    VerdictLimits,
+)
+from latentprint.results import Results, Value
+from latentprint.results.counted import Estimate
+from latentprint.results.searched import Baseline
+from latentprint.results.stopping import errors
+from latentprint.stats import corrected_interval, running_interval, samples_to_exclude
+from latentprint.verdict import Evidence, evidence
+from latentprint.words import one_in
+
+Answer = Literal["pass", "fail", "unknown"]
+Said = tuple[Answer, str]
+Limits = TypeVar("Limits", bound=Value)
+Part = TypeVar("Part")
+
+
+class CannotJudge(Exception):
+    """The results lack what a rule judges by; the message is the reason, in one sentence."""
+
+
+def needed(part: Part | None, otherwise: str) -> Part:
+    """A part of the results that a rule cannot do without.
+
+    Raises:
+        CannotJudge: it is None; ``otherwise`` says so.
+    """
+    if part is None:
+        raise CannotJudge(otherwise)
+    return part
+
+
+@dataclass(frozen=True)
+class Rule(Generic[Limits]):
+    """One kind of rule.
+
+    Attributes:
+        table: its table in the policy.
+        limits: what that table holds.
+        keys: the limits that each get an answer.
+        judge: the answers by key, each with a sentence.
+    """
+
+    table: str
+    limits: type[Limits]
+    keys: tuple[str, ...]
+    judge: Callable[[Results, Limits], Mapping[str, Said]]
+
+    def answers(self, results: Results, limits: Limits) -> dict[str, Said]:
+        """An answer to each limit that the policy sets; what is not answered could not be judged."""
+        asked = [key for key in self.keys if getattr(limits, key) is not None]
+        try:
+            found = self.judge(results, limits)
+        except CannotJudge as missing:
+            found = dict.fromkeys(asked, ("unknown", str(missing)))
+        unanswered: Said = ("unknown", "The rule gave no answer.")
+        return {f"{self.table}.{key}": found.get(key, unanswered) for key in asked}
+
+
+def _compare(what: str, low: float, high: float, limit: float, hint: str = "") -> Said:
+    span = f"{what} lies between {one_in(low)} and {one_in(high)}; the limit is {one_in(limit)}"
+    if high <= limit:
+        return "pass", f"{span}."
+    if low > limit:
+        return "fail", f"{span}, which is exceeded."
+    return "unknown", f"{span}, and both sides of it are possible.{hint}"
+
+
+def _rate(results: Results, limits: RateLimits) -> Mapping[str, Said]:
+    """q of the audited sampler, by each estimator named, at a level at which all that ran hold together.
+
+    One that pins q below the limit is enough, unless another puts it above or contradicts it.
+    """
+    q, audited = results.q, results.q.monte_carlo.sampler
+    ran = [
+        name
+        for name in limits.estimators
+        if name == "monte_carlo" or ((one := q.estimates.get(name)) is not None and one.sampler == audited)
+    ]
+    level = 1 - (1 - limits.level) / max(1, len(ran))
+    found = [_estimate(results, name, limits.at_most, level) for name in limits.estimators]
+    answers = {answer for answer, _ in found}
+    decisive: Answer = "fail" if "fail" in answers else "pass" if "pass" in answers else "unknown"
+    told = " ".join(reason for answer, reason in found if answer == decisive)
+    if decisive == "pass" and q.combined is not None and not q.combined.agree:
+        return {"at_most": ("unknown", q.combined.sentence)}
+    return {"at_most": (decisive, told)}
+
+
+def _estimate(results: Results, name: str, limit: float, level: float) -> Said:
+    counts = evidence(results)
+    if name == "monte_carlo":
+        hint = _more(counts, limit, level)
+        return _compare("The rate by counting", *_counted(results, counts, level), limit, hint)
+    estimate = results.q.estimates.get(name)
+    if estimate is None:
+        return "unknown", f"The {name} estimator was not run."
+    if estimate.sampler != results.q.monte_carlo.sampler:
+        return (
+            "unknown",
+            f"The {name} estimate is of another sampler ({estimate.sampler.words}), not of this.",
+        )
+    if not estimate.reliable:
+        return "unknown", f"The {name} estimate is not reliable."
+    ends = _through(results, estimate, level)
+    if ends is None:
+        return (
+            "unknown",
+            f"The {name} interval has a confidence of only {estimate.level:g} instead of {level:g}.",
+        )
+    return _compare(f"The rate by {name}", *ends, limit)
+
+
+def _through(results: Results, estimate: Estimate, level: float) -> tuple[float, float] | None:
+    """What the detectors' errors leave of an estimate, at ``level``; None where it is not known so well."""
+    rate = estimate.rate
+    if rate is None or estimate.at(level) is None:
+        stated = estimate.corrected or estimate
+        known = stated.level >= level and stated.low is not None and stated.high is not None
+        return (stated.low, stated.high) if known else None  # type: ignore[return-value]
+
+    def interval(each: float) -> tuple[float, float]:
+        ends = estimate.at(each)
+        assert ends is not None  # asked above
+        return ends
+
+    alarms = None if results.q.control is None else results.q.control.trials
+    found = corrected_interval(rate, interval, errors(results.detectors), control=alarms, level=level)
+    return found.low, found.high
+
+
+def _counted(results: Results, counts: Evidence, level: float) -> tuple[float, float]:
+    """Bounds on q by counting: misses of the detectors raise the upper one, false alarms lower the other.
+
+    For a fixed number of samples each bound is one-sided, with half of its error probability spent on the
+    detectors' own rates (Bonferroni). A count that stopped on sight of hits has its own intervals. Without a
+    hit the number of looks was a constant.
+    """
+    hits, stopping = counts.hits, results.q.monte_carlo.stopping
+    if hits.n == 0:
+        return 0.0, 1.0
+    if stopping is not None and hits.k:
+        found = corrected_interval(
+            hits.rate,
+            lambda each: running_interval(stopping.looks.counts, each, stopping.until),
+            errors(results.detectors),
+            control=counts.control,
+            level=level,
+        )
+        return found.low, found.high
+    each = 1 - (1 - level) / 2
+    sensitivity = counts.sensitivity(each)
+    high = min(1.0, hits.upper(each) / sensitivity) if sensitivity > 0 else 1.0
+    alarms = counts.false_alarms(each)
+    if counts.control is not None and counts.control.n:
+        alarms = min(alarms, counts.control.upper(each))
+    return max(0.0, hits.lower(each) - alarms), high
+
+
+def _more(counts: Evidence, limit: float, level: float) -> str:
+    """How many images without a hit would decide, where that helps."""
+    each = 1 - (1 - level) / 2
+    share = limit * counts.sensitivity(each)
+    if counts.hits.k or not 0 < share < 1:
+        return ""
+    return f" {samples_to_exclude(share, each):,} generated images without a hit would decide."
+
+
+def _missable(results: Results, limits: MissableLimits) -> Mapping[str, Said]:
+    counts = evidence(results)
+    _, high = _counted(results, counts, limits.level)
+    said = f"A rate of up to {one_in(high)} could have been missed; the limit is {one_in(limits.at_most)}"
+    if high <= limits.at_most:
+        return {"at_most": ("pass", f"{said}.")}
+    hint = _more(counts, limits.at_most, limits.level)
+    return {"at_most": ("unknown", f"{said}, so this run says too little.{hint}")}
+
+
+def _search(results: Results, limits: SearchLimits) -> Mapping[str, Said]:
+    """x_p's t' among those of images never trained on, all measured by one recogniser with as many tries."""
+    searched = needed(results.t_prime, "t' was not searched.")
+    law = needed(searched.baseline, "t' was not compared with images never trained on.")
+    if law.images < limits.baseline_images_at_least:
+        raise CannotJudge(
+            f"t' was compared with {law.images} images never trained on; {limits.baseline_images_at_least}"
+            " are needed."
+        )
+    found: dict[str, Said] = {}
+    if limits.excess_at_most is not None:
+        found["excess_at_most"] = _excess(law, limits.excess_at_most)
+    if limits.p_value_at_least is not None:
+        enough = law.p_value >= limits.p_value_at_least
+        found["p_value_at_least"] = (
+            "pass" if enough else "fail",
+            f"The p-value of t' against {law.images} images never trained on is {law.p_value:.2g}; at least"
+            f" {limits.p_value_at_least:g} is asked for.",
+        )
+    return found
+
+
+def _excess(law: Baseline, limit: float) -> Said:
+    own, who = law.target.value, f"{law.images} images never trained on"
+    if law.excess is None or own is None:
+        never = "The image" if own is None else f"Most of {who}"
+        return "unknown", f"{never} never came back, so there is no excess of t' to judge."
+    said = (
+        f"t' is {own:.3g}, {law.excess:+.3g} against the median of {who} (all judged by the"
+        f" {law.question.recogniser}, {law.question.tries} tries a level)"
+    )
+    return ("pass" if law.excess <= limit else "fail"), f"{said}; the limit is {limit:+.3g}."
+
+
+def _membership(results: Results, limits: MembershipLimits) -> Mapping[str, Said]:
+    missing = "The run holds no membership test with an interval."
+    found = needed(results.membership, missing)
+    low, high, limit = needed(found.low, missing), needed(found.high, missing), limits.auc_at_most
+    said = f"The membership test's AUC lies between {low:.3g} and {high:.3g}; the limit is {limit:.3g}."
+    return {"auc_at_most": ("pass" if high <= limit else "fail" if low > limit else "unknown", said)}
+
+
+def _control(results: Results, limits: ControlLimits) -> Mapping[str, Said]:
+    control = needed(results.q.control, "No control was run.").trials
+    if not control.n:
+        raise CannotJudge("The control generated no image.")
+    ends = control.lower(limits.level), control.upper(limits.level)
+    return {"rate_at_most": _compare("The control's rate", *ends, limits.rate_at_most)}
+
+
+def _detectors(results: Results, limits: DetectorLimits) -> Mapping[str, Said]:
+    counts = evidence(results)
+    sensitivity, alarms = counts.sensitivity(limits.level), counts.false_alarms(limits.level)
+    whose, joint = ("detectors'", " joint") if counts.pair else ("detector's", "")
+    return {
+        "sensitivity_at_least": (
+            "pass" if sensitivity >= limits.sensitivity_at_least else "unknown",
+            f"The {whose}{joint} sensitivity is known to be at least {sensitivity:.3g};"
+            f" {limits.sensitivity_at_least:.3g} is asked for.",
+        ),
+        "false_alarms_at_most": (
+            "pass" if alarms <= limits.false_alarms_at_most else "unknown",
+            f"The {whose} false-alarm rate is known to be at most {alarms:.3g};"
+            f" {limits.false_alarms_at_most:.3g} is allowed.",
+        ),
+    }
+
+
+def _state(results: Results, limits: VerdictLimits) -> Mapping[str, Said]:
+    state = results.verdict.state
+    if state in limits.allowed:
+        return {"allowed": ("pass", f"The audit's verdict is “{state}”.")}
+    allowed = " or ".join(f"“{one}”" for one in limits.allowed)
+    answer: Answer = "fail" if state == "reproduces" else "unknown"
+    return {"allowed": (answer, f"The audit's verdict is “{state}”; {allowed} is asked for.")}
+
+
+RULES: tuple[Rule[Any], ...] = (
+    Rule("q", RateLimits, ("at_most",), _rate),
+    Rule("missable", MissableLimits, ("at_most",), _missable),
+    Rule("t_prime", SearchLimits, ("excess_at_most", "p_value_at_least"), _search),
+    Rule("membership", MembershipLimits, ("auc_at_most",), _membership),
+    Rule("control", ControlLimits, ("rate_at_most",), _control),
+    Rule("detectors", DetectorLimits, ("sensitivity_at_least", "false_alarms_at_most"), _detectors),
+    Rule("verdict", VerdictLimits, ("allowed",), _state),
+)
+"""Every rule that a policy may ask for, in the order in which they are judged; a further one is a row."""

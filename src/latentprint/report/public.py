@@ -1,0 +1,116 @@
+"""What the pages may show: texts with paths and file names withheld, and of run.json a list of known facts.
+
+Pages are made to be passed on. Numbers come from `Results`, which holds no name and no path of its own; the
+texts in it, and all of run.json, pass through here. Escaping is the template's business.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from latentprint.contracts import InputError
+from latentprint.files import read_json
+from latentprint.results.stored import first
+from latentprint.results.value import Sha256
+
+_PATH = re.compile(
+    r"""(?:(?<=^)|(?<=[\s'"(=,:;\[]))          # at the start of a token
+        (?:~|\.{1,2}|[A-Za-z]:)?[\\/][^\s'"<>|)\]]*   # /a/b, ~/a, ../a, C:\\a
+        |\w+://\S+                              # addresses
+        |[^\s\\/'"]+\.(?:png|jpe?g|tiff?|bmp|gif|dcm|dicom|nii|npz|npy|csv|parquet|pt|pth|ckpt|safetensors)\b""",
+    re.VERBOSE | re.IGNORECASE,
+)
+_PUBLIC_SOURCE = re.compile(r"(digits)|(phantom)(?::\d+)?|medmnist:([a-z0-9_]{1,40})", re.IGNORECASE)
+
+
+def said(text: str, limit: int = 600) -> str:
+    """A short text without control characters, paths, addresses and file names."""
+    clean = "".join(c if c.isprintable() else " " for c in text).strip()
+    clean = _PATH.sub("[withheld]", clean)
+    return clean if len(clean) <= limit else clean[: limit - 1] + "…"
+
+
+def public_source(source: str) -> str:
+    """Where the images came from: public sets by name, anything private by its kind only."""
+    found = _PUBLIC_SOURCE.fullmatch(source)
+    if found is None:
+        return "a private set of images"
+    if found[1]:
+        return "the public set of handwritten digits"
+    return "drawn phantoms" if found[2] else f"the public set {found[3]} (MedMNIST)"
+
+
+class _Fact(BaseModel):
+    """A part of run.json: what is not named here is not read."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Device(_Fact):
+    """What the run was computed on."""
+
+    type: str = ""
+    name: str = ""
+    threads: int | None = None
+
+    @property
+    def words(self) -> str:
+        """One line: "cpu, 2 threads"."""
+        threads = "" if self.threads is None else f"{self.threads} threads"
+        return ", ".join(said(one, 80) for one in (self.name, self.type, threads) if one)
+
+
+class Source(_Fact):
+    """The state of latentprint's own source."""
+
+    commit: str = Field(pattern="^[0-9a-f]{7,64}$")
+    dirty: bool = False
+
+
+class StageTime(_Fact):
+    """How long a stage took, and the hash of the weights that it made."""
+
+    seconds: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    payload: dict[str, object] = {}
+
+
+class RunFacts(_Fact):
+    """The facts of run.json that may be shown."""
+
+    seed: int | None = None
+    began: datetime | None = None
+    finished: datetime | None = None
+    settings_sha256: Sha256 | None = None
+    authorised_by: str | None = None
+    device: Device | None = None
+    git: Source | None = None
+    versions: dict[str, str] = {}
+    stages: dict[str, StageTime] = {}
+
+    @property
+    def weights_sha256(self) -> str | None:
+        """Hash of the weights that this run trained."""
+        found = self.stages.get("model", StageTime()).payload.get("weights_sha256")
+        return found if isinstance(found, str) and re.fullmatch("[0-9a-f]{64}", found) else None
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Time by stage, of the stages that were timed."""
+        timed = {said(name, 60): one.seconds for name, one in self.stages.items()}
+        return {name: seconds for name, seconds in timed.items() if seconds is not None}
+
+    @classmethod
+    def read(cls, folder: Path) -> RunFacts:
+        """The facts in a run folder.
+
+        Raises:
+            InputError: run.json is missing, or no record of a run.
+        """
+        try:
+            return cls.model_validate(read_json(folder / "run.json"))
+        except ValidationError as error:
+            raise InputError(f"run.json is no record of a run: {first(error)}") from error
