@@ -8,9 +8,9 @@ import re
 import stat
 from pathlib import Path
 
-import made_up
 import numpy as np
 import pytest
+import small_runs
 from PIL import Image
 
 from latentprint.report import Evidence, Noised, Sample, render, render_evidence, write_evidence
@@ -71,7 +71,7 @@ def test_only_the_owner_may_read_it(tmp_path: Path) -> None:
 
 
 def test_the_public_report_holds_no_image_at_all() -> None:
-    page = render(made_up.leak() | {"profile": made_up.profile(200)}, made_up.run())
+    page = render(small_runs.many_rows(200), small_runs.facts())
     assert "data:image" not in page and "<img" not in page and "<canvas" not in page
 
 

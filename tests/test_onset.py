@@ -10,6 +10,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
+from latentprint.audit.results import search_entry
 from torch import Tensor
 
 from latentprint.audit.checkpoints import (
@@ -20,7 +21,6 @@ from latentprint.audit.checkpoints import (
     own_checkpoints,
     require_checkpoints,
 )
-from latentprint.audit.results import search_entry
 from latentprint.audit.stages import Detectors, search, snapshots_due
 from latentprint.audit.work import Work
 from latentprint.config import resolve

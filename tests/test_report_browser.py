@@ -15,9 +15,9 @@ from collections.abc import Callable
 from html import escape
 from pathlib import Path
 
-import made_up
 import numpy as np
 import pytest
+import small_runs
 from PIL import Image
 
 from latentprint.report import Evidence, Sample, render, render_evidence
@@ -58,8 +58,8 @@ def browse(tmp_path: Path) -> Browse:
 
 
 def whole(rows: int = 0) -> str:
-    results = made_up.leak()
-    return render(results | {"profile": made_up.profile(rows)} if rows else results, made_up.run())
+    results = small_runs.many_rows(rows) if rows else small_runs.leak().results
+    return render(results, small_runs.facts())
 
 
 def console(done: subprocess.CompletedProcess[str]) -> list[str]:
@@ -130,7 +130,7 @@ def widths(browse: Browse, html: str) -> str:
 
 def test_nothing_is_cut_off_on_a_phone(browse: Browse) -> None:
     # tables scroll inside their own box; the sheet itself must not
-    for html in (whole(300), render(made_up.clean(), {})):
+    for html in (whole(300), render(small_runs.given_samples().results, small_runs.facts("samples"))):
         assert widths(browse, html) == "380 of 380"
     wide = whole().replace("</main>", "<pre>" + "x" * 200 + "</pre></main>")
     assert int(widths(browse, wide).split()[2]) > 1000
@@ -152,9 +152,9 @@ def test_ten_thousand_rows_open_within_a_second(browse: Browse) -> None:
 
 
 def test_the_profile_sorts_and_finds(browse: Browse) -> None:
-    rows = made_up.profile(300)
-    html = render(made_up.leak() | {"profile": rows}, made_up.run())
-    by_hash, wanted = sorted(row["sha256"] for row in rows), rows[123]["sha256"]
+    results = small_runs.many_rows(300)
+    html, rows = render(results, small_runs.facts()), results.profile.rows
+    by_hash, wanted = sorted(row.sha256 for row in rows), rows[123].sha256
     script = f"""
       const head = document.querySelector('#profile-table th button');
       const find = document.getElementById('profile-find');
@@ -169,15 +169,16 @@ def test_the_profile_sorts_and_finds(browse: Browse) -> None:
 
 
 def test_the_chart_says_the_value_under_the_pointer(browse: Browse) -> None:
+    found = small_runs.leak().results.t_prime
+    i = found.grid.index(0.4)
     script = """
       const column = document.querySelector('#curve .wide .column[data-tip^="t = 0.4 "]');
       column.dispatchEvent(new PointerEvent('pointerover', {bubbles: true}));
       document.title = document.querySelector('#curve .readout').textContent;
     """
     said = measured(browse, whole(), script)
-    assert (
-        "This image: 9 of 16" in said and "Control: 0 of 16" in said and "Never trained on: 0 of 80" in said
-    )
+    assert f"This image: {found.hits[i]} of {found.trials[i]}" in said
+    assert f"Control: {found.control.hits[i]} of {found.control.trials[i]}" in said
 
 
 def test_the_evidence_page_is_quiet_too(browse: Browse, tmp_path: Path) -> None:
