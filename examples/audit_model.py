@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import Any
 
 from latentprint import resolve, run_audit
+from latentprint.results import Results
 
 
-def audit_model(model: Path, images: str, target: int, out: Path, **settings: Any) -> dict[str, Any]:
+def audit_model(model: Path, images: str, target: int, out: Path, **settings: Any) -> Results:
     """Can ``model`` give back image number ``target`` of ``images``?
 
     Args:
@@ -18,7 +19,7 @@ def audit_model(model: Path, images: str, target: int, out: Path, **settings: An
     """
     config = resolve({"data": {"source": images}}, settings, preset="small")
     results = run_audit(config, out, model=model, target=target)
-    counted = results["q"]["monte_carlo"]
-    print(results["verdict"]["state"], *results["verdict"]["reasons"], sep="\n- ")
-    print(f"{counted['hits']} of {counted['samples']}: q in [{counted['low']:.2g}, {counted['high']:.2g}]")
+    counted, verdict = results.q.monte_carlo, results.verdict
+    print(verdict.state, *verdict.reasons, sep="\n- ")
+    print(f"{counted.hits} of {counted.samples}: q in [{counted.low:.2g}, {counted.high:.2g}]")
     return results

@@ -1,10 +1,10 @@
 """May this model leave the building? A run, your policy, and an exit code for the pipeline."""
 
-import json
 import sys
 from pathlib import Path
 
 from latentprint.gate import Decision, judge_file
+from latentprint.results.read import read_results
 
 
 def release(run: Path, policy: Path) -> Decision:
@@ -13,8 +13,7 @@ def release(run: Path, policy: Path) -> Decision:
     Every limit stands in the file: there is none in the code. ``latentprint gate --starter`` writes one to
     begin with, and ``latentprint gate RUN --policy FILE`` does what this function does.
     """
-    results = json.loads((run / "results.json").read_text(encoding="utf-8"))
-    decision = judge_file(results, policy)
+    decision = judge_file(read_results(run), policy)
     for outcome in decision.outcomes:
         print(f"{outcome.answer:>7}  {outcome.rule}: {outcome.reason}")
     print(decision.sentence)

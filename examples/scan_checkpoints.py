@@ -21,8 +21,9 @@ def scan_checkpoints(
     """
     config = resolve({"data": {"source": images}}, settings, preset="small")
     results = run_audit(config, out, model=model, target=target, checkpoints=checkpoints)
-    rows = results["checkpoints"]["steps"]
-    for row in rows:
-        print(f"after {row['step']:>7} steps  t' = {row['value']}")
-    print(results["checkpoints"]["sentence"])
-    return [(row["step"], row["value"]) for row in rows]
+    found = results.checkpoints
+    assert found is not None  # since checkpoints were named
+    for row in found.steps:
+        print(f"after {row.step:>7} steps  t' = {row.value}")
+    print(found.sentence)
+    return [(row.step, row.value) for row in found.steps]

@@ -15,9 +15,10 @@ import jsonschema
 import numpy as np
 import pytest
 
-import latentprint
 from latentprint import resolve, run_audit
 from latentprint.config import AuditConfig
+from latentprint.results import Results
+from latentprint.results.read import read_results
 from latentprint.stats import Trials
 from latentprint.store import Run, RunError
 from latentprint.verify import verify
@@ -45,14 +46,23 @@ def tiny(**over: Any) -> AuditConfig:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     out = tmp_path_factory.mktemp("audit") / "run"
-    return out, run_audit(tiny(), out)
+    return out, run_audit(tiny(), out).plain()
 
 
 def test_results_hold_the_contract(finished: tuple[Path, dict[str, Any]]) -> None:
     out, results = finished
-    schema = json.loads((Path(latentprint.__file__).parent / "report" / "schema.json").read_text())
+    assert read_results(out).plain() == json.loads((out / "results.json").read_text()) == results
+    schema = Results.model_json_schema(mode="serialization")
+    jsonschema.Draft202012Validator.check_schema(schema)
     jsonschema.validate(results, schema)
-    assert json.loads((out / "results.json").read_text()) == json.loads(json.dumps(results))
+    for path in ("q.monte_carlo.hits", "verdict.state", "data.sha256"):
+        wrong = json.loads(json.dumps(results))
+        *way, last = path.split(".")
+        place = wrong
+        for key in way:
+            place = place[key]
+        place[last] = -1
+        assert not jsonschema.Draft202012Validator(schema).is_valid(wrong), path
 
 
 def test_every_number_of_the_results_follows_from_the_stored_rows(
@@ -78,8 +88,8 @@ def test_the_finished_run_verifies(finished: tuple[Path, dict[str, Any]]) -> Non
     out, results = finished
     found = verify(out)
     assert found.exit_code == 0, found.sentences
-    assert any(check.source == "rows" for check in found.checks)
-    assert len(results["profile"]) == 4
+    assert any(check.source == "rows and notes" for check in found.checks)
+    assert len(results["profile"]["rows"]) == 4
     assert results["t_prime"]["baseline"]["images"] == 3
 
 
@@ -102,7 +112,7 @@ def test_the_report_and_results_hold_no_pixels_and_no_paths(finished: tuple[Path
 
 def test_hits_do_not_depend_on_the_batch(finished: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     out, results = finished
-    other = run_audit(tiny(), tmp_path / "other", batch=7)
+    other = run_audit(tiny(), tmp_path / "other", batch=7).plain()
     assert other["t_prime"]["hits"] == results["t_prime"]["hits"]
     assert other["q"]["monte_carlo"]["hits"] == results["q"]["monte_carlo"]["hits"]
     one, two = Run.read(out).rows("samples.model"), Run.read(tmp_path / "other").rows("samples.model")
@@ -114,7 +124,7 @@ def test_a_finished_run_is_read_and_not_done_again(finished: tuple[Path, dict[st
     out, results = finished
     before = (out / "results.json").read_bytes()
     began = time.monotonic()
-    assert run_audit(tiny(), out) == results
+    assert run_audit(tiny(), out).plain() == results
     assert (out / "results.json").read_bytes() == before
     assert time.monotonic() - began < 30
 

@@ -154,7 +154,7 @@ def test_ctrl_c_keeps_what_was_finished_and_says_how_to_continue(tmp_path: Path,
     assert f"--out {tmp_path / 'run'}" in stderr
     finished = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
     results = json.loads(finished.stdout)
-    assert results["schema"] == "latentprint/1"
+    assert results["schema"] == "latentprint/2"
     assert "training model: " in finished.stderr
     again = CliRunner().invoke(app, ["report", str(tmp_path / "run")])
     assert again.exit_code == 0

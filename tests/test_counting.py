@@ -11,16 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy import special
+from small_runs import SmallRun
 
 from latentprint import resolve, run_audit
 from latentprint.audit.rare import value
 from latentprint.config import SampleSettings
-from latentprint.gate import Policy, judge
-from latentprint.gate.policy import RateRule
+from latentprint.gate import Policy, judge, read_policy
 from latentprint.rate import Rate
 from latentprint.rate.weights import Offered, offered
 from latentprint.results import Results
 from latentprint.results.stopping import FIRST_LOOK, Until
+from latentprint.results.stored import Stored
 from latentprint.settings import SettingsError
 from latentprint.stats import (
     Trials,
@@ -235,12 +236,19 @@ def test_the_same_command_finds_it_finished_and_a_lost_part_is_drawn_again(
     assert again.q.monte_carlo == results.q.monte_carlo
 
 
+def asked(table: str, limit: float, level: float = 0.95) -> Policy:
+    more = 'estimators = ["monte_carlo"]' if table == "q" else ""
+    return read_policy(f"[{table}]\nat_most = {limit}\nlevel = {level}\n{more}")
+
+
 def test_the_gate_judges_by_the_interval_that_allows_stopping(audited: tuple[Path, Results]) -> None:
-    _, results = audited
-    assert results.q.monte_carlo.corrected is not None
-    limit = results.q.monte_carlo.corrected.high
-    for at_most, answer in ((limit * 1.01, "pass"), (limit * 0.99, "unknown")):
-        policy = Policy(q=RateRule(at_most=at_most, level=0.95))
-        assert judge(results, policy).outcomes[0].answer == answer
-    strict = Policy(q=RateRule(at_most=0.5, level=0.99))
-    assert judge(results, strict).outcomes[0].answer == "unknown"
+    small = SmallRun(Stored.of(Run.read(audited[0])))
+    many = small.counts(300, 512).results  # stopped at the first look: above
+    count = many.q.monte_carlo
+    assert count.stopping.answer == "above" and count.corrected.low > 0
+    for limit, answer in ((count.corrected.low * 0.99, "fail"), (count.corrected.high * 1.01, "pass")):
+        assert judge(many, asked("q", limit)).outcomes[0].answer == answer
+    # at another confidence the looks are counted again, and the interval is wider
+    assert judge(many, asked("q", count.corrected.high * 1.001, 0.999)).outcomes[0].answer == "unknown"
+    assert judge(many, asked("missable", count.corrected.high * 1.01)).exit_code == 0
+    assert judge(many, asked("missable", count.corrected.high * 0.99)).exit_code == 2

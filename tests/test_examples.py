@@ -95,11 +95,10 @@ def test_checkpoints_are_scanned_in_order(
 
 def test_a_model_of_others_is_audited(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     results = audit_model(pipeline(tmp_path / "m", 0), str(digits(tmp_path)), 5, tmp_path / "run", **SMALL)
-    assert results["target"]["index"] == 5
-    q = results["q"]["monte_carlo"]
-    low, high = Trials(q["hits"], 40).interval(0.95)
-    assert (q["low"], q["high"]) == pytest.approx((low, high))
-    assert f"{q['hits']} of 40: q in [" in capsys.readouterr().out
+    assert results.target.index == 5
+    q = results.q.monte_carlo
+    assert (q.low, q.high) == pytest.approx(Trials(q.hits, 40).interval(0.95))
+    assert f"{q.hits} of 40: q in [" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("at_most", "code"), [(1.0, 0), (0.0, 1)])
@@ -259,8 +258,8 @@ def test_the_story_runs_from_top_to_bottom(tmp_path: Path, capsys: pytest.Captur
     finally:
         pyplot.close("all")
     kept = json.loads((tmp_path / "demo" / "results.json").read_text(encoding="utf-8"))
-    assert names["results"] == kept
-    assert names["verdict"]["state"].upper() in capsys.readouterr().out
+    assert names["results"].plain() == kept
+    assert names["verdict"].state.upper() in capsys.readouterr().out
     assert drawn >= 9
     # the private image of the story is the marked one of the run
     assert np.array_equal(

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import diffusers
-import jsonschema
 import numpy as np
 import pytest
 import torch
@@ -15,7 +14,6 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d import UNet2DModel
 from typer.testing import CliRunner
 
-import latentprint
 from latentprint import resolve, run_audit
 from latentprint.adapters import open_model
 from latentprint.audit import stages
@@ -27,13 +25,13 @@ from latentprint.contracts import InputError
 from latentprint.data import load
 from latentprint.denoiser import NetworkDenoiser
 from latentprint.files import parse_toml
-from latentprint.gate import Policy, judge
-from latentprint.gate.policy import DetectorRule, RateRule
+from latentprint.gate import judge, read_policy
 from latentprint.networks import build_unet, save_model
 from latentprint.progress import silent
+from latentprint.report import RunFacts
 from latentprint.report.modelcard import model_card
+from latentprint.results.read import read_results
 from latentprint.schedule import EDM, SubVP
-from latentprint.stats import Trials
 from latentprint.store import Run, RunError
 from latentprint.streams import Streams
 from latentprint.verify import verify
@@ -120,8 +118,7 @@ def audited(tmp_path_factory: pytest.TempPathFactory, settings: Path) -> tuple[P
 
 def test_a_diffusers_pipeline_is_audited_without_code(audited: tuple[Path, Path, dict[str, Any]]) -> None:
     model, out, results = audited
-    schema = json.loads((Path(latentprint.__file__).parent / "report" / "schema.json").read_text())
-    jsonschema.validate(results, schema)
+    assert read_results(out).plain() == results
     train = load("digits", seed=0, images=24).train
     assert results["target"] == {
         "index": 5,
@@ -178,18 +175,18 @@ def test_the_report_speaks_of_one_recogniser_and_of_no_place(
     assert str(model) not in shared and str(model.parent) not in shared
     evidence = (out / "evidence" / "index.html").read_text()
     assert "before it was marked" not in evidence and "nan" not in evidence.lower().split("base64")[0]
-    card = model_card(results, Run.read(out).record, "a model")
+    card = model_card(read_results(out), RunFacts.read(out), "a model")
     assert results["model"]["weights_sha256"] in card
 
 
 def test_the_gate_judges_by_one_detector(audited: tuple[Path, Path, dict[str, Any]]) -> None:
-    _, _, results = audited
-    policy = Policy(q=RateRule(1.0, 0.95, ("monte_carlo",)), detectors=DetectorRule(0.9999, 0.0, 0.95))
-    rate, sensitivity, _ = judge(results, policy).outcomes
+    results = read_results(audited[1])
+    policy = '[q]\nat_most = 1.0\nlevel = 0.95\nestimators = ["monte_carlo"]\n'
+    policy += "[detectors]\nsensitivity_at_least = 0.9999\nfalse_alarms_at_most = 0.0\nlevel = 0.95\n"
+    rate, sensitivity, _ = judge(results, read_policy(policy)).outcomes
     assert rate.answer == "pass"
     assert sensitivity.answer == "unknown"
-    tpr = results["detectors"]["identity"]["tpr"]
-    assert f"at least {Trials(tpr['k'], tpr['n']).lower(0.95):.3g}" in sensitivity.reason
+    assert f"at least {results.detectors.identity.tpr.lower(0.95):.3g}" in sensitivity.reason
 
 
 def test_the_same_command_continues_and_another_model_is_refused_by_its_weights(
@@ -201,7 +198,7 @@ def test_the_same_command_continues_and_another_model_is_refused_by_its_weights(
     moved = tmp_path / "moved"
     model.rename(moved)
     try:
-        assert run_audit(config, out, model=moved, target=5) == results
+        assert run_audit(config, out, model=moved, target=5).plain() == results
         assert (out / "results.json").read_bytes() == before
         with pytest.raises(RunError, match=r"given\.target is 5 there and 6 here"):
             run_audit(config, out, model=moved, target=6)

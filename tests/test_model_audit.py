@@ -7,16 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
-import jsonschema
 import numpy as np
 import pytest
+import small_runs
 import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
-from made_up import clean
 from PIL import Image
 from typer.testing import CliRunner
 
-import latentprint
 from latentprint.audit.images import facts, place_of, read_images
 from latentprint.cli import app
 from latentprint.cli.options import sampler_table
@@ -24,12 +22,11 @@ from latentprint.config import AuditConfig, SamplerSettings, resolve
 from latentprint.contracts import InputError
 from latentprint.data import DataError, load
 from latentprint.data.resize import resized
-from latentprint.gate import Policy, judge
-from latentprint.gate.policy import MembershipRule
+from latentprint.gate import judge, read_policy
 from latentprint.marks import FingerprintSettings
+from latentprint.results.read import read_results
 from latentprint.stats.roc import auc
 from latentprint.store import Run
-from latentprint.verdict import verdict
 from latentprint.verify import verify
 
 TINY = """
@@ -97,8 +94,7 @@ def audited(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, A
 
 def test_the_results_fit_the_schema_and_verify(audited: tuple[Path, dict[str, Any]]) -> None:
     run, results = audited
-    schema = json.loads((Path(latentprint.__file__).parent / "report" / "schema.json").read_text())
-    jsonschema.validate(results, schema)
+    assert read_results(run).plain() == results
     assert verify(run).exit_code == 0
     assert results["model"]["label"] == 1
 
@@ -152,19 +148,20 @@ def test_membership_is_that_of_the_stored_scores_and_the_gate_judges_by_it(
     assert found["high"] == pytest.approx(max(one.high for one in each))
     assert found["network_evaluations"] == 25 * (2 + (2 + 2) + 2)
     for limit, answer in ((found["high"], "pass"), (found["low"] - 1e-6, "fail")):
-        (outcome,) = judge(results, Policy(membership=MembershipRule(limit))).outcomes
+        policy = read_policy(f"[membership]\nauc_at_most = {limit}")
+        (outcome,) = judge(read_results(run), policy).outcomes
         assert outcome.answer == answer
     assert "Membership scores" in (run / "report.html").read_text()
 
 
 def test_a_hit_by_another_sampler_takes_not_found_back() -> None:
-    results = clean()
-    assert results["verdict"]["state"] == "not found"
-    other = {"sampler": {"step": "heun", "steps": 18}, "q": {"hits": 0, "samples": 2000}}
-    assert verdict(results | {"samplers": [other]}) == results["verdict"]
-    seen = verdict(results | {"samplers": [other | {"q": {"hits": 3, "samples": 2000}}]})
-    assert seen["state"] == "inconclusive"
-    assert any("heun, 18 steps" in one and "3 of 2,000" in one for one in seen["reasons"])
+    alone, purpose = small_runs.clean().without("samplers"), "samples.model.heun-6-karras"
+    verdict = alone.results.verdict
+    assert verdict.state == "not found"
+    assert small_runs.clean().counts(0, 2000, purpose).results.verdict == verdict
+    seen = small_runs.clean().counts(3, 2000, purpose).results.verdict
+    assert seen.state == "inconclusive"
+    assert any("heun, 6 steps" in one and "3 of 2,000" in one for one in seen.reasons)
 
 
 def test_samplers_are_read_from_the_command() -> None:

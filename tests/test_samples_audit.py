@@ -6,16 +6,16 @@ import json
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import numpy as np
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-import latentprint
 from latentprint.cli import app
 from latentprint.data import load
+from latentprint.report import RunFacts
 from latentprint.report.modelcard import model_card
+from latentprint.results.read import read_results
 from latentprint.store import Run
 from latentprint.verify import verify
 
@@ -58,8 +58,7 @@ def leaky(place: Path) -> dict[str, Any]:
 
 
 def test_a_leaky_folder_is_found_and_its_pairs_named(place: Path, leaky: dict[str, Any]) -> None:
-    schema = json.loads((Path(latentprint.__file__).parent / "report" / "schema.json").read_text())
-    jsonschema.validate(leaky, schema)
+    assert read_results(place / "run").plain() == leaky
     train = load("digits", seed=0, images=60).train
     assert leaky["verdict"]["state"] == "reproduces"
     copies = leaky["copies"]
@@ -68,7 +67,7 @@ def test_a_leaky_folder_is_found_and_its_pairs_named(place: Path, leaky: dict[st
     assert copies["distinct"] >= 25
     for pair in copies["pairs"]:
         assert pair["sample"] == pair["training"] < COPIED
-        assert pair["sha256"] == train.sha256[pair["training"]] and pair["copy"]
+        assert pair["sha256"] == train.sha256[pair["training"]] and pair["copied"]
     q = leaky["q"]["monte_carlo"]
     rows = Run.read(place / "run").rows("samples.model")
     hit = rows["identity"] >= leaky["detectors"]["identity"]["threshold"]
@@ -88,7 +87,7 @@ def test_what_cannot_be_done_is_said(place: Path, leaky: dict[str, Any]) -> None
     assert "data:image" not in page and str(place) not in page
     evidence = (place / "run" / "evidence" / "index.html").read_text()
     assert "nearest to training images" in evidence and evidence.count("<img") >= 60
-    assert model_card(leaky, Run.read(place / "run").record, "samples")
+    assert model_card(read_results(place / "run"), RunFacts.read(place / "run"), "samples")
 
 
 def test_fid_sees_that_the_leaky_set_lies_near(place: Path, leaky: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from latentprint.config import AuditConfig
-from latentprint.report.reading import read_json
+from latentprint.files import read_json
 from latentprint.settings import SettingsError, plain, read
 from latentprint.store import Run
 

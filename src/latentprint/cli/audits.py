@@ -147,11 +147,10 @@ def _audit(
             processes=processes,
         )
     if as_json:
-        print_json(results)
+        print_json(results.plain())
         return
-    verdict = results["verdict"]
-    print(f"\n{verdict['state'].upper()}")
-    for reason in verdict["reasons"]:
+    print(f"\n{results.verdict.state.upper()}")
+    for reason in results.verdict.reasons:
         print(f"  - {reason}")
     print(f"\nReport:       {out / 'report.html'}")
     print(f"Numbers:      {out / 'results.json'}")
