@@ -25,12 +25,13 @@ from latentprint.gate.policy import (
     SearchLimits,
     VerdictLimits,
 )
+from latentprint.judge import Evidence
 from latentprint.results import Results, Value
 from latentprint.results.counted import Estimate
 from latentprint.results.searched import Baseline
 from latentprint.results.stopping import errors
 from latentprint.stats import corrected_interval, running_interval, samples_to_exclude
-from latentprint.verdict import Evidence, evidence
+from latentprint.verdict import evidence
 from latentprint.words import one_in
 
 Answer = Literal["pass", "fail", "unknown"]
@@ -253,7 +254,7 @@ def _control(results: Results, limits: ControlLimits) -> Mapping[str, Said]:
 def _detectors(results: Results, limits: DetectorLimits) -> Mapping[str, Said]:
     counts = evidence(results)
     sensitivity, alarms = counts.sensitivity(limits.level), counts.false_alarms(limits.level)
-    whose, joint = ("detectors'", " joint") if counts.pair else ("detector's", "")
+    whose, joint = ("detectors'", " joint") if len(counts.tpr) > 1 else ("detector's", "")
     return {
         "sensitivity_at_least": (
             "pass" if sensitivity >= limits.sensitivity_at_least else "unknown",

@@ -17,7 +17,8 @@ class WholeSet:
     """What the first screen says of all training images together.
 
     Attributes:
-        leaks: copies were found; ``big`` and ``counted`` then are the page's large number and what it counts.
+        leaks: more training images came back than chance allows; ``big`` and ``counted`` then are the page's
+            large number and what it counts.
         answer: to "does it give back any training image?", in sentences.
     """
 
@@ -29,26 +30,55 @@ class WholeSet:
 
 def whole_set(results: Results) -> WholeSet:
     """The first answer of every report."""
-    found, n = results.copies, results.data.images
+    found, n = results.returned, results.data.images
+    rejects = {one.name for one in results.verdict.tests if one.rejects}
     if found is None:
         others = f"The other {n - 1:,} training images were not compared with what it generates"
-        if results.verdict.state == "reproduces":
+        if rejects:
             return WholeSet(False, f"Yes: the private image comes back. {others}.")
         return WholeSet(False, f"This run looked for one of them, the private image. {others}.")
-    near, never, of = found.copies, found.expected, found.distinct
+    train, held, copies = found.train, found.heldout, found.copies
+    came = f"{train.k:,} of {train.n:,} training images came back"
     compared = (
-        f"Every training image was compared with every generated one: {words.of(near.k, near.n)} come as near"
-        f" to one as {words.of(never.k, never.n)} images never trained on do."
+        f"Every generated image was compared with every real one, and {words.of(copies.k, copies.n)} are"
+        f" copies. Of {held.n:,} images never trained on, {held.k:,} came back in the same way."
     )
-    if not found.leaks:
+    if "whole set" in rejects:
+        counted = f"training images came back among {copies.n:,} generated images"
+        return WholeSet(True, f"Yes: {came}. {compared}", words.of(train.k, train.n), counted)
+    if rejects:
+        return WholeSet(False, f"Yes: the private image comes back. {compared}")
+    if not train.k:
         return WholeSet(False, f"None was found. {compared}")
-    if found.same.k:
-        big, counted = found.same, "generated images are training images but for rounding"
-    else:
-        big = near
-        counted = "generated images are nearer to a training image than images never trained on come to be"
-    copied = f"{of:,} training image{' is' if of == 1 else 's are'} copied"
-    return WholeSet(True, f"Yes: {copied}. {compared}", words.of(big.k, big.n), f"{counted}; {copied}")
+    return WholeSet(False, f"It cannot be told: {came}, but so may images that only look alike. {compared}")
+
+
+def whole_set_section(results: Results, _: RunFacts) -> Section | None:
+    """Which real images came back, training images beside images never trained on."""
+    found = results.returned
+    if found is None:
+        return None
+    counts = [
+        _counted("Training images that came back", found.train),
+        _counted("Images never trained on that came back", found.heldout),
+        _counted("Generated images that are a copy of a real one", found.copies),
+        _counted("Images never trained on with as many copies as the private one", found.mock),
+    ]
+    facts = [
+        ("Copies of the private image", f"{found.target:,}"),
+        (
+            "p-value of “which images were trained on makes no difference”",
+            words.number(found.whole_set_p, 2),
+        ),
+        ("p-value of “the private image is like one never trained on”", words.number(found.target_p, 2)),
+    ]
+    lead = (
+        "Each generated image was compared with all training images and with images never trained on. A copy"
+        " is nearer to a real image than real images are to each other. Copies of images never trained on"
+        " cannot be memory: they show what chance does."
+    )
+    table = Table("Counts", ("", "Count", "95% interval"), counts, (False, True, True))
+    return Section("whole-set", "Which training images came back", lead, [table, Pairs(facts)])
 
 
 def copies_section(results: Results, _: RunFacts) -> Section | None:

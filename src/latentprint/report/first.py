@@ -9,12 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from latentprint import words
+from latentprint.judge import Evidence
 from latentprint.report.blocks import First, Table
 from latentprint.report.copies import WholeSet, whole_set
 from latentprint.report.public import public_source, said
 from latentprint.results import Results
 from latentprint.stats import Trials, samples_to_exclude
-from latentprint.verdict import Evidence, at_least, evidence, fisher_greater
+from latentprint.verdict import evidence
 
 STATES = {
     "reproduces": ("leak", "Gives the image back", "This model gives back the private image."),
@@ -59,7 +60,12 @@ class _Case:
     @property
     def them(self) -> str:
         """Who had to recognise the image."""
-        return "the recognisers" if self.counts.pair else "the recogniser"
+        return "the recognisers" if self.pair else "the recogniser"
+
+    @property
+    def pair(self) -> bool:
+        """Whether two recognisers had to agree."""
+        return len(self.counts.tpr) > 1
 
 
 def first_screen(results: Results) -> First:
@@ -124,21 +130,21 @@ def _found(case: _Case) -> str:
         found = (
             f"{hits.k:,} of {images} {verb} recognised as it: about {words.one_in(hits.rate)} ({case.span})."
         )
-    if case.counts.pair:
+    if case.pair:
         found += " Two recognisers had to agree: one looks for the mark, one for the image itself."
     else:
         found += " One recogniser, made to know this image from all others, had to say so."
     if control is not None:
         made = "none" if control.k == 0 else f"{control.k:,}"
         found += f" A second model, trained the same way without the image, gave {made} in {control.n:,}."
-    return f"{found} {_noticed(case.counts)}"
+    return f"{found} {_noticed(case)}"
 
 
-def _noticed(counts: Evidence) -> str:
-    seen = [words.of(one.k, one.n) for one in counts.tpr]
-    if not all(one.n for one in counts.tpr):
+def _noticed(case: _Case) -> str:
+    seen = [words.of(one.k, one.n) for one in case.counts.tpr]
+    if not all(one.n for one in case.counts.tpr):
         return "How often the image is overlooked was not measured."
-    if counts.pair:
+    if case.pair:
         return (
             f"In a test on images made for it, the recognisers noticed {seen[0]} marks and {seen[1]}"
             " appearances of the image."
@@ -146,26 +152,31 @@ def _noticed(counts: Evidence) -> str:
     return f"In a test on images made for it, the recogniser noticed {seen[0]} appearances of the image."
 
 
+NULL = {
+    "whole set": "if it made no difference which images were trained on, so many of them would come back",
+    "target": "if the model had never seen the private image, it would come back as often",
+    "control": "if the model did no more than the one that never saw it, so large a difference would turn up",
+}
+"""What each test of the verdict holds against, in plain words."""
+
+
 def _how_sure(case: _Case) -> str:
-    hits, counts = case.hits, case.counts
+    tests = sorted(case.results.verdict.tests, key=lambda one: (not one.rejects, one.p_value or 0.0))
     parts: list[str] = []
-    if hits.k and counts.control is not None:
-        p = fisher_greater(hits, counts.control)
-        sure = "Very sure" if p < 0.001 else "Fairly sure" if p <= 0.05 else "Not sure"
-        parts.append(
-            f"{sure}: if the model did no more than the one that never saw the image, a difference this large"
-            f" would turn up with a chance of {words.chance(p)}."
-        )
-    elif hits.k:
-        p = at_least(hits.k, hits.n, counts.false_alarms(0.95))
-        parts.append(
-            f"If {case.them} had only raised false alarms, this many would turn up with a chance of"
-            f" {words.chance(p)}. No second model without the image was made to compare with."
-        )
-    alarms = [words.of(one.k, one.n) for one in counts.fpr if one.n]
+    for i, one in enumerate(tests):
+        if one.p_value is None or (i and not one.rejects):
+            continue
+        sure = "Very sure" if one.p_value < 0.001 else "Fairly sure" if one.rejects else "Not sure"
+        told = f"{NULL[one.name]} with a chance of {words.chance(one.p_value)}."
+        parts.append(f"{sure}: {told}" if not parts else f"{told[0].upper()}{told[1:]}")
+    if case.hits.k and case.counts.control is None:
+        parts.append("No second model without the image was made to compare with.")
+    alarms = [words.of(one.k, one.n) for one in case.counts.fpr if one.n]
     if alarms:
-        on = "real images without the mark, or of something else" if counts.pair else "other real images"
-        parts.append(f"{case.them.capitalize()} raised {' and '.join(alarms)} false alarms on {on}.")
+        parts.append(
+            f"{case.them.capitalize()} raised {' and '.join(alarms)} false alarms on real images of something"
+            " else."
+        )
     else:
         parts.append("False alarms were not measured.")
     return " ".join(parts)
@@ -212,7 +223,7 @@ def _next(case: _Case) -> str:
             " images. This result is no promise of anonymity."
         )
     level = case.results.q.monte_carlo.level
-    share = case.counts.expected_rate * case.counts.sensitivity(level)
+    share = case.counts.expected * case.counts.sensitivity(level)
     if hits.k == 0 and 0 < share < 1 and (needed := samples_to_exclude(share, level) + 1) > hits.n:
         return (
             f"Do not decide on this run. Generate at least {needed:,} images (this run: {hits.n:,}) by"

@@ -63,7 +63,7 @@ UNMARKED: tuple[str, ...] = (
 """What stands in the place of MARKED where nothing was injected; the second where there is no control."""
 
 LIMITS: tuple[str, ...] = (
-    "It is about one image. Other training images may be given back more often or more rarely.",
+    "The rate is that of one image. Other training images may be given back more often or more rarely.",
     "It is about one way of generating images, with the number of steps named below; faster or other ways of"
     " sampling have their own rates.",
     MARKED,
