@@ -15,11 +15,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
+from latentprint import settings
 from latentprint.files import MAX_TOML, parse_toml, read, read_text
 from latentprint.gate.rules import RULES, Answer
-from latentprint.results import Results, Value
+from latentprint.results import Results
 from latentprint.settings import SettingsError
 
 __all__ = ["Decision", "Outcome", "Policy", "judge", "judge_file", "read_policy", "starter"]
@@ -29,7 +28,7 @@ __all__ = ["Decision", "Outcome", "Policy", "judge", "judge_file", "read_policy"
 class Policy:
     """What a policy asks for: the limits of each table that it holds."""
 
-    limits: Mapping[str, Value]
+    limits: Mapping[str, object]
     name: str = ""
 
 
@@ -110,37 +109,20 @@ def read_policy(text: str, *, name: str = "the policy") -> Policy:
     Raises:
         SettingsError: no TOML, an unknown key, a wrong type or a number outside its range.
     """
-    tables = parse_toml(text, name)
-    called, limits = tables.pop("name", ""), dict[str, Value]()
+    tables, limits = parse_toml(text, name), dict[str, object]()
+    called, rules = tables.pop("name", ""), {rule.table: rule.limits for rule in RULES}
     if not isinstance(called, str):
-        raise SettingsError(f"name = {called!r} cannot be used: it is no text.")
-    rules = {rule.table: rule.limits for rule in RULES}
+        raise SettingsError(f"name = {called!r} cannot be used: it should be a text")
     for table, values in tables.items():
         if table not in rules:
-            raise SettingsError(_unknown(table, [*rules, "name"]))
+            near = difflib.get_close_matches(table, rules, n=1)
+            hint = f"did you mean [{near[0]}]?" if near else f"known: {', '.join(rules)}"
+            raise SettingsError(f"[{table}] is not a rule; {hint}")
         try:
-            limits[table] = rules[table].model_validate(values)
-        except ValidationError as error:
-            raise SettingsError(_refused(table, rules[table], error)) from error
+            limits[table] = settings.read(rules[table], values)
+        except SettingsError as error:
+            raise SettingsError(f"[{table}] {error}") from error
     return Policy(limits, called)
-
-
-def _unknown(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}."
-    return f"{name} is not a rule; {hint}"
-
-
-def _refused(table: str, limits: type[Value], error: ValidationError) -> str:
-    """The first thing that is wrong with a table of a policy, in one sentence."""
-    wrong = error.errors(include_url=False)[0]
-    where = ".".join([table, *(str(part) for part in wrong["loc"])])
-    if wrong["type"] == "extra_forbidden":
-        return _unknown(where, [f"{table}.{key}" for key in limits.model_fields])
-    if wrong["type"] == "missing":
-        return f"{where} is needed."
-    told = wrong["msg"].removeprefix("Value error, ")
-    return f"{where} = {wrong['input']!r} cannot be used: {told[0].lower()}{told[1:]}."
 
 
 def starter() -> str:

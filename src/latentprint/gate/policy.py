@@ -2,76 +2,78 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 
 from latentprint.results.assemble import ESTIMATORS
 from latentprint.results.model import State
-from latentprint.results.value import Chance, Value
-
-Level = Annotated[float, Field(gt=0, lt=1)]
-"""Confidence of the bounds that a rule compares its limit with."""
+from latentprint.results.value import Chance
+from latentprint.settings import STRICT, Share, Some
 
 
-class RateLimits(Value):
+@dataclass(frozen=True, config=STRICT)
+class RateLimits:
     """[q]: the rate at which generated images are the private image, by the estimators named."""
 
     at_most: Chance
-    level: Level
+    level: Share
     estimators: Annotated[tuple[str, ...], Field(min_length=1)]
 
-    @model_validator(mode="after")
-    def _known(self) -> Self:
+    def __post_init__(self) -> None:
         every = ("monte_carlo", *ESTIMATORS)
         if wrong := [name for name in self.estimators if name not in every]:
             raise ValueError(f"estimators are some of {', '.join(every)}, got {', '.join(wrong)}")
-        return self
 
 
-class MissableLimits(Value):
+@dataclass(frozen=True, config=STRICT)
+class MissableLimits:
     """[missable]: the largest rate that the count could have missed, the detectors' own misses included."""
 
     at_most: Chance
-    level: Level
+    level: Share
 
 
-class SearchLimits(Value):
+@dataclass(frozen=True, config=STRICT)
+class SearchLimits:
     """[t_prime]: t' of the private image over that of images never trained on."""
 
-    baseline_images_at_least: Annotated[int, Field(ge=1)]
+    baseline_images_at_least: Some
     excess_at_most: Annotated[float, Field(ge=-1, le=1)] | None = None
     p_value_at_least: Chance | None = None
 
-    @model_validator(mode="after")
-    def _asks_something(self) -> Self:
+    def __post_init__(self) -> None:
         if self.excess_at_most is None and self.p_value_at_least is None:
             raise ValueError("excess_at_most or p_value_at_least is needed")
-        return self
 
 
-class MembershipLimits(Value):
+@dataclass(frozen=True, config=STRICT)
+class MembershipLimits:
     """[membership]: area under the curve of telling training images from others; 0.5 is chance."""
 
     auc_at_most: Chance
 
 
-class ControlLimits(Value):
+@dataclass(frozen=True, config=STRICT)
+class ControlLimits:
     """[control]: a model trained alike without the image must have been made, and hardly fire."""
 
     rate_at_most: Chance
-    level: Level
+    level: Share
 
 
-class DetectorLimits(Value):
+@dataclass(frozen=True, config=STRICT)
+class DetectorLimits:
     """[detectors]: what the recognisers must be known to do before a count of theirs means anything."""
 
     sensitivity_at_least: Chance
     false_alarms_at_most: Chance
-    level: Level
+    level: Share
 
 
-class VerdictLimits(Value):
+@dataclass(frozen=True, config=STRICT)
+class VerdictLimits:
     """[verdict]: the states of the audit's own verdict that may be released."""
 
     allowed: Annotated[tuple[State, ...], Field(min_length=1)]

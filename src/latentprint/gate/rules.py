@@ -26,7 +26,7 @@ from latentprint.gate.policy import (
     VerdictLimits,
 )
 from latentprint.judge import Evidence
-from latentprint.results import Results, Value
+from latentprint.results import Results
 from latentprint.results.counted import Estimate
 from latentprint.results.searched import Baseline
 from latentprint.results.stopping import errors
@@ -36,7 +36,7 @@ from latentprint.words import one_in
 
 Answer = Literal["pass", "fail", "unknown"]
 Said = tuple[Answer, str]
-Limits = TypeVar("Limits", bound=Value)
+Limits = TypeVar("Limits")
 Part = TypeVar("Part")
 
 
