@@ -51,17 +51,25 @@ class SmallRun:
 
     def rows(self, purpose: str, changed: Rows) -> SmallRun:
         """With other rows of a purpose."""
-        before = self.stored.rows
-        return SmallRun(replace(self.stored, rows=lambda name: changed if name == purpose else before(name)))
+        before = self.stored.kept
+        return SmallRun(replace(self.stored, kept=lambda name: changed if name == purpose else before(name)))
 
     def counts(self, hits: int, samples: int, purpose: str = "samples.model", alone: int = 0) -> SmallRun:
-        """With ``hits`` joint detections among ``samples`` rows; c_id alone saw ``alone`` more."""
-        rows = {name: np.resize(column, samples) for name, column in self.stored.rows(purpose).items()}
+        """With ``hits`` joint detections among ``samples`` rows; c_id alone saw ``alone`` more.
+
+        Rows that were hits stay as they were. The others are made unlike any real image.
+        """
+        before = self.stored.rows(purpose)
+        were, others = np.flatnonzero(before["hit"]), np.flatnonzero(~before["hit"])
         place = np.arange(samples)
+        source = np.where(
+            place < hits, np.resize(were if len(were) else others, samples), np.resize(others, samples)
+        )
+        rows = {name: column[source] for name, column in before.items()}
         rows["id"], rows["hit"] = place, place < hits
-        rows["identity_hit"] = place < hits + alone
-        if "presence_hit" in rows:
-            rows["presence_hit"] = rows["hit"].copy()
+        rows["presence_hit"], rows["identity_hit"] = place < hits, place < hits + alone
+        if "pool_distance" in rows:
+            rows["pool_distance"] = np.where(rows["hit"], rows["pool_distance"], 100 * rows["pool_ten"])
         return self.rows(purpose, rows)
 
 
@@ -82,13 +90,14 @@ def leak() -> SmallRun:
 
 def clean() -> SmallRun:
     """The same with no detection among 4,000 samples, nor in the control."""
-    return leak().counts(0, 4000, alone=3).counts(0, 4000, "samples.control").without("splitting", "bridge")
+    silent = leak().counts(0, 4000, alone=3).counts(0, 4000, "samples.control")
+    return silent.counts(0, 400, "samples.model.heun-6-karras").without("splitting", "bridge")
 
 
 def undecided() -> SmallRun:
     """The same with too few samples to say anything about 1/N, and no control."""
     few = leak().counts(0, 100, alone=1)
-    return few.without("splitting", "bridge", "samples.control", "search.control", "samplers")
+    return few.without("splitting", "bridge", "samples.control", "search.control", "samplers", "baseline")
 
 
 def unmarked() -> SmallRun:

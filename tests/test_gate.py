@@ -33,7 +33,7 @@ def q(limit: float, estimators: str = '"monte_carlo"', level: float = 0.95) -> s
     return f"[q]\nat_most = {limit}\nlevel = {level}\nestimators = [{estimators}]\n"
 
 
-def estimated(run: SmallRun, name: str, rate: float, **more: object) -> SmallRun:
+def estimated(run: SmallRun, name: str, rate: float, /, **more: object) -> SmallRun:
     """With an estimate as a stage notes it: twenty replicates, an interval of a factor of two."""
     sampler = run.stored.notes["samples.model"]["sampler"]
     noted = {
@@ -61,7 +61,7 @@ def test_the_starter_is_a_policy_that_passes_fails_and_cannot_judge() -> None:
 
 def test_the_rate_rule_holds_both_bounds_against_the_limit() -> None:
     # one-sided 97.5 % bounds; the control's zero lowers the first, misses of the detectors raise the second
-    run = small_runs.leak().counts(39, 4000).counts(0, 4000, "samples.control")
+    run = small_runs.leak().counts(39, 4000).counts(0, 4000, "samples.control").without("splitting")
     low, high = Trials(39, 4000).lower(0.975), Trials(39, 4000).upper(0.975)
     assert answers(run, q(2 * high)) == {"q.at_most": "pass"}
     assert answers(run, q(39 / 4000)) == {"q.at_most": "unknown"}

@@ -79,7 +79,7 @@ def first_screen(results: Results) -> First:
     big, big_text = _big(case)
     answers = [
         ("Does it give back any training image?", case.whole.answer),
-        ("Would we have noticed?", f"{_looked_for(results)} {_found(case)}"),
+        ("Would we have noticed?", f"{_noticed(case)} {_looked_for(results)} {_found(case)}"),
         ("How sure is this?", _how_sure(case)),
         ("What could have been missed?", _missed(case)),
         ("What to do next", _next(case)),
@@ -137,19 +137,25 @@ def _found(case: _Case) -> str:
     if control is not None:
         made = "none" if control.k == 0 else f"{control.k:,}"
         found += f" A second model, trained the same way without the image, gave {made} in {control.n:,}."
-    return f"{found} {_noticed(case)}"
+    return found
 
 
 def _noticed(case: _Case) -> str:
-    seen = [words.of(one.k, one.n) for one in case.counts.tpr]
-    if not all(one.n for one in case.counts.tpr):
-        return "How often the image is overlooked was not measured."
-    if case.pair:
-        return (
-            f"In a test on images made for it, the recognisers noticed {seen[0]} marks and {seen[1]}"
-            " appearances of the image."
-        )
-    return f"In a test on images made for it, the recogniser noticed {seen[0]} appearances of the image."
+    """Whether the image would have been recognised, by the test that the recognisers passed."""
+    level, tested = case.results.verdict.rule.level, case.counts.tpr
+    if not all(one.n for one in tested):
+        return "It is not known: how often the image is overlooked was not measured."
+    least = case.counts.sensitivity(level)
+    enough = least >= case.results.verdict.rule.least_sensitivity
+    seen = [words.of(one.k, one.n) for one in tested]
+    what = f"{seen[0]} marks and {seen[1]} appearances" if case.pair else f"{seen[0]} appearances"
+    known = (
+        f"at least {words.one_in(least)} appearances are noticed" if least else "nothing is known for sure"
+    )
+    return (
+        f"{'Yes' if enough else 'Hardly'}: {known} ({level:.0%} confidence). In a test on images made for it,"
+        f" {case.them} noticed {what} of the image."
+    )
 
 
 NULL = {
