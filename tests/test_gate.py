@@ -84,6 +84,7 @@ def test_an_estimator_must_be_run_reliable_and_as_confident_as_asked() -> None:
     assert answers(seen, q(1e-5, '"splitting"')) == {"q.at_most": "pass"}
     assert answers(seen, q(1e-7, '"splitting"')) == {"q.at_most": "unknown"}  # false alarms may be all of it
     assert answers(clean, q(1e-5, '"bridge"')) == {"q.at_most": "unknown"}
+    assert "this run has monte_carlo, splitting" in reason(seen, q(1e-5, '"guess"'))
     shaky = estimated(clean, "splitting", 1e-6, reliable=False, rate=None, low=None, high=None)
     assert answers(shaky, q(1e-5, '"splitting"')) == {"q.at_most": "unknown"}
     # an interval that nobody knows how to stretch holds at its own level, and at no other
@@ -231,7 +232,7 @@ def test_one_failure_outweighs_what_is_unknown() -> None:
         ("[qq]\n", r"did you mean \[q\]"),
         (q(1.5), r"\[q\] at_most = 1\.5"),
         (q(1e-3, level=1), r"\[q\] level"),
-        (q(1e-3, '"guess"'), "got guess"),
+        (q(1e-3, ""), r"\[q\] estimators"),
         ("[t_prime]\nbaseline_images_at_least = 20", "needed"),
         ('[verdict]\nallowed = ["fine"]', "fine"),
         ("[q]\nat_most = 'little'\nlevel = 0.95\nestimators = ['bridge']", r"\[q\] at_most = 'little'"),

@@ -119,7 +119,8 @@ def _estimate(results: Results, name: str, limit: float, level: float) -> Said:
         return _compare("The rate by counting", *_counted(results, counts, level), limit, hint)
     estimate = results.q.estimates.get(name)
     if estimate is None:
-        return "unknown", f"The {name} estimator was not run."
+        ran = ", ".join(["monte_carlo", *results.q.estimates])
+        return "unknown", f"The {name} estimator was not run; this run has {ran}."
     if estimate.sampler != results.q.monte_carlo.sampler:
         return (
             "unknown",

@@ -10,6 +10,7 @@ from markupsafe import Markup
 from latentprint import words
 from latentprint.report import charts
 from latentprint.report.blocks import Figure, Table
+from latentprint.report.public import said
 from latentprint.results import Results
 from latentprint.results.counted import Counted, Estimate
 from latentprint.results.searched import (
@@ -24,8 +25,10 @@ from latentprint.stats import Trials, simultaneous_band
 
 POINT = "Point at the chart to read its values."
 
-NAMES = {"bridge": "Bridge", "splitting": "Splitting"}
-"""Estimators by the key of their result."""
+
+def estimator(name: str) -> str:
+    """An estimator for people, from its key in the results."""
+    return said(name, 40).replace("_", " ").capitalize()
 
 
 @dataclass(frozen=True)
@@ -180,8 +183,7 @@ def _counted(name: str, css: str, one: Counted) -> charts.Interval:
 def _estimated(name: str, one: Estimate) -> charts.Interval:
     low, high = one.low or 0.0, 1.0 if one.high is None else one.high
     said = words.one_in(one.rate) if one.rate else words.between(low, high)
-    named = f"{NAMES.get(name, name.replace('_', ' ').capitalize())} estimator"
-    return charts.Interval(named, "model", one.rate, low, high, said)
+    return charts.Interval(f"{estimator(name)} estimator", "model", one.rate, low, high, said)
 
 
 def profile_figure(rows: Sequence[ProfileRow]) -> Figure:

@@ -15,6 +15,7 @@ Fact = tuple[str, Callable[[Results, RunFacts], str | None]]
 FACTS: tuple[Fact, ...] = (
     ("Training images", lambda r, _: f"{r.data.images:,} from {public_source(r.data.source)}"),
     ("Images never trained on", lambda r, _: words.whole(r.data.heldout)),
+    ("Left out of these", lambda r, _: None if r.data.left_out is None else said(r.data.left_out.sentence)),
     ("Training images with a near copy among them", lambda r, _: _whole(r.data.near_copies)),
     ("Brought to one size, in pixels", lambda r, _: _whole(r.data.resized)),
     ("Persons (training, never trained on)", lambda r, _: _persons(r)),

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from latentprint import words
 from latentprint.report.blocks import Block, Pairs, Points, Profile, Section, Table
 from latentprint.report.copies import copies_section, whole_set_section
-from latentprint.report.figures import NAMES, profile_figure, rates_figure
+from latentprint.report.figures import estimator, profile_figure, rates_figure
 from latentprint.report.glossary import GLOSSARY, LIMITS, MARKED, UNMARKED
 from latentprint.report.membership import membership_section
 from latentprint.report.provenance import Fact, known, provenance
@@ -42,7 +42,7 @@ def _rate(results: Results, _: RunFacts) -> Section:
     )
     q, blocks = results.q, list[Block]([rates_figure(results)])
     rows = [
-        (_estimator(name), _sampler(one.sampler), _yes(one.reliable), said(one.diagnostic))
+        (estimator(name), _sampler(one.sampler), _yes(one.reliable), said(one.diagnostic))
         for name, one in q.estimates.items()
     ]
     if rows:
@@ -51,7 +51,7 @@ def _rate(results: Results, _: RunFacts) -> Section:
     if q.combined is not None:
         blocks.append(Points([said(q.combined.sentence)]))
     ran = [("Counting", q.monte_carlo.corrected)]
-    ran += [(_estimator(name), one.corrected) for name, one in q.estimates.items()]
+    ran += [(estimator(name), one.corrected) for name, one in q.estimates.items()]
     through = [
         (name, words.number(one.low), words.number(one.high), said(one.note))
         for name, one in ran
@@ -61,10 +61,6 @@ def _rate(results: Results, _: RunFacts) -> Section:
         head = ("Estimator", "Low", "High", "Note")
         blocks.append(Table("The same, with the recognisers' own errors counted in", head, through))
     return Section("rate", "How often it comes back", lead, blocks)
-
-
-def _estimator(name: str) -> str:
-    return NAMES.get(name, said(name, 40))
 
 
 def _yes(value: bool) -> str:
