@@ -96,7 +96,7 @@ def clean() -> SmallRun:
 
 def undecided() -> SmallRun:
     """The same with too few samples to say anything about 1/N, and no control."""
-    few = leak().counts(0, 100, alone=1)
+    few = leak().counts(0, 30, alone=1)
     return few.without("splitting", "bridge", "samples.control", "search.control", "samplers", "baseline")
 
 

@@ -73,7 +73,7 @@ def test_a_safer_recipe_is_called_safer_and_noise_noise() -> None:
     assert first.p_value == pytest.approx(2 * equality_p(Trials(39, 4000), Trials(4, 4000)))
     alone = compare({"long": leak, "short": safer}).differences[0]
     assert alone.high - alone.low < first.high - first.low
-    assert found.lines[0].times_expected == pytest.approx(39 / (4000 / 50))
+    assert found.lines[0].times_expected == pytest.approx(39 / (4000 / 20))
 
 
 def test_unlike_runs_are_compared_with_a_caution() -> None:

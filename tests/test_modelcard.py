@@ -31,7 +31,7 @@ def test_the_hub_s_library_reads_the_metadata() -> None:
 def test_the_section_says_what_the_report_says() -> None:
     run = small_runs.facts().model_copy(update={"authorised_by": "the data protection officer"})
     said = section(leak().results, run)
-    assert "**This model gives back the private image.**" in said
+    assert "**This model gives back training images.**" in said
     assert "| This model | 39 | 4,000 | 1 in 103 |" in said
     assert leak().results.target.sha256 in said and run.weights_sha256 in said
     assert "data protection officer" in said
@@ -53,7 +53,7 @@ def test_text_in_the_results_stays_text() -> None:
     assert plain_text("a_b [c](d) <e>") == "a\\_b \\[c\\]\\(d\\) &lt;e&gt;"
     card = model_card(leak().results, RunFacts(), "x\n---\nevil: true")
     assert "evil" not in yaml.safe_load(card.split("---\n")[1])
-    assert ModelCard(card).data.model_name == "x\n---\nevil: true"
+    assert ModelCard(card).data.model_name == "x --- evil: true"
 
 
 def test_a_later_audit_replaces_the_section_and_nothing_else() -> None:

@@ -28,6 +28,7 @@ CASES = {
     "samples": small_runs.given_samples,
 }
 RUN = {"unmarked": "given", "samples": "samples"}
+"""Whose run.json belongs to a case, where it is not that of the marked run."""
 
 
 def page_of(name: str) -> str:
@@ -105,27 +106,35 @@ def test_the_first_screen_of_a_leak_says_what_a_steward_needs() -> None:
     results = small_runs.leak().counts(39, 4000).counts(0, 4000, "samples.control").results
     first = first_screen(results)
     answers, count = dict(first.answers), results.q.monte_carlo
-    assert (first.state, first.big) == ("leak", "1 in 103")
-    assert f"between 1 in {1 / count.low:.0f} and 1 in {1 / count.high:.0f}" in first.big_text
+    assert first.state == "leak"
     noticed = answers["Would we have noticed?"]
-    assert "39 of 4,000" in noticed and "none in 4,000" in noticed
-    assert "49 training images were not compared" in answers["Does it give back any training image?"]
+    assert "39 of 4,000 images" in noticed and "none in 4,000" in noticed
+    assert f"1 in 103 (between 1 in {1 / count.low:.0f} and 1 in {1 / count.high:.0f})" in noticed
     assert "Do not release" in answers["What to do next"]
     # 19 times in 20 a copy shows among n images where 1 - (1 - q)^n >= 0.95; shown with two digits
     needed = math.ceil(math.log(0.05) / math.log(1 - 39 / 4000))
     assert f"{float(f'{needed:.1e}'):,.0f} images" in answers["What to do next"]
 
 
-def test_copies_of_any_training_image_are_the_first_answer() -> None:
-    results = small_runs.given_samples().results
-    first, found = first_screen(results), results.copies
-    assert first.headline == "These generated images hold copies of training images."
-    said = dict(first.answers)["Does it give back any training image?"]
-    assert said.startswith(f"Yes: {found.distinct} training images are copied.")
-    assert words.of(found.copies.k, found.copies.n) in said
-    assert words.of(found.expected.k, found.expected.n) in said
-    clean = results.model_copy(update={"copies": found.model_copy(update={"leaks": False})})
-    assert dict(first_screen(clean).answers)["Does it give back any training image?"].startswith("None was")
+def first_answer(results: Results) -> str:
+    return dict(first_screen(results).answers)["Does it give back any training image?"]
+
+
+def test_the_whole_set_is_the_first_answer_and_the_large_number() -> None:
+    results = small_runs.leak().results
+    first, found = first_screen(results), results.returned
+    assert first.headline == "This model gives back training images."
+    assert first.big == f"{found.train.k} of {found.train.n}"
+    said = first_answer(results)
+    assert said.startswith(f"Yes: {found.train.k} of {found.train.n} training images came back.")
+    assert f"{found.copies.k} of {found.copies.n} are copies" in said
+    assert f"Of {found.heldout.n:,} images never trained on, {found.heldout.k} came back" in said
+    assert first_answer(small_runs.clean().results).startswith("None was found.")
+    alone = small_runs.leak().without("pool").results
+    assert "The other 19 training images were not compared" in first_answer(alone)
+    assert first_screen(alone).big == "1 in 20" and "Yes: the private image" in first_answer(alone)
+    given = small_runs.given_samples().results
+    assert first_screen(given).headline == "These generated images hold copies of training images."
 
 
 def test_without_a_mark_everything_speaks_of_one_recogniser() -> None:

@@ -74,8 +74,8 @@ def first_screen(results: Results) -> First:
     css, word, headline = STATES[results.verdict.state]
     if case.whole.leaks:
         word = "Copies found"
-        what = "These generated images hold" if case.given else "This model gives back"
-        headline = f"{what} copies of training images."
+        given = "These generated images hold copies of training images."
+        headline = given if case.given else "This model gives back training images."
     big, big_text = _big(case)
     answers = [
         ("Does it give back any training image?", case.whole.answer),
@@ -159,22 +159,34 @@ def _noticed(case: _Case) -> str:
 
 
 NULL = {
-    "whole set": "if it made no difference which images were trained on, so many of them would come back",
-    "target": "if the model had never seen the private image, it would come back as often",
-    "control": "if the model did no more than the one that never saw it, so large a difference would turn up",
+    "whole set": "If it made no difference which images were trained on, as many of them would come back",
+    "target": "If the model had never seen the private image, it would come back as often",
+    "control": "If the model did no more than the one that never saw it, they would differ as much",
 }
 """What each test of the verdict holds against, in plain words."""
 
 
 def _how_sure(case: _Case) -> str:
-    tests = sorted(case.results.verdict.tests, key=lambda one: (not one.rejects, one.p_value or 0.0))
-    parts: list[str] = []
-    for i, one in enumerate(tests):
-        if one.p_value is None or (i and not one.rejects):
-            continue
-        sure = "Very sure" if one.p_value < 0.001 else "Fairly sure" if one.rejects else "Not sure"
-        told = f"{NULL[one.name]} with a chance of {words.chance(one.p_value)}."
-        parts.append(f"{sure}: {told}" if not parts else f"{told[0].upper()}{told[1:]}")
+    verdict, parts = case.results.verdict, list[str]()
+    known = [(one.p_value, one) for one in verdict.tests if one.p_value is not None]
+    tests = sorted(known, key=lambda pair: (not pair[1].rejects, pair[0]))
+    told = [pair for i, pair in enumerate(tests) if pair[1].rejects or not i]
+    if verdict.state == "not found":
+        parts.append(
+            f"{verdict.rule.level:.0%} sure: a model that gives the image back more often than the rate below"
+            f" would have shown it. What {case.them} overlook is counted in."
+        )
+    elif not case.hits.k and not any(one.rejects for _, one in tests):
+        parts.append("Not sure: nothing was seen, and too little was looked at to say more.")
+    elif told:
+        least, first = told[0]
+        sure = "Very sure" if least < 0.001 else "Fairly sure" if first.rejects else "Not sure"
+        parts.append(f"{sure}.")
+    parts += [
+        f"{NULL[one.name]} with a chance of {words.chance(p)}."
+        for p, one in told
+        if case.hits.k or one.rejects
+    ]
     if case.hits.k and case.counts.control is None:
         parts.append("No second model without the image was made to compare with.")
     alarms = [words.of(one.k, one.n) for one in case.counts.fpr if one.n]

@@ -63,7 +63,7 @@ def metadata(results: Results, run: RunFacts, name: str) -> ModelCardData:
         "finished": None if run.finished is None else run.finished.isoformat(),
     }
     return ModelCardData(
-        model_name=name, tags=["privacy-audit", "latentprint"], eval_results=metrics, latentprint=audit
+        model_name=said(name), tags=["privacy-audit", "latentprint"], eval_results=metrics, latentprint=audit
     )
 
 
