@@ -22,9 +22,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from latentprint.adapters import ModelError, open_model, recognise
-from latentprint.adapters.convert import convert, main
+from latentprint.adapters.convert import convert
 from latentprint.adapters.discrete import alphas_cumprod, discrete_schedule
 from latentprint.adapters.files import MAX_JSON, read_header, read_json, weight_files
+from latentprint.cli import answer
 from latentprint.networks import UNetConfig, build_unet
 from latentprint.streams import Streams
 
@@ -384,9 +385,9 @@ def test_the_converter_writes_tensors_and_never_runs_code(tmp_path: Path) -> Non
 def test_the_converter_as_a_program(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source, target = tmp_path / "in.pt", tmp_path / "out.safetensors"
     torch.save({"a": torch.zeros(2)}, source)
-    assert main([str(source), str(target)]) == 2
+    assert answer(["convert", str(source), str(target)]) == 2
     assert "--i-trust-this-file" in capsys.readouterr().err and not target.exists()
-    assert main([str(source), str(target), "--i-trust-this-file"]) == 0
+    assert answer(["convert", str(source), str(target), "--i-trust-this-file"]) == 0
     said = capsys.readouterr().out.splitlines()
     assert [line[:64] for line in said] == [sha256(f.read_bytes()).hexdigest() for f in (source, target)]
 

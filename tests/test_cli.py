@@ -63,7 +63,8 @@ def refused(*arguments: object) -> str:
 
 def test_a_negative_seed_is_refused() -> None:
     for command in (["calibrate", "--quick"], ["audit", "digits"]):
-        assert "seed must be 0 or more, got -1" in refused(*command, "--seed", -1)
+        said = refused(*command, "--seed", -1)
+        assert "seed" in said and "-1" in said
 
 
 def broken_folder(folder: Path) -> Path:

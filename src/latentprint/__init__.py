@@ -6,10 +6,10 @@ not load torch.
 
 from __future__ import annotations
 
-from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    __version__: str
     from latentprint.audit import run_audit as run_audit
     from latentprint.config import AuditConfig as AuditConfig
     from latentprint.config import resolve as resolve
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from latentprint.report import write_report as write_report
     from latentprint.stats import Trials as Trials
     from latentprint.streams import Streams as Streams
-
-__version__ = metadata.version("latentprint")
 
 _HOMES = {
     "AuditConfig": "config",
@@ -49,6 +47,12 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib import metadata
+
+        return metadata.version("latentprint")
     if name in _HOMES:
+        from importlib import import_module
+
         return getattr(import_module(f"latentprint.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'latentprint' has no attribute {name!r}")

@@ -1,6 +1,28 @@
-"""``python -m latentprint``: the command line."""
+"""The command ``latentprint``: signals first, everything else after.
 
-from latentprint.cli import main
+``python -m latentprint`` does the same, but Python then looks for modules in the current folder before all
+others: do not use it in a folder that a stranger filled (docs/security.md).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from latentprint.signals import catch_signals
+
+
+def main() -> None:
+    """Entry point of the command ``latentprint``."""
+    catch_signals()
+    os.umask(0o077)  # whatever a library writes is private too
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # pyright: ignore[reportAttributeAccessIssue]
+
+    from latentprint.cli import answer
+
+    sys.exit(answer(sys.argv[1:]))
+
 
 if __name__ == "__main__":
     main()

@@ -66,13 +66,13 @@ def read(kind: type[Settings], values: Mapping[str, Any]) -> Settings:
         raise SettingsError(sentence(error, kind)) from error
 
 
-def sentence(error: ValidationError, kind: type[Any]) -> str:
-    """The first thing that pydantic refused in what was to be a ``kind``."""
+def sentence(error: ValidationError, kind: type[Any] | None = None) -> str:
+    """The first thing that pydantic refused in what was to be a ``kind``, where it was `read`."""
     every = error.errors(include_url=False)
     first = next((one for one in every if one["type"] == UNKNOWN), every[0])
     (name, owner), value = _place(first["loc"], kind), quoted(first["input"])
     if first["type"] == UNKNOWN:
-        key, known = str(first["loc"][-1]), list(get_type_hints(owner))
+        key, known = str(first["loc"][-1]), list(get_type_hints(owner or object))
         near = difflib.get_close_matches(key, known, n=1)
         hint = f"did you mean {name.removesuffix(key)}{near[0]}?" if near else f"known: {', '.join(known)}"
         return f"{quoted(name)[1:-1]} is not a setting; {hint}"
@@ -87,8 +87,10 @@ def sentence(error: ValidationError, kind: type[Any]) -> str:
     return f"{name} = {value} cannot be used: it should be {wanted}"
 
 
-def _place(loc: tuple[int | str, ...], kind: Any) -> tuple[str, type[Any]]:
+def _place(loc: tuple[int | str, ...], kind: Any) -> tuple[str, type[Any] | None]:
     """A value's path and the class it belongs to, without the alternatives that pydantic puts in between."""
+    if kind is None:
+        return ".".join(map(str, loc)) or "the whole", None
     name, hint, owner = "", kind, kind
     for part in loc[1:]:
         if (inner := _dataclass_in(hint)) is not None:

@@ -7,8 +7,9 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from latentprint.cli.shared import Device, Json, answering, print_json
+from latentprint.cli.shared import Device, Json, answered, print_json
 from latentprint.progress import Bars
+from latentprint.signals import interruptible
 from tools.reproduce import reproduce as reproduced
 from tools.reproduce import write_page
 from tools.reproduce.plan import Size
@@ -37,6 +38,7 @@ Processes = Annotated[int, typer.Option(min=1, help="Processes that train one mo
 
 
 @app.command()
+@answered
 def reproduce(
     name: Name,
     scale: Scale = "mini",
@@ -52,25 +54,25 @@ def reproduce(
     as_json: Json = False,
 ) -> None:
     """Run experiment NAME of the paper, or continue it; its numbers go beside the published ones."""
-    with answering():
-        if name == "page":
-            print(write_page(docs, experiments))
-            return
-        with Bars() as bars:
-            entries: Any = reproduced(
-                name,
-                scale,
-                runs=out,
-                docs=docs,
-                experiments=experiments,
-                only=only or (),
-                device=device,
-                root=root,
-                download=download,
-                spread=spread,
-                processes=processes,
-                progress=bars,
-            )
+    if name == "page":
+        print(write_page(docs, experiments))
+        return
+    interruptible()
+    with Bars() as bars:
+        entries: Any = reproduced(
+            name,
+            scale,
+            runs=out,
+            docs=docs,
+            experiments=experiments,
+            only=only or (),
+            device=device,
+            root=root,
+            download=download,
+            spread=spread,
+            processes=processes,
+            progress=bars,
+        )
     if as_json:
         print_json(entries)
         return

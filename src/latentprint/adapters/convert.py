@@ -1,6 +1,6 @@
 """The way out for weights that exist only as a pickle: the tensors of a state dict, written as safetensors.
 
-    python -m latentprint.adapters.convert IN OUT.safetensors --i-trust-this-file
+    latentprint convert IN OUT.safetensors --i-trust-this-file
 
 Reading a pickle can run any code, so an audit never does it. This converter is a program of its own: it reads
 IN in a separate process with ``torch.load(weights_only=True)``, which knows tensors and plain containers only
@@ -13,10 +13,8 @@ files are printed, so that a result can be traced to what was converted.
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import sys
-from collections.abc import Sequence
 from hashlib import file_digest
 from pathlib import Path
 
@@ -60,25 +58,3 @@ def convert(source: Path, target: Path, *, trusted: bool) -> tuple[str, str]:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return file_digest(file, "sha256").hexdigest()
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The program; 0 when the file was written, 2 when not."""
-    parser = argparse.ArgumentParser(prog="python -m latentprint.adapters.convert", description=__doc__)
-    parser.add_argument("source", type=Path, metavar="IN", help="a pickle: .bin, .pt, .pth, .ckpt, .pkl")
-    parser.add_argument("target", type=Path, metavar="OUT", help="the .safetensors file to write")
-    parser.add_argument(
-        FLAG, dest="trusted", action="store_true", help="read the pickle, in a separate process"
-    )
-    given = parser.parse_args(arguments)
-    try:
-        before, after = convert(given.source, given.target, trusted=given.trusted)
-    except ModelError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"{before}  {given.source}\n{after}  {given.target}")
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

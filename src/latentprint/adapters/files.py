@@ -238,7 +238,7 @@ def refuse_pickle(name: str) -> None:
         raise ModelError(
             f"{Path(name).name!r} is a pickle, which can run any code while it is read, so it is refused; if "
             "you know "
-            f"where it comes from, `python -m latentprint.adapters.convert {Path(name).name} OUT.safetensors "
+            f"where it comes from, `latentprint convert {Path(name).name} OUT.safetensors "
             "--i-trust-this-file` writes its tensors as safetensors"
         )
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Annotated
+
 import typer
 
-from latentprint.cli import audits, judgements, known, reproduce
+from latentprint.cli import audits, judgements, known, models, reproduce
+from latentprint.cli.shared import Usage, answered, say
 
 app = typer.Typer(
     name="latentprint",
@@ -23,11 +27,33 @@ for command in (
     judgements.compare,
     judgements.verify,
     judgements.card,
+    models.convert,
 ):
-    app.command()(command)
-app.command(context_settings=reproduce.ANYTHING)(reproduce.reproduce)
+    app.command()(answered(command))
+app.command(context_settings=reproduce.ANYTHING)(answered(reproduce.reproduce))
 
 
-def main() -> None:
-    """Entry point of the command ``latentprint``."""
-    app()
+def _version(asked: bool) -> None:
+    if asked:
+        from latentprint import __version__
+
+        print(f"latentprint {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None: ...
+
+
+def answer(arguments: Sequence[str]) -> int:
+    """Run a command; its exit code. What the options lack is one sentence, as any refusal."""
+    try:
+        code = app(args=list(arguments) or ["--help"], standalone_mode=False, prog_name="latentprint")
+    except Usage as error:
+        say(error.format_message())  # pyright: ignore[reportAttributeAccessIssue]
+        return 2
+    return code if isinstance(code, int) else 0

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from latentprint.cli.options import AuditOptions, taking
-from latentprint.cli.shared import Device, Fresh, Json, Out, Seed, answering, print_json
+from latentprint.cli.shared import Device, Fresh, Json, Out, Seed, print_json
 from latentprint.contracts import InputError
-from latentprint.progress import Bars
+from latentprint.signals import interruptible
 
 if TYPE_CHECKING:
     from latentprint.adapters import Opened
@@ -33,8 +33,7 @@ def demo(
     as_json: Json = False,
 ) -> None:
     """The whole method on 100 real handwritten digits: a few minutes on two CPU cores, with a report."""
-    with answering():
-        _audit({"seed": seed}, "demo", out, device, as_json, fresh=fresh)
+    _audit({"seed": seed}, "demo", out, device, as_json, fresh=fresh)
 
 
 @taking(AuditOptions)
@@ -50,53 +49,52 @@ def audit(
     With --model nothing is trained: that model is asked for one of the images as it stands. With --samples
     PATH the images of that folder or file are searched for copies of the training images.
     """
-    with answering():
-        if options.model is not None and options.control:
-            raise InputError(
-                "--control trains a second model as the first was, which nothing says of a given one"
-            )
-        _audit(
-            options.settings(),
-            options.preset,
-            options.folder,
-            options.device,
-            options.as_json,
-            fresh=fresh,
-            root=options.root,
-            download=options.download,
-            authorised_by=authorised_by,
-            model=options.opened(),
-            samples=options.given_samples,
-            target=options.private,
-            label=options.label,
-            checkpoints=options.left,
-            spread=spread,
-            processes=processes,
+    if options.model is not None and options.control:
+        raise InputError(
+            "--control trains a second model as the first was, which nothing says of a given one"
         )
+    _audit(
+        options.settings(),
+        options.preset,
+        options.folder,
+        options.device,
+        options.as_json,
+        fresh=fresh,
+        root=options.root,
+        download=options.download,
+        authorised_by=authorised_by,
+        model=options.opened(),
+        samples=options.given_samples,
+        target=options.private,
+        label=options.label,
+        checkpoints=options.left,
+        spread=spread,
+        processes=processes,
+    )
 
 
 @taking(AuditOptions)
 def check(options: AuditOptions) -> None:
     """What ``audit`` with these options would run and cost here; exit 1 where something deserves a look."""
-    with answering():
-        from latentprint.config import resolve
-        from latentprint.preflight import check as preflight
+    from latentprint.config import resolve
+    from latentprint.preflight import check as preflight
 
-        if options.given_samples is not None:
-            raise InputError(
-                "check measures a model's network, which an audit of --samples has not; it takes minutes"
-            )
-        config = resolve(options.settings(), preset=options.preset)
-        found = preflight(
-            config,
-            options.folder,
-            device=options.device,
-            root=options.root,
-            download=options.download,
-            model=options.opened(),
-            label=options.label,
-            target=options.private,
+    if options.given_samples is not None:
+        raise InputError(
+            "check measures a model's network, which an audit of --samples has not; it takes minutes"
         )
+    interruptible()
+    config = resolve(options.settings(), preset=options.preset)
+    found = preflight(
+        config,
+        options.folder,
+        device=options.device,
+        root=options.root,
+        download=options.download,
+        model=options.opened(),
+        label=options.label,
+        target=options.private,
+    )
     if options.as_json:
         print_json(found.to_dict())
     else:
@@ -125,8 +123,10 @@ def _audit(
 ) -> None:
     from latentprint.audit import run_audit  # torch is imported only where it is needed
     from latentprint.config import resolve
+    from latentprint.progress import Bars
     from latentprint.spread import executor
 
+    interruptible()
     settings = resolve(over, preset=preset)
     with executor(spread, device=device) as over_units, Bars() as bars:
         results = run_audit(

@@ -2,36 +2,19 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Generator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from latentprint.cli.shared import Json, RunFolder, answering, print_json
-
-
-@contextmanager
-def judging() -> Generator[None]:
-    """As ``answering``, for commands whose exit code 1 is a finding: whatever else goes wrong is exit 2."""
-    with answering(ValueError):
-        try:
-            yield
-        except ValueError:
-            raise
-        except Exception as error:
-            print(f"latentprint: could not judge: {type(error).__name__}: {error}", file=sys.stderr)
-            raise typer.Exit(2) from error
+from latentprint.cli.shared import Json, RunFolder, print_json
 
 
 def report(run: RunFolder) -> None:
     """Write report.html of RUN again, from its results.json."""
     from latentprint.report import write_report
 
-    with answering(ValueError):
-        print(write_report(run))
+    print(write_report(run))
 
 
 def gate(
@@ -50,14 +33,13 @@ def gate(
         return
     if run is None or policy is None:
         raise typer.BadParameter("name a run and --policy FILE, or ask for --starter")
-    with judging():
-        decision = judge_file(read_results(run), policy)
-        if as_json:
-            print_json(decision.to_dict())
-        else:
-            for outcome in decision.outcomes:
-                print(f"{outcome.answer:<8}{outcome.rule}: {outcome.reason}")
-            print(decision.sentence, flush=True)
+    decision = judge_file(read_results(run), policy)
+    if as_json:
+        print_json(decision.to_dict())
+    else:
+        for outcome in decision.outcomes:
+            print(f"{outcome.answer:<8}{outcome.rule}: {outcome.reason}")
+        print(decision.sentence)
     raise typer.Exit(decision.exit_code)
 
 
@@ -68,13 +50,13 @@ def compare(
 ) -> None:
     """Compare RUNS: differences with intervals. Is one recipe safer than another, or is it noise?"""
     from latentprint.compare import compare as compared
+    from latentprint.files import write
     from latentprint.report.comparison import render_comparison
     from latentprint.results.read import read_results
 
-    with answering(ValueError):
-        comparison = compared({_label(run, runs): read_results(run) for run in runs})
-        if page is not None:
-            page.write_text(render_comparison(comparison), encoding="utf-8")
+    comparison = compared({_label(run, runs): read_results(run) for run in runs})
+    if page is not None:
+        write(page, render_comparison(comparison).encode(), public=True)
     if as_json:
         print_json(comparison.to_dict())
         return
@@ -90,12 +72,11 @@ def verify(run: RunFolder, as_json: Json = False) -> None:
     """Derive every number of RUN again from what is stored; exit 1 where results.json was altered."""
     from latentprint.verify import verify as verified
 
-    with judging():
-        found = verified(run)
-        if as_json:
-            print_json(found.to_dict())
-        else:
-            print("\n".join(found.sentences), flush=True)
+    found = verified(run)
+    if as_json:
+        print_json(found.to_dict())
+    else:
+        print("\n".join(found.sentences))
     raise typer.Exit(found.exit_code)
 
 
@@ -105,18 +86,18 @@ def card(
     into: Annotated[Path | None, typer.Option(help="A README.md whose audit section is replaced.")] = None,
 ) -> None:
     """Print a Hugging Face model card for RUN, or put the audit's section into an existing one."""
+    from latentprint.files import MAX_JSON, read_text, write
     from latentprint.report.modelcard import model_card, replace_section, section
     from latentprint.report.public import RunFacts
     from latentprint.results.read import read_results
 
-    with answering(ValueError, OSError):
-        results, record = read_results(run), RunFacts.read(run)
-        if into is None:
-            print(model_card(results, record, name), end="")
-            return
-        text = into.read_text(encoding="utf-8") if into.exists() else ""
-        into.write_text(replace_section(text, section(results, record)), encoding="utf-8")
-        print(into)
+    results, record = read_results(run), RunFacts.read(run)
+    if into is None:
+        print(model_card(results, record, name), end="")
+        return
+    text = read_text(into, MAX_JSON) if into.exists() else ""
+    write(into, replace_section(text, section(results, record)).encode(), public=True)
+    print(into)
 
 
 def _label(run: Path, runs: list[Path]) -> str:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from latentprint.cli.shared import Json, Seed, answering, print_json
+from latentprint.cli.shared import Json, Seed, print_json
 from latentprint.contracts import InputError
+from latentprint.signals import interruptible
 
 if TYPE_CHECKING:
     from latentprint.calibrate import Row
@@ -20,12 +21,12 @@ def calibrate(
     as_json: Json = False,
 ) -> None:
     """Estimate q of models whose q is known, by every estimator; exit 1 where the instrument fails."""
-    with answering():
-        from latentprint.calibrate import calibrate as calibrated
+    from latentprint.calibrate import calibrate as calibrated
 
-        if seed < 0:
-            raise InputError(f"a seed must be 0 or more, got {seed}")
-        report = calibrated(quick, seed, _say)
+    interruptible()
+    if seed < 0:
+        raise InputError(f"a seed must be 0 or more, got {seed}")
+    report = calibrated(quick, seed, _say)
     if as_json:
         print_json(report.to_json())
     else:

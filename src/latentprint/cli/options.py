@@ -16,10 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from latentprint.cli.shared import Device, Json
-from latentprint.contracts import InputError
-from latentprint.files import read_toml
-from latentprint.search.settings import parse_targets
-from latentprint.settings import merge
+from latentprint.contracts import InputError, quoted
 
 if TYPE_CHECKING:
     from latentprint.adapters import Opened
@@ -144,7 +141,8 @@ class AuditOptions:
         path = Path(self.samples)
         if not path.exists():
             raise InputError(
-                f"--samples takes a number of images, or a folder, .npz or .npy file, got {self.samples!r}"
+                "--samples takes a number of images, or a folder, .npz or .npy file, got "
+                + quoted(self.samples)
             )
         return path
 
@@ -174,7 +172,7 @@ class AuditOptions:
     @property
     def kept(self) -> int | None:
         """How many checkpoints the audit keeps of its own training; None: the settings decide."""
-        return int(self.checkpoints) if self.checkpoints and self.checkpoints.isdecimal() else None
+        return whole(self.checkpoints) if self.checkpoints and self.checkpoints.isdecimal() else None
 
     @property
     def left(self) -> str | None:
@@ -183,14 +181,17 @@ class AuditOptions:
 
     def settings(self) -> dict[str, Any]:
         """The file's settings with the options over them; an option that was not given decides nothing."""
+        from latentprint.files import read_toml
+        from latentprint.settings import merge
+
         options: dict[str, dict[str, Any]] = {
             "data": {"source": self.data, "images": self.images, "resize": self.resize},
-            "samples": {"count": None if self.given_samples or not self.samples else int(self.samples)},
+            "samples": {"count": None if self.given_samples or not self.samples else whole(self.samples)},
             "search": {"tries": self.tries, "method": self.search},
             "checkpoints": {"keep": self.kept},
             "sampler": sampler_table(self.sampler or []),
             "fingerprint": {"kind": self.kind, "region": self.region},
-            "profile": {"targets": None if self.targets is None else parse_targets(self.targets)},
+            "profile": {"targets": self.ranked},
         }
         given: dict[str, Any] = {
             table: {key: value for key, value in values.items() if value is not None}
@@ -201,18 +202,37 @@ class AuditOptions:
         return merge(read_toml(self.config) if self.config is not None else {}, given)
 
     @property
+    def ranked(self) -> Any:
+        """What ``--targets`` asks for (`search.settings.Targets`); None where it was not given."""
+        if self.targets is None:
+            return None
+        from latentprint.search.settings import parse_targets  # scipy, only where needed
+
+        return parse_targets(self.targets)
+
+    @property
     def private(self) -> int | str | None:
         """The target: a number, or the path of an image; of a given model's --targets 3,14 the first."""
         text = self.target
         if text is None and self.model is not None and self.targets is not None:
-            places = parse_targets(self.targets)
-            return places[0] if isinstance(places, tuple) else None
-        return int(text) if text is not None and text.removeprefix("-").isdecimal() else text
+            return self.ranked[0] if isinstance(self.ranked, tuple) else None
+        return whole(text) if text is not None and text.removeprefix("-").isdecimal() else text
 
     @property
     def kind(self) -> str | None:
         """The kind of fingerprint; a region by itself says that it is a natural one."""
         return "natural" if self.fingerprint is None and self.region is not None else self.fingerprint
+
+
+def whole(text: str) -> int:
+    """The whole number that ``text`` is known to be.
+
+    Raises:
+        InputError: it is larger than anything that is counted here.
+    """
+    if len(text) > 18:
+        raise InputError(f"a whole number of up to 18 digits is needed, got {quoted(text)}")
+    return int(text)
 
 
 def sampler_table(named: list[str]) -> dict[str, Any]:
@@ -225,8 +245,10 @@ def sampler_table(named: list[str]) -> dict[str, Any]:
         return {}
     name, *rest = named[0].split(":", 2)
     if rest and not rest[0].isdecimal():
-        raise InputError(f"a sampler is NAME, NAME:STEPS or NAME:STEPS:SPACING, got {named[0]!r}")
-    own = dict(zip(("name", "steps", "spacing"), (name, *map(int, rest[:1]), *rest[1:]), strict=False))
+        raise InputError(f"a sampler is NAME, NAME:STEPS or NAME:STEPS:SPACING, got {quoted(named[0])}")
+    if rest and name == "paper":
+        raise InputError(f"the paper's sampler has its own steps, got {quoted(named[0])}; name it 'paper'")
+    own = dict(zip(("name", "steps", "spacing"), (name, *map(whole, rest[:1]), *rest[1:]), strict=False))
     return own | ({"beside": named[1:]} if named[1:] else {})
 
 

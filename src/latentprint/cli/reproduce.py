@@ -8,22 +8,20 @@ from pathlib import Path
 
 import typer
 
-from latentprint.cli.shared import answering
 from latentprint.contracts import InputError
 
 
 def reproduce(context: typer.Context) -> None:
     """Run the paper's tables and figures, from a checkout of the repository."""
     checkout = Path(__file__).parents[3]
-    with answering():
-        if not (checkout / "tools" / "reproduce").is_dir():
-            raise InputError(
-                "the paper's tables are evidence of this project and not part of the installed package: "
-                "clone the repository, run `make setup` there, and give this command again"
-            )
-        # Appended: nothing of the checkout may hide an installed package.
-        sys.path.append(str(checkout))
-        importlib.import_module("tools.reproduce.command").app(context.args, "latentprint reproduce")
+    if not (checkout / "tools" / "reproduce").is_dir():
+        raise InputError(
+            "the paper's tables are evidence of this project and not part of the installed package: "
+            "clone the repository, run `make setup` there, and give this command again"
+        )
+    # Appended: nothing of the checkout may hide an installed package.
+    sys.path.append(str(checkout))
+    importlib.import_module("tools.reproduce.command").app(context.args, "latentprint reproduce")
 
 
 ANYTHING = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}

@@ -1,22 +1,26 @@
-"""What every command shares: its options, and how it answers errors and Ctrl-C.
+"""What every command shares: its options, and how it answers errors and signals.
 
-Results go to stdout (with ``--json``, and nothing else there), progress and notes to stderr. Bad input: one
-sentence on stderr, exit 2, nothing lost. Ctrl-C: what was finished is kept, and how to continue is printed.
+Results go to stdout (with ``--json``, and nothing else there), progress and notes to stderr. Bad input, a
+full disk, too little memory, a closed pipe: one sentence on stderr, exit 2, nothing lost. Ctrl-C and other
+signals: what was finished is kept, and how to continue is printed. Exit 1 is left to the commands that judge.
 """
 
 from __future__ import annotations
 
+import functools
 import json
-import shlex
+import os
+import signal
 import sys
-from collections.abc import Generator
-from contextlib import contextmanager
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from latentprint.contracts import InputError
+from latentprint.contracts import InputError, quoted
+from latentprint.signals import stopped
 
 Out = Annotated[Path, typer.Option("--out", help="Folder of the run; the same command again continues it.")]
 Seed = Annotated[int, typer.Option(help="Everything random follows from this number.")]
@@ -27,22 +31,70 @@ Fresh = Annotated[bool, typer.Option("--fresh", help="Put a run that the folder 
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")]
 RunFolder = Annotated[Path, typer.Argument(help="Folder of a finished run.")]
 
+LONGEST = 400
+"""The most letters of a sentence on stderr."""
 
-@contextmanager
-def answering(*expected: type[Exception]) -> Generator[None]:
-    """Turn expected errors into one sentence and exit 2, and Ctrl-C into the line that continues.
 
-    ``expected`` are errors that, in this command, can only be about what the user gave.
-    """
-    try:
-        yield
-    except (InputError, *expected) as error:
-        print(f"latentprint: {error}", file=sys.stderr)
-        raise typer.Exit(2) from error
-    except KeyboardInterrupt as stop:
-        command = shlex.join(["latentprint", *sys.argv[1:]])
-        print(f"\nStopped. What was finished is kept; continue with:\n    {command}", file=sys.stderr)
-        raise typer.Exit(130) from stop
+def say(sentence: str) -> None:
+    """One line on stderr."""
+    line = " ".join(f"latentprint: {sentence}".split())
+    print(line if len(line) <= LONGEST else line[: LONGEST - 3] + "...", file=sys.stderr)
+
+
+def answered(command: Callable[..., None]) -> Callable[..., None]:
+    """The command, with every end it can come to turned into an exit code and one sentence."""
+
+    @functools.wraps(command)
+    def run(**given: Any) -> None:
+        try:
+            command(**given)
+            sys.stdout.flush()
+        except typer.Exit:
+            raise
+        except KeyboardInterrupt as stop:
+            number = stop.args[0] if stop.args else signal.SIGINT
+            print(stopped(number), file=sys.stderr)
+            raise typer.Exit(128 + number) from stop
+        except BrokenPipeError as error:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is still to be flushed has no reader
+            say("whoever was to read the output has gone; nothing else was lost")
+            raise typer.Exit(2) from error
+        except Exception as error:
+            if isinstance(error, Usage):
+                raise
+            sentence = refusal(error)
+            if sentence is None:
+                traceback.print_exc()
+                sentence = "this is an error of latentprint itself; please report it with the lines above"
+            say(sentence)
+            raise typer.Exit(2) from error
+
+    return run
+
+
+Usage: type[Exception] = typer.BadParameter.__bases__[0]
+"""What Typer raises where it does not understand the options."""
+
+
+def refusal(error: Exception) -> str | None:
+    """What is said of an error that the user or the machine is the reason of; None where it is neither."""
+    if isinstance(error, InputError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno is not None:
+        from latentprint.files import reason
+
+        return f"{quoted(error.filename or 'the output')} cannot be used: {reason(error)}"
+    if type(error).__name__ == "ValidationError":
+        from latentprint.settings import ValidationError, sentence
+
+        return sentence(error) if isinstance(error, ValidationError) else None
+    # torch and Ray have errors of their own for it, and neither is imported for a refusal
+    memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    if memory or "can't allocate memory" in str(error):
+        return "the memory of this machine or device is not enough; what was finished is kept: smaller" + (
+            " batches or images, or fewer of them, need less"
+        )
+    return None
 
 
 def print_json(value: Any) -> None:
