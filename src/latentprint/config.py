@@ -64,7 +64,10 @@ class SamplerSettings:
     of the probability flow ("heun", "dpm-solver++2m") returns to x_p from x_t more often than Alg. 1 does:
     there its law is not that of the SDE (docs/method.md).
 
+    ``name = "own"``, or "own:STEPS", is the scheduler that a given model came with.
+
     Attributes:
+        guidance: scale of classifier-free guidance, for a given model that knows a class or none.
         beside: further samplers whose t' and q are measured too, each "NAME", "NAME:STEPS" or
             "NAME:STEPS:SPACING"; what is left out is as here.
 
@@ -77,9 +80,16 @@ class SamplerSettings:
     spacing: Spacing = "karras"
     denoise: bool = True
     beside: tuple[str, ...] = ()
+    guidance: float | None = None
 
     def __post_init__(self) -> None:
-        self.sampler()
+        name, _, steps = self.name.partition(":")
+        if any(text.startswith("own") for text in self.beside):
+            raise ValueError('the model\'s own sampler ("own") comes first, before the others')
+        if name != "own":
+            self.sampler()
+        elif steps and not (steps.isdecimal() and int(steps) >= 1):
+            raise ValueError(f'the model\'s own sampler is named "own" or "own:STEPS", got {self.name!r}')
         names = [self.label, *(one.label for one in self.others())]
         if len(set(names)) != len(names):
             raise ValueError(f"each sampler is measured once, got {', '.join(names)}")
@@ -104,10 +114,29 @@ class SamplerSettings:
             raise ValueError(f"a sampler is named NAME, NAME:STEPS or NAME:STEPS:SPACING, got {text[:60]!r}")
         steps = int(rest[0]) if rest else self.steps
         spacing = cast(Spacing, rest[1]) if len(rest) > 1 else self.spacing
-        return SamplerSettings(name, steps, spacing, self.denoise)
+        return SamplerSettings(name, steps, spacing, self.denoise, guidance=self.guidance)
 
-    def sampler(self) -> Sampler:
-        """The sampler itself."""
+    @property
+    def own(self) -> bool:
+        """Whether it is that of a given model."""
+        return self.name.partition(":")[0] == "own"
+
+    @property
+    def own_steps(self) -> int | None:
+        """How many steps of the model's own sampler; None: as many as its pipeline takes."""
+        steps = self.name.partition(":")[2]
+        return int(steps) if self.own and steps else None
+
+    def sampler(self, own: Sampler | None = None) -> Sampler:
+        """The sampler itself; ``own`` is that of the given model.
+
+        Raises:
+            ValueError: the model's own is asked for, and there is none.
+        """
+        if self.own:
+            if own is None:
+                raise ValueError('sampler "own" is the one that a given model came with, and none was given')
+            return own
         if self.name == "paper":
             return PAPER
         return sampler_from(
@@ -252,7 +281,11 @@ class AuditConfig:
                 f"weights can be kept every {REPORT} steps, so {steps} steps give {max(1, steps // REPORT)} "
                 f"checkpoints at most, got {keep}"
             )
-        if self.rare.splitting and self.sampler.sampler().evaluations(self.model.schedule()) is None:
+        if (
+            self.rare.splitting
+            and not self.sampler.own
+            and self.sampler.sampler().evaluations(self.model.schedule()) is None
+        ):
             raise ValueError(
                 f"splitting needs a sampler with a fixed number of steps, and {self.sampler.name!r} chooses "
                 "them itself; another sampler, or rare.splitting = false, would be enough"

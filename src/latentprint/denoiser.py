@@ -5,6 +5,7 @@ Everything else a network may predict is a change of variables. With x_t = alpha
     epsilon = (x - alpha D) / sigma              Ho et al. 2020
     score   = (alpha D - x) / sigma^2            Tweedie's formula; the paper's s(x, t)
     v       = (alpha epsilon - sigma D) / n,  n = sqrt(alpha^2 + sigma^2)     Salimans and Ho 2022, for n = 1
+    flow    = epsilon - D                                                     Lipman et al. 2023
 
 n is 1 for VP, where v is that of Salimans and Ho; dividing by it keeps (x / n, v) a rotation of (D, epsilon)
 in every schedule. The division by sigma (near t = 0) or by alpha (near t = T) multiplies rounding by 1/sigma
@@ -143,6 +144,12 @@ def denoised_from_v(schedule: Schedule, x: Tensor, v: Tensor, t: Tensor) -> Tens
     """The inverse of ``v_from_denoised``: cos x / n - sin v; well conditioned at both ends."""
     cos, sin, n = _rotation(schedule, t)
     return expand(cos / n, x) * x - expand(sin, x) * v
+
+
+def denoised_from_flow(schedule: Schedule, x: Tensor, flow: Tensor, t: Tensor) -> Tensor:
+    """The image that x holds if epsilon - D is ``flow``: (x - sigma flow) / (alpha + sigma)."""
+    alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+    return (x - expand(sigma, x) * flow) / expand(alpha + sigma, x)
 
 
 def score(denoiser: Denoiser, x: Tensor, t: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ from latentprint.denoiser import Denoiser, NetworkDenoiser
 from latentprint.detector import DetectorConfig, build_backbone
 from latentprint.networks import build_unet, parameters
 from latentprint.progress import duration
-from latentprint.sampler import own_times
+from latentprint.sampler import Sampler, own_times
 from latentprint.schedule import Schedule
 from latentprint.stats import samples_to_decide
 from latentprint.streams import Streams
@@ -136,7 +136,7 @@ def check(
     """
     place = open_device(device)
     trained: tuple[float | None, float]
-    given = open_given(model, label, target, place)
+    given = open_given(model, label, target, place, config.sampler)
     if given is None:
         split, injection = images(config, root, download, target)
         schedule = config.model.schedule()
@@ -144,15 +144,16 @@ def check(
     else:
         config = as_it_is(config)
         split, injection = given_images(config, given, root, download)
-        schedule = given.opened.denoiser.schedule
+        schedule = given.opened.sampled(config.sampler.own).schedule
         size = sum(parameters(network) for network in given.opened.networks)
         trained = (None, _evaluation(given.opened.denoiser, given.opened.shape, 16, place))
     step, evaluation = trained
+    sampler = config.sampler.sampler(given and given.opened.own and given.opened.own.sampler)
     models = 2 if config.control else 1
     costs = [
         *(_fit(name, one, split.heldout, len(split.train), place) for name, one in _detectors(config)),
-        _search(config, schedule, models + max(0, config.checkpoints.keep - 1), evaluation),
-        _samples(config, schedule, evaluation),
+        _search(config, sampler, schedule, models + max(0, config.checkpoints.keep - 1), evaluation),
+        _samples(config, sampler, schedule, evaluation),
     ]
     if step is not None:
         steps = models * config.model.training.steps
@@ -236,8 +237,9 @@ def _fit(name: str, config: DetectorConfig, heldout: ImageSet, count: int, place
     return Cost(f"fitting {name}", config.epochs, "epochs at most", None, config.epochs * draws * each)
 
 
-def _search(config: AuditConfig, schedule: Schedule, models: int, evaluation: float) -> Cost:
-    sampler = config.sampler.sampler()
+def _search(
+    config: AuditConfig, sampler: Sampler, schedule: Schedule, models: int, evaluation: float
+) -> Cost:
     plan = config.search.plan(schedule.start)
     grid, each = sampler.grid(schedule), sampler.step.evaluations
     if each is None:
@@ -248,8 +250,8 @@ def _search(config: AuditConfig, schedule: Schedule, models: int, evaluation: fl
     return Cost("search for t'", count, "trajectories", total, total * evaluation)
 
 
-def _samples(config: AuditConfig, schedule: Schedule, evaluation: float) -> Cost:
-    each = config.sampler.sampler().evaluations(schedule) or 0
+def _samples(config: AuditConfig, sampler: Sampler, schedule: Schedule, evaluation: float) -> Cost:
+    each = sampler.evaluations(schedule) or 0
     count = config.samples.count + ((config.samples.control or config.samples.count) if config.control else 0)
     return Cost("sampling", count, "images", count * each, count * each * evaluation)
 

@@ -10,6 +10,7 @@ with alpha' = f alpha and, for every schedule, the one identity  g^2 = (sigma^2)
     SubVP      exp(-B/2)    1 - exp(-B)                Song et al. 2021, Eq. 12 and 29 (a deviation)
     VE         1            sigma_min (sigma_max/sigma_min)^t    Song et al. 2021, Eq. 9 and appendix C
     EDM        1            t                          Karras et al. 2022, table 1
+    Flow       1 - t        t                          Lipman et al. 2023; Liu et al. 2023 (rectified flow)
 
 where B(t) = beta_min t + (beta_max - beta_min) t^2 / 2 is the integral of beta. Everything is evaluated in
 float64 with expm1, log1p and asinh, so that nothing is lost by cancellation near t = 0 or near t = T.
@@ -104,8 +105,8 @@ def schedule_from(config: Mapping[str, Any]) -> Schedule:
     Raises:
         ValueError: unknown name, unknown key, or a value that the schedule refuses.
     """
-    kinds: dict[str, type[VP] | type[SubVP] | type[VE] | type[EDM]]
-    kinds = {"vp": VP, "subvp": SubVP, "ve": VE, "edm": EDM}
+    kinds: dict[str, type[VP] | type[SubVP] | type[VE] | type[EDM] | type[Flow]]
+    kinds = {"vp": VP, "subvp": SubVP, "ve": VE, "edm": EDM, "flow": Flow}
     name = config.get("name")
     if name not in kinds:
         raise ValueError(f"a schedule is named one of {', '.join(kinds)}; got {name!r}")
@@ -342,3 +343,55 @@ class EDM(_Exploding):
 
     def config(self) -> dict[str, Any]:
         return {"name": "edm"} | asdict(self)
+
+
+@dataclass(frozen=True)
+class Flow:
+    """The straight path of flow matching, x_t = (1 - t) x_0 + t e, whose velocity is v = e - x_0.
+
+    Its sigma / alpha is t / (1 - t), so after x / alpha it is EDM's process, and every step of ours walks it.
+    At t = 1 nothing of the image is left and no ratio exists: ``start`` lies below, unless a sampler that
+    needs no ratio (DDIM, which is Euler's step along v) is to begin at 1 as its pipeline does.
+
+    Source: Lipman et al. 2023, Eq. 20-23 with sigma_min = 0 and time reversed; Liu, Gong, Liu 2023, Eq. 1.
+    """
+
+    start: float = 0.999
+    end: float = 1e-3
+
+    def __post_init__(self) -> None:
+        _check_positive(self, start=self.start, end=self.end)
+        if not self.end < self.start <= 1:
+            raise ValueError(f"Flow needs 0 < end < start <= 1, got end {self.end}, start {self.start}")
+
+    @property
+    def prior_std(self) -> float:
+        return 1.0
+
+    def alpha(self, t: Tensor | float) -> Tensor:
+        return 1 - _inside(t, 1.0)
+
+    def log_alpha(self, t: Tensor | float) -> Tensor:
+        return torch.log1p(-_inside(t, 1.0))
+
+    def sigma(self, t: Tensor | float) -> Tensor:
+        return _inside(t, 1.0).clone()
+
+    def drift(self, t: Tensor | float) -> Tensor:
+        return -1 / self.alpha(t)
+
+    def diffusion2(self, t: Tensor | float) -> Tensor:
+        return 2 * self.ratio(t)
+
+    def ratio(self, t: Tensor | float) -> Tensor:
+        t = _inside(t, 1.0)
+        return t / (1 - t)
+
+    def time(self, ratio: Tensor | float) -> Tensor:
+        ratio = torch.as_tensor(ratio, dtype=torch.float64)
+        if not bool((ratio >= 0).all()):
+            raise ValueError(f"sigma/alpha must be 0 or more, got {ratio.min():g}")
+        return ratio / (1 + ratio)
+
+    def config(self) -> dict[str, Any]:
+        return {"name": "flow"} | asdict(self)

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from latentprint.adapters.diffusers import DiscreteDenoiser, is_diffusers, open_diffusers
+from latentprint.adapters.diffusers import Asked, is_diffusers, open_diffusers
 from latentprint.adapters.discrete import DiscreteSchedule, alphas_cumprod, discrete_schedule
 from latentprint.adapters.edm import CONFIG as EDM_CONFIG
 from latentprint.adapters.edm import OWN, open_edm, open_own
@@ -21,11 +21,14 @@ from latentprint.adapters.function import (
 )
 from latentprint.adapters.latent import LatentCodec
 from latentprint.adapters.opened import Opened, require_sound
+from latentprint.adapters.own import on_times
+from latentprint.adapters.timesteps import ConsistencyDenoiser, DiscreteDenoiser
 from latentprint.networks import ModelError
 
 Kind = Literal["latentprint", "diffusers", "edm", "samples"]
 
 __all__ = [
+    "ConsistencyDenoiser",
     "DiscreteDenoiser",
     "DiscreteSchedule",
     "FunctionDenoiser",
@@ -42,6 +45,7 @@ __all__ = [
     "from_function",
     "from_module",
     "is_factory",
+    "on_times",
     "open_model",
     "recognise",
     "require_sound",
@@ -85,12 +89,20 @@ def recognise(path: str | os.PathLike[str]) -> Kind:
     return "samples"
 
 
-def open_model(path: str | os.PathLike[str], *, label: int | None = None) -> Opened:
+def open_model(
+    path: str | os.PathLike[str],
+    *,
+    label: int | None = None,
+    guidance: float | None = None,
+    steps: int | None = None,
+) -> Opened:
     """A model from outside, ready to be audited.
 
     Args:
         path: a folder that diffusers, ``save_model`` or ``latentprint.adapters.edm`` describe.
         label: the class to audit, for a model that is conditional on one.
+        guidance: scale of classifier-free guidance; None: none.
+        steps: of the model's own sampler; None: as many as its pipeline takes.
 
     Raises:
         ModelError: it is no such folder, is refused for safety, or cannot be read; the sentence says what to
@@ -103,4 +115,4 @@ def open_model(path: str | os.PathLike[str], *, label: int | None = None) -> Ope
             "(latentprint.adapters.samples)"
         )
     opener = {"latentprint": open_own, "edm": open_edm, "diffusers": open_diffusers}[kind]
-    return opener(folder, label=label)
+    return opener(folder, Asked(label, guidance, steps))

@@ -15,6 +15,7 @@ from typing import Any, cast
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.autoencoders.vq_model import VQModel
+from diffusers.models.transformers.dit_transformer_2d import DiTTransformer2DModel
 from diffusers.models.unets.unet_2d import UNet2DModel
 from torch import nn
 
@@ -37,18 +38,27 @@ from latentprint.networks import ModelError
 MAX_SIDE = 4096
 """The longest side of the images of a model, in pixels."""
 
+MAX_COMPUTED = 2**26
+"""The most numbers that a network may compute for itself beside its weights."""
+
 _LEVELS, _LAYERS, _CHANNELS = 8, 16, 8192
 _CHANNEL = a_whole(1, _CHANNELS)
 _ACTIVATION = one_of("silu", "swish", "mish", "gelu", "relu")
-_DOWN = ("DownBlock2D", "AttnDownBlock2D", "ResnetDownsampleBlock2D")
-_UP = ("UpBlock2D", "AttnUpBlock2D", "ResnetUpsampleBlock2D")
+_DOWN = (
+    "DownBlock2D",
+    "AttnDownBlock2D",
+    "ResnetDownsampleBlock2D",
+    "SkipDownBlock2D",
+    "AttnSkipDownBlock2D",
+)
+_UP = ("UpBlock2D", "AttnUpBlock2D", "ResnetUpsampleBlock2D", "SkipUpBlock2D", "AttnSkipUpBlock2D")
 
 UNET: dict[str, Field] = {
     "sample_size": maybe(a_size(MAX_SIDE)),
     "in_channels": a_whole(1, 64),
     "out_channels": a_whole(1, 128),
     "center_input_sample": a_flag,
-    "time_embedding_type": one_of("positional", "learned"),
+    "time_embedding_type": one_of("positional", "learned", "fourier"),
     "time_embedding_dim": maybe(_CHANNEL),
     "freq_shift": a_whole(0, 1),
     "flip_sin_to_cos": a_flag,
@@ -105,10 +115,30 @@ VQ: dict[str, Field] = _AUTOENCODER | {
     "lookup_from_codebook": a_flag,
 }
 
+DIT: dict[str, Field] = {
+    "num_attention_heads": a_whole(1, 256),
+    "attention_head_dim": _CHANNEL,
+    "in_channels": a_whole(1, 64),
+    "out_channels": maybe(a_whole(1, 128)),
+    "num_layers": a_whole(1, 256),
+    "dropout": a_number(0.0, 1.0),
+    "norm_num_groups": a_whole(1, _CHANNELS),
+    "attention_bias": a_flag,
+    "sample_size": a_whole(1, MAX_SIDE),
+    "patch_size": a_whole(1, 64),
+    "activation_fn": one_of("gelu", "gelu-approximate", "geglu"),
+    "num_embeds_ada_norm": maybe(a_whole(1, 10**6)),
+    "upcast_attention": a_flag,
+    "norm_type": one_of("ada_norm_zero"),
+    "norm_elementwise_affine": a_flag,
+    "norm_eps": a_number(0.0, 1.0),
+}
+
 _KINDS: dict[str, tuple[Callable[..., nn.Module], dict[str, Field]]] = {
     "UNet2DModel": (UNet2DModel, UNET),
     "AutoencoderKL": (AutoencoderKL, AUTOENCODER_KL),
     "VQModel": (VQModel, VQ),
+    "DiTTransformer2DModel": (DiTTransformer2DModel, DIT),
 }
 
 
@@ -136,9 +166,13 @@ def build(config: Mapping[str, Any], folder: Path, allowed: tuple[str, ...]) -> 
         raise ModelError(f"the settings of {name} do not fit together: {short(error)}") from error
     expected = {key: tuple(value.shape) for key, value in network.state_dict().items()}
     tensors = read_tensors(files, expected)
+    left = {key: buffer.numel() for key, buffer in network.named_buffers() if key not in expected}
+    if left:  # computed by the constructor and not saved, such as the places of a transformer's patches
+        if sum(left.values()) > MAX_COMPUTED:
+            raise ModelError(f"{name} would compute {sum(left.values()):,} numbers for {next(iter(left))!r}")
+        with torch.random.fork_rng(devices=[]):  # it draws weights, which are replaced at once
+            network = kind(**values)
     network.load_state_dict(cast(dict[str, Any], tensors), strict=True, assign=True)
-    if left := [key for key, buffer in network.named_buffers() if buffer.is_meta]:
-        raise ModelError(f"the weights of {name} do not hold {left[0]!r}, without which it cannot run")
     return network.eval().requires_grad_(False), files
 
 

@@ -50,12 +50,16 @@ class DiscreteSchedule:
 
     Attributes:
         alphas_cumprod: abar_0 > abar_1 > ... > abar_{N-1}, in (0, 1).
+        top: T, below 1 where a sampler begins below the last timestep.
+        prior_std: standard deviation of x_T; 1 unless a scheduler of sigma begins with another.
 
     Raises:
-        ModelError: fewer than 2 levels, or levels that do not fall strictly inside (0, 1).
+        ModelError: fewer than 2 levels, levels that do not fall strictly inside (0, 1), or no such T.
     """
 
     alphas_cumprod: tuple[float, ...]
+    top: float = 1.0
+    prior_std: float = 1.0
 
     def __post_init__(self) -> None:
         levels = np.asarray(self.alphas_cumprod, dtype=np.float64)
@@ -63,6 +67,8 @@ class DiscreteSchedule:
             raise ModelError(f"a schedule needs 2 to {MAX_TIMESTEPS} timesteps, got {len(levels)}")
         if not (np.all(np.diff(levels) < 0) and levels[0] < 1 and levels[-1] > 0):
             raise ModelError("the products of (1 - beta) must fall strictly, from below 1 to above 0")
+        if not 1 / len(levels) <= self.top <= 1:
+            raise ModelError(f"sampling begins at a timestep of the schedule, got T = {self.top:g}")
 
     @property
     def timesteps(self) -> int:
@@ -71,18 +77,13 @@ class DiscreteSchedule:
 
     @property
     def start(self) -> float:
-        """T = 1, the last timestep."""
-        return 1.0
+        """T, the last timestep."""
+        return self.top
 
     @property
     def end(self) -> float:
         """1 / N, the first timestep: the smallest noise the network was trained on."""
         return 1.0 / self.timesteps
-
-    @property
-    def prior_std(self) -> float:
-        """1: x_T is drawn from N(0, I), as diffusers does."""
-        return 1.0
 
     @cached_property
     def _knots(self) -> Tensor:

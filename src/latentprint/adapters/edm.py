@@ -29,12 +29,15 @@ from typing import Any, cast
 from torch import nn
 
 from latentprint.adapters.build import build, read_network, sides
-from latentprint.adapters.diffusers import require_label
+from latentprint.adapters.diffusers import Asked
 from latentprint.adapters.fields import number, short
 from latentprint.adapters.files import files_sha256, inside, read_json
-from latentprint.adapters.opened import Opened
+from latentprint.adapters.opened import Opened, written_down
+from latentprint.adapters.own import Own
+from latentprint.adapters.timesteps import require_label
 from latentprint.denoiser import Denoiser, IdentityCodec, NetworkDenoiser, Parametrisation
 from latentprint.networks import ModelError
+from latentprint.sampler import sampler_from
 from latentprint.schedule import EDM, schedule_from
 
 CONFIG = "edm.json"
@@ -45,7 +48,7 @@ OWN_SCHEMA = "latentprint-model/1"
 _KEYS = {"format", "network", "sigma_data", "sigma_min", "sigma_max"}
 
 
-def open_edm(folder: Path, *, label: int | None = None) -> Opened:
+def open_edm(folder: Path, asked: Asked) -> Opened:
     """The model of a folder with an ``edm.json``.
 
     Raises:
@@ -73,12 +76,12 @@ def open_edm(folder: Path, *, label: int | None = None) -> Opened:
     data = number(config.get("sigma_data", 0.5), "sigma_data", 1e-6, 1e6)
     if complete["time_embedding_type"] != "positional":
         raise ModelError("a network of continuous noise levels needs a positional time embedding")
-    chosen = require_label(complete.get("num_class_embeds"), label)
+    chosen = require_label(complete.get("num_class_embeds"), asked.label)
     denoiser = NetworkDenoiser(network, EDM(low, high), "edm", data, chosen)
-    return _opened(folder, network, complete, denoiser, files, "edm")
+    return _opened(folder, network, complete, denoiser, files, "edm", asked)
 
 
-def open_own(folder: Path, *, label: int | None = None) -> Opened:
+def open_own(folder: Path, asked: Asked) -> Opened:
     """The model of a folder that ``save_model`` wrote, its files trusted no more than those of others.
 
     Raises:
@@ -90,7 +93,7 @@ def open_own(folder: Path, *, label: int | None = None) -> Opened:
         raise ModelError(f"{OWN} must be of schema {OWN_SCHEMA!r}, got {short(about.get('schema'))}")
     network, config, files = read_network(folder, ("UNet2DModel",))
     own = about.get("label")
-    chosen = require_label(config.get("num_class_embeds"), own if label is None else label)
+    chosen = require_label(config.get("num_class_embeds"), own if asked.label is None else asked.label)
     data = number(about.get("sigma_data", 0.5), "sigma_data", 1e-6, 1e6)
     schedule = about.get("schedule")
     if not isinstance(schedule, dict):
@@ -101,7 +104,7 @@ def open_own(folder: Path, *, label: int | None = None) -> Opened:
         denoiser = NetworkDenoiser(network, found, predicts, data, chosen)
     except (TypeError, ValueError, OverflowError, ArithmeticError) as error:
         raise ModelError(f"{OWN} does not describe a model: {short(error)}") from error
-    return _opened(folder, network, config, denoiser, files, "latentprint")
+    return _opened(folder, network, config, denoiser, files, "latentprint", asked)
 
 
 def _opened(
@@ -111,7 +114,10 @@ def _opened(
     denoiser: Denoiser,
     files: list[Path],
     kind: str,
+    asked: Asked,
 ) -> Opened:
+    if asked.guidance is not None:
+        raise ModelError("guidance needs a class that stands for none, and this network knows none")
     if config.get("sample_size") is None:
         raise ModelError("the network's settings must state its sample_size, the side of what it works on")
     if config["in_channels"] != config["out_channels"]:
@@ -119,14 +125,17 @@ def _opened(
             f"the network takes {config['in_channels']} channels and gives {config['out_channels']}"
         )
     shape = (int(config["in_channels"]), *sides(config["sample_size"]))
+    nearest: dict[str, Any] = {"step": "heun", "steps": asked.steps or 32, "spacing": "karras"}
     return Opened(
         denoiser=denoiser,
         codec=IdentityCodec(),
         shape=shape,
         image_shape=shape,
-        sampler_hint={"step": "heun", "steps": 32, "spacing": "karras"},
+        sampler_hint=nearest,
         weights_sha256=files_sha256([file.resolve() for file in files], folder.resolve()),
         kind=kind,
         notes=(),
         networks=(network,),
+        identity={"schedule": written_down(denoiser.schedule)},
+        own=Own(sampler_from(nearest), denoiser, False),
     )

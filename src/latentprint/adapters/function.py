@@ -31,13 +31,14 @@ from latentprint.denoiser import (
     Denoiser,
     IdentityCodec,
     denoised_from_epsilon,
+    denoised_from_flow,
     denoised_from_score,
     denoised_from_v,
 )
 from latentprint.networks import ModelError
 from latentprint.schedule import Schedule
 
-Predicts = Literal["denoised", "epsilon", "v", "score"]
+Predicts = Literal["denoised", "epsilon", "v", "score", "flow", "reverse flow"]
 Time = Callable[[Tensor], Tensor]
 
 _METHODS = tuple(name for name in vars(Schedule) if not name.startswith("_"))
@@ -67,6 +68,8 @@ class FunctionDenoiser:
             return denoised_from_epsilon(self.schedule, x, out, t)
         if self.predicts == "v":
             return denoised_from_v(self.schedule, x, out, t)
+        if self.predicts in ("flow", "reverse flow"):
+            return denoised_from_flow(self.schedule, x, out if self.predicts == "flow" else -out, t)
         return denoised_from_score(self.schedule, x, out, t) if self.predicts == "score" else out
 
     def given_time(self, t: Tensor) -> Tensor:
@@ -90,7 +93,7 @@ def from_function(
             shaped as x, or an object that holds it as ``.sample``.
         schedule: the noise it was trained with: ``ddpm_schedule(...)`` for discrete timesteps, VP, SubVP, VE,
             EDM of ``latentprint.schedule``, or any object with these methods.
-        predicts: "denoised" (E[x_0 | x_t]), "epsilon", "v" or "score".
+        predicts: "denoised" (E[x_0 | x_t]), "epsilon", "v", "score", "flow" (e - x_0) or "reverse flow".
         time: from our times t (B,), float64 in (0, T], to what the function calls time; None: the timestep
             0, ..., N - 1 of a ``DiscreteSchedule``, and t itself of any other.
 
@@ -162,7 +165,7 @@ def from_module(
     Args:
         network: ``network(x, time)`` -> its prediction, see ``from_function``.
         schedule: the noise it was trained with.
-        predicts: "denoised" (E[x_0 | x_t]), "epsilon", "v" or "score".
+        predicts: "denoised" (E[x_0 | x_t]), "epsilon", "v", "score", "flow" (e - x_0) or "reverse flow".
         shape: (C, H, W) of what it works on, in [-1, 1] for images.
         time: from our times to its own, see ``from_function``.
         codec: from images to what it works on, for a latent model.

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from latentprint.adapters.fields import short
+from latentprint.adapters.own import Own
 from latentprint.denoiser import Codec, Denoiser, checked
 from latentprint.networks import ModelError
 from latentprint.schedule import Schedule, expand
@@ -34,6 +35,7 @@ class Opened:
         notes: sentences for the report: what was assumed, and what of the original was left out.
         networks: the modules behind denoiser and codec.
         identity: plain values beside the weights that its numbers follow from; a run goes on with these only.
+        own: the sampler it came with, and the model as that sampler sees it; None where it came with none.
     """
 
     denoiser: Denoiser
@@ -46,12 +48,17 @@ class Opened:
     notes: tuple[str, ...]
     networks: tuple[nn.Module, ...]
     identity: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    own: Own | None = None
 
     def to(self, device: torch.device | str) -> Opened:
         """This model, with its networks moved (in place) to a device."""
         for network in self.networks:
             network.to(device)
         return self
+
+    def sampled(self, own: bool) -> Denoiser:
+        """The model as it is sampled from: by the sampler it came with, or by another."""
+        return self.own.denoiser if own and self.own is not None else self.denoiser
 
 
 def written_down(schedule: Schedule) -> dict[str, list[float]]:

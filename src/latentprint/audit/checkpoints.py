@@ -28,7 +28,7 @@ from latentprint.adapters import Opened, open_model, recognise
 from latentprint.audit.given import Given, in_unit_time
 from latentprint.audit.stages import Detectors, for_sampling, noised_probe, searched, snapshot, snapshots_due
 from latentprint.audit.work import Work
-from latentprint.config import AuditConfig
+from latentprint.config import AuditConfig, SamplerSettings
 from latentprint.contracts import InputError
 from latentprint.denoiser import Codec, Denoiser, IdentityCodec
 from latentprint.networks import load_model
@@ -110,7 +110,9 @@ def _own(work: Work, step: int, folder: Path) -> Checkpoint:
     return Checkpoint(step, sha256(weights.read_bytes()).hexdigest(), read)
 
 
-def found_checkpoints(where: Path | str, given: Given, device: torch.device) -> tuple[Checkpoint, ...]:
+def found_checkpoints(
+    where: Path | str, given: Given, device: torch.device, sampler: SamplerSettings
+) -> tuple[Checkpoint, ...]:
     """The models that ``where`` names, by rising step: a folder of them, or a pattern such as ``out/step-*``.
 
     A checkpoint's step is the last number in its name. Each is opened once, to be refused now if it must be.
@@ -133,7 +135,7 @@ def found_checkpoints(where: Path | str, given: Given, device: torch.device) -> 
         step = _step(folder.name)
         if step in found:
             raise CheckpointError(f"two checkpoints are of step {step}, the second is {folder.name!r}")
-        found[step] = _given(step, folder, given, device)
+        found[step] = _given(step, folder, given, device, sampler)
     return tuple(found[step] for step in sorted(found))
 
 
@@ -144,9 +146,12 @@ def _step(name: str) -> int:
     return int(numbers[-1])
 
 
-def _given(step: int, folder: Path, given: Given, device: torch.device) -> Checkpoint:
+def _given(
+    step: int, folder: Path, given: Given, device: torch.device, sampler: SamplerSettings
+) -> Checkpoint:
     def read() -> Opened:
-        return in_unit_time(open_model(folder, label=given.label).to(device))
+        fresh = open_model(folder, label=given.label, guidance=sampler.guidance, steps=sampler.own_steps)
+        return in_unit_time(fresh.to(device))
 
     opened, model = read(), given.opened
     if (opened.image_shape, opened.shape) != (model.image_shape, model.shape):
@@ -160,7 +165,7 @@ def _given(step: int, folder: Path, given: Given, device: torch.device) -> Check
 
     def again() -> tuple[Denoiser, Codec]:
         fresh = read()
-        return fresh.denoiser, fresh.codec
+        return fresh.sampled(sampler.own), fresh.codec
 
     return Checkpoint(step, opened.weights_sha256, again)
 

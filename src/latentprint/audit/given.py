@@ -18,11 +18,18 @@ from typing import Any
 
 import torch
 
-from latentprint.adapters import FunctionDenoiser, Opened, open_model, require_sound
+from latentprint.adapters import (
+    ConsistencyDenoiser,
+    FunctionDenoiser,
+    Opened,
+    on_times,
+    open_model,
+    require_sound,
+)
 from latentprint.audit.images import read_images
 from latentprint.audit.stages import private_image
 from latentprint.audit.work import Work
-from latentprint.config import AuditConfig
+from latentprint.config import AuditConfig, SamplerSettings
 from latentprint.contracts import InputError
 from latentprint.data import Split
 from latentprint.denoiser import Denoiser, IdentityCodec, NetworkDenoiser
@@ -74,8 +81,7 @@ class Given:
             f"Trained by others and audited as it is ({self.opened.kind}).",
             "That it was trained on the images named here, on no others and on none of those held out, is the"
             " word of whoever ran the audit; 1/N rests on it.",
-            f"Images were generated with the audit's sampler ({sampler.words}); the model's own scheduler"
-            f" is nearest to {Sampler(**self.opened.sampler_hint).words}.",
+            self._sampled(sampler),
             *(f"{note[:1].upper()}{note[1:]}." for note in self.opened.notes),
         ]
         return Model(
@@ -85,12 +91,23 @@ class Given:
             notes=tuple(notes),
         )
 
+    def _sampled(self, sampler: Sampler) -> str:
+        own = self.opened.own
+        if own is not None and sampler == Sampler(**own.sampler.describe()):
+            stands = "" if own.exact else ", which stands in for a step that is none of ours"
+            return f"Images were generated as the model's own scheduler does ({sampler.words}{stands})."
+        return (
+            f"Images were generated with the audit's sampler ({sampler.words}); the model's own scheduler"
+            f" is nearest to {Sampler(**self.opened.sampler_hint).words}."
+        )
+
 
 def open_given(
     model: Path | str | Opened | None,
     label: int | None,
     target: int | str | Path | None,
     device: torch.device,
+    sampler: SamplerSettings,
 ) -> Given | None:
     """The model at a path, opened without running any of its code; None where the audit trains its own.
 
@@ -105,13 +122,21 @@ def open_given(
             raise InputError("a label was given without a model; it says what of one to audit")
         return None
     if isinstance(model, Opened):
+        if sampler.own and model.own is None:
+            raise InputError(
+                'a model from Python comes with no sampler of its own ("own"); name one, e.g. ancestral:96'
+            )
         if label is not None:
             raise InputError(
                 "a label was given with a model from Python; its code says what it is conditional on"
             )
         require_sound(model.to(device), model.shape, device)
         return Given(in_unit_time(model), label, target)
-    return Given(in_unit_time(open_model(model, label=label).to(device)), label, target)
+    opened = open_model(model, label=label, guidance=sampler.guidance, steps=sampler.own_steps)
+    return Given(in_unit_time(opened.to(device)), label, target)
+
+
+_TOLD_SIGMA = (NetworkDenoiser, FunctionDenoiser, ConsistencyDenoiser)
 
 
 def in_unit_time(opened: Opened) -> Opened:
@@ -121,7 +146,7 @@ def in_unit_time(opened: Opened) -> Opened:
     then in the time of the paper's variance-exploding process.
     """
     denoiser = opened.denoiser
-    if not isinstance(denoiser, NetworkDenoiser | FunctionDenoiser) or not isinstance(denoiser.schedule, EDM):
+    if not isinstance(denoiser, _TOLD_SIGMA) or not isinstance(denoiser.schedule, EDM):
         return opened
     if isinstance(denoiser, NetworkDenoiser) and denoiser.parametrisation != "edm":
         return opened  # such a network is told t itself
@@ -132,7 +157,8 @@ def in_unit_time(opened: Opened) -> Opened:
         renamed = replace(denoiser, schedule=unit, time=_by_sigma(denoiser, unit))
     else:
         renamed = replace(denoiser, schedule=unit)
-    return replace(opened, denoiser=renamed, notes=(*opened.notes, note))
+    own = opened.own and on_times(opened.own, renamed, unit.time)
+    return replace(opened, denoiser=renamed, own=own, notes=(*opened.notes, note))
 
 
 def _by_sigma(denoiser: FunctionDenoiser, unit: VE) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -176,4 +202,4 @@ def take_model(work: Work, given: Given) -> Denoiser:
         if not work.run.stage("model").done:
             noted = given.entry(work.sampler_value).plain()
             work.run.finish("model", {"weights_sha256": given.opened.weights_sha256, "model": noted})
-    return given.opened.denoiser
+    return given.opened.sampled(work.config.sampler.own)

@@ -37,7 +37,7 @@ from latentprint.audit.samplers import beside
 from latentprint.audit.stages import Detectors
 from latentprint.audit.work import Work
 from latentprint.config import AuditConfig
-from latentprint.contracts import Outcome
+from latentprint.contracts import InputError, Outcome
 from latentprint.data import Split
 from latentprint.denoiser import Denoiser
 from latentprint.detector.embedding import EmbeddingDetector
@@ -84,15 +84,21 @@ def subject(
     Raises:
         InputError: one of them cannot be had or does not fit the others.
     """
-    given = open_given(model, label, target, place)
+    given = open_given(model, label, target, place, config.sampler)
     if given is None:
+        if config.sampler.own or config.sampler.guidance is not None:
+            raise InputError('the sampler "own" and guidance belong to a model that is given (--model)')
         split, injection = stages.images(config, root, download, target)
         settings = plain(config) | ({} if target is None else {"target": named(target)})
     else:
         config = as_it_is(config)
         split, injection = given_images(config, given, root, download)
         settings = given.settings(config)
-    left = () if given is None or checkpoints is None else found_checkpoints(checkpoints, given, place)
+    left = (
+        ()
+        if given is None or checkpoints is None
+        else found_checkpoints(checkpoints, given, place, config.sampler)
+    )
     require_targets(config, len(split.train))
     return Subject(config, settings | identified(left), split, injection, given, left)
 
@@ -101,7 +107,9 @@ def in_its_space(work: Work, about: Subject) -> Work:
     """The work in the space of the model that is audited."""
     if about.given is None:
         return work
-    return replace(work, codec=about.given.opened.codec, space=about.given.opened.shape)
+    opened = about.given.opened
+    own = None if opened.own is None else opened.own.sampler
+    return replace(work, codec=opened.codec, space=opened.shape, own=own)
 
 
 @dataclass(frozen=True)
@@ -178,10 +186,11 @@ def measure(work: Work, about: Subject, made: Made) -> Evidence:
     search(work, about, made)
     extract = extractor(work, made.detectors, split.train.shape)
     counted = count(work, about, made, extract)
+    plain = made.trained if given is None else given.opened.denoiser  # from T, whatever its sampler
     if given is None or given.pixels:  # a likelihood of latents is none of images
-        likelihood(work, made.trained, split, injection)
+        likelihood(work, plain, split, injection)
     beside(work, made.main, made.detectors, injection.target)
-    membership(work, made.trained, split, injection)
+    membership(work, plain, split, injection)
     distance(work, injection.marked.pixels, split.heldout.pixels, extract)
     rare(work, made.trained, made.detectors, injection)
 

@@ -26,7 +26,7 @@ class Work:
 
     ``codec`` leads from images to the space the model works in, ``space`` is that space's (C, H, W); None:
     that of the images. ``map`` works through units of trajectories (``spread.executor``); ``processes`` train
-    one model together (``together``).
+    one model together (``together``). ``own`` is the sampler that a given model came with.
     """
 
     config: AuditConfig
@@ -38,6 +38,7 @@ class Work:
     space: tuple[int, int, int] | None = None
     map: Map = map
     processes: int = 1
+    own: Sampler | None = None
 
     @property
     def streams(self) -> Streams:
@@ -47,7 +48,7 @@ class Work:
     @property
     def sampler(self) -> Sampler:
         """The sampler whose q is measured."""
-        return self.config.sampler.sampler()
+        return self.config.sampler.sampler(self.own)
 
     @property
     def sampler_value(self) -> SamplerValue:

@@ -62,10 +62,15 @@ class AuditOptions:
     sampler: Annotated[
         list[str] | None,
         typer.Option(
-            help="NAME, NAME:STEPS or NAME:STEPS:SPACING of a step, or 'paper' for the paper's 1,000"
-            " stochastic steps; repeat it to measure several side by side.",
+            help="NAME, NAME:STEPS or NAME:STEPS:SPACING of a step, 'paper' for the paper's 1,000 stochastic"
+            " steps, or 'own' (own:STEPS) for what a given model's pipeline does, the default with --model;"
+            " repeat it to measure several side by side.",
             metavar="NAME",
         ),
+    ] = None
+    guidance: Annotated[
+        float | None,
+        typer.Option(help="With --model: scale of classifier-free guidance; it changes what is given back."),
     ] = None
     targets: Annotated[
         str | None,
@@ -189,7 +194,7 @@ class AuditOptions:
             "samples": {"count": None if self.given_samples or not self.samples else whole(self.samples)},
             "search": {"tries": self.tries, "method": self.search},
             "checkpoints": {"keep": self.kept},
-            "sampler": sampler_table(self.sampler or []),
+            "sampler": sampler_table(self.sampler or []) | {"guidance": self.guidance},
             "fingerprint": {"kind": self.kind, "region": self.region},
             "profile": {"targets": self.ranked},
         }
@@ -197,9 +202,12 @@ class AuditOptions:
             table: {key: value for key, value in values.items() if value is not None}
             for table, values in options.items()
         }
+        file = read_toml(self.config) if self.config is not None else {}
+        if self.model is not None and not self.sampler and "sampler" not in file and ":" not in self.model:
+            given["sampler"]["name"] = "own"
         top = (("seed", self.seed), ("control", self.control))
         given |= {key: value for key, value in top if value is not None}
-        return merge(read_toml(self.config) if self.config is not None else {}, given)
+        return merge(file, given)
 
     @property
     def ranked(self) -> Any:
@@ -243,6 +251,8 @@ def sampler_table(named: list[str]) -> dict[str, Any]:
     """
     if not named:
         return {}
+    if named[0].partition(":")[0] == "own":
+        return {"name": named[0]} | ({"beside": named[1:]} if named[1:] else {})
     name, *rest = named[0].split(":", 2)
     if rest and not rest[0].isdecimal():
         raise InputError(f"a sampler is NAME, NAME:STEPS or NAME:STEPS:SPACING, got {quoted(named[0])}")

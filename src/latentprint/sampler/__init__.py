@@ -7,11 +7,13 @@ from latentprint.sampler.state import Noise, State, Step
 from latentprint.sampler.steps import (
     DDIM,
     Ancestral,
+    Consistency,
     DPMSolverPP2M,
     EulerMaruyama,
     Heun,
     PredictorCorrector,
     ReverseDiffusion,
+    TrajectoryConsistency,
 )
 from latentprint.sampler.whole import PAPER, Sampler, sampler_from
 
@@ -19,6 +21,7 @@ __all__ = [
     "DDIM",
     "PAPER",
     "Ancestral",
+    "Consistency",
     "DPMSolverPP2M",
     "EulerMaruyama",
     "Finished",
@@ -32,6 +35,7 @@ __all__ = [
     "Spacing",
     "State",
     "Step",
+    "TrajectoryConsistency",
     "denoised",
     "first_column",
     "own_times",

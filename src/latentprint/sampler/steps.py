@@ -141,8 +141,12 @@ class PredictorCorrector:
 class Ancestral:
     """x_s ~ N((a sigma_s^2 x + alpha_s v D) / sigma_t^2, v sigma_s^2 / sigma_t^2), posterior for x_0 = D.
 
+    With ``large`` the variance is v itself, the upper bound of Ho et al. ("fixed_large" of diffusers).
+
     Source: Ho et al. 2020, Eq. 6 and 7, with the lower variance beta-tilde.
     """
+
+    large: bool = False
 
     name = "ancestral"
     evaluations = 1
@@ -154,12 +158,12 @@ class Ancestral:
         shrink = (sch.sigma(s) / sch.sigma(t)) ** 2
         gain = v / sch.sigma(t) ** 2
         denoised = checked(denoiser, x, t)
-        spread = (gain.sqrt() * sch.sigma(s), noise(0))
+        spread = (v.sqrt() if self.large else gain.sqrt() * sch.sigma(s), noise(0))
         x = _sum((a * shrink, x), (sch.alpha(s) * gain, denoised), spread)
         return State(x, s, state.evaluations + 1)
 
     def config(self) -> dict[str, Any]:
-        return {}
+        return {"large": True} if self.large else {}
 
 
 def _ddim(schedule: Schedule, x: Tensor, denoised: Tensor, t: Tensor, s: Tensor) -> Tensor:
@@ -172,8 +176,12 @@ def _ddim(schedule: Schedule, x: Tensor, denoised: Tensor, t: Tensor, s: Tensor)
 class DDIM:
     """x_s = alpha_s D + sigma_s epsilon: Euler's step of the probability-flow ODE in r. Order 1, no noise.
 
+    With ``clip`` D is kept in [-clip, clip] but epsilon is that of D before, as DDIM's pipeline does.
+
     Source: Song, Meng, Ermon 2021, Eq. 12 with eta = 0; Karras et al. 2022, Eq. 4.
     """
+
+    clip: float | None = None
 
     name = "ddim"
     evaluations = 1
@@ -181,11 +189,14 @@ class DDIM:
 
     def __call__(self, denoiser: Denoiser, state: State, s: Tensor, noise: Noise, /) -> State:
         s = target(state, s)
-        denoised = checked(denoiser, state.x, state.t)
-        return State(_ddim(denoiser.schedule, state.x, denoised, state.t, s), s, state.evaluations + 1)
+        denoised, schedule = checked(denoiser, state.x, state.t), denoiser.schedule
+        x = _ddim(schedule, state.x, denoised, state.t, s)
+        if self.clip is not None:
+            x = x + expand(schedule.alpha(s), x) * (denoised.clamp(-self.clip, self.clip) - denoised)
+        return State(x, s, state.evaluations + 1)
 
     def config(self) -> dict[str, Any]:
-        return {}
+        return {} if self.clip is None else {"clip": self.clip}
 
 
 @dataclass(frozen=True)
@@ -245,5 +256,75 @@ class DPMSolverPP2M:
         return {}
 
 
-STEPS = (EulerMaruyama, ReverseDiffusion, PredictorCorrector, Ancestral, DDIM, Heun, DPMSolverPP2M)
+@dataclass(frozen=True)
+class Consistency:
+    """x_s = alpha_s D + sqrt(sigma_s^2 - least^2) z: the image, then fresh noise. Few steps, often one.
+
+    D is the consistency function of a distilled model; ``least`` is the smallest noise it was trained with.
+
+    Source: Song et al. 2023, "Consistency models", algorithm 1; Luo et al. 2023 (LCM), with least = 0.
+    """
+
+    least: float = 0.0
+
+    name = "consistency"
+    evaluations = 1
+    draws = 1
+
+    def __call__(self, denoiser: Denoiser, state: State, s: Tensor, noise: Noise, /) -> State:
+        s, schedule = target(state, s), denoiser.schedule
+        denoised = checked(denoiser, state.x, state.t)
+        left = (schedule.sigma(s) ** 2 - self.least**2).clamp(min=0).sqrt()
+        return State(_sum((schedule.alpha(s), denoised), (left, noise(0))), s, state.evaluations + 1)
+
+    def config(self) -> dict[str, Any]:
+        return {"least": self.least} if self.least else {}
+
+
+@dataclass(frozen=True)
+class TrajectoryConsistency:
+    """DDIM's step to u below s, then noise back up to s: x_s = a x_u + sqrt(v) z, u at (1 - gamma) k_s.
+
+    gamma = 0 is deterministic, 1 is ``Consistency``. u is a whole timestep of a discrete schedule.
+
+    Source: Zheng et al. 2024, "Trajectory consistency distillation", algorithm 3.
+
+    Raises:
+        ValueError: gamma outside [0, 1].
+    """
+
+    gamma: float = 0.3
+
+    name = "tcd"
+    evaluations = 1
+    draws = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.gamma <= 1:
+            raise ValueError(f"gamma is a share from 0 to 1, got {self.gamma}")
+
+    def __call__(self, denoiser: Denoiser, state: State, s: Tensor, noise: Noise, /) -> State:
+        s, schedule = target(state, s), denoiser.schedule
+        steps = 1 / schedule.end  # N, the timesteps of a discrete schedule
+        u = (((1 - self.gamma) * (s * steps - 1) + 1e-9).floor() + 1) / steps
+        denoised = checked(denoiser, state.x, state.t)
+        below = _ddim(schedule, state.x, denoised, state.t, u)
+        a, v = _transition(schedule, s, u)
+        return State(_sum((a, below), (v.clamp(min=0).sqrt(), noise(0))), s, state.evaluations + 1)
+
+    def config(self) -> dict[str, Any]:
+        return {"gamma": self.gamma}
+
+
+STEPS = (
+    EulerMaruyama,
+    ReverseDiffusion,
+    PredictorCorrector,
+    Ancestral,
+    DDIM,
+    Heun,
+    DPMSolverPP2M,
+    Consistency,
+    TrajectoryConsistency,
+)
 """The fixed steps, by whose ``name`` settings and results know them: a new one is a class above and here."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from hashlib import sha256
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from latentprint.sampler.adaptive import RungeKutta
@@ -19,21 +21,32 @@ from latentprint.schedule import Schedule
 class Sampler:
     """``steps`` times ``step`` on the grid ``spacing``, then, where ``denoise``, E[x_0 | x_end] as the image.
 
+    Attributes:
+        at: the grid itself, falling from the schedule's start, in the place of a spacing: that of a scheduler
+            a model came with. One time alone is a model of one step: its last denoising makes the image.
+        of: whose sampler it is, in words: a scheduler, a guidance scale, a condition.
+
     Raises:
-        ValueError: steps < 1 (an unknown spacing is refused by ``times``).
+        ValueError: steps < 1 (an unknown spacing is refused by ``times``), or other than ``at`` has.
     """
 
     step: Step
     steps: int
     spacing: Spacing = "karras"
     denoise: bool = True
+    at: tuple[float, ...] | None = None
+    of: str | None = None
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
+        if self.at is None and self.steps < 1:
             raise ValueError(f"a sampler needs at least 1 step, got {self.steps}")
+        if self.at is not None and (len(self.at) != self.steps + 1 or not (self.steps or self.denoise)):
+            raise ValueError(f"{self.steps} steps need {self.steps + 1} times, got {len(self.at)}")
 
     def grid(self, schedule: Schedule) -> Tensor:
         """The common times of all rows, float64 (steps + 1,)."""
+        if self.at is not None:
+            return torch.tensor(self.at, dtype=torch.float64)
         return times(schedule, self.steps, self.spacing)
 
     def evaluations(self, schedule: Schedule, t: float | None = None) -> int | None:
@@ -46,13 +59,16 @@ class Sampler:
 
     def describe(self) -> dict[str, Any]:
         """Plain values that name the sampler in results; ``sampler_from`` reads them."""
+        own = {} if self.at is None else {"times_sha256": sha256(repr(self.at).encode()).hexdigest()[:16]}
         return {
             "step": self.step.name,
             **self.step.config(),
             "steps": self.steps,
-            "spacing": self.spacing,
+            "spacing": self.spacing if self.at is None else "own",
             "denoise": self.denoise,
             "stochastic": self.step.draws > 0,
+            **own,
+            **({} if self.of is None else {"of": self.of}),
         }
 
 

@@ -1,0 +1,229 @@
+"""The sampler that a model came with: its scheduler's own timesteps, walked by our steps from the same
+formulas.
+
+Which times a scheduler stops at, diffusers' own class says (the configuration has been checked before). What
+it does between them is one of our steps; where there is no equal one the nearest is taken, and ``exact`` is
+False.
+
+    DDPM               posterior, variance fixed_small or fixed_large           Ancestral
+    DDIM               eta = 0, epsilon of the image before clipping            DDIM(clip)
+    Euler, FlowMatch   a straight step                                          DDIM
+    Euler ancestral    the posterior in sigma / alpha                           Ancestral
+    Heun               the trapezoidal step                                     Heun
+    DPM-Solver++ 2M    midpoint, order 2 (order 1: DDIM)                        DPMSolverPP2M
+    LCM, CM            the image, then fresh noise                              Consistency
+    TCD                DDIM below the next time, then noise back up to it       TrajectoryConsistency
+
+Equality with diffusers on the same noise is tested for each (tests/test_own_sampler.py).
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any, cast
+
+import diffusers
+import torch
+from torch import Tensor
+
+from latentprint.adapters.discrete import DiscreteSchedule
+from latentprint.adapters.fields import short
+from latentprint.denoiser import Denoiser
+from latentprint.networks import ModelError
+from latentprint.sampler import (
+    DDIM,
+    Ancestral,
+    Consistency,
+    DPMSolverPP2M,
+    Heun,
+    Sampler,
+    Step,
+    TrajectoryConsistency,
+)
+from latentprint.schedule import EDM, Flow
+
+FLOW_TOP = 1 - 1e-7
+"""Where a flow's own sampler begins: 1 but for what float32 hardly sees, since at 1 no ratio exists."""
+
+PIPELINE_STEPS = {
+    "DDPMPipeline": 1000,
+    "DDIMPipeline": 50,
+    "PNDMPipeline": 50,
+    "LDMPipeline": 50,
+    "DiTPipeline": 50,
+    "ConsistencyModelPipeline": 1,
+}
+"""Steps that a pipeline takes where its user says nothing."""
+
+_STEPS = {
+    "DDPMScheduler": 1000,
+    "DDPMParallelScheduler": 1000,
+    "LCMScheduler": 4,
+    "TCDScheduler": 4,
+    "CMStochasticIterativeScheduler": 1,
+}
+
+
+@dataclass(frozen=True)
+class Own:
+    """The sampler of a model's own scheduler, and the model as that sampler sees it.
+
+    Attributes:
+        denoiser: with a schedule that begins where the scheduler does.
+        exact: whether it is the scheduler's step; else our nearest to it.
+    """
+
+    sampler: Sampler
+    denoiser: Denoiser
+    exact: bool
+
+
+def own_sampler(
+    config: Mapping[str, Any],
+    denoiser: Denoiser,
+    nearest: Sampler,
+    steps: int | None,
+    pipeline: str | None,
+    mu: float | None = None,
+) -> Own:
+    """What the pipeline of a diffusers folder would do.
+
+    Args:
+        config: the scheduler's configuration, checked.
+        denoiser: the model, on a ``DiscreteSchedule``, a ``Flow`` or an ``EDM`` one.
+        nearest: what stands in for a scheduler whose steps are none of ours.
+        steps: how many steps; None: as many as the pipeline takes.
+        pipeline: its class, where the folder names one.
+        mu: the shift of time that a resolution asks for (flow matching with dynamic shifting).
+
+    Raises:
+        ModelError: the scheduler has no such steps.
+    """
+    name = cast(str, config["_class_name"])
+    other = Own(replace(nearest, of=f"nearest to {name}"), denoiser, False)
+    if steps is not None:
+        other = replace(other, sampler=replace(other.sampler, steps=steps))
+    known = PIPELINE_STEPS.get(pipeline or "", _STEPS.get(name, 50))
+    schedule = denoiser.schedule
+    if isinstance(schedule, DiscreteSchedule):
+        known = min(known, len(schedule.alphas_cumprod))
+    step, exact = _step(name, config, denoiser)
+    if step is None:
+        return other
+    count = known if steps is None else steps
+    scheduler = _scheduler(name, config, count, mu)
+    times, last = _times(name, scheduler, schedule), None
+    if times is None:
+        return other
+    whole = [float(k) for k in scheduler.timesteps]
+    if isinstance(schedule, DiscreteSchedule):
+        exact = exact and all(k == round(k) for k in whole)
+        last = _end(name, config, whole)
+        if name in ("DDPMScheduler", "DDIMScheduler", "DDPMParallelScheduler", "DDIMParallelScheduler"):
+            stride = len(schedule.alphas_cumprod) // count
+            exact = exact and all(a - b == stride for a, b in pairwise(whole))
+        times = [*times, *([] if last is None else [last / schedule.timesteps])]
+    if any(a <= b for a, b in pairwise(times)):
+        return other
+    clip = getattr(denoiser, "clip", None)
+    seen = cast(Any, denoiser)
+    if isinstance(step, DDIM) and clip is not None and name.startswith("DDIM"):
+        step, seen = DDIM(clip=clip), replace(seen, clip=None)
+    sampler = Sampler(
+        step,
+        len(times) - 1,
+        denoise=last is None,
+        at=tuple(times),
+        of=name if exact else f"nearest to {name}",
+    )
+    return Own(sampler, replace(seen, schedule=_from(schedule, times[0], scheduler)), exact)
+
+
+def _step(name: str, config: Mapping[str, Any], denoiser: Denoiser) -> tuple[Step | None, bool]:
+    """(our step, whether it is the scheduler's own)."""
+    plain = not config.get("thresholding")
+    if name in ("DDPMScheduler", "DDPMParallelScheduler"):
+        variance = config.get("variance_type", "fixed_small")
+        return Ancestral(large=variance == "fixed_large"), plain and not str(variance).startswith("learned")
+    if name in ("DDIMScheduler", "DDIMParallelScheduler"):
+        return DDIM(), plain
+    if name in ("EulerDiscreteScheduler", "FlowMatchEulerDiscreteScheduler", "EDMEulerScheduler"):
+        noisy = bool(config.get("stochastic_sampling"))
+        return (Consistency() if noisy else DDIM()), config.get("final_sigmas_type") != "sigma_min"
+    if name == "EulerAncestralDiscreteScheduler":
+        return Ancestral(), True
+    if name == "HeunDiscreteScheduler":
+        return Heun(), not config.get("clip_sample")
+    if name == "DPMSolverMultistepScheduler":
+        order = config.get("solver_order", 2)
+        usual = config.get("algorithm_type", "dpmsolver++") == "dpmsolver++"
+        midpoint = config.get("solver_type", "midpoint") == "midpoint" and not config.get("euler_at_final")
+        return (DDIM() if order == 1 else DPMSolverPP2M()), plain and usual and midpoint and order in (1, 2)
+    if name == "LCMScheduler":
+        return Consistency(), plain
+    if name == "TCDScheduler":
+        return TrajectoryConsistency(0.3), plain and not config.get("clip_sample")
+    if name == "CMStochasticIterativeScheduler" and isinstance(denoiser.schedule, EDM):
+        return Consistency(least=denoiser.schedule.sigma_min), True
+    return None, False
+
+
+def _scheduler(name: str, config: Mapping[str, Any], steps: int, mu: float | None) -> Any:
+    """diffusers' own scheduler, set to so many steps."""
+    kind = getattr(diffusers, name)
+    known = inspect.signature(kind).parameters  # it ignores others, as its from_config does
+    try:
+        scheduler = kind(**{key: value for key, value in config.items() if key in known})
+        scheduler.set_timesteps(steps, **({} if mu is None else {"mu": mu}))
+    except Exception as error:  # diffusers' constructors let errors of any type through
+        raise ModelError(f"{name} cannot be set to {steps} steps: {short(error)}") from error
+    return scheduler
+
+
+def _times(name: str, scheduler: Any, schedule: object) -> list[float] | None:
+    """The times, on our schedule, at which the scheduler calls the network."""
+    if isinstance(schedule, DiscreteSchedule):
+        timesteps = cast(Tensor, scheduler.timesteps).double()
+        if name == "HeunDiscreteScheduler":  # names each twice: once a step and once its correction
+            timesteps = timesteps.unique().flip(0)
+        found = schedule.time_of(timesteps).tolist()
+        return [min(one, schedule.start) for one in found]
+    sigmas = cast(Tensor, scheduler.sigmas).double()[:-1].tolist()
+    if isinstance(schedule, Flow):
+        return [min(one, FLOW_TOP) for one in sigmas]
+    if isinstance(schedule, EDM):
+        return [min(max(one, schedule.sigma_min), schedule.sigma_max) for one in sigmas]
+    return None
+
+
+def _end(name: str, config: Mapping[str, Any], timesteps: list[float]) -> float | None:
+    """The timestep, plus one, that is walked to at last; None where the last step gives the image itself."""
+    above = timesteps[-1] > 0
+    if name == "TCDScheduler":
+        return 1.0 if above else None
+    if name.startswith("DDIM") and config.get("set_alpha_to_one") is False:
+        return 1.0 if above else None
+    if name == "DPMSolverMultistepScheduler" and config.get("final_sigmas_type") == "sigma_min":
+        return 1.0 if above else None
+    return None
+
+
+def _from(schedule: Any, top: float, scheduler: Any) -> Any:
+    """The schedule that begins at ``top``, with x_T as the scheduler draws it (its x is ours / alpha)."""
+    if isinstance(schedule, DiscreteSchedule):
+        scale = float(scheduler.init_noise_sigma)
+        prior = 1.0 if scale == 1.0 else scale * float(schedule.alpha(top))
+        return replace(schedule, top=top, prior_std=prior)
+    return replace(schedule, start=top) if isinstance(schedule, Flow) else schedule
+
+
+def on_times(own: Own, denoiser: Denoiser, rename: Any) -> Own:
+    """The same sampler where times have other names: ``rename`` leads from old to new, float64."""
+    at = own.sampler.at
+    if at is None:  # a grid by the ratio, which is the same in both
+        return replace(own, denoiser=denoiser)
+    renamed = tuple(rename(torch.tensor(at, dtype=torch.float64)).tolist())
+    return replace(own, sampler=replace(own.sampler, at=renamed), denoiser=denoiser)
