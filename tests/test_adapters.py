@@ -699,7 +699,7 @@ def test_a_function_gets_its_own_time() -> None:
     with pytest.raises(ValueError, match="must return the same"):
         from_function(lambda x, t: x[:, :1], VP())(torch.zeros(3, 2), torch.tensor(0.5))
     with pytest.raises(ValueError, match="predicts one of"):
-        from_function(function, VP(), predicts="flow")  # type: ignore[arg-type]
+        from_function(function, VP(), predicts="wave")  # type: ignore[arg-type]
 
 
 def test_the_example_runs() -> None:

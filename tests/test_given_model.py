@@ -18,6 +18,7 @@ from latentprint import resolve, run_audit
 from latentprint.adapters import open_model
 from latentprint.audit import stages
 from latentprint.audit.given import as_it_is, given_images, open_given
+from latentprint.audit.images import read_images
 from latentprint.audit.stages import Detectors
 from latentprint.audit.work import Work
 from latentprint.cli import app
@@ -228,21 +229,21 @@ def test_a_drawn_target_has_no_near_copy(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (40, 8, 8), dtype=np.uint8)
     pixels[1:12] = pixels[0]
     np.savez(tmp_path / "data.npz", train_images=pixels[:13], test_images=pixels[13:])
-    given = open_given(ddpm(tmp_path / "model"), None, None, torch.device("cpu"))
+    given = open_given(ddpm(tmp_path / "model"), None, None, torch.device("cpu"), resolve(preset="small"))
     assert given is not None
     for seed in range(3):
         config = resolve(
             {"seed": seed, "data": {"source": str(tmp_path / "data.npz"), "images": None}}, preset="small"
         )
-        _, injection = given_images(as_it_is(config), given, None, False)
+        _, injection = given_images(as_it_is(config), given, read_images(config, None, False))
         assert (injection.index, injection.copies) == (12, 1)
-    chosen = open_given(tmp_path / "model", None, 3, torch.device("cpu"))
+    chosen = open_given(tmp_path / "model", None, 3, torch.device("cpu"), config)
     assert chosen is not None
-    _, injection = given_images(as_it_is(config), chosen, None, False)
+    _, injection = given_images(as_it_is(config), chosen, read_images(config, None, False))
     assert (injection.index, injection.copies, len(injection.control)) == (3, 12, 1)
     np.savez(tmp_path / "data.npz", train_images=pixels[:12], test_images=pixels[13:])
     with pytest.raises(InputError, match="each of the 12 images has a near copy"):
-        given_images(as_it_is(config), given, None, False)
+        given_images(as_it_is(config), given, read_images(config, None, False))
 
 
 def test_a_model_of_karras_keeps_its_denoiser_under_another_name_of_time(tmp_path: Path) -> None:
@@ -252,7 +253,7 @@ def test_a_model_of_karras_keeps_its_denoiser_under_another_name_of_time(tmp_pat
             one.add_(0.02)
     save_model(tmp_path / "model", NetworkDenoiser(network, EDM(0.01, 40.0), "edm"))
     theirs = open_model(tmp_path / "model").denoiser
-    given = open_given(tmp_path / "model", None, None, torch.device("cpu"))
+    given = open_given(tmp_path / "model", None, None, torch.device("cpu"), resolve(preset="small"))
     assert given is not None and given.opened.denoiser.schedule.start == 1
     x = torch.linspace(-1, 1, 192).reshape(3, 1, 8, 8)
     t = torch.tensor([0.1, 0.5, 1.0], dtype=torch.float64)
@@ -279,7 +280,7 @@ def test_a_latent_model_is_noised_and_sampled_in_its_own_space(tmp_path: Path) -
     scheduler: Any = diffusers.DDIMScheduler()
     pipeline: Any = diffusers.LDMPipeline(unet=unet(0, 2), scheduler=scheduler, vqvae=coder)
     pipeline.save_pretrained(tmp_path / "latent")
-    given = open_given(tmp_path / "latent", None, None, torch.device("cpu"))
+    given = open_given(tmp_path / "latent", None, None, torch.device("cpu"), resolve(preset="small"))
     assert given is not None and not given.pixels
     opened, config = given.opened, resolve({"sampler": {"steps": 2}}, preset="demo")
     work = Work(config, cast(Any, None), torch.device("cpu"), 512, silent, opened.codec, opened.shape)

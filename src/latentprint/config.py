@@ -145,6 +145,13 @@ class SamplerSettings:
 
 
 @dataclass(frozen=True, config=STRICT)
+class GivenSettings:
+    """What a given model's files do not say: the range of its images ("0,1" or "-1,1")."""
+
+    value_range: Literal["0,1", "-1,1"] | None = None
+
+
+@dataclass(frozen=True, config=STRICT)
 class CheckpointSettings:
     """t' over training (paper Fig. 3): ``keep`` times along it, evenly, the weights are kept and searched.
 
@@ -262,6 +269,7 @@ class AuditConfig:
     presence: DetectorConfig = field(default_factory=DetectorConfig)
     identity: DetectorConfig = field(default_factory=DetectorConfig)
     sampler: SamplerSettings = field(default_factory=SamplerSettings)
+    given: GivenSettings = field(default_factory=GivenSettings)
     search: SearchSettings = field(default_factory=SearchSettings)
     checkpoints: CheckpointSettings = field(default_factory=CheckpointSettings)
     embedding: EmbeddingConfig = field(default_factory=EmbeddingConfig)

@@ -14,6 +14,7 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ import torch
 
 from latentprint.adapters import Opened
 from latentprint.audit.given import as_it_is, given_images, open_given
+from latentprint.audit.images import read_images
 from latentprint.audit.stages import images
 from latentprint.audit.work import open_device
 from latentprint.config import AuditConfig
@@ -136,14 +138,16 @@ def check(
     """
     place = open_device(device)
     trained: tuple[float | None, float]
-    given = open_given(model, label, target, place, config.sampler)
+    read = config
+    reading = cache(lambda: read_images(read, root, download))
+    given = open_given(model, label, target, place, config, reading)
     if given is None:
         split, injection = images(config, root, download, target)
         schedule = config.model.schedule()
         size, trained = _own(config, injection.marked.pixels, place)
     else:
         config = as_it_is(config)
-        split, injection = given_images(config, given, root, download)
+        split, injection = given_images(config, given, reading())
         schedule = given.opened.sampled(config.sampler.own).schedule
         size = sum(parameters(network) for network in given.opened.networks)
         trained = (None, _evaluation(given.opened.denoiser, given.opened.shape, 16, place))

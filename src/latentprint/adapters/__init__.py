@@ -6,7 +6,8 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from latentprint.adapters.diffusers import Asked, is_diffusers, open_diffusers
+from latentprint.adapters.bundle import is_monai
+from latentprint.adapters.diffusers import is_diffusers, open_diffusers
 from latentprint.adapters.discrete import DiscreteSchedule, alphas_cumprod, discrete_schedule
 from latentprint.adapters.edm import CONFIG as EDM_CONFIG
 from latentprint.adapters.edm import OWN, open_edm, open_own
@@ -20,14 +21,16 @@ from latentprint.adapters.function import (
     from_module,
 )
 from latentprint.adapters.latent import LatentCodec
-from latentprint.adapters.opened import Opened, require_sound
+from latentprint.adapters.monai import open_monai
+from latentprint.adapters.opened import Asked, Opened, require_sound
 from latentprint.adapters.own import on_times
 from latentprint.adapters.timesteps import ConsistencyDenoiser, DiscreteDenoiser
 from latentprint.networks import ModelError
 
-Kind = Literal["latentprint", "diffusers", "edm", "samples"]
+Kind = Literal["latentprint", "diffusers", "edm", "monai", "samples"]
 
 __all__ = [
+    "Asked",
     "ConsistencyDenoiser",
     "DiscreteDenoiser",
     "DiscreteSchedule",
@@ -78,6 +81,8 @@ def recognise(path: str | os.PathLike[str]) -> Kind:
         return "edm"
     if is_diffusers(place):
         return "diffusers"
+    if is_monai(place):
+        return "monai"
     for name in sorted(os.listdir(place)):
         refuse_pickle(name)
     if (place / "config.json").exists():
@@ -93,16 +98,14 @@ def open_model(
     path: str | os.PathLike[str],
     *,
     label: int | None = None,
-    guidance: float | None = None,
-    steps: int | None = None,
+    asked: Asked | None = None,
 ) -> Opened:
     """A model from outside, ready to be audited.
 
     Args:
-        path: a folder that diffusers, ``save_model`` or ``latentprint.adapters.edm`` describe.
+        path: a folder that diffusers, MONAI, ``save_model`` or ``latentprint.adapters.edm`` describe.
         label: the class to audit, for a model that is conditional on one.
-        guidance: scale of classifier-free guidance; None: none.
-        steps: of the model's own sampler; None: as many as its pipeline takes.
+        asked: this and what else can be asked of a model, in its place.
 
     Raises:
         ModelError: it is no such folder, is refused for safety, or cannot be read; the sentence says what to
@@ -114,5 +117,11 @@ def open_model(
             f"{os.fspath(path)!r} holds no model; generated images are audited as samples "
             "(latentprint.adapters.samples)"
         )
-    opener = {"latentprint": open_own, "edm": open_edm, "diffusers": open_diffusers}[kind]
-    return opener(folder, Asked(label, guidance, steps))
+    openers = {
+        "latentprint": open_own,
+        "edm": open_edm,
+        "diffusers": open_diffusers,
+        "monai": open_monai,
+    }
+    opener = openers[kind]
+    return opener(folder, asked or Asked(label))

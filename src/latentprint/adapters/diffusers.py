@@ -15,7 +15,6 @@ Euler scheduler gives).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,7 +24,7 @@ from latentprint.adapters.build import read_network, sides
 from latentprint.adapters.fields import number, short
 from latentprint.adapters.files import files_sha256, inside, read_json, subfolder
 from latentprint.adapters.latent import LatentCodec
-from latentprint.adapters.opened import Opened, written_down
+from latentprint.adapters.opened import Asked, Opened, written_down
 from latentprint.adapters.own import own_sampler
 from latentprint.adapters.schedulers import SCHEDULERS, Network, complete, denoiser_of, hint
 from latentprint.adapters.timesteps import require_label
@@ -55,15 +54,6 @@ _PARTS: dict[str, tuple[str, ...]] = {
 }
 _NOTES = ("id2label", "requires_safety_checker", "force_zeros_for_empty_prompt")
 """Entries of a pipeline's index that are no parts and change nothing here."""
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What of a model is audited: a class, a scale of guidance, a number of steps of its own sampler."""
-
-    label: int | None = None
-    guidance: float | None = None
-    steps: int | None = None
 
 
 def open_diffusers(folder: Path, asked: Asked) -> Opened:

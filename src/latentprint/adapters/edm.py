@@ -29,10 +29,9 @@ from typing import Any, cast
 from torch import nn
 
 from latentprint.adapters.build import build, read_network, sides
-from latentprint.adapters.diffusers import Asked
 from latentprint.adapters.fields import number, short
 from latentprint.adapters.files import files_sha256, inside, read_json
-from latentprint.adapters.opened import Opened, written_down
+from latentprint.adapters.opened import Asked, Opened, written_down
 from latentprint.adapters.own import Own
 from latentprint.adapters.timesteps import require_label
 from latentprint.denoiser import Denoiser, IdentityCodec, NetworkDenoiser, Parametrisation

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -243,7 +243,13 @@ def refuse_pickle(name: str) -> None:
         )
 
 
-def read_tensors(files: Sequence[Path], expected: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+Rename = Callable[[str, Mapping[str, tuple[int, ...]]], str]
+"""(name in a file, the network's tensors) -> the name that the network gives this one."""
+
+
+def read_tensors(
+    files: Sequence[Path], expected: Mapping[str, tuple[int, ...]], rename: Rename | None = None
+) -> dict[str, Tensor]:
     """The tensors of ``files``, which must be those expected, in float32 (whole numbers as they are).
 
     Names and shapes are compared on the headers, so nothing is loaded that the network would not take.
@@ -257,7 +263,7 @@ def read_tensors(files: Sequence[Path], expected: Mapping[str, tuple[int, ...]])
         if doubled := sorted(set(header) & set(stated)):
             raise ModelError(f"tensor {short(doubled[0])} comes in two files")
         stated |= header
-    names = {name: renamed(name, expected) for name in stated}
+    names = {name: (rename or renamed)(name, expected) for name in stated}
     if len(set(names.values())) != len(names):
         raise ModelError("two tensors of the weights stand for the same part of the network")
     _require_fit({names[n]: s.shape for n, s in stated.items()}, expected)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from hashlib import sha256
 from typing import Any, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from latentprint.adapters.fields import short
@@ -17,6 +19,25 @@ from latentprint.networks import ModelError
 from latentprint.schedule import Schedule, expand
 
 _LOOKS = 5  # noise levels at which a schedule is written down and a model is tried
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What of a model is audited, and what its files do not say.
+
+    Attributes:
+        label: the class, for a model that is conditional on one.
+        guidance: scale of classifier-free guidance; None: none.
+        steps: of its own sampler; None: as many as its pipeline takes.
+        images: gives the training images (n, C, H, W) in [-1, 1], for what is measured on them.
+        unit: whether its images lie in [0, 1]; False: in [-1, 1]; None: as its files say.
+    """
+
+    label: int | None = None
+    guidance: float | None = None
+    steps: int | None = None
+    images: Callable[[], NDArray[np.float32]] | None = None
+    unit: bool | None = None
 
 
 @dataclass(frozen=True)

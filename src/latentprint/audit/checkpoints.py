@@ -25,11 +25,12 @@ import torch
 from numpy.typing import NDArray
 
 from latentprint.adapters import Opened, open_model, recognise
-from latentprint.audit.given import Given, in_unit_time
+from latentprint.audit.given import Given, asked, in_unit_time
 from latentprint.audit.stages import Detectors, for_sampling, noised_probe, searched, snapshot, snapshots_due
 from latentprint.audit.work import Work
-from latentprint.config import AuditConfig, SamplerSettings
+from latentprint.config import AuditConfig
 from latentprint.contracts import InputError
+from latentprint.data import Split
 from latentprint.denoiser import Codec, Denoiser, IdentityCodec
 from latentprint.networks import load_model
 from latentprint.results.notes import Snapshots
@@ -111,7 +112,7 @@ def _own(work: Work, step: int, folder: Path) -> Checkpoint:
 
 
 def found_checkpoints(
-    where: Path | str, given: Given, device: torch.device, sampler: SamplerSettings
+    where: Path | str, given: Given, device: torch.device, config: AuditConfig, images: Callable[[], Split]
 ) -> tuple[Checkpoint, ...]:
     """The models that ``where`` names, by rising step: a folder of them, or a pattern such as ``out/step-*``.
 
@@ -135,7 +136,7 @@ def found_checkpoints(
         step = _step(folder.name)
         if step in found:
             raise CheckpointError(f"two checkpoints are of step {step}, the second is {folder.name!r}")
-        found[step] = _given(step, folder, given, device, sampler)
+        found[step] = _given(step, folder, given, device, config, images)
     return tuple(found[step] for step in sorted(found))
 
 
@@ -147,10 +148,15 @@ def _step(name: str) -> int:
 
 
 def _given(
-    step: int, folder: Path, given: Given, device: torch.device, sampler: SamplerSettings
+    step: int,
+    folder: Path,
+    given: Given,
+    device: torch.device,
+    config: AuditConfig,
+    images: Callable[[], Split],
 ) -> Checkpoint:
     def read() -> Opened:
-        fresh = open_model(folder, label=given.label, guidance=sampler.guidance, steps=sampler.own_steps)
+        fresh = open_model(folder, asked=asked(config, given.label, images))
         return in_unit_time(fresh.to(device))
 
     opened, model = read(), given.opened
@@ -165,7 +171,7 @@ def _given(
 
     def again() -> tuple[Denoiser, Codec]:
         fresh = read()
-        return fresh.sampled(sampler.own), fresh.codec
+        return fresh.sampled(config.sampler.own), fresh.codec
 
     return Checkpoint(step, opened.weights_sha256, again)
 

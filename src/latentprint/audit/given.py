@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from latentprint.adapters import (
+    Asked,
     ConsistencyDenoiser,
     FunctionDenoiser,
     Opened,
@@ -26,10 +27,9 @@ from latentprint.adapters import (
     open_model,
     require_sound,
 )
-from latentprint.audit.images import read_images
 from latentprint.audit.stages import private_image
 from latentprint.audit.work import Work
-from latentprint.config import AuditConfig, SamplerSettings
+from latentprint.config import AuditConfig
 from latentprint.contracts import InputError
 from latentprint.data import Split
 from latentprint.denoiser import Denoiser, IdentityCodec, NetworkDenoiser
@@ -107,11 +107,13 @@ def open_given(
     label: int | None,
     target: int | str | Path | None,
     device: torch.device,
-    sampler: SamplerSettings,
+    config: AuditConfig,
+    images: Callable[[], Split] | None = None,
 ) -> Given | None:
     """The model at a path, opened without running any of its code; None where the audit trains its own.
 
     A model that is open already is tried with a few inputs, for nobody else has looked at its code.
+    ``images`` reads those it was trained on, where what its files leave open is measured on them.
 
     Raises:
         InputError: a label was given without a model.
@@ -122,7 +124,7 @@ def open_given(
             raise InputError("a label was given without a model; it says what of one to audit")
         return None
     if isinstance(model, Opened):
-        if sampler.own and model.own is None:
+        if config.sampler.own and model.own is None:
             raise InputError(
                 'a model from Python comes with no sampler of its own ("own"); name one, e.g. ancestral:96'
             )
@@ -132,8 +134,15 @@ def open_given(
             )
         require_sound(model.to(device), model.shape, device)
         return Given(in_unit_time(model), label, target)
-    opened = open_model(model, label=label, guidance=sampler.guidance, steps=sampler.own_steps)
+    opened = open_model(model, asked=asked(config, label, images))
     return Given(in_unit_time(opened.to(device)), label, target)
+
+
+def asked(config: AuditConfig, label: int | None, images: Callable[[], Split] | None = None) -> Asked:
+    """What the settings ask of a model, and say in the place of its files."""
+    sampler, said = config.sampler, config.given.value_range
+    pixels = None if images is None else lambda: images().train.pixels
+    return Asked(label, sampler.guidance, sampler.own_steps, pixels, None if said is None else said == "0,1")
 
 
 _TOLD_SIGMA = (NetworkDenoiser, FunctionDenoiser, ConsistencyDenoiser)
@@ -177,16 +186,13 @@ def as_it_is(config: AuditConfig) -> AuditConfig:
     return replace(config, control=False, fingerprint=replace(mark, kind=kind))
 
 
-def given_images(
-    config: AuditConfig, given: Given, root: Path | str | None, download: bool
-) -> tuple[Split, Injection]:
+def given_images(config: AuditConfig, given: Given, split: Split) -> tuple[Split, Injection]:
     """The images, and one of those trained on as x_p, as it stands.
 
     Raises:
-        InputError: the images cannot be had, or are not of the model's shape; no such target, or nothing but
-            near copies to draw one from.
+        InputError: the images are not of the model's shape; no such target, or nothing but near copies to
+            draw one from.
     """
-    split = read_images(config, root, download)
     if split.train.shape != given.opened.image_shape:
         theirs, ours = ("x".join(map(str, s)) for s in (given.opened.image_shape, split.train.shape))
         raise InputError(

@@ -7,6 +7,7 @@ former call has finished.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from latentprint.audit.checkpoints import (
 )
 from latentprint.audit.distance import distance, extractor
 from latentprint.audit.given import Given, as_it_is, given_images, named, open_given, take_model
+from latentprint.audit.images import read_images
 from latentprint.audit.likelihoods import likelihood
 from latentprint.audit.membership import membership
 from latentprint.audit.pool import pool
@@ -84,7 +86,9 @@ def subject(
     Raises:
         InputError: one of them cannot be had or does not fit the others.
     """
-    given = open_given(model, label, target, place, config.sampler)
+    read = config
+    reading = cache(lambda: read_images(read, root, download))
+    given = open_given(model, label, target, place, config, reading)
     if given is None:
         if config.sampler.own or config.sampler.guidance is not None:
             raise InputError('the sampler "own" and guidance belong to a model that is given (--model)')
@@ -92,12 +96,12 @@ def subject(
         settings = plain(config) | ({} if target is None else {"target": named(target)})
     else:
         config = as_it_is(config)
-        split, injection = given_images(config, given, root, download)
+        split, injection = given_images(config, given, reading())
         settings = given.settings(config)
     left = (
         ()
         if given is None or checkpoints is None
-        else found_checkpoints(checkpoints, given, place, config.sampler)
+        else found_checkpoints(checkpoints, given, place, config, reading)
     )
     require_targets(config, len(split.train))
     return Subject(config, settings | identified(left), split, injection, given, left)

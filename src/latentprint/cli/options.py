@@ -68,6 +68,14 @@ class AuditOptions:
             metavar="NAME",
         ),
     ] = None
+    value_range: Annotated[
+        str | None,
+        typer.Option(
+            "--value-range",
+            help="With --model: the range of its images, 0,1 or -1,1, where its files do not say.",
+            metavar="0,1|-1,1",
+        ),
+    ] = None
     guidance: Annotated[
         float | None,
         typer.Option(help="With --model: scale of classifier-free guidance; it changes what is given back."),
@@ -195,6 +203,7 @@ class AuditOptions:
             "search": {"tries": self.tries, "method": self.search},
             "checkpoints": {"keep": self.kept},
             "sampler": sampler_table(self.sampler or []) | {"guidance": self.guidance},
+            "given": {"value_range": self.value_range},
             "fingerprint": {"kind": self.kind, "region": self.region},
             "profile": {"targets": self.ranked},
         }
