@@ -28,9 +28,9 @@ from latentprint.adapters.opened import sha256_of
 from latentprint.audit.given import in_unit_time
 from latentprint.cli import app
 from latentprint.contracts import InputError
+from latentprint.files import parse_toml
 from latentprint.known import Memorised
 from latentprint.schedule import EDM, VP
-from latentprint.settings import parse
 from latentprint.store import RunError
 
 CPU = torch.device("cpu")
@@ -53,7 +53,7 @@ class Network(nn.Module):
 
 
 def settings() -> Any:
-    return resolve(parse(TINY, name="tiny"), preset="demo")
+    return resolve(parse_toml(TINY, "tiny"), preset="demo")
 
 
 def test_a_network_is_audited_whole_and_goes_on_with_the_same_weights_only(tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ def test_what_is_no_function_of_x_and_t_is_refused_before_anything_runs(
     [
         (lambda: from_module(lambda x, t: x, VP(), shape=DIGIT), "networks=\\[network\\]"),
         (lambda: from_module(Network(), cast(Any, [0.1, 0.2]), shape=DIGIT), "ddpm_schedule"),
-        (lambda: from_module(Network(), VP(), cast(Any, "flow"), shape=DIGIT), "predicts one of"),
+        (lambda: from_module(Network(), VP(), cast(Any, "wave"), shape=DIGIT), "predicts one of"),
         (lambda: from_module(Network(), VP(), shape=(8, 8)), "channels, height, width"),
         (lambda: from_function(lambda x, t: x, cast(Any, VP)), "ddpm_schedule|schedule"),
         (lambda: as_opened(Network(), None, None, DIGIT, None), "give schedule="),
