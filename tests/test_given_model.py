@@ -32,6 +32,7 @@ from latentprint.progress import silent
 from latentprint.report import RunFacts
 from latentprint.report.modelcard import model_card
 from latentprint.results.read import read_results
+from latentprint.results.searched import Sampler as SamplerValue
 from latentprint.schedule import EDM, SubVP
 from latentprint.store import Run, RunError
 from latentprint.streams import Streams
@@ -260,7 +261,7 @@ def test_a_model_of_karras_keeps_its_denoiser_under_another_name_of_time(tmp_pat
     sigma = 0.01 * 4000**t
     with torch.no_grad():
         torch.testing.assert_close(given.opened.denoiser(x, t), theirs(x, sigma), rtol=1e-5, atol=1e-6)
-    assert any("0.01 x 4000^t" in note for note in given.entry({"step": "ancestral"})["notes"])
+    assert any("0.01 x 4000^t" in note for note in given.entry(SamplerValue(step="ancestral")).notes)
 
 
 def test_a_latent_model_is_noised_and_sampled_in_its_own_space(tmp_path: Path) -> None:
