@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from latentprint.audit.results import memorised_entry, monte_carlo_entry, search_entry
 from numpy.typing import NDArray
 
 from latentprint.audit import evidence, stages
-from latentprint.audit.results import memorised_entry, monte_carlo_entry, search_entry
 from latentprint.audit.work import Work, describe, open_device
 from latentprint.config import AuditConfig
 from latentprint.contracts import Map
