@@ -2,7 +2,6 @@
 
 import json
 import math
-from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +10,6 @@ from scipy import stats as scipy_stats
 from latentprint import calibrate as module
 from latentprint.calibrate import CalibrationReport, Row
 from latentprint.known import Memorised, Mixture
-from latentprint.rate import Rate, combine, unreliable
 from latentprint.sampler import Ancestral, Sampler
 from latentprint.schedule import EDM, VP
 from latentprint.stats import Trials
@@ -151,42 +149,6 @@ def test_random_cases_are_a_function_of_their_index():
     assert min(truths) < 1e-7
     assert max(truths) > 1e-3
     assert all(1e-9 <= t <= 0.3 for t in truths)
-
-
-def an_estimate(
-    low: float, high: float, *, stochastic: bool = False, steps: int = 4, method: str = "x"
-) -> Rate:
-    sampler = {"steps": steps, "stochastic": stochastic}
-    return Rate(method, math.sqrt(low * high), low, high, 0.95, True, "fine", 1, sampler)
-
-
-def test_one_answer_is_the_narrowest_of_those_that_agree():
-    wide, narrow = an_estimate(0.01, 0.1), an_estimate(0.03, 0.05, steps=9)
-    nothing = unreliable("bridge", "few", level=0.95, network_evaluations=1, sampler={"stochastic": False})
-    both = combine([wide, nothing, narrow])
-    assert both.answer is narrow
-    assert both.disagreements == ()
-    assert "2 reliable estimates that agree" in both.sentence
-    none = combine([nothing])
-    assert none.answer is None
-    assert "few" in none.sentence
-    with pytest.raises(ValueError, match="nothing to combine"):
-        combine([])
-
-
-def test_disjoint_intervals_of_one_sampler_are_a_contradiction_and_of_two_are_not():
-    low, high = an_estimate(0.01, 0.02), an_estimate(0.03, 0.05)
-    apart = combine([low, high])
-    assert apart.answer is None
-    assert apart.disagreements == ((0, 1),)
-    assert "do not" in apart.sentence
-    assert apart.to_dict()["agree"] is False
-    other = combine([low, replace(high, sampler={"steps": 4, "stochastic": True})])
-    assert other.disagreements == ()
-    assert other.answer is None
-    assert "different samplers" in other.sentence
-    noisy = {"steps": 4, "stochastic": True}
-    assert combine([replace(low, sampler=noisy), replace(high, sampler=noisy)]).disagreements == ((0, 1),)
 
 
 @pytest.mark.slow

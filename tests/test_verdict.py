@@ -90,7 +90,9 @@ def test_a_reliable_estimate_above_what_counting_allows_is_a_contradiction() -> 
 
 def test_estimates_that_contradict_each_other_clear_nothing() -> None:
     measured = clean()
-    apart = Combined(answer=None, agree=False, sentence="Estimates of the same rate contradict each other.")
+    apart = Combined(
+        answer=None, agree=False, low=0, high=1, level=0.95, sentence="Estimates contradict each other."
+    )
     q = measured.q.model_copy(update={"combined": apart})
     found = judge(measured.model_copy(update={"q": q}), Rule())
     assert found.state == "inconclusive" and apart.sentence in found.reasons

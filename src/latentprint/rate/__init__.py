@@ -1,7 +1,6 @@
 """q(p), the probability that a sampler gives the private image back: counted, and estimated where rare."""
 
 from latentprint.rate.bridge import BridgeConfig, bridge
-from latentprint.rate.combine import Combined, combine
 from latentprint.rate.levels import Inside, Pushforward, Score
 from latentprint.rate.monte_carlo import (
     Tally,
@@ -19,7 +18,6 @@ from latentprint.rate.table import ESTIMATORS, Effort, Estimator, Subject
 __all__ = [
     "ESTIMATORS",
     "BridgeConfig",
-    "Combined",
     "Effort",
     "Estimator",
     "Inside",
@@ -33,7 +31,6 @@ __all__ = [
     "Tally",
     "bridge",
     "brute_force_samples",
-    "combine",
     "monte_carlo",
     "path",
     "rate_of",

@@ -135,10 +135,19 @@ class Estimate(Value):
 
 
 class Combined(Value):
-    """The estimates together: ``answer`` names one of them, or is null; ``agree``: none contradict."""
+    """The estimates of the audited sampler together (``stats.choice``).
+
+    Attributes:
+        answer: the one that answers, by its key; null where two contradict each other.
+        low, high: its interval at ``level``, widened so that all hold together.
+        agree: whether no two contradict each other.
+    """
 
     answer: str | None
     agree: bool
+    low: Chance
+    high: Chance
+    level: float
     sentence: str
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from itertools import combinations
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import numpy as np
 
@@ -15,9 +14,11 @@ from latentprint.results.stopping import Until, errors
 from latentprint.results.stored import Stored
 from latentprint.results.value import LEVEL
 from latentprint.stats import (
+    Claim,
     CorrectedRate,
     Trials,
     binomial_test_less,
+    choose,
     corrected_interval,
     missable,
     running_p_value,
@@ -30,9 +31,17 @@ def q(stored: Stored, detectors: Detectors, expected: float) -> Q:
     alarms = None if control is None else control.trials
     monte_carlo = counted(stored, "samples.model", detectors, expected, alarms, decides=True)
     assert monte_carlo is not None
+    until, hit = _until(stored, detectors), stored.rows("samples.model")["hit"]
+    looked = () if until is None else until.counts(hit)
+
+    def interval(level: float) -> tuple[float, float]:
+        return monte_carlo.trials.interval(level) if until is None else until.interval(looked, level)
+
     estimated = [name for name, note in stored.notes.items() if "estimate" in note]
     found = {name: estimate(stored, name, detectors, monte_carlo.sampler, alarms) for name in estimated}
-    return Q(monte_carlo=monte_carlo, control=control, combined=combined(monte_carlo, found), **found)
+    return Q(
+        monte_carlo=monte_carlo, control=control, combined=combined(monte_carlo, interval, found), **found
+    )
 
 
 def counted(
@@ -112,61 +121,47 @@ def estimate(
     The control counts false alarms of its own sampler, and of no other.
     """
     found = stored.note(name, "estimate", Estimate)
-    if found is None or not found.reliable or found.rate is None or found.at(LEVEL) is None:
+    if found is None or found.rate is None or found.at(LEVEL) is None:
         return found
-
-    def interval(level: float) -> tuple[float, float]:
-        ends = found.at(level)
-        assert ends is not None  # asked above
-        return ends
-
     alarms = control if found.sampler == audited else None
-    through = corrected_interval(found.rate, interval, errors(detectors), control=alarms, level=LEVEL)
+    ends = partial(_ends, found)
+    through = corrected_interval(found.rate, ends, errors(detectors), control=alarms, level=LEVEL)
     return found.model_copy(update={"corrected": _corrected(through)})
 
 
-def combined(count: Counted, estimates: Mapping[str, Estimate | None]) -> Combined | None:
-    """The count and the estimates together; None where nothing was estimated beside the count.
+def combined(
+    count: Counted, interval: Callable[[float], tuple[float, float]], estimates: Mapping[str, Estimate | None]
+) -> Combined | None:
+    """The count and the estimates of the same sampler, by the rule of ``stats.choice``; None without any.
 
-    Only estimates of the audited sampler are about the q that was counted. Where two of these have disjoint
-    intervals at least one is wrong, and none is offered. Otherwise the narrowest is.
+    Args:
+        interval: of the count, by level, as its way of stopping allows.
     """
     ran = {name: one for name, one in estimates.items() if one is not None}
     if not ran:
         return None
-    usable: dict[str, tuple[float, float, float]] = {"monte_carlo": (count.rate, count.low, count.high)}
+    claims = [Claim("counting", count.rate, interval)]
+    names = ["monte_carlo"]
+    aside = list[str]()
     for name, one in ran.items():
-        if one.sampler == count.sampler and one.rate is not None:
-            assert one.low is not None and one.high is not None
-            usable[name] = (one.rate, one.low, one.high)
-    for first, second in combinations(usable, 2):
-        if usable[first][2] < usable[second][1] or usable[second][2] < usable[first][1]:
-            said = f"{_said(first, usable[first])} and {_said(second, usable[second])}"
-            sentence = f"Estimates of the same rate contradict each other, so none is offered: {said}."
-            return Combined(answer=None, agree=False, sentence=sentence)
-    answer = min(usable, key=lambda name: _width(usable[name]))
-    told = (
-        f"{len(usable)} estimates of this sampler's rate agree"
-        if len(usable) > 1
-        else "One estimate is usable"
+        if one.sampler != count.sampler:
+            aside.append(f"The {name} estimate is of another sampler ({one.sampler.words}).")
+        elif one.rate is None:
+            aside.append(f"The {name} estimator declined.")
+        else:
+            names.append(name)
+            claims.append(Claim(name, one.rate, partial(_ends, one)))
+    found = choose(claims, LEVEL)
+    return Combined(
+        answer=None if found.answer is None else names[found.answer],
+        agree=found.agree,
+        low=found.low,
+        high=found.high,
+        level=found.level,
+        sentence=" ".join([found.sentence, *aside]),
     )
-    others = [f"{name} is of another sampler" for name, one in ran.items() if one.sampler != count.sampler]
-    others += [
-        f"{name} declined" for name, one in ran.items() if not one.reliable and one.sampler == count.sampler
-    ]
-    rest = f" ({'; '.join(others)})" if others else ""
-    sentence = f"{told}{rest}; the narrowest is {_said(answer, usable[answer])}."
-    return Combined(answer=answer, agree=True, sentence=sentence)
 
 
-def _width(ends: tuple[float, float, float]) -> float:
-    return ends[2] / ends[1] if ends[1] > 0 else math.inf
-
-
-def _said(name: str, ends: tuple[float, float, float]) -> str:
-    rate, low, high = ends
-    return f"{NAMES.get(name, name)} {rate:.3g} [{low:.3g}, {high:.3g}]"
-
-
-NAMES = {"monte_carlo": "counting"}
-"""How an estimate is called where its key says it badly."""
+def _ends(found: Estimate, level: float) -> tuple[float, float]:
+    """The interval at a level; the whole of [0, 1] where it is not known how it stretches."""
+    return found.at(level) or (0.0, 1.0)

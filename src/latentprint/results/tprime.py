@@ -35,12 +35,14 @@ from latentprint.results.searched import (
 )
 from latentprint.results.stored import Rows, Stored
 from latentprint.search import (
+    Against,
     BaselineSettings,
     NullLaw,
     Plan,
     ProfileSettings,
     SearchSettings,
     TPrime,
+    null_law,
     scan,
 )
 from latentprint.search.onset import Look, onset
@@ -133,8 +135,7 @@ def baseline(stored: Stored, embedding: Trials) -> Baseline | None:
     plan = settings.plan(noted.horizon, embedding)
     found = dict(scan(stored.probe("baseline"), plan, [*noted.heldout, noted.target]))
     own, null = found.pop(noted.target), list(found.values())
-    law = law_of(null)
-    levels = range(len(plan.grid))
+    against, levels = Against.of(own, null), range(len(plan.grid))
     return Baseline(
         question=Question(recogniser="embedding", tries=plan.tries, sampler=noted.sampler),
         asked=settings.images,
@@ -142,25 +143,15 @@ def baseline(stored: Stored, embedding: Trials) -> Baseline | None:
         grid=plan.grid,
         hits=tuple(sum(one.trials[i].k for one in null) for i in levels),
         trials=tuple(sum(one.trials[i].n for one in null) for i in levels),
-        values=law.values,
-        median=law.median,
-        target=OwnTPrime(value=own.certain, tries=plan.tries, hits=tuple(one.k for one in own.trials)),
-        excess=law.excess(own.certain),
-        p_value=law.p_value(own.certain),
-        smallest_p=law.smallest_p,
-        sentence=law.sentence(own.certain),
+        values=against.law.values,
+        median=against.law.median,
+        target=OwnTPrime(value=against.value, tries=plan.tries, hits=tuple(one.k for one in own.trials)),
+        excess=against.excess,
+        p_value=against.p_value,
+        smallest_p=against.law.smallest_p,
+        sentence=against.sentence,
         network_evaluations=sum(one.network_evaluations for one in (own, *null)),
     )
-
-
-def law_of(null: Sequence[TPrime]) -> NullLaw:
-    """The null law of the largest t whose hits cannot all be false matches (`TPrime.certain`).
-
-    The largest t with any hit would do in theory, since any statistic ranks exchangeably. But among levels x
-    tries trajectories one false match of the embedding lifts it to any height, in the null as in the target,
-    and little could be told apart.
-    """
-    return NullLaw(tuple(one.certain for one in null))
 
 
 def profile(stored: Stored, embedding: Trials) -> Profile | None:
@@ -171,8 +162,8 @@ def profile(stored: Stored, embedding: Trials) -> Profile | None:
     plan = settings.plan(noted.horizon, embedding)
     everything = [*dict.fromkeys([*noted.targets, *noted.unmarked, *(noted.marked or ())])]
     found = dict(scan(stored.probe("profile"), plan, everything))
-    law = law_of([found[n] for n in noted.unmarked])
-    special = law if noted.marked is None else law_of([found[n] for n in noted.marked])
+    law = null_law(found[n] for n in noted.unmarked)
+    special = law if noted.marked is None else null_law(found[n] for n in noted.marked)
     laws = {n: special if n == noted.private else law for n in noted.targets}
     rows = _ranked(noted, found, laws, settings.false_discovery_rate)
     above, named = sum(row.exceeds_null for row in rows), sum(row.discovered for row in rows)
