@@ -223,3 +223,31 @@ class Forgetful(MemorySink):
 def test_rows_that_did_not_arrive_are_missed_aloud():
     with pytest.raises(ValueError, match="lacks 2 of the 4 ids asked for, the first is 0"):
         run_probe(Parity(), np.ones(4), np.arange(4), unit=2, sink=Forgetful())
+
+
+def test_features_outlive_a_kill_before_their_rows_and_another_batch_size(tmp_path):
+    """Features are written before rows; after a kill between them units are cut differently."""
+    from types import SimpleNamespace
+
+    import torch
+
+    from latentprint.audit.features import Features, Keeping
+
+    def watched(features):
+        def unit(ids):
+            features(ids, torch.as_tensor(ids, dtype=torch.float32)[:, None])
+            return ids
+
+        return unit
+
+    ids = np.arange(12)
+    with Run.open(tmp_path / "run", {}) as run:
+        work = SimpleNamespace(run=run, map=map)
+        for batch in (4, 6):  # the first leaves features of 0..3 and no rows
+            features = Features(100, lambda x: x)
+            keeping = Keeping(work, "features", features)
+            units = [ids[i : i + batch] for i in range(0, 12, batch)]
+            for _ in keeping(watched(features), units[: 1 if batch == 4 else None]):
+                pass
+        held, values = run.array("features")
+    assert held.tolist() == ids.tolist() and values[:, 0].tolist() == ids.tolist()

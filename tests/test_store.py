@@ -285,6 +285,33 @@ def test_equal_settings_continue_whatever_their_python_types(tmp_path):
     Run.open(tmp_path / "run", {"n": 3, "grid": [0.1, 1.0]}).close()
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda record: record["stages"]["train"]["payload"].update(steps=8),
+        lambda record: record["stages"]["train"]["payload"].clear(),
+        lambda record: record["stages"].pop("train"),
+        lambda record: record["stages"]["train"].update(seconds="long"),
+        lambda record: record["stages"].update(train=None),
+        lambda record: record.update(sessions="many"),
+        lambda record: record.pop("seal"),
+        lambda record: record.update(seal=None),
+    ],
+)
+def test_a_run_whose_record_was_changed_does_not_go_on(tmp_path, change):
+    """What stages wrote is used by later ones; an altered value is a sentence and no traceback there."""
+    with Run.open(tmp_path / "run", SETTINGS) as run:
+        run.finish("train", {"steps": 7})
+    path = tmp_path / "run" / "run.json"
+    record = json.loads(path.read_text())
+    change(record)
+    path.write_text(json.dumps(record))
+    with pytest.raises(RunError, match=r"was changed after|is damaged|needs a table|cannot be used"):
+        Run.open(tmp_path / "run", SETTINGS)
+    with Run.open(tmp_path / "run", SETTINGS, fresh=True) as run:
+        assert not run.stage("train").done
+
+
 def test_fresh_moves_the_earlier_run_aside_and_loses_nothing(tmp_path):
     for n in range(3):
         with Run.open(tmp_path / "run", {"seed": n}, fresh=True) as run:
@@ -319,7 +346,7 @@ def test_a_folder_with_something_else_is_refused_untouched(tmp_path):
         ('{"schema": "latentprint/run/9"}', "has the schema 'latentprint/run/9'"),
         (
             '{"schema": "latentprint/run/1", "settings": {}, "stages": [], "sessions": []}',
-            "'stages' is missing or",
+            "settings_sha256 is missing",
         ),
         ("\udcff", "not UTF-8"),
     ],

@@ -132,9 +132,13 @@ class _RayMap:
             if isinstance(cause, InputError):
                 raise cause from None  # what the unit itself said, in its own words
             raise
-        except (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError) as error:
+        except (
+            ray.exceptions.WorkerCrashedError,
+            ray.exceptions.NodeDiedError,
+            ray.exceptions.OutOfMemoryError,
+        ) as error:
             raise SpreadError(
-                f"a worker died {RETRIES + 1} times on the same unit, most likely for want of memory; what "
+                "a worker died again and again on the same unit, most likely for want of memory; what "
                 "the others finished is kept, and the same command continues"
             ) from error
 

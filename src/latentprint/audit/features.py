@@ -71,5 +71,7 @@ class Keeping:
     def __call__(self, function: Callable[[Any], Any], units: Iterable[Any], /) -> Iterator[Any]:
         for rows, kept in self.work.map(_WithFeatures(function, self.features), units):
             for ids, values in kept:
-                self.work.run.append_array(self.purpose, ids, values)
+                # A kill between features and rows, and then another batch size: some are there already.
+                new = np.isin(ids, self.work.run.missing_array(self.purpose, ids))
+                self.work.run.append_array(self.purpose, ids[new], values[new])
             yield rows

@@ -6,6 +6,7 @@ payloads), so an audit killed at any moment continues where it was, and ends in 
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -188,7 +189,10 @@ def score_model(work: Work, name: str, pixels: NDArray[np.float32]) -> NetworkDe
                 write_job(
                     job, pixels, settings.network, schedule, settings.training, work.streams.seed, checkpoint
                 )
-                launch(job, work.processes, work.device)
+                try:
+                    launch(job, work.processes, work.device)
+                finally:
+                    shutil.rmtree(job, ignore_errors=True)  # it holds the training images
             states = train(
                 pixels,
                 network,

@@ -20,6 +20,7 @@ from latentprint.results.value import Sha256
 _PATH = re.compile(
     r"""(?:(?<=^)|(?<=[\s'"(=,:;\[]))          # at the start of a token
         (?:~|\.{1,2}|[A-Za-z]:)?[\\/][^\s'"<>|)\]]*   # /a/b, ~/a, ../a, C:\\a
+        (?:[ ][^\s'"<>|()\[\]]{0,80}[\\/][^\s'"<>|)\]]+)*  # and on after a space: /a b/c
         |\w+://\S+                              # addresses
         |[^\s\\/'"]+\.(?:png|jpe?g|tiff?|bmp|gif|dcm|dicom|nii|npz|npy|csv|parquet|pt|pth|ckpt|safetensors)\b""",
     re.VERBOSE | re.IGNORECASE,
@@ -29,6 +30,7 @@ _PUBLIC_SOURCE = re.compile(r"(digits)|(phantom)(?::\d+)?|medmnist:([a-z0-9_]{1,
 
 def said(text: str, limit: int = 600) -> str:
     """A short text without control characters, paths, addresses and file names."""
+    text = text if len(text) <= 4 * limit else text[: 4 * limit].rpartition(" ")[0]
     clean = "".join(c if c.isprintable() else " " for c in text).strip()
     clean = _PATH.sub("[withheld]", clean)
     return clean if len(clean) <= limit else clean[: limit - 1] + "…"

@@ -13,10 +13,13 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from latentprint.contracts import quoted
 from latentprint.files import read_json, to_json
+from latentprint.settings import sentence
 from latentprint.store.lock import RunError
 
 SCHEMA = "latentprint/run/1"
@@ -32,29 +35,62 @@ OWN = (
     "git",
     "sessions",
     "stages",
+    "seal",
 )
 """What run.json keeps itself; a fact noted in it has another name."""
 
 _PACKAGES = ("latentprint", "torch", "torchvision", "diffusers", "numpy", "scipy", "scikit-learn", "pyarrow")
-_KINDS: dict[str, type] = {"settings": dict, "stages": dict, "sessions": list}
+
+
+class _Stage(BaseModel):
+    """A stage in run.json."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+
+    state: Literal["begun", "done"]
+    finished: str | None = None
+    seconds: Annotated[float, Field(ge=0)] | None = None
+    payload: dict[str, Any] = {}
+
+
+class _Record(BaseModel):
+    """The parts of run.json that every run has; facts noted stand beside them."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="allow")
+
+    settings: dict[str, Any]
+    settings_sha256: str
+    began: str
+    finished: str | None
+    versions: dict[str, str]
+    sessions: list[dict[str, Any]]
+    stages: dict[str, _Stage]
 
 
 def recorded(folder: Path) -> dict[str, Any]:
     """run.json of a folder.
 
     Raises:
-        RunError: it is missing or damaged, or of another schema.
+        FileError: it is missing or damaged.
+        RunError: it is of another schema, or a part of it is missing or of another type.
     """
     path = folder / "run.json"
     record = read_json(path)
     if record.get("schema") != SCHEMA:
         raise RunError(
-            f"{quoted(path)} has the schema {record.get('schema')!r}; this version reads {SCHEMA!r}"
+            f"{quoted(path)} has the schema {quoted(record.get('schema'))}; this version reads {SCHEMA!r}"
         )
-    wrong = [key for key, kind in _KINDS.items() if not isinstance(record.get(key), kind)]
-    if wrong:
-        raise RunError(f"{quoted(path)} is damaged: {wrong[0]!r} is missing or of another type")
+    try:
+        _Record.model_validate(record)
+    except ValidationError as error:
+        raise RunError(f"{quoted(path)} is damaged: {sentence(error)}") from error
     return record
+
+
+def sealed(record: dict[str, Any]) -> bytes:
+    """run.json as it is written: with a hash of itself, by which a run knows that nobody has changed it."""
+    own = {key: value for key, value in record.items() if key != "seal"}
+    return to_json(own | {"seal": sha256(to_json(own, "run.json")).hexdigest()}, "run.json")
 
 
 def begun(settings: dict[str, Any]) -> dict[str, Any]:
@@ -77,9 +113,15 @@ def continued(folder: Path, wanted: dict[str, Any]) -> dict[str, Any]:
     """run.json of a folder whose run was begun with the very same settings.
 
     Raises:
-        RunError: as ``recorded``; or the settings differ, and the first difference is named.
+        RunError: as ``recorded``; run.json was changed; or the settings differ, and the first difference is
+            named.
     """
     record = recorded(folder)
+    if sealed(record) != to_json(record, "run.json"):
+        raise RunError(
+            f"{quoted(folder / 'run.json')} was changed after the run wrote it, so the run cannot go on;"
+            " begin anew with --fresh"
+        )
     difference = _difference(record["settings"], wanted, "")
     if difference is not None:
         raise RunError(

@@ -34,7 +34,7 @@ from latentprint.store.parts import (
     safetensors_bytes,
     safetensors_columns,
 )
-from latentprint.store.record import OWN, begun, continued, now, recorded, session
+from latentprint.store.record import OWN, begun, continued, now, recorded, sealed, session
 
 
 @dataclass(frozen=True)
@@ -273,7 +273,7 @@ class Run:
 
     def _commit(self) -> None:
         self._require_writer()
-        write(self.path / "run.json", to_json(self._record, "run.json"))
+        write(self.path / "run.json", sealed(self._record))
 
     def _require_writer(self) -> None:
         if self._lock is None:
