@@ -9,7 +9,6 @@ from latentprint.data import load
 split, rng = load("digits", seed=0, images=20), np.random.default_rng(0)
 images = split.heldout.pixels[rng.permutation(len(split.heldout))[:200]]
 copied = split.train.pixels[np.arange(30) % 12]
-images[:30] = copied + np.where(np.arange(30) < 10, 0, 0.05)[:, None, None, None] * rng.standard_normal(
-    copied.shape
-)
+noise = np.where(np.arange(30) < 10, 0, 0.05)[:, None, None, None] * rng.standard_normal(copied.shape)
+images[:30] = np.clip(copied + noise, -1, 1)
 np.save(sys.argv[1], images)
