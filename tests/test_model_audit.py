@@ -194,7 +194,7 @@ def test_a_region_is_a_box_or_a_mask(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="8 x 6, the images are 9 x 6"):
         FingerprintSettings(kind="natural", region=str(tmp_path / "mask.png")).mask(6, 9)
     for kind, region in (("natural", None), ("circle", "1,1,1,1")):
-        with pytest.raises(InputError, match="region"):
+        with pytest.raises(ValueError, match="region"):
             FingerprintSettings(kind=kind, region=region)
 
 
@@ -218,7 +218,8 @@ def test_sizes_that_differ_are_refused_or_resized_and_said(tmp_path: Path) -> No
     config = resolve(source, {"data": {"resize": 10}}, preset="demo")
     split = read_images(config, None, False)
     assert split.train.shape == (1, 10, 10)
-    assert facts(config, split) == {"near_copies": 0, "resized": 10}
+    said = facts(config, split)
+    assert (said.near_copies, said.resized) == (0, 10)
 
 
 def test_resizing_keeps_the_middle_and_its_mean() -> None:
@@ -251,7 +252,7 @@ def test_near_copies_are_counted(tmp_path: Path) -> None:
     stored[1], stored[2] = stored[0], stored[0] + 1  # an exact and a near copy
     np.savez(tmp_path / "d.npz", train_images=stored[:8], test_images=stored[8:])
     config = resolve({"data": {"source": str(tmp_path / "d.npz"), "images": None}}, preset="small")
-    assert facts(config, read_images(config, None, False))["near_copies"] == 3
+    assert facts(config, read_images(config, None, False)).near_copies == 3
 
 
 def test_a_folder_of_dicom_is_read_with_its_patients(tmp_path: Path) -> None:
@@ -271,7 +272,7 @@ def test_a_folder_of_dicom_is_read_with_its_patients(tmp_path: Path) -> None:
     assert len(split.train) + len(split.heldout) == 12 and split.train.shape == (1, 16, 16)
     assert not set(split.train.identities or ()) & set(split.heldout.identities or ())
     said = facts(config, split)
-    assert (said["resized"], said["identities"] + said["heldout_identities"]) == (16, 6)
+    assert (said.resized, said.identities + said.heldout_identities) == (16, 6)
     Image.fromarray(np.zeros((64, 64), np.uint8)).save(tmp_path / "photo.png")
     with pytest.raises(InputError, match="DICOM files and other images"):
         read_images(config, None, False)

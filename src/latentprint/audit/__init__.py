@@ -15,7 +15,7 @@ from pathlib import Path
 
 from torch import nn
 
-from latentprint.adapters import Opened, as_opened
+from latentprint.adapters import Opened, as_opened, recognise
 from latentprint.adapters.function import Predicts, Time
 from latentprint.audit import recipe
 from latentprint.audit.checkpoints import require_checkpoints
@@ -95,6 +95,8 @@ def run_audit(
     place = open_device(device)
     if model is not None and samples is not None:
         raise InputError("a model and samples were given; audit one of them at a time")
+    if isinstance(model, str | Path) and recognise(model) == "samples":
+        model, samples = None, model
     if samples is not None:
         if label is not None:
             raise InputError("a label was given with samples; it says what of a model to audit")
