@@ -251,6 +251,33 @@ def test_copies_of_the_image_do_not_push_away_from_it():
     assert torch.allclose(conditioned(noisy, model(noisy, t), alpha, sigma), some[0].expand(3, 1, 2, 2))
 
 
+def test_a_latent_model_is_led_in_its_own_space():
+    """Images are four times the latents: the region of images is another of latents, and q the same."""
+
+    class Four:
+        def encode(self, images: Tensor) -> Tensor:
+            return images / 4
+
+        def decode(self, latents: Tensor) -> Tensor:
+            return latents * 4
+
+    some = images(30, 3)
+    codec, sampler = Four(), Sampler(Ancestral(), 48)
+    found = path(
+        Memorised(codec.encode(some), VP()),
+        sampler,
+        codec.encode(some[0]),
+        within(some[0], 0.3),
+        seed=0,
+        others=codec.encode(some[1:]),
+        level=0.999,
+        config=QUICK,
+        codec=codec,
+    )
+    assert found.reliable, found.diagnostic
+    assert found.holds(1 / 30), (found.low, found.high)
+
+
 def test_every_estimator_of_the_table_has_its_switch_in_the_settings():
     switches = RareSettings()
     assert all(getattr(switches, row.name) is False for row in ESTIMATORS)
