@@ -235,6 +235,14 @@ def test_a_region_that_no_path_reaches_is_an_answer_and_no_number():
     assert found.network_evaluations == found.details["paths"] * 9
 
 
+def test_a_region_that_the_guides_do_not_lead_to_gets_no_wrong_number():
+    some = images(40, 3)
+    model = Memorised(some, SubVP())
+    elsewhere = within(some[1], 0.3)  # q = 1/40, and every lead is to another image
+    found = path(model, Sampler(Ancestral(), 24), some[0], elsewhere, seed=1, others=some[1:], config=QUICK)
+    assert not found.reliable or found.holds(1 / 40)
+
+
 def test_copies_of_the_image_do_not_push_away_from_it():
     some = images(6)
     found = guides(some[0], torch.cat([some[1:], some[:1]]))

@@ -342,8 +342,7 @@ def suite(quick: bool, seed: int) -> list[tuple[Case, tuple[str, ...]]]:
         (mixture(1e-9, 12, 0.3, small, smooth, 64, seed + 7), ("splitting",) if quick else flows),
         (gaussian(1e-6, 0.3, wide, smooth, 16, seed + 8), ("splitting",)),
         (gaussian(1e-4, 0.3, tall, VP(), 16, seed + 9), ("splitting",)),
-        (gaussian(1e-3, 0.3, (1, 4, 4), VP(), 12, seed + 15, Ancestral()), ("path",)),
-        (gaussian(1e-5, 0.3, (3, 2, 2), smooth, 24, seed + 16, EulerMaruyama()), ("path",)),
+        (corners((1, 2, 3), VP(), Sampler(EulerMaruyama(), 48)), (COUNT, "path")),
         (corners((1, 2, 4), VP(), Sampler(Ancestral(), 24)), (COUNT, "path")),
         (corners((1, 2, 5), EDM(), Sampler(Ancestral(), 48)), ("path",)),
         (leak(1e-3, small, seed + 10), both),
@@ -386,8 +385,8 @@ def _repeats(quick: bool, seed: int) -> Sequence[tuple[Case, str]]:
         cases.append((leak(float(10 ** rng.uniform(-3, -0.6)), (1, 4, 4), own), "monte_carlo"))
         shape: Shape = (1, 4, 4) if index % 2 else (3, 4, 4)
         cases.append((gaussian(q, 0.3, shape, EDM(), 2, own), "splitting"))
-        step = (Ancestral(), EulerMaruyama())[index % 2]
-        cases.append((gaussian(max(q, 1e-6), 0.3, (1, 3, 3), VP(), 12, own, step), "path"))
+        sampler = Sampler((Ancestral(), EulerMaruyama())[index % 2], int(rng.integers(24, 64)))
+        cases.append((corners((1, 1, int(rng.integers(3, 10))), (VP(), EDM())[index % 2], sampler), "path"))
     if not quick:
         for index in range(70):
             cases.append((random_case(index, "bridge", seed), "bridge"))

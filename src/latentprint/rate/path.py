@@ -43,7 +43,7 @@ from latentprint.rate.led import Led, Proposals, Walks, transitions
 from latentprint.rate.levels import Inside
 from latentprint.rate.result import Rate, unreliable
 from latentprint.rate.shares import allot, least_variance_shares
-from latentprint.rate.weights import Floats, Offered, Weighted, offered, weighted
+from latentprint.rate.weights import BELIEVED, Floats, Offered, Weighted, offered, weighted
 from latentprint.sampler.whole import Sampler
 from latentprint.streams import Streams
 
@@ -61,6 +61,9 @@ HOPELESS = 10
 
 NEAREST = 2000
 """Most images that a guide knows; the nearest to x_p say where a path must turn."""
+
+LOOK = 4
+"""By how much the paths grow between two looks at most: what cannot succeed is seen before all are spent."""
 
 HANDOVERS = 24
 """Most numbers of led steps that are tried."""
@@ -382,10 +385,13 @@ def _rounds(run: _Run, led: Led, proposals: Proposals, counts: list[int]) -> tup
         every = np.concatenate(logs)
         summary = weighted(every, np.tile(which, len(logs)))
         short = _shortfall(summary, run.config)
-        if (short <= 1 and summary.distrusted() is None) or len(logs) >= most:
+        settled = short <= 1 and summary.distrusted() is None
+        # few weights seem worth more than they are, so what falls short by its own account does
+        hopeless = summary.effective * most / len(logs) < BELIEVED
+        if settled or hopeless or len(logs) >= most:
             run.progress(len(every), len(every))
             return every, summary
-        wanted = min(most, max(len(logs) + 1, math.ceil(len(logs) * min(short, most))))
+        wanted = min(most, max(len(logs) + 1, math.ceil(len(logs) * min(short, LOOK))))
 
 
 def _shortfall(summary: Weighted, config: PathConfig) -> float:

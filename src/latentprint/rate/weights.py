@@ -31,6 +31,9 @@ from scipy import stats
 
 Floats = NDArray[np.float64]
 
+BELIEVED = 30
+"""Effective samples below which neither a mean nor its error is believed."""
+
 LARGEST_K = 0.7
 """Above this Pareto k an average of weights is not believed (Vehtari et al. 2024, section 3.2.4)."""
 
@@ -69,8 +72,8 @@ class Weighted:
 
     def distrusted(self) -> str | None:
         """Why the mean cannot be believed, as the end of "not reliable because ..."; None where it can."""
-        if self.effective < 30 or self.pareto_k is None:
-            return f"the weights are worth {self.effective:.0f} samples, 30 are needed"
+        if self.effective < BELIEVED or self.pareto_k is None:
+            return f"the weights are worth {self.effective:.0f} samples, {BELIEVED} are needed"
         if self.pareto_k > LARGEST_K and self.largest > LIGHT:
             return f"the weights have Pareto k {self.pareto_k:.2f}, above {LARGEST_K}: few carry the estimate"
         return None
