@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from latentprint import InputError, resolve
+from latentprint import AuditConfig, InputError, load, resolve
+from latentprint.audit.costs import ADAPTIVE, planned
+from latentprint.audit.stages import snapshots_due
 from latentprint.preflight import check
 from latentprint.sampler import RungeKutta
+from latentprint.settings import read
 from latentprint.stats import samples_to_decide
 
 SETTINGS = {
@@ -25,14 +29,44 @@ def test_counts_follow_from_the_settings(tmp_path: Path) -> None:
     costs = {cost.stage: cost for cost in found.costs}
     assert costs["training"].amount == 2 * 900
     # Heun makes two passes a step, and the last denoising one: 4 x 2 + 1.
-    assert costs["sampling"].evaluations == 50 * 9
-    assert costs["search for t'"].amount == 2 * 3
+    assert costs["samples.model"].evaluations == 40 * 9 and costs["samples.control"].evaluations == 10 * 9
+    assert costs["search.model"].amount == costs["search.control"].amount == 3
     # The one level is T itself, where a trajectory walks the whole grid.
-    assert costs["search for t'"].evaluations == 2 * 3 * 9
+    assert costs["search.model"].evaluations == costs["search.control"].evaluations == 3 * 9
     assert all(cost.seconds > 0 for cost in found.costs)
     assert found.exit_code == 1  # 40 samples show the image 1.7 times
     assert any("1.7 times" in one for one in found.warnings)
     assert not (tmp_path / "run").exists()
+
+
+def test_what_is_said_before_is_what_stages_note_after() -> None:
+    """On the run of every stage that ships with the tests: each stage once, its number exact or a bound."""
+    record = json.loads((Path(__file__).parent / "runs" / "marked" / "run.json").read_text())
+    config = read(AuditConfig, record["settings"])
+    noted = {name: stage["payload"].get("network_evaluations") for name, stage in record["stages"].items()}
+    spent = {name: evaluations for name, evaluations in noted.items() if evaluations}
+    split = load("digits", seed=config.seed, images=config.data.images, heldout=config.data.heldout)
+    found = planned(
+        config,
+        config.sampler.sampler(),
+        config.model.schedule(),
+        images=len(split.train),
+        heldout=len(split.heldout),
+        bits=True,
+        checkpoints=snapshots_due(config.model.training.steps, config.checkpoints.keep),
+    )
+    assert {one.stage for one in found} == set(spent) and len(found) == len(spent) >= 13
+    exact = {one.stage: one.evaluations for one in found if not one.about}
+    assert exact == {stage: spent[stage] for stage in exact} and len(exact) >= 11
+    for one in found:
+        assert 0 < spent[one.stage] <= one.evaluations
+
+
+def test_the_cost_of_a_sampler_that_chooses_its_steps_is_an_order_of_magnitude(tmp_path: Path) -> None:
+    found = check(resolve(SETTINGS | {"sampler": {"name": RungeKutta.name}}, preset="demo"), tmp_path / "run")
+    (cost,) = (one for one in found.costs if one.stage == "samples.model")
+    assert cost.about and cost.evaluations == 40 * ADAPTIVE
+    assert any("about 8,000 network evaluations" in line for line in found.lines())
 
 
 def test_copies_are_warned_of(tmp_path: Path) -> None:
@@ -42,7 +76,7 @@ def test_copies_are_warned_of(tmp_path: Path) -> None:
     settings = SETTINGS | {"data": {"source": str(tmp_path / "copies.npz"), "images": 90, "heldout": 0.2}}
     with pytest.raises(InputError):
         check(resolve(settings, preset="demo"), tmp_path / "run")
-    np.savez(tmp_path / "copies.npz", train_images=images, test_images=images[20:40] * 0.9)
+    np.savez(tmp_path / "copies.npz", train_images=images, test_images=np.random.default_rng(1).uniform(-1, 1, (20, 8, 8)))
     found = check(resolve(settings, preset="demo"), tmp_path / "run")
     assert found.facts["images with a near copy among them"] == 2
     assert any("copies" in one for one in found.warnings)

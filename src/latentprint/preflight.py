@@ -22,9 +22,10 @@ import numpy as np
 import torch
 
 from latentprint.adapters import Opened
+from latentprint.audit.costs import planned
 from latentprint.audit.given import as_it_is, given_images, open_given
 from latentprint.audit.images import read_images
-from latentprint.audit.stages import images
+from latentprint.audit.stages import images, snapshots_due
 from latentprint.audit.work import open_device
 from latentprint.config import AuditConfig
 from latentprint.data import ImageSet, near_duplicates
@@ -32,8 +33,6 @@ from latentprint.denoiser import Denoiser, NetworkDenoiser
 from latentprint.detector import DetectorConfig, build_backbone
 from latentprint.networks import build_unet, parameters
 from latentprint.progress import duration
-from latentprint.sampler import Sampler, own_times
-from latentprint.schedule import Schedule
 from latentprint.stats import samples_to_decide
 from latentprint.streams import Streams
 from latentprint.training import train
@@ -51,6 +50,7 @@ class Cost:
 
     Attributes:
         evaluations: passes of one image through the score network; None where the stage makes none.
+        about: they are a bound or an order of magnitude (`audit.costs`).
         seconds: estimated from a measurement on this machine.
     """
 
@@ -59,6 +59,7 @@ class Cost:
     unit: str
     evaluations: int | None
     seconds: float
+    about: bool = False
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ class Preflight:
 
     @property
     def seconds(self) -> float:
-        """Estimated time of the whole audit."""
+        """Estimated time of all that is listed; reading data and writing pages take seconds more."""
         return sum(cost.seconds for cost in self.costs)
 
     def to_dict(self) -> dict[str, Any]:
@@ -103,7 +104,8 @@ class Preflight:
         """The findings as lines of text."""
         out = [f"{name}: {value}" for name, value in self.facts.items()]
         for cost in self.costs:
-            passes = "" if cost.evaluations is None else f", {cost.evaluations:,} network evaluations"
+            about = "about " if cost.about else ""
+            passes = "" if cost.evaluations is None else f", {about}{cost.evaluations:,} network evaluations"
             out.append(f"{cost.stage}: {cost.amount:,} {cost.unit}{passes}, about {duration(cost.seconds)}")
         out.append(f"in all about {duration(self.seconds)} on this machine as busy as it is now")
         out.append(f"disk: {self.disk[0] / 1e6:,.0f} MB of {self.disk[1] / 1e6:,.0f} MB free")
@@ -156,8 +158,18 @@ def check(
     models = 2 if config.control else 1
     costs = [
         *(_fit(name, one, split.heldout, len(split.train), place) for name, one in _detectors(config)),
-        _search(config, sampler, schedule, models + max(0, config.checkpoints.keep - 1), evaluation),
-        _samples(config, sampler, schedule, evaluation),
+        *(
+            Cost(one.stage, one.amount, one.unit, one.evaluations, one.evaluations * evaluation, one.about)
+            for one in planned(
+                config,
+                sampler,
+                schedule,
+                images=len(split.train),
+                heldout=len(split.heldout),
+                bits=split.train.bit_depth is not None and (given is None or given.pixels),
+                checkpoints=snapshots_due(config.model.training.steps, config.checkpoints.keep),
+            )
+        ),
     ]
     if step is not None:
         steps = models * config.model.training.steps
@@ -190,8 +202,11 @@ def _own(
 
 
 def _detectors(config: AuditConfig) -> tuple[tuple[str, DetectorConfig], ...]:
-    own = ("c_id", config.identity)
-    return (own,) if config.fingerprint.kind == "none" else (("c_p", config.presence), own)
+    """The recognisers that are fitted, the embedding where images are compared."""
+    marked = () if config.fingerprint.kind == "none" else (("c_p", config.presence),)
+    compared = config.baseline.images > 0 or config.profile.targets != 0
+    embedding = (("embedding", config.embedding),) if compared else ()
+    return (*marked, ("c_id", config.identity), *embedding)
 
 
 def _existing(path: Path) -> Path:
@@ -239,25 +254,6 @@ def _fit(name: str, config: DetectorConfig, heldout: ImageSet, count: int, place
     draws = config.draws or count + len(heldout)
     each = _paced(lambda: network(x).sum().backward()) / config.batch
     return Cost(f"fitting {name}", config.epochs, "epochs at most", None, config.epochs * draws * each)
-
-
-def _search(
-    config: AuditConfig, sampler: Sampler, schedule: Schedule, models: int, evaluation: float
-) -> Cost:
-    plan = config.search.plan(schedule.start)
-    grid, each = sampler.grid(schedule), sampler.step.evaluations
-    if each is None:
-        raise ValueError("the cost of an adaptive sampler is not known beforehand")
-    passes = [(len(own_times(grid, t)) - 1) * each + (1 if sampler.denoise else 0) for t in plan.grid]
-    total = models * plan.tries * sum(passes)
-    count = models * plan.tries * len(plan.grid)
-    return Cost("search for t'", count, "trajectories", total, total * evaluation)
-
-
-def _samples(config: AuditConfig, sampler: Sampler, schedule: Schedule, evaluation: float) -> Cost:
-    each = sampler.evaluations(schedule) or 0
-    count = config.samples.count + ((config.samples.control or config.samples.count) if config.control else 0)
-    return Cost("sampling", count, "images", count * each, count * each * evaluation)
 
 
 def _warnings(config: AuditConfig, facts: dict[str, Any], needed: int, free: int) -> list[str]:

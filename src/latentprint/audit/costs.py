@@ -1,0 +1,146 @@
+"""What each stage of an audit costs in network evaluations, from its settings: said before, noted after.
+
+A stage has here the name that it has in run.json, where it notes what it spent; ``check`` shows these numbers
+beforehand and the report those. One evaluation is one image seen once by the network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from latentprint.config import AuditConfig
+from latentprint.rate.table import ESTIMATORS
+from latentprint.sampler import Sampler, own_times
+from latentprint.schedule import Schedule
+from latentprint.search.settings import BaselineSettings, ProfileSettings, SearchSettings
+
+ADAPTIVE = 200
+"""Evaluations of a trajectory whose sampler chooses its steps, and of a likelihood: an order of magnitude."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One stage: how many units of what, and the evaluations they take.
+
+    Attributes:
+        stage: its name in run.json.
+        about: the number is no count but a bound or an order of magnitude, for the stage decides itself.
+    """
+
+    stage: str
+    amount: int
+    unit: str
+    evaluations: int
+    about: bool = False
+
+
+def planned(
+    config: AuditConfig,
+    sampler: Sampler,
+    schedule: Schedule,
+    *,
+    images: int,
+    heldout: int,
+    bits: bool,
+    checkpoints: Sequence[int] = (),
+) -> tuple[Planned, ...]:
+    """Every stage that evaluates the score network, in the order in which they run.
+
+    Args:
+        config: the settings.
+        sampler: the audit's own.
+        schedule: of the model.
+        images: how many are trained on.
+        heldout: how many are not.
+        bits: whether the images have a bit depth, without which there is no likelihood of them.
+        checkpoints: the steps after which further models are kept and searched.
+    """
+    return tuple(_planned(config, sampler, schedule, images, heldout, bits, checkpoints))
+
+
+def _planned(
+    config: AuditConfig,
+    sampler: Sampler,
+    schedule: Schedule,
+    images: int,
+    heldout: int,
+    bits: bool,
+    checkpoints: Sequence[int],
+) -> Iterator[Planned]:
+    own = _search("search.model", sampler, config.search, schedule)
+    yield own
+    if config.control:
+        yield replace(own, stage="search.control")
+    for step in checkpoints:
+        yield replace(own, stage=f"search.step-{step:07d}")
+    null = min(config.baseline.images, heldout)
+    if null:
+        yield _many("baseline", sampler, config.baseline, schedule, null + 1)
+    if config.profile.targets != 0:
+        asked = config.profile.targets
+        targets = images if asked == "all" else asked if isinstance(asked, int) else len(asked)
+        each = targets + min(config.profile.null, heldout)
+        yield _many("profile", sampler, config.profile, schedule, each)
+    if null or config.profile.targets != 0:
+        yield replace(own, stage="agreement")
+    yield _samples("samples.model", sampler, config.samples.count, schedule, config)
+    if config.control:
+        count = config.samples.control or config.samples.count
+        yield _samples("samples.control", sampler, count, schedule, config)
+    if config.likelihood.images and bits:
+        n = min(config.likelihood.images, images - 1) + min(config.likelihood.images, heldout) + 1
+        yield Planned("likelihood", n, "images", n * ADAPTIVE, about=True)
+    for other in config.sampler.others():
+        yield _search(f"search.model.{other.label}", other.sampler(), config.search, schedule)
+        count = config.samples.count
+        yield _samples(f"samples.model.{other.label}", other.sampler(), count, schedule, config)
+    if config.membership.images and heldout >= 2:
+        n = min(config.membership.images, images - 1) + min(config.membership.images, heldout) + 1
+        yield Planned("membership", n, "images", n * config.membership.scores.evaluations())
+    for one in ESTIMATORS:
+        if getattr(config.rare, one.name):
+            each, _ = _evaluations(sampler, schedule)
+            yield Planned(one.name, config.rare.most, "samples", config.rare.most * each, about=True)
+
+
+def _search(stage: str, sampler: Sampler, settings: SearchSettings, schedule: Schedule) -> Planned:
+    """As many tries at every level; the methods that ask elsewhere, or stop early, are bounded by it."""
+    tries = settings.cap if settings.method == "sequential" else settings.tries
+    plan = settings.plan(schedule.start)
+    total, about = _along(sampler, plan.grid, schedule)
+    about = about or settings.method != "exhaustive"
+    return Planned(stage, tries * len(plan.grid), "trajectories", tries * total, about)
+
+
+def _many(
+    stage: str,
+    sampler: Sampler,
+    settings: BaselineSettings | ProfileSettings,
+    schedule: Schedule,
+    images: int,
+) -> Planned:
+    plan = settings.plan(schedule.start)
+    total, about = _along(sampler, plan.grid, schedule)
+    count = images * settings.tries
+    return Planned(stage, count * len(plan.grid), "trajectories", count * total, about)
+
+
+def _samples(stage: str, sampler: Sampler, count: int, schedule: Schedule, config: AuditConfig) -> Planned:
+    each, about = _evaluations(sampler, schedule)
+    until = config.samples.until is not None and stage == "samples.model"
+    return Planned(stage, count, "images", count * each, about or until)
+
+
+def _along(sampler: Sampler, grid: tuple[float, ...], schedule: Schedule) -> tuple[int, bool]:
+    """Evaluations of one trajectory from each level of a grid, together."""
+    times, each = sampler.grid(schedule), sampler.step.evaluations
+    if each is None:
+        return ADAPTIVE * len(grid), True
+    return sum((len(own_times(times, t)) - 1) * each + sampler.denoise for t in grid), False
+
+
+def _evaluations(sampler: Sampler, schedule: Schedule) -> tuple[int, bool]:
+    """Evaluations of one trajectory from the prior, and whether that is an order of magnitude only."""
+    each = sampler.evaluations(schedule)
+    return (ADAPTIVE, True) if each is None else (each, False)
