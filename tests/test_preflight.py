@@ -76,7 +76,8 @@ def test_copies_are_warned_of(tmp_path: Path) -> None:
     settings = SETTINGS | {"data": {"source": str(tmp_path / "copies.npz"), "images": 90, "heldout": 0.2}}
     with pytest.raises(InputError):
         check(resolve(settings, preset="demo"), tmp_path / "run")
-    np.savez(tmp_path / "copies.npz", train_images=images, test_images=np.random.default_rng(1).uniform(-1, 1, (20, 8, 8)))
+    others = np.random.default_rng(1).uniform(-1, 1, (40, 8, 8)).astype(np.float32)
+    np.savez(tmp_path / "copies.npz", train_images=images, test_images=others)
     found = check(resolve(settings, preset="demo"), tmp_path / "run")
     assert found.facts["images with a near copy among them"] == 2
     assert any("copies" in one for one in found.warnings)
