@@ -2,6 +2,9 @@
 
 import math
 from dataclasses import dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +12,9 @@ import torch
 from scipy import stats as scipy_stats
 from torch import Tensor
 
-from latentprint.config import RareSettings
+from latentprint.audit.rare import rare
+from latentprint.audit.work import Work
+from latentprint.config import AuditConfig, RareSettings, SamplerSettings
 from latentprint.denoiser import IdentityCodec
 from latentprint.known import Gaussian, Memorised, Mixture
 from latentprint.rate import ESTIMATORS
@@ -18,6 +23,7 @@ from latentprint.rate.led import Led, Proposals, transitions
 from latentprint.rate.levels import Inside
 from latentprint.rate.path import PathConfig, guides, path
 from latentprint.rate.pushforward import SamplerPushforward
+from latentprint.results.counted import Estimate
 from latentprint.sampler.steps import (
     Ancestral,
     DPMSolverPP2M,
@@ -27,6 +33,8 @@ from latentprint.sampler.steps import (
 )
 from latentprint.sampler.whole import Sampler
 from latentprint.schedule import EDM, VP, Schedule, SubVP
+from latentprint.settings import plain
+from latentprint.store import Run
 from latentprint.streams import Streams
 
 QUICK = PathConfig(relative=0.1, most=6000, pilot=16, second=120)
@@ -293,3 +301,43 @@ def test_every_estimator_of_the_table_has_its_switch_in_the_settings():
     switches = RareSettings()
     assert all(getattr(switches, row.name) is False for row in ESTIMATORS)
     assert "path" in {row.name for row in ESTIMATORS}
+
+
+def test_an_audit_leads_its_sampler_says_so_and_goes_on_where_it_was_killed(tmp_path: Path):
+    some = images(30, 3).float()
+    target, others = some[0].numpy(), some[1:].numpy()
+    inside = within(some[0], 0.3)
+
+    class Near:
+        threshold = 0.5
+
+        def __call__(self, x: Tensor) -> Tensor:
+            return inside(x).float()
+
+    config = AuditConfig(rare=RareSettings(path=True), sampler=SamplerSettings(steps=24))
+    told = list[tuple[int, int]]()
+
+    def audit(folder: str, die_after: int) -> Estimate:
+        def say(stage: str, done: int, total: int, unit: str) -> None:
+            told.append((done, total))
+            if len(told) > die_after:
+                raise KeyboardInterrupt
+
+        with Run.open(tmp_path / folder, plain(config)) as run:
+            work = Work(config, run, torch.device("cpu"), 64, say)
+            about: Any = SimpleNamespace(target=target, control=SimpleNamespace(pixels=others))
+            detectors: Any = SimpleNamespace(presence=None, identity=Near())
+            rare(work, Memorised(some, SubVP()), detectors, about)
+            return Estimate(**run.stage("path").payload["estimate"])
+
+    straight = audit("straight", 10**6)
+    assert straight.reliable
+    assert straight.sampler.model_dump()["steps"] == 24
+    assert told[-1][0] == told[-1][1] > 0
+    told.clear()
+    with pytest.raises(KeyboardInterrupt):
+        audit("killed", 0)
+    told.clear()
+    resumed = audit("killed", 10**6)
+    assert (resumed.rate, resumed.low, resumed.high) == (straight.rate, straight.low, straight.high)
+    assert resumed.network_evaluations == straight.network_evaluations
