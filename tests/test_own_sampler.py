@@ -13,6 +13,7 @@ from test_adapters import autoencoder, made, saved, scheduler_of, seeded, unet
 from torch import Tensor
 
 from latentprint.adapters import ModelError, Opened, from_function, open_model
+from latentprint.adapters.opened import Asked
 from latentprint.sampler import State, denoised, reverse
 from latentprint.schedule import Flow
 
@@ -77,7 +78,7 @@ DISCRETE: list[tuple[str, dict[str, Any], int]] = [
 def test_own_sampler_is_the_librarys(tmp_path: Path, name: str, settings: dict[str, Any], steps: int) -> None:
     network = unet()
     folder = saved(tmp_path, network, scheduler_of(name, **settings))
-    opened = open_model(folder, steps=steps)
+    opened = open_model(folder, asked=Asked(steps=steps))
     start = seeded(7, 3, 1, 8, 8)
     expected, noises = theirs(network, scheduler_of(name, **settings), steps, start)
     found = ours(opened, start, noises)
@@ -92,7 +93,7 @@ def test_a_consistency_model_samples_as_its_pipeline(tmp_path: Path, steps: int)
     network = unet()
     scheduler = scheduler_of("CMStochasticIterativeScheduler", sigma_max=20.0)
     folder = saved(tmp_path, network, scheduler, "ConsistencyModelPipeline")
-    opened = open_model(folder, steps=steps)
+    opened = open_model(folder, asked=Asked(steps=steps))
     assert open_model(folder).own.sampler.steps == 0  # type: ignore[union-attr]  # one evaluation, no step
     start = seeded(7, 3, 1, 8, 8)
     expected, noises = theirs(network, scheduler, steps, start)
@@ -116,7 +117,7 @@ def test_flow_matching_samples_as_its_scheduler(tmp_path: Path, settings: dict[s
     scheduler = scheduler_of("FlowMatchEulerDiscreteScheduler", **settings)
     network.save_pretrained(tmp_path)
     scheduler.save_pretrained(tmp_path)
-    opened = open_model(tmp_path, steps=9)
+    opened = open_model(tmp_path, asked=Asked(steps=9))
     start = seeded(7, 3, 1, 8, 8)
     expected, noises = theirs(network, scheduler, 9, start)
     assert torch.allclose(ours(opened, start, noises), expected, atol=1e-4)
@@ -131,7 +132,9 @@ def test_the_shift_of_a_flow_follows_the_resolution(tmp_path: Path) -> None:
     scheduler.save_pretrained(tmp_path)
     start = seeded(7, 3, 1, 8, 8)
     expected, noises = theirs(network, scheduler, 9, start, mu=0.5 + (1.15 - 0.5) * (64 - 16) / (112 - 16))
-    assert torch.allclose(ours(open_model(tmp_path, steps=9), start, noises), expected, atol=1e-4)
+    assert torch.allclose(
+        ours(open_model(tmp_path, asked=Asked(steps=9)), start, noises), expected, atol=1e-4
+    )
 
 
 def test_the_noise_of_a_flow_is_that_of_its_scheduler_at_every_timestep() -> None:
@@ -217,7 +220,7 @@ def test_dit_samples_as_its_pipeline_with_and_without_guidance(tmp_path: Path, g
     pipeline: Any = diffusers.DiTPipeline(network, vae, scheduler, id2label=names)
     pipeline.save_pretrained(tmp_path)
     pipeline.set_progress_bar_config(disable=True)
-    opened = open_model(tmp_path, label=3, guidance=guidance, steps=10)
+    opened = open_model(tmp_path, asked=Asked(label=3, guidance=guidance, steps=10))
     assert opened.shape == (2, 8, 8) and opened.image_shape == (1, 16, 16)
     expected = pipeline(
         [3, 3],
@@ -236,4 +239,12 @@ def test_dit_samples_as_its_pipeline_with_and_without_guidance(tmp_path: Path, g
 def test_guidance_is_refused_where_no_class_stands_for_none(tmp_path: Path) -> None:
     folder = saved(tmp_path, unet(num_class_embeds=4), scheduler_of("DDPMScheduler"))
     with pytest.raises(ModelError, match="stands for none"):
-        open_model(folder, label=1, guidance=3.0)
+        open_model(folder, asked=Asked(label=1, guidance=3.0))
+
+
+def test_at_most_caps_the_pipeline_s_steps_and_never_raises_them(tmp_path: Path) -> None:
+    folder = saved(tmp_path, unet(), scheduler_of("DDPMScheduler"))
+    for most, steps in ((24, 24), (5000, 1000)):
+        own = open_model(folder, asked=Asked(most=most)).own
+        assert own is not None and own.pipeline_steps == 1000
+        assert own.sampler.steps == open_model(folder, asked=Asked(steps=steps)).own.sampler.steps  # type: ignore[union-attr]

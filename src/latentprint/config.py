@@ -67,6 +67,7 @@ class SamplerSettings:
     ``name = "own"``, or "own:STEPS", is the scheduler that a given model came with.
 
     Attributes:
+        at_most: steps of the model's own sampler, where its name does not say how many; None: its pipeline's.
         guidance: scale of classifier-free guidance, for a given model that knows a class or none.
         beside: further samplers whose t' and q are measured too, each "NAME", "NAME:STEPS" or
             "NAME:STEPS:SPACING"; what is left out is as here.
@@ -81,6 +82,7 @@ class SamplerSettings:
     denoise: bool = True
     beside: tuple[str, ...] = ()
     guidance: float | None = None
+    at_most: Annotated[int, Field(ge=1, le=100_000)] | None = None
 
     def __post_init__(self) -> None:
         name, _, steps = self.name.partition(":")

@@ -82,7 +82,7 @@ def open_diffusers(folder: Path, asked: Asked) -> Opened:
         notes += ("the model works on latents: images are encoded as the mean of the posterior",)
     nearest = hint(scheduler, denoiser)
     mu = _mu(scheduler, shape, config)
-    own = own_sampler(scheduler, denoiser, sampler_from(nearest), asked.steps, pipeline, mu)
+    own = own_sampler(scheduler, denoiser, sampler_from(nearest), asked.steps, pipeline, mu, asked.most)
     if network.guidance != 1.0:
         notes += (f"guidance {network.guidance:g}: each evaluation is two passes through the network",)
     return Opened(

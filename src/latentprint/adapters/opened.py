@@ -28,7 +28,7 @@ class Asked:
     Attributes:
         label: the class, for a model that is conditional on one.
         guidance: scale of classifier-free guidance; None: none.
-        steps: of its own sampler; None: as many as its pipeline takes.
+        steps: of its own sampler; None: as many as its pipeline takes, and no more than ``most``.
         images: gives the training images (n, C, H, W) in [-1, 1], for what is measured on them.
         unit: whether its images lie in [0, 1]; False: in [-1, 1]; None: as its files say.
     """
@@ -36,6 +36,7 @@ class Asked:
     label: int | None = None
     guidance: float | None = None
     steps: int | None = None
+    most: int | None = None
     images: Callable[[], NDArray[np.float32]] | None = None
     unit: bool | None = None
 

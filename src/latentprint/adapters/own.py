@@ -74,11 +74,13 @@ class Own:
     Attributes:
         denoiser: with a schedule that begins where the scheduler does.
         exact: whether it is the scheduler's step; else our nearest to it.
+        pipeline_steps: how many steps the model's pipeline would take.
     """
 
     sampler: Sampler
     denoiser: Denoiser
     exact: bool
+    pipeline_steps: int | None = None
 
 
 def own_sampler(
@@ -88,6 +90,7 @@ def own_sampler(
     steps: int | None,
     pipeline: str | None,
     mu: float | None = None,
+    most: int | None = None,
 ) -> Own:
     """What the pipeline of a diffusers folder would do.
 
@@ -98,6 +101,7 @@ def own_sampler(
         steps: how many steps; None: as many as the pipeline takes.
         pipeline: its class, where the folder names one.
         mu: the shift of time that a resolution asks for (flow matching with dynamic shifting).
+        most: no more steps than this, where ``steps`` does not say how many.
 
     Raises:
         ModelError: the scheduler has no such steps.
@@ -113,7 +117,7 @@ def own_sampler(
     step, exact = _step(name, config, denoiser)
     if step is None:
         return other
-    count = known if steps is None else steps
+    count = steps or (known if most is None else min(known, most))
     scheduler = _scheduler(name, config, count, mu)
     times, last = _times(name, scheduler, schedule), None
     if times is None:
@@ -139,7 +143,7 @@ def own_sampler(
         at=tuple(times),
         of=name if exact else f"nearest to {name}",
     )
-    return Own(sampler, replace(seen, schedule=_from(schedule, times[0], scheduler)), exact)
+    return Own(sampler, replace(seen, schedule=_from(schedule, times[0], scheduler)), exact, known)
 
 
 def _step(name: str, config: Mapping[str, Any], denoiser: Denoiser) -> tuple[Step | None, bool]:

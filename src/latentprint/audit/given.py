@@ -95,7 +95,13 @@ class Given:
         own = self.opened.own
         if own is not None and sampler == Sampler(**own.sampler.describe()):
             stands = "" if own.exact else ", which stands in for a step that is none of ours"
-            return f"Images were generated as the model's own scheduler does ({sampler.words}{stands})."
+            said = f"Images were generated as the model's own scheduler does ({sampler.words}{stands})."
+            if own.pipeline_steps is None or (sampler.steps or 0) >= own.pipeline_steps - 1:
+                return said
+            return (
+                f"{said} Its pipeline takes {own.pipeline_steps:,} steps. Fewer were taken for time, and what"
+                " comes back depends on them; --sampler own takes all."
+            )
         return (
             f"Images were generated with the audit's sampler ({sampler.words}); the model's own scheduler"
             f" is nearest to {Sampler(**self.opened.sampler_hint).words}."
@@ -142,7 +148,8 @@ def asked(config: AuditConfig, label: int | None, images: Callable[[], Split] | 
     """What the settings ask of a model, and say in the place of its files."""
     sampler, said = config.sampler, config.given.value_range
     pixels = None if images is None else lambda: images().train.pixels
-    return Asked(label, sampler.guidance, sampler.own_steps, pixels, None if said is None else said == "0,1")
+    unit = None if said is None else said == "0,1"
+    return Asked(label, sampler.guidance, sampler.own_steps, sampler.at_most, pixels, unit)
 
 
 _TOLD_SIGMA = (NetworkDenoiser, FunctionDenoiser, ConsistencyDenoiser)

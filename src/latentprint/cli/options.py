@@ -213,7 +213,8 @@ class AuditOptions:
         }
         file = read_toml(self.config) if self.config is not None else {}
         if self.model is not None and not self.sampler and "sampler" not in file and ":" not in self.model:
-            given["sampler"]["name"] = "own"
+            # As the model's users sample, in no more steps than the preset has time for; "own" takes all.
+            given["sampler"] |= {"name": "own", "at_most": preset_steps(self.preset)}
         top = (("seed", self.seed), ("control", self.control))
         given |= {key: value for key, value in top if value is not None}
         return merge(file, given)
@@ -239,6 +240,13 @@ class AuditOptions:
     def kind(self) -> str | None:
         """The kind of fingerprint; a region by itself says that it is a natural one."""
         return "natural" if self.fingerprint is None and self.region is not None else self.fingerprint
+
+
+def preset_steps(preset: str) -> int:
+    """How many steps of sampling a preset has time for."""
+    from latentprint.config import resolve
+
+    return resolve({}, preset=preset).sampler.steps
 
 
 def whole(text: str) -> int:
