@@ -40,8 +40,8 @@ def whole_set(results: Results) -> WholeSet:
     train, held, copies = found.train, found.heldout, found.copies
     came = f"{train.k:,} of {train.n:,} training images came back"
     compared = (
-        f"Every generated image was compared with every real one: {words.of(copies.k, copies.n)} are copies of"
-        f" one. Of {held.n:,} images never trained on, {f'{held.k:,}' if held.k else 'none'} came back."
+        f"Every generated image was compared with every real one: {words.of(copies.k, copies.n)} are copies"
+        f" of one. Of {held.n:,} images never trained on, {f'{held.k:,}' if held.k else 'none'} came back."
     )
     if "whole set" in rejects:
         counted = f"training images came back among {copies.n:,} generated images"
