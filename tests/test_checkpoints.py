@@ -185,12 +185,12 @@ def test_checkpoints_that_cannot_be_looked_at_are_one_sentence(
 
 def test_a_search_without_a_question_is_one_sentence(settings: Path, tmp_path: Path) -> None:
     own = command(settings, tmp_path / "run")
-    assert "M, the tries" in refused(*own, "--tries", 0)
+    assert "search.tries = 0" in refused(*own, "--tries", 0)
     assert "search.method" in refused(*own, "--search", "magic")
     for text, said in (
         ("[search]\nlevels = 0", "at least one noise level"),
         ("[baseline]\nlevels = 0", "at least one noise level"),
-        ("[profile]\ntries = 0", "M, the tries"),
+        ("[profile]\ntries = 0", "search.tries = 0"),
         ("[search]\nmethod = 'range'\nlow = 0.9\nhigh = 0.1", "lies in"),
     ):
         file = tmp_path / "wrong.toml"

@@ -33,6 +33,7 @@ from latentprint.stats import (
     samples_to_decide,
 )
 from latentprint.store import Run
+from latentprint.store.record import sealed
 from latentprint.verify import verify
 
 SHARP = ((Trials(400, 400), Trials(0, 400)), (Trials(400, 400), Trials(0, 400)))
@@ -170,7 +171,7 @@ def test_an_interval_at_another_level_is_the_one_asked_for_at_once() -> None:
 
 
 def test_bad_settings_are_refused_when_they_are_read() -> None:
-    with pytest.raises(ValueError, match="between 0 and 1"):
+    with pytest.raises(ValueError, match="less than 1"):
         SampleSettings(until=1.5)
     for over in ({"samples": {"until": 0.0}}, {"rare": {"splitting": True, "most": 100}}):
         with pytest.raises(SettingsError):
@@ -231,7 +232,7 @@ def test_the_same_command_finds_it_finished_and_a_lost_part_is_drawn_again(
         part.unlink() if part.is_file() else [one.unlink() for one in part.iterdir()]
     record = json.loads((other / "run.json").read_text())
     del record["stages"]["samples.model"]
-    (other / "run.json").write_text(json.dumps(record))
+    (other / "run.json").write_bytes(sealed(record))
     again = run_audit(resolve(TINY, preset="demo"), other)
     assert again.q.monte_carlo == results.q.monte_carlo
 

@@ -5,18 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
-from latentprint.audit.results import search_entry
 from torch import Tensor
 
 from latentprint.audit.checkpoints import (
     Checkpoint,
     alike,
-    closest,
     over_training,
     own_checkpoints,
     require_checkpoints,
@@ -28,9 +27,13 @@ from latentprint.contracts import InputError
 from latentprint.denoiser import IdentityCodec
 from latentprint.known import Coin, Memorised
 from latentprint.progress import silent
+from latentprint.results import tprime
+from latentprint.results.searched import Checkpoints
+from latentprint.results.stored import Stored
 from latentprint.schedule import VE, VP, SubVP
 from latentprint.search import Plan, SearchSettings, conclude, even_grid, ids_of
 from latentprint.search.onset import Look, disagreements, onset, sign_test
+from latentprint.settings import plain
 from latentprint.stats import DetectorRates, Trials
 from latentprint.store import Run, RunError
 from latentprint.streams import Streams
@@ -127,6 +130,7 @@ class Near:
 
     name, threshold = "identity", 0.5
     rates = DetectorRates(Trials(50, 50), Trials(0, 200), {}, "made up")
+    config = SimpleNamespace(backbone="by distance")
 
     def __init__(self, target: Tensor) -> None:
         self.target = target
@@ -141,15 +145,24 @@ TARGET = IMAGES[0].numpy()
 DETECTORS = Detectors(None, cast(Any, Near(IMAGES[0])))
 
 
+def seen_over_training(work: Work, checkpoints: list[Checkpoint]) -> Checkpoints:
+    """What results say of checkpoints, with a control that never saw the image."""
+    over_training(work, checkpoints, DETECTORS, TARGET, OTHERS)
+    found = tprime.checkpoints(Stored.of(work.run), DETECTORS.values)
+    assert found is not None
+    return found
+
+
 def work_in(folder: Path, **search_settings: Any) -> Work:
     over: dict[str, Any] = {
         "sampler": {"steps": 12},
         "search": {"levels": 5, "tries": 12} | search_settings,
     }
-    run = Run.open(folder, {"test": 1})
+    config = resolve(over, preset="demo")
+    run = Run.open(folder, plain(config))
     run.begin("model")
     run.finish("model", {"weights_sha256": "c" * 64})
-    return Work(resolve(over, preset="demo"), run, torch.device("cpu"), 64, silent)
+    return Work(config, run, torch.device("cpu"), 64, silent)
 
 
 @pytest.fixture
@@ -166,22 +179,22 @@ def at(step: int, sha: str, model: Memorised) -> Checkpoint:
 def test_a_model_that_learns_the_image_between_two_checkpoints(work: Work):
     checkpoints = [at(10, "a", OTHERS), at(20, "b", ALL), at(30, "c", ALL)]
     final = search(work, "model", ALL, DETECTORS, TARGET)
-    found = over_training(work, checkpoints, DETECTORS, TARGET, OTHERS)
-    assert found is not None and found["onset"] == 20 and found["against"] == "control"
-    early, late, last = found["steps"]
-    assert early["hits"] == [0] * 5 and early["value"] is None and early["p_value"] == 1.0
+    found = seen_over_training(work, checkpoints)
+    assert found.onset == 20 and found.against == "control"
+    early, late, last = found.steps
+    assert early.hits == (0,) * 5 and early.value is None and early.p_value == 1.0
     # P(return | t) of the exact denoiser is the mean weight of x_p.
-    for t, k in zip(found["grid"], late["hits"], strict=True):
+    for t, k in zip(found.grid, late.hits, strict=True):
         p = ALL.return_probability(0, t, Streams(9), 4000).value
         low, high = Trials(k, 12).interval(0.999)
         assert low - 0.02 <= p <= high + 0.02
-    assert late["p_value"] == pytest.approx(2.0 ** -sum(late["hits"]))
+    assert late.p_value == pytest.approx(2.0 ** -sum(late.hits))
     # The finished model is not searched again: its rows are the search's own.
-    assert last["hits"] == [one.k for one in final.trials] == late["hits"]
+    assert last.hits == tuple(one.k for one in final.trials) == late.hits
     assert not work.run.rows("search.step-0000030") and len(work.run.rows("search.step-0000020")["id"]) == 60
     # Noise is the same at every checkpoint, so an unchanged model gives the very same errors.
-    assert last["closest"] == late["closest"] and late["closest"]["t"] >= 0.5
-    assert late["closest"]["mse"] < 1e-3 < early["closest"]["mse"]
+    assert last.closest == late.closest and late.closest.t >= 0.5
+    assert late.closest.mse < 1e-3 < early.closest.mse
 
 
 def test_another_method_for_the_model_leaves_its_rows_alone(tmp_path: Path):
@@ -190,20 +203,19 @@ def test_another_method_for_the_model_leaves_its_rows_alone(tmp_path: Path):
     with work.run:
         final = search(work, "model", ALL, DETECTORS, TARGET)
         before = len(work.run.rows("search.model")["id"])
-        found = over_training(work, [at(30, "c", ALL)], DETECTORS, TARGET, OTHERS)
-        assert found is not None and len(found["steps"][0]["hits"]) == 16
+        found = seen_over_training(work, [at(30, "c", ALL)])
+        assert len(found.steps[0].hits) == 16
         assert len(work.run.rows("search.model")["id"]) == before < 16 * 12
-        said = search_entry(final, None, work.run.rows("search.model") | {"presence_hit": np.ones(before)})
-        assert said["method"] == "bisection" and said["levels"] == 16 and sum(said["trials"]) == before
-        assert len(said["grid"]) == len(said["trials"]) == len(said["identity_hits"]) < 16
+        asked = [one for one in final.trials if one.n]
+        assert final.method == "bisection" and len(final.plan.grid) == 16
+        assert sum(one.n for one in asked) == before and len(asked) < 16
 
 
 def test_a_try_from_little_noise_is_not_the_closest():
-    seen = look(1, [0] * 4)
     errors = np.arange(20, dtype=np.float32) / 100  # rising with t: the smallest at t = 0.25
-    near = Look(1, seen.found, {**seen.rows, "mse": errors, "mae": errors + 1})
-    assert closest(near, 0.5) == pytest.approx({"t": 0.5, "mse": 0.05, "mae": 1.05})
-    assert closest(near, 1.5) is None
+    near = {**rows([0] * 4), "mse": errors, "mae": errors + 1}
+    assert tprime.closest(near, 0.5).plain() == pytest.approx({"t": 0.5, "mse": 0.05, "mae": 1.05})
+    assert tprime.closest(near, 1.5) is None
 
 
 def test_weights_are_kept_evenly_and_where_training_shows_itself():
@@ -219,7 +231,7 @@ def test_weights_are_kept_evenly_and_where_training_shows_itself():
 def test_settings_and_calls_that_cannot_be_meant_are_refused():
     with pytest.raises(InputError, match="90 checkpoints at most, got 91"):
         resolve({"checkpoints": {"keep": 91}}, preset="demo")
-    with pytest.raises(InputError, match="keep must be 0 or more"):
+    with pytest.raises(InputError, match="keep = -1"):
         resolve({"checkpoints": {"keep": -1}}, preset="demo")
     plain, keeps = resolve(preset="demo"), resolve({"checkpoints": {"keep": 3}}, preset="demo")
     with pytest.raises(InputError, match="without the model"):
@@ -287,13 +299,13 @@ def test_a_subsample_is_drawn_by_the_seed_and_a_range_lies_in_its_shares_of_the_
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"levels": 0}, "at least one noise level"),
-        ({"tries": 0}, "M, the tries"),
+        ({"levels": 0}, "search.levels = 0"),
+        ({"tries": 0}, "search.tries = 0"),
         ({"method": "bisection", "anchors": 1}, "anchors must be 2"),
         ({"method": "subsample", "draw": 21}, "draw must lie between 1 and the 20"),
         ({"method": "range", "low": 0.51, "high": 0.54}, "none of the 20 noise levels"),
         ({"method": "sequential", "slack": 25.0}, "slack must be above 1"),
-        ({"method": "sequential", "cap": 0}, "cap must be 1"),
+        ({"method": "sequential", "cap": 0}, "search.cap = 0"),
         ({"method": "magic"}, "search.method"),
     ],
 )

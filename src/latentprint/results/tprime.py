@@ -269,12 +269,12 @@ def _checkpoint(look: Look, weights_sha256: str, p: float | None, plan: Plan) ->
         certain=found.certain,
         hits=tuple(one.k for one in found.trials),
         p_value=p,
-        closest=_closest(look.rows, plan.horizon / 2),
+        closest=closest(look.rows, plan.horizon / 2),
         network_evaluations=found.network_evaluations,
     )
 
 
-def _closest(rows: Mapping[str, NDArray[Any]], t: float) -> Closest | None:
+def closest(rows: Mapping[str, NDArray[Any]], t: float) -> Closest | None:
     """Errors to x_p of the image nearest to it (by MSE) among those from ``t`` up; None without any."""
     above = np.flatnonzero(rows["t"] >= t)
     if not len(above):
