@@ -77,7 +77,8 @@ def broken_folder(folder: Path) -> Path:
 
 def mixed_folder(folder: Path) -> Path:
     folder.mkdir()
-    Image.fromarray(np.zeros((8, 8), np.uint8)).save(folder / "a.png")
+    for name in ("a.png", "c.png", "d.png", "e.png"):
+        Image.fromarray(np.zeros((8, 8), np.uint8)).save(folder / name)
     Image.fromarray(np.zeros((9, 8), np.uint8)).save(folder / "b.png")
     return folder
 

@@ -10,8 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from latentprint.data import DataError, image_sha256
-from latentprint.dicom import Window, dicom_files, load_dicom, read_dicom, read_dicom_folder
+from latentprint.data import DataError, image_sha256, load
+from latentprint.data.dicom import Window, dicom_listing, dicom_names, read_dicom
+from latentprint.data.listing import Preparation
+from latentprint.data.tree import folder_tree
 
 pydicom = pytest.importorskip("pydicom", reason="pydicom is not installed (extra dicom)")
 
@@ -145,16 +147,16 @@ def patients(folder: Path, counts: dict[str, int], seed: int = 0) -> None:
 
 def test_no_patient_is_on_both_sides(tmp_path: Path) -> None:
     patients(tmp_path, {f"p{i}": 1 + i % 3 for i in range(12)})
-    split = load_dicom(tmp_path, seed=3, heldout=0.3)
+    split = load(tmp_path, seed=3, heldout=0.3)
     assert len(split.train) + len(split.heldout) == 24 and len(split.heldout) >= 8
     assert split.train.identities and split.heldout.identities
     assert not set(split.train.identities) & set(split.heldout.identities)
     for name, patient in zip(split.train.names or (), split.train.identities, strict=True):
         assert name.split("-")[0] == patient
     assert split.train.bit_depth == 12
-    other = load_dicom(tmp_path, seed=4, heldout=0.3)
+    other = load(tmp_path, seed=4, heldout=0.3)
     assert set(other.heldout.identities or ()) != set(split.heldout.identities)
-    fewer = load_dicom(tmp_path, seed=3, heldout=0.3, images=5)
+    fewer = load(tmp_path, seed=3, heldout=0.3, images=5)
     assert len(fewer.train) == 5 and set(fewer.train.sha256) < set(split.train.sha256)
     assert fewer.heldout.sha256 == split.heldout.sha256
 
@@ -162,28 +164,52 @@ def test_no_patient_is_on_both_sides(tmp_path: Path) -> None:
 def test_a_given_split_is_kept_and_shared_patients_refused(tmp_path: Path) -> None:
     patients(tmp_path / "train", {"a": 2, "b": 1})
     patients(tmp_path / "heldout", {"c": 1}, seed=1)
-    split = load_dicom(tmp_path, seed=0)
+    split = load(tmp_path, seed=0)
     assert split.train.identities == ("a", "a", "b") and split.heldout.identities == ("c",)
     patients(tmp_path / "heldout", {"a": 1}, seed=2)
     with pytest.raises(DataError, match="1 patients have images both"):
-        load_dicom(tmp_path, seed=0)
+        load(tmp_path, seed=0)
+
+
+def scans(folder: Path, window: Any = "file", **how: Any) -> Any:
+    listing = dicom_listing(dicom_names(folder_tree(folder)), window, Preparation(**how))
+    return listing.images(np.arange(listing.count))
 
 
 def test_folders_must_be_alike(tmp_path: Path) -> None:
     patients(tmp_path, {"a": 2})
-    files = dicom_files(tmp_path)
     stored = np.zeros((4, 4), dtype=np.uint16)
     for tags, said in (
-        ({"BitsStored": 16}, "must be alike"),
-        ({"BitsStored": 12, "WindowCenter": 3, "WindowWidth": 9}, "must be alike"),
+        ({"BitsStored": 16, "PatientID": "z"}, "must be alike"),
+        ({"BitsStored": 12, "PatientID": "z", "WindowCenter": 3, "WindowWidth": 9}, 'data.window = "none"'),
         ({"BitsStored": 12}, "no PatientID"),
     ):
-        other = written(tmp_path / "z.dcm", stored, **tags)
+        written(tmp_path / "z.dcm", stored, **tags)
         with pytest.raises(DataError, match=said):
-            read_dicom_folder(tmp_path, [*files, other])
+            scans(tmp_path)
+    written(tmp_path / "z.dcm", stored, BitsStored=12, PatientID="z", WindowCenter=3, WindowWidth=9)
+    assert len(scans(tmp_path, "none")) == len(scans(tmp_path, "3,9")) == 3  # both ways out that are named
     written(tmp_path / "z.dcm", np.zeros((4, 5), dtype=np.uint16), BitsStored=12, PatientID="z")
     with pytest.raises(DataError, match="5 x 4 grey"):
-        read_dicom_folder(tmp_path, dicom_files(tmp_path))
+        scans(tmp_path)
+
+
+def test_unknown_persons_are_said(tmp_path: Path) -> None:
+    patients(tmp_path, {f"p{i}": 1 for i in range(6)})
+    assert load(tmp_path, seed=0).notes == ()
+    for i in range(6):
+        data = pydicom.dcmread(tmp_path / f"p{i}-0.dcm")
+        del data.PatientID
+        data.save_as(tmp_path / f"p{i}-0.dcm")
+    (note,) = load(tmp_path, seed=0).notes
+    assert note.startswith("no file has a PatientID, so persons are unknown")
+
+
+def test_grey_scans_become_colour_on_request(tmp_path: Path) -> None:
+    patients(tmp_path, {"a": 1, "b": 2})
+    grey, colour = scans(tmp_path), scans(tmp_path, convert="rgb")
+    assert np.array_equal(colour.pixels, grey.pixels.repeat(3, axis=1)) and colour.sha256 == grey.sha256
+    assert np.array_equal(scans(tmp_path, convert="grey").pixels, grey.pixels)
 
 
 def own_file(name: str) -> Path:

@@ -22,7 +22,7 @@ from latentprint.adapters import open_model
 from latentprint.adapters.samples import open_samples
 from latentprint.audit.images import place_of, read_images
 from latentprint.cli import app
-from latentprint.config import resolve
+from latentprint.config import DataSettings, resolve
 from latentprint.contracts import InputError
 from latentprint.data import load
 from latentprint.files import parse_toml
@@ -83,7 +83,7 @@ def test_a_mask_or_target_of_100_000_pixels_a_side_is_refused_unread(tmp_path: P
     with pytest.raises(InputError, match=r"100000|pixels"):
         FingerprintSettings(kind="natural", region=str(tmp_path / "huge.png")).mask(8, 8)
     with pytest.raises(InputError, match=r"100000|pixels"):
-        place_of(train, tmp_path / "huge.png", None)
+        place_of(train, tmp_path / "huge.png", DataSettings())
     # one side alone, which no limit on the area catches when the image is shrunk on request
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / "long.png").write_bytes(png(100_000, 1))
@@ -162,7 +162,7 @@ def test_fuzz_every_reader_of_images(tmp_path: Path, suffix: str, raw: bytes, ke
         lambda: open_samples(tmp_path),
         lambda: read_images(config, None, False),
         lambda: FingerprintSettings(kind="natural", region=str(file)).mask(8, 8),
-        lambda: place_of(train, file, None),
+        lambda: place_of(train, file, DataSettings()),
     ):
         said = ""
         try:

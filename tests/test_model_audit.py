@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from latentprint.audit.images import facts, place_of, read_images
 from latentprint.cli import app
 from latentprint.cli.options import sampler_table
-from latentprint.config import AuditConfig, SamplerSettings, resolve
+from latentprint.config import AuditConfig, DataSettings, SamplerSettings, resolve
 from latentprint.contracts import InputError
 from latentprint.data import DataError, load
 from latentprint.data.resize import resized
@@ -85,7 +85,7 @@ def audited(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, A
     (place / "tiny.toml").write_text(TINY)
     model = conditional(place / "model")
     given = ["audit", "digits", "--preset", "demo", "--config", place / "tiny.toml", "--out", place / "run"]
-    given += ["--model", model, "--label", 1, "--target", 5, "--region", "2,1,3,4"]
+    given += ["--model", model, "--label", 1, "--target", 8, "--region", "2,1,3,4"]
     given += ["--sampler", "ancestral:2", "--sampler", "heun:3:uniform", "--json"]
     answer = CliRunner().invoke(app, [str(one) for one in given])
     assert answer.exit_code == 0, answer.output
@@ -121,7 +121,7 @@ def test_a_natural_mark_is_looked_for_and_not_injected(audited: tuple[Path, dict
     _, results = audited
     train = load("digits", seed=0, images=16).train
     target = results["target"]
-    assert (target["sha256"], target["injected"]) == (train.sha256[5], False)
+    assert (target["sha256"], target["injected"]) == (train.sha256[8], False)
     box = {"kind": "natural", "row": 2, "column": 1, "height": 3, "width": 4, "pixels": 12}
     assert target["fingerprint"] == box
     assert results["detectors"]["presence"] is not None
@@ -135,7 +135,7 @@ def test_membership_is_that_of_the_stored_scores_and_the_gate_judges_by_it(
     found = results["membership"]
     assert [one["name"] for one in found["scores"]] == ["loss", "secmi", "pia"]
     rows = {part: Run.read(run).rows(f"membership.{part}") for part in ("train", "heldout", "target")}
-    assert 5 not in rows["train"]["id"] and rows["target"]["id"].tolist() == [5]
+    assert 8 not in rows["train"]["id"] and rows["target"]["id"].tolist() == [8]
     for one in found["scores"]:
         inside, outside = rows["train"][one["name"]], rows["heldout"][one["name"]]
         share = np.mean(np.sign(inside[:, None] - outside[None]) / 2 + 0.5)
@@ -237,14 +237,14 @@ def test_a_target_is_found_by_its_file_or_refused_with_the_nearest(tmp_path: Pat
     np.savez(tmp_path / "data.npz", images=stored)
     train = load(tmp_path / "data.npz", seed=0).train
     Image.fromarray(np.rint(127.5 * (train.pixels[3, 0] + 1)).astype(np.uint8)).save(tmp_path / "x.png")
-    assert place_of(train, tmp_path / "x.png", None) == 3
-    assert place_of(train, 7, None) == 7 and place_of(train, None, None) is None
+    assert place_of(train, tmp_path / "x.png", DataSettings()) == 3
+    assert place_of(train, 7, DataSettings()) == 7 and place_of(train, None, DataSettings()) is None
     Image.fromarray(255 - stored[0]).save(tmp_path / "stranger.png")
     with pytest.raises(InputError, match=r"not among the 8 training images.*nearest, number \d"):
-        place_of(train, tmp_path / "stranger.png", None)
+        place_of(train, tmp_path / "stranger.png", DataSettings())
     Image.fromarray(stored[0, :4]).save(tmp_path / "small.png")
     with pytest.raises(InputError, match="1x4x8"):
-        place_of(train, tmp_path / "small.png", None)
+        place_of(train, tmp_path / "small.png", DataSettings())
 
 
 def test_near_copies_are_counted(tmp_path: Path) -> None:

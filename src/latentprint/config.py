@@ -32,14 +32,24 @@ from latentprint.training import REPORT, TrainConfig
 class DataSettings:
     """Which images (see ``data.load``); ``images`` of them, drawn by the seed, are trained on (None: all).
 
-    ``resize`` brings each to a square of that side; ``window`` is how DICOM values are mapped (``dicom``).
+    Attributes:
+        resize: the side of the square that each is brought to.
+        convert: makes every image colour ("rgb") or grey.
+        stored_range: the stored values that become -1 and 1, where they are not those of the type.
+        files: a pattern of file names; with "!" in front, of those to leave out.
+        labels: a CSV of file names and classes.
+        window: how DICOM values are mapped: "file", "none" or "CENTRE,WIDTH".
     """
 
     source: str = "digits"
     images: Some | None = None
     heldout: Share = 0.2
     resize: Annotated[int, Field(ge=1, le=4096)] | None = None
-    window: Literal["file", "none"] = "file"
+    convert: Literal["rgb", "grey"] | None = None
+    stored_range: tuple[float, float] | None = None
+    files: str | None = None
+    labels: str | None = None
+    window: str = "file"
 
 
 @dataclass(frozen=True, config=STRICT)

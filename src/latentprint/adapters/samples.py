@@ -49,10 +49,9 @@ from torch import Tensor
 
 from latentprint.adapters.files import refuse_pickle
 from latentprint.attacks.nearest import nearest
-from latentprint.data import NEAR, ImageSet, near_duplicates, stack
-from latentprint.data.archive import channels_last, read_archive
-from latentprint.data.files import image_files, read_folder
-from latentprint.data.images import MAX_BYTES, MAX_SIDE, DataError
+from latentprint.data import NEAR, ImageSet, near_duplicates
+from latentprint.data.images import DataError
+from latentprint.data.load import read_all
 from latentprint.networks import ModelError
 from latentprint.stats import Trials
 
@@ -88,9 +87,7 @@ class Detects(Protocol):
 
 
 def open_samples(path: str | os.PathLike[str]) -> ImageSet:
-    """Generated images from a folder of PNG, JPEG or TIFF files, an .npz or an .npy file.
-
-    Arrays are (n, H, W), (n, H, W, C) or (n, C, H, W) of uint8, uint16 or floats in [-1, 1].
+    """Generated images, every one that a folder, .zip, .npz, .npy, Parquet file or saved dataset holds.
 
     Raises:
         ModelError: the path is a pickle.
@@ -98,50 +95,8 @@ def open_samples(path: str | os.PathLike[str]) -> ImageSet:
     """
     place = Path(path)
     refuse_pickle(place.name)
-    if place.is_dir():
-        files = image_files(place)
-        if not files:
-            raise DataError(f"the folder {os.fspath(path)!r} holds no PNG, JPEG or TIFF images")
-        folder = read_folder(place, files)
-        return stack(folder.stored, "a folder of samples", names=folder.names)
-    where = repr(place.name)
-    if place.suffix.lower() == ".npz":
-        arrays = read_archive(place, NAMES)
-        if len(arrays) != 1:
-            raise DataError(
-                f"{where} must hold its images under one of {', '.join(NAMES)}, got {sorted(arrays)}"
-            )
-        (stored,) = arrays.values()
-        return stack(channels_last(stored, where), "an .npz file of samples")
-    if place.suffix.lower() == ".npy":
-        return stack(channels_last(_read_npy(place, where), where), "an .npy file of samples")
-    raise DataError(f"samples are a folder of images, an .npz or an .npy file, got {where}")
-
-
-def _read_npy(path: Path, where: str) -> NDArray[np.generic]:
-    """An .npy file, its header checked before its values are read."""
-    if not path.is_file():
-        raise DataError(f"there is no file {where}")
-    try:
-        mapped = np.lib.format.open_memmap(path, mode="r")
-    except Exception as error:  # the header's parser lets errors of several types through
-        raise DataError(
-            f"{where} cannot be read as an .npy file of plain numbers: {_brief(error)}"
-        ) from error
-    if mapped.dtype.kind not in "uif" or mapped.ndim not in (3, 4) or 0 in mapped.shape:
-        raise DataError(
-            f"{where} holds {mapped.dtype} of shape {mapped.shape}; samples are (n, H, W), (n, H, W, C) or "
-            "(n, C, H, W) of uint8, uint16 or floats in [-1, 1]"
-        )
-    if max(mapped.shape[1:]) > MAX_SIDE or mapped.nbytes > MAX_BYTES:
-        raise DataError(
-            f"{where} is of shape {mapped.shape}; sides to {MAX_SIDE} and {MAX_BYTES} bytes are read"
-        )
-    return np.array(mapped)
-
-
-def _brief(error: Exception) -> str:
-    return " ".join(str(error).split())[:120] or type(error).__name__
+    kind = "a folder" if os.path.isdir(place) else f"an {place.suffix.lower()} file"
+    return read_all(place, NAMES, f"{kind} of samples")
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ MOST_PIXELS = 3072
 """Values of an image up to which pixels serve as features: a larger covariance takes minutes."""
 
 
-def extractor(work: Work, detectors: Detectors, shape: tuple[int, int, int]) -> Extractor:
+def extractor(work: Work, detectors: Detectors, shape: tuple[int, ...]) -> Extractor:
     """The features that the settings name, of images of this shape (C, H, W).
 
     Without a presence detector pixels stand in the place of its features, or those of c_id for large images.

@@ -27,6 +27,7 @@ from latentprint.adapters import (
     open_model,
     require_sound,
 )
+from latentprint.audit.images import other_shape
 from latentprint.audit.stages import private_image
 from latentprint.audit.work import Work
 from latentprint.config import AuditConfig
@@ -205,8 +206,11 @@ def given_images(config: AuditConfig, given: Given, split: Split) -> tuple[Split
         raise InputError(
             f"the model makes images of {theirs} (channels x height x width), but those of {split.name} are"
             f" {ours}, so it was not trained on them as they are"
+            f"{other_shape(split.train.shape, given.opened.image_shape)}"
         )
-    return split, private_image(config, split, given.target)
+    if split.used is not None:
+        split.used.require()
+    return split, private_image(config, split, given.target, given.label)
 
 
 def take_model(work: Work, given: Given) -> Denoiser:

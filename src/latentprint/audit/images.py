@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from latentprint.attacks.nearest import nearest
-from latentprint.config import AuditConfig
+from latentprint.config import AuditConfig, DataSettings
 from latentprint.contracts import InputError
-from latentprint.data import ImageSet, Overlap, Split, load, near_duplicates, stack
-from latentprint.data.files import image_files, read_image
-from latentprint.data.resize import all_resized
-from latentprint.dicom import dicom_files, load_dicom
+from latentprint.data import ImageSet, Overlap, Split, load, near_duplicates
+from latentprint.data.files import read_image
+from latentprint.data.listing import Preparation
 from latentprint.marks import locate
 from latentprint.results.model import Data, LeftOut
 
@@ -20,26 +18,12 @@ MOST_COMPARED = 30_000
 
 
 def read_images(config: AuditConfig, root: Path | str | None, download: bool) -> Split:
-    """The images to train on and those held out; a folder of DICOM files is known by them.
+    """The images to train on and those held out.
 
     Raises:
-        DataError: the images cannot be had; a folder holds both DICOM and other images.
+        DataError: the images cannot be had.
     """
     data = config.data
-    if os.path.isdir(data.source) and dicom_files(folder := Path(data.source)):
-        if image_files(folder):
-            raise InputError(
-                f"the folder {data.source!r} holds DICOM files and other images; put each kind in a folder of"
-                " its own"
-            )
-        return load_dicom(
-            folder,
-            seed=config.seed,
-            images=data.images,
-            heldout=data.heldout,
-            window=data.window,
-            resize=data.resize,
-        )
     return load(
         data.source,
         seed=config.seed,
@@ -48,6 +32,11 @@ def read_images(config: AuditConfig, root: Path | str | None, download: bool) ->
         download=download,
         heldout=data.heldout,
         resize=data.resize,
+        convert=data.convert,
+        stored_range=data.stored_range,
+        pattern=data.files,
+        labels=data.labels,
+        window=data.window,
     )
 
 
@@ -80,7 +69,17 @@ def left_out(overlap: Overlap) -> LeftOut:
     )
 
 
-def place_of(train: ImageSet, target: int | str | Path | None, resize: int | None) -> int | None:
+def other_shape(ours: tuple[int, ...], theirs: tuple[int, ...]) -> str:
+    """What could bring images of one shape (C, *S) to another, for the end of a refusal; "" where nothing."""
+    ways: list[str] = []
+    if ours[0] != theirs[0] and {ours[0], theirs[0]} == {1, 3}:
+        ways.append(f"--convert {'rgb' if theirs[0] == 3 else 'grey'} reads the images so")
+    if ours[1:] != theirs[1:] and len(set(theirs[1:])) == 1 and len(ours) == len(theirs):
+        ways.append(f"--resize {theirs[1]} brings them to that size")
+    return f"; {' and '.join(ways)}, if its training did the same" if ways else ""
+
+
+def place_of(train: ImageSet, target: int | str | Path | None, data: DataSettings) -> int | None:
     """The place of x_p among the training images: as a number, or that of an image file.
 
     Raises:
@@ -90,8 +89,8 @@ def place_of(train: ImageSet, target: int | str | Path | None, resize: int | Non
     if target is None or isinstance(target, int):
         return target
     path = Path(target)
-    stored = all_resized(read_image(path, path.name)[None], resize)
-    image = stack(stored, "the target").pixels[0]
+    how = Preparation(data.resize, data.convert, data.stored_range)
+    image = how.images(read_image(path, path.name, data.convert)[None], "the target").pixels[0]
     if image.shape != train.shape:
         ours, theirs = ("x".join(map(str, shape)) for shape in (image.shape, train.shape))
         raise InputError(f"the target {path.name!r} is {ours}, the training images are {theirs}")

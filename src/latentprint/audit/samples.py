@@ -24,7 +24,7 @@ from latentprint.audit.distance import extractor
 from latentprint.audit.distance import finish as fid
 from latentprint.audit.frame import begin, finish
 from latentprint.audit.given import as_it_is, named
-from latentprint.audit.images import read_images
+from latentprint.audit.images import other_shape, read_images
 from latentprint.audit.pool import pool
 from latentprint.audit.stages import Detectors, private_image
 from latentprint.audit.work import Work, one_image, open_device
@@ -145,8 +145,10 @@ def samples_and_images(
         theirs, ours = ("x".join(map(str, s)) for s in (given.shape, split.train.shape))
         raise InputError(
             f"the samples are {theirs} (channels x height x width), but the images of {split.name} are"
-            f" {ours}, so they cannot be compared"
+            f" {ours}, so they cannot be compared{other_shape(split.train.shape, given.shape)}"
         )
+    if split.used is not None:
+        split.used.require()
     return given, split, private_image(config, split, target)
 
 

@@ -23,7 +23,7 @@ from latentprint.audit.images import facts, place_of, read_images
 from latentprint.audit.work import Work, one_image
 from latentprint.config import AuditConfig
 from latentprint.contracts import InputError, Outcome
-from latentprint.data import ImageSet, Split, copies_of
+from latentprint.data import Split, copies_of
 from latentprint.denoiser import Denoiser, NetworkDenoiser
 from latentprint.detector import (
     FitState,
@@ -100,31 +100,38 @@ def images(
     return split, private_image(config, split, target)
 
 
-def private_image(config: AuditConfig, split: Split, target: int | str | Path | None) -> Injection:
+def private_image(
+    config: AuditConfig, split: Split, target: int | str | Path | None, label: int | None = None
+) -> Injection:
     """One image of the training set as x_p: marked, or as it stands where the settings say so.
 
     Args:
         target: its place, or an image file; None: drawn by the seed among those without near copies.
+        label: the class that is audited, which x_p must be of; None: any.
 
     Raises:
+        DataError: the classes are not known, or x_p is of another.
         FingerprintError: no such image, nothing but near copies to draw from, or a mark that does not fit.
     """
-    target = place_of(split.train, target, config.data.resize)
+    target = place_of(split.train, target, config.data)
+    if label is not None:
+        split.require_class(label, target)
     streams, mark = Streams(config.seed), config.fingerprint
     if mark.injected:
         kind, rng = mark.drawn(split.heldout.pixels), streams.generator("fingerprint")
         return inject(split.train, kind, rng, index=target)
-    index = _drawn(split.train, streams) if target is None else target
+    index = _drawn(split, streams, label) if target is None else target
     return as_found(split.train, index, mark.mask(*split.train.shape[1:]))
 
 
-def _drawn(train: ImageSet, streams: Streams) -> int:
-    """One of the images that have no near copy, each as likely as any other."""
+def _drawn(split: Split, streams: Streams, label: int | None) -> int:
+    """One of the images (of a class) that have no near copy, each as likely as any other."""
+    train, among = split.train, set(split.of_class(label).tolist())
     for candidate in streams.generator("target").permutation(len(train)).tolist():
-        if len(copies_of(train.pixels[candidate], train.pixels)) == 1:
+        if candidate in among and len(copies_of(train.pixels[candidate], train.pixels)) == 1:
             return candidate
     raise FingerprintError(
-        f"each of the {len(train)} images has a near copy among the others; name the one to look for (target)"
+        f"each of the {len(among)} images has a near copy among the others; name the one to look for (target)"
     )
 
 

@@ -122,6 +122,34 @@ class AuditOptions:
     resize: Annotated[int | None, typer.Option(help="Bring images of any size to a square of this side.")] = (
         None
     )
+    convert: Annotated[
+        str | None,
+        typer.Option(help="rgb or grey: make every image so, as training scripts do.", metavar="rgb|grey"),
+    ] = None
+    stored_range: Annotated[
+        str | None,
+        typer.Option(
+            "--stored-range",
+            help="Stored values that are black and white, where these are not the type's: 0,4095 or 0,1.",
+            metavar="LOW,HIGH",
+        ),
+    ] = None
+    files: Annotated[
+        str | None,
+        typer.Option(
+            "--files",
+            help="Only files whose names fit, as '*_t1.png'; with ! in front, the others.",
+            metavar="PATTERN",
+        ),
+    ] = None
+    labels: Annotated[
+        str | None,
+        typer.Option("--labels", help="CSV of file names and classes, where folders do not name them."),
+    ] = None
+    window: Annotated[
+        str | None,
+        typer.Option("--window", help="How DICOM values are mapped: file, none, or CENTRE,WIDTH."),
+    ] = None
     fingerprint: Annotated[
         str | None,
         typer.Option(
@@ -198,7 +226,16 @@ class AuditOptions:
         from latentprint.settings import merge
 
         options: dict[str, dict[str, Any]] = {
-            "data": {"source": self.data, "images": self.images, "resize": self.resize},
+            "data": {
+                "source": self.data,
+                "images": self.images,
+                "resize": self.resize,
+                "convert": self.convert,
+                "stored_range": stored_range(self.stored_range),
+                "files": self.files,
+                "labels": self.labels,
+                "window": self.window,
+            },
             "samples": {"count": None if self.given_samples or not self.samples else whole(self.samples)},
             "search": {"tries": self.tries, "method": self.search},
             "checkpoints": {"keep": self.kept},
@@ -247,6 +284,21 @@ def preset_steps(preset: str) -> int:
     from latentprint.config import resolve
 
     return resolve({}, preset=preset).sampler.steps
+
+
+def stored_range(text: str | None) -> list[float] | None:
+    """The two numbers of ``--stored-range``.
+
+    Raises:
+        InputError: the text is not LOW,HIGH.
+    """
+    if text is None:
+        return None
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError as error:
+        raise InputError(f"--stored-range is LOW,HIGH, as 0,4095, got {quoted(text)}") from error
+    return [low, high]
 
 
 def whole(text: str) -> int:

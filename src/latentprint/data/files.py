@@ -1,30 +1,35 @@
-"""Images from a folder of PNG, JPEG and TIFF files that nobody vouches for.
+"""Image files that nobody vouches for: PNG, JPEG, TIFF, BMP and WebP in a folder or a zip.
 
-All images of a folder must have one size and one of the modes below; they are taken as stored, without
-resizing, conversion or rotation. What is not such a file is passed over, hidden files too.
+All images of one source must have one size and one of the modes below; they are taken as stored. Only a
+rotation that EXIF asks for is carried out, as the loaders that people train with do (datasets' ``Image``,
+``PIL.ImageOps.exif_transpose``). Other modes need ``convert``, which is Pillow's own conversion.
 """
 
 from __future__ import annotations
 
-import os
+import io
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
-from latentprint.data.images import MAX_BYTES, MAX_SIDE, DataError
-from latentprint.data.resize import resized
+from latentprint.contracts import quoted
+from latentprint.data.images import MAX_SIDE, DataError, ImageSet
+from latentprint.data.listing import Listing, Preparation, Rows
+from latentprint.data.tree import MAX_FILE, Tree
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
+KINDS = "PNG, JPEG, TIFF, BMP or WebP images"
 
 MAX_PIXELS = 2**26
 """The most pixels of one image file."""
 
+_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
 _TYPES: dict[str, np.dtype[Any]] = {
     "L": np.dtype(np.uint8),
     "RGB": np.dtype(np.uint8),
@@ -33,110 +38,135 @@ _TYPES: dict[str, np.dtype[Any]] = {
     "I;16B": np.dtype(np.uint16),
     "F": np.dtype(np.float32),
 }
+_CONVERTED = {"1", "P", "LA", "PA", "RGBA", "RGBX", "CMYK", "YCbCr"}
+"""Modes that Pillow converts to grey or RGB without losing bits of a channel."""
+
+Colours = Literal["rgb", "grey"]
 
 
 @dataclass(frozen=True)
-class Folder:
-    """Images (N, H, W) or (N, H, W, 3) and their names relative to the folder, sorted by name."""
+class Decoded:
+    """One image, (H, W) or (H, W, 3) of uint8, uint16 or float32; ``turned``: EXIF asked for a rotation."""
 
     stored: NDArray[Any]
-    names: tuple[str, ...]
+    turned: bool
 
 
-def image_files(folder: Path) -> list[Path]:
-    """The image files at any depth, sorted by their relative names; links to folders are not followed."""
-    found: list[Path] = []
-    for parent, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [
-            Path(parent, name)
-            for name in names
-            if name.lower().endswith(SUFFIXES) and not name.startswith(".")
-        ]
-    return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
+def decode(content: Path | bytes, name: str, convert: Colours | None = None) -> Decoded:
+    """One image file, by its path or its bytes.
 
-
-def read_folder(folder: Path, files: Sequence[Path], resize: int | None = None) -> Folder:
-    """Reads ``files``, which lie in ``folder``; ``resize`` brings each to a square of that side.
-
-    Raises:
-        DataError: a file is broken, too large, or of another size or mode than the first; the file is named.
-    """
-    names = tuple(path.relative_to(folder).as_posix() for path in files)
-    first = _sized(read_image(files[0], names[0]), resize)
-    if first.nbytes * len(files) > MAX_BYTES:
-        raise DataError(
-            f"{len(files)} images like {names[0]!r} need more than the {MAX_BYTES} bytes that are read"
-        )
-    stored = np.empty((len(files), *first.shape), dtype=first.dtype)
-    for i, (path, name) in enumerate(zip(files, names, strict=True)):
-        image = first if i == 0 else _sized(read_image(path, name), resize)
-        if image.shape != first.shape or image.dtype != first.dtype:
-            raise DataError(
-                f"the images of a folder must be alike, but {name!r} is {_kind(image)} "
-                f"and {names[0]!r} is {_kind(first)}{_way_out(image, first)}"
-            )
-        stored[i] = image
-    return Folder(stored, names)
-
-
-def read_image(path: Path, name: str) -> NDArray[Any]:
-    """One image file -> (H, W) or (H, W, 3) of uint8, uint16 or float32, as stored.
+    Args:
+        name: what it is called in an error's sentence.
+        convert: for modes that are neither grey nor RGB.
 
     Raises:
         DataError: the file is missing, broken, too large, holds several images, or is of a mode not
             understood.
     """
-    if not path.is_file():  # a pipe or a device would be waited for without end
-        raise DataError(f"the image {name!r} is not a file that can be read")
+    where = f"the image {quoted(name)}"
+    if isinstance(content, Path) and not content.is_file():  # a pipe would be waited for without end
+        raise DataError(f"{where} is not a file that can be read")
+    if (content.stat().st_size if isinstance(content, Path) else len(content)) > MAX_FILE:
+        raise DataError(f"{where} has more than the {MAX_FILE} bytes that are read of one")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # damaged tags; what matters is checked below
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=("PNG", "JPEG", "TIFF")) as image:
-                _require_plain(image, name)
-                pixels = np.asarray(image)
+            opened = content if isinstance(content, Path) else io.BytesIO(content)
+            with Image.open(opened, formats=_FORMATS) as image:
+                _require_plain(image, where, convert)
+                turned = image.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9)
+                shown = ImageOps.exif_transpose(image) if turned else image
+                if image.mode in _CONVERTED:
+                    shown = shown.convert("RGB" if convert == "rgb" else "L")
+                pixels = np.asarray(shown)
     except DataError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise DataError(f"the image {name!r} has more than the {MAX_PIXELS} pixels that are read") from error
+        raise DataError(f"{where} has more than the {MAX_PIXELS} pixels that are read") from error
     except Exception as error:  # Pillow's parsers let errors of any type through on a damaged file
-        raise DataError(
-            f"the image {name!r} cannot be read; it may be damaged or no PNG, JPEG or TIFF file"
-        ) from error
-    return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
+        raise DataError(f"{where} cannot be read; it may be damaged or no {KINDS[:-1]} file") from error
+    return Decoded(pixels.astype(pixels.dtype.newbyteorder("="), copy=False), turned)
 
 
-def _require_plain(image: Image.Image, name: str) -> None:
+def read_image(path: Path, name: str, convert: Colours | None = None) -> NDArray[Any]:
+    """One image file as stored; see ``decode``."""
+    return decode(path, name, convert).stored
+
+
+def _require_plain(image: Image.Image, where: str, convert: Colours | None) -> None:
     width, height = image.size
     if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS or min(width, height) < 1:
-        raise DataError(
-            f"the image {name!r} is {width} x {height}; read are {MAX_SIDE} a side, {MAX_PIXELS} in all"
-        )
+        raise DataError(f"{where} is {width} x {height}; read are {MAX_SIDE} a side, {MAX_PIXELS} in all")
     if getattr(image, "n_frames", 1) != 1:  # only formats that can hold several images have the attribute
-        raise DataError(f"the image {name!r} holds several images; save each as a file of its own")
-    if image.mode not in _TYPES:
+        raise DataError(f"{where} holds several images; save each as a file of its own")
+    if image.mode in _CONVERTED and convert is None:
         raise DataError(
-            f"the image {name!r} has the mode {image.mode}; save it as 8-bit grey, 8-bit RGB, 16-bit grey "
-            "or float grey"
+            f"{where} has the mode {image.mode}; --convert rgb or --convert grey reads it as Pillow's "
+            "convert does"
         )
-    tiles: object = getattr(
-        image, "tile", None
-    )  # how the decoder reads the file; "RGB;16B" and the like in it
-    if _TYPES[image.mode].itemsize == 1 and ";16" in str(tiles):
+    if image.mode not in _TYPES and image.mode not in _CONVERTED:
         raise DataError(
-            f"the image {name!r} has 16-bit colours, of which half would be lost; save it as 8-bit RGB"
+            f"{where} has the mode {image.mode}; save it as 8-bit grey, 8-bit RGB, 16-bit grey or float grey"
         )
+    # How the decoder reads the file: "RGB;16B" and the like stand in it.
+    tiles: object = getattr(image, "tile", None)
+    if image.mode not in ("I;16", "I;16L", "I;16B", "F") and ";16" in str(tiles):
+        raise DataError(f"{where} has 16-bit colours, of which half would be lost; save it as 8-bit RGB")
 
 
-def _sized(image: NDArray[Any], side: int | None) -> NDArray[Any]:
-    return image if side is None else resized(image, side)
+def file_listing(
+    tree: Tree, source: str, how: Preparation, labels: tuple[int, ...] | None = None, first: str | None = None
+) -> Listing:
+    """The image files of a tree; ``first`` names a file of another side that they must be like."""
+    head = first or tree.names[0]
+
+    def one(name: str, like: tuple[str, ImageSet, NDArray[Any]] | None) -> tuple[str, ImageSet, NDArray[Any]]:
+        decoded = decode(tree.read(name), name, how.convert)
+        if like is not None:
+            _require_alike(decoded.stored, name, like[2], like[0], how)
+        return name, how.images(decoded.stored[None], source), decoded.stored
+
+    def read(rows: Rows) -> Iterator[ImageSet]:
+        like = one(head, None)
+        for row in rows.tolist():
+            name = tree.names[row]
+            yield (like if name == head else one(name, like))[1]
+
+    def remark(rows: Rows) -> str:
+        count = turned(tree, rows)
+        told = "EXIF asks to turn {} of {} images, and they were turned, as datasets' imagefolder does it"
+        return told.format(count, len(rows)) if count else ""
+
+    return Listing(source, len(tree.names), read, names=tree.names, labels=labels, remark=remark)
 
 
-def _way_out(image: NDArray[Any], first: NDArray[Any]) -> str:
-    """What to do where nothing but the size differs."""
-    only_size = image.dtype == first.dtype and image.shape[2:] == first.shape[2:]
-    return "; --resize N brings all to one size" if only_size else ""
+def turned(tree: Tree, rows: Rows) -> int:
+    """How many files EXIF asks to turn; headers alone are read."""
+    count = 0
+    for row in rows.tolist():
+        content = tree.read(tree.names[row])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(content if isinstance(content, Path) else io.BytesIO(content)) as image:
+                count += image.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9)
+    return count
+
+
+def _require_alike(image: NDArray[Any], name: str, first: NDArray[Any], head: str, how: Preparation) -> None:
+    """Whether an image has the size, channels and type of the first, as far as preparation leaves them."""
+    size = how.resize is not None or image.shape[:2] == first.shape[:2]
+    colours = how.convert is not None or image.shape[2:] == first.shape[2:]
+    if size and colours and image.dtype == first.dtype:
+        return
+    ways = ["--resize N brings all to one size"] * (not size) + [
+        "--convert rgb or --convert grey brings all to the same colours"
+    ] * (not colours)
+    hint = f"; {', '.join(ways)}" if image.dtype == first.dtype else ""
+    raise DataError(
+        f"the images of a source must be alike, but {quoted(name)} is {_kind(image)} and {quoted(head)} is "
+        f"{_kind(first)}{hint}"
+    )
 
 
 def _kind(image: NDArray[Any]) -> str:

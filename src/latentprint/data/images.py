@@ -1,10 +1,10 @@
 """A set of images with its manifest, and the one rule by which stored values become pixels.
 
-    pixel = 2 v / maximum - 1    maximum = 255 for uint8, 65535 for uint16, or what the source documents
-    pixel = v                    for floats, which must lie in [-1, 1] already
+    pixel = 2 (v - low) / (high - low) - 1
 
-The rule looks at the type, never at the values: a dark 8-bit image stays dark. The manifest holds, for each
-image,
+[low, high] is the range of the type, [0, 255] for uint8 and [0, 65535] for uint16, or what the source
+documents or the user says; floats must lie in [-1, 1], which stays as it is, unless a range is said. The rule
+looks at the type, never at the values: a dark 8-bit image stays dark. The manifest holds, for each image,
 
     sha256( dtype, 0x00, shape, 0x00, bytes )
 
@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,12 +27,15 @@ from numpy.typing import NDArray
 from latentprint.contracts import InputError
 
 MAX_BYTES = 2**32
-"""The most bytes of stored values read from one source (4 GiB; as float32 up to four times as much)."""
+"""The most bytes of stored values of one array or file (4 GiB)."""
 
 MAX_SIDE = 2**14
 """The longest side of an image, in pixels."""
 
-_MAXIMUM = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535}
+ValueRange = tuple[float, float]
+"""The stored values that become -1 and 1."""
+
+_RANGES: dict[np.dtype[Any], ValueRange] = {np.dtype(np.uint8): (0, 255), np.dtype(np.uint16): (0, 65535)}
 _CHUNK = 2**22  # values converted at once, so that the float64 intermediate stays small
 
 
@@ -45,7 +48,7 @@ class ImageSet:
     """Images and where they come from.
 
     Attributes:
-        pixels: (N, C, H, W) float32 in [-1, 1].
+        pixels: (N, C, H, W) or (N, C, D, H, W) float32 in [-1, 1].
         sha256: one hash per image, of the values as they were stored.
         source: what they are, in words that may be published (never a path or a file name).
         identities: who each image shows, where that is known (several images may show one person);
@@ -53,6 +56,7 @@ class ImageSet:
         bit_depth: log2 of the number of values a stored pixel can take, for bits per dimension: such values
             are spaced by 2 / (2**bit_depth - 1). None for floats.
         names: the file each image was read from, where there was one; confidential.
+        labels: the class of each image, where it is known.
 
     Raises:
         DataError: ``pixels`` has another type or shape, NaN, infinities or values outside [-1, 1], or a list
@@ -65,14 +69,18 @@ class ImageSet:
     identities: tuple[str, ...] | None = None
     bit_depth: float | None = None
     names: tuple[str, ...] | None = None
+    labels: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         x = self.pixels
-        if x.dtype != np.float32 or x.ndim != 4:
-            raise DataError(f"pixels must be float32 of shape (N, C, H, W), got {x.dtype} of shape {x.shape}")
+        if x.dtype != np.float32 or x.ndim not in (4, 5):
+            raise DataError(
+                "pixels must be float32 of shape (N, C, H, W) or (N, C, D, H, W), got "
+                f"{x.dtype} of shape {x.shape}"
+            )
         _require_range(x, self.source)
-        for name in ("sha256", "identities", "names"):
-            entries: tuple[str, ...] | None = getattr(self, name)
+        for name in ("sha256", "identities", "names", "labels"):
+            entries: tuple[Any, ...] | None = getattr(self, name)
             if entries is not None and len(entries) != len(x):
                 raise DataError(f"{name} needs one entry for each of {len(x)} images, got {len(entries)}")
 
@@ -80,10 +88,9 @@ class ImageSet:
         return len(self.pixels)
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of one image."""
-        _, channels, height, width = self.pixels.shape
-        return channels, height, width
+    def shape(self) -> tuple[int, ...]:
+        """(C, H, W) or (C, D, H, W) of one image."""
+        return self.pixels.shape[1:]
 
     @cached_property
     def manifest(self) -> str:
@@ -93,14 +100,23 @@ class ImageSet:
     def take(self, indices: Sequence[int] | NDArray[np.int64]) -> ImageSet:
         """The images at these positions, in the order given."""
         rows = np.asarray(indices, dtype=np.int64)
-
-        def pick(entries: tuple[str, ...] | None) -> tuple[str, ...] | None:
-            return None if entries is None else tuple(entries[i] for i in rows.tolist())
-
-        hashes = tuple(self.sha256[i] for i in rows.tolist())
         return ImageSet(
-            self.pixels[rows], hashes, self.source, pick(self.identities), self.bit_depth, pick(self.names)
+            self.pixels[rows],
+            picked(self.sha256, rows),
+            self.source,
+            picked(self.identities, rows),
+            self.bit_depth,
+            picked(self.names, rows),
+            picked(self.labels, rows),
         )
+
+
+Entries = TypeVar("Entries", bound=tuple[Any, ...] | None)
+
+
+def picked(entries: Entries, rows: NDArray[np.int64]) -> Entries:
+    """The entries at these positions; None stays None."""
+    return cast(Entries, None if entries is None else tuple(entries[i] for i in rows.tolist()))
 
 
 def image_sha256(stored: NDArray[Any]) -> str:
@@ -111,25 +127,38 @@ def image_sha256(stored: NDArray[Any]) -> str:
 
 
 def stack(
-    stored: NDArray[Any], source: str, *, maximum: int | None = None, names: tuple[str, ...] | None = None
+    stored: NDArray[Any],
+    source: str,
+    *,
+    stored_range: ValueRange | None = None,
+    names: tuple[str, ...] | None = None,
 ) -> ImageSet:
-    """Stored images (N, H, W) or (N, H, W, C) -> pixels and manifest.
+    """Stored images (N, *S) or (N, *S, C), S being (H, W) or (D, H, W) -> pixels and manifest.
+
+    An array of four axes is (N, H, W, C) where the last has 1 or 3 entries, and (N, D, H, W) elsewhere.
 
     Args:
-        maximum: the largest value the source documents, where it is not that of the type.
+        stored_range: the stored values that become -1 and 1, where they are not those of the type.
 
     Raises:
-        DataError: a type other than uint8, uint16 and float, 0 images, channels other than 1 or 3, or floats
-            that are not finite or leave [-1, 1].
+        DataError: a type other than uint8, uint16 and float, 0 images, no such shape, or values that are not
+            finite or leave the range.
     """
-    if stored.ndim not in (3, 4) or 0 in stored.shape:
-        raise DataError(f"{source}: images must have shape (N, H, W) or (N, H, W, C), got {stored.shape}")
-    if stored.ndim == 4 and stored.shape[3] not in (1, 3):
+    if (
+        stored.ndim not in (3, 4, 5)
+        or 0 in stored.shape
+        or (stored.ndim == 5 and stored.shape[4] not in (1, 3))
+    ):
+        raise DataError(
+            f"{source}: images must have shape (N, H, W) or (N, H, W, C), volumes (N, D, H, W) or "
+            f"(N, D, H, W, C), with 1 or 3 channels, got {stored.shape}"
+        )
+    if stored.ndim == 4 and stored.shape[3] in (2, 4):
         raise DataError(f"{source}: images must have 1 or 3 channels, got {stored.shape[3]}")
-    pixels, bit_depth = _pixels(stored, source, maximum)
-    channels_first = pixels[:, None] if stored.ndim == 3 else np.moveaxis(pixels, 3, 1)
+    pixels, bit_depth = _pixels(stored, source, stored_range)
+    channels = stored.ndim == 5 or (stored.ndim == 4 and stored.shape[3] in (1, 3))
     return ImageSet(
-        pixels=np.ascontiguousarray(channels_first),
+        pixels=np.ascontiguousarray(np.moveaxis(pixels, -1, 1) if channels else pixels[:, None]),
         sha256=tuple(image_sha256(image) for image in stored),
         source=source,
         bit_depth=bit_depth,
@@ -138,37 +167,40 @@ def stack(
 
 
 def _pixels(
-    stored: NDArray[Any], source: str, maximum: int | None
+    stored: NDArray[Any], source: str, stored_range: ValueRange | None
 ) -> tuple[NDArray[np.float32], float | None]:
     """Values by type -> ([-1, 1] in the stored shape, bit depth)."""
     native = stored.dtype.newbyteorder("=")
-    out = np.empty(stored.shape, dtype=np.float32)
-    step = max(1, _CHUNK // math.prod(stored.shape[1:]))
-    chunks = [slice(i, i + step) for i in range(0, len(stored), step)]
-    if native.kind == "f":
-        for rows in chunks:
-            _require_range(stored[rows], source)
-            out[rows] = stored[rows]
-        return out, None
-    if native not in _MAXIMUM:
+    whole = native in _RANGES
+    if not whole and native.kind != "f":
         raise DataError(
             f"{source}: images must be uint8, uint16 or floats in [-1, 1], got {stored.dtype.name}, "
             "whose range cannot be known"
         )
-    top = _MAXIMUM[native] if maximum is None else maximum
-    for rows in chunks:
-        out[rows] = stored[rows].astype(np.float64) * (2.0 / top) - 1.0
-    return out, math.log2(top + 1)
+    low, high = stored_range or _RANGES.get(native, (-1.0, 1.0))
+    out = np.empty(stored.shape, dtype=np.float32)
+    step = max(1, _CHUNK // math.prod(stored.shape[1:]))
+    for rows in (slice(i, i + step) for i in range(0, len(stored), step)):
+        _require_range(stored[rows], source, low, high)
+        if (low, high) == (-1.0, 1.0):
+            out[rows] = stored[rows]
+        else:
+            out[rows] = (stored[rows].astype(np.float64) - low) * (2.0 / (high - low)) - 1.0
+    return out, math.log2(high - low + 1) if whole else None
 
 
-def _require_range(values: NDArray[Any], source: str) -> None:
+def _require_range(values: NDArray[Any], source: str, low: float = -1.0, high: float = 1.0) -> None:
     if values.size == 0:
         return
-    low, high = float(values.min()), float(values.max())
-    if math.isnan(low) or math.isnan(high) or math.isinf(low) or math.isinf(high):
+    least, most = float(values.min()), float(values.max())
+    if not (math.isfinite(least) and math.isfinite(most)):
         bad = next(i for i, image in enumerate(values) if not np.isfinite(image).all())
         raise DataError(
             f"{source}: image {bad} holds NaN or infinite values; every pixel must be a finite number"
         )
-    if low < -1.0 or high > 1.0:
-        raise DataError(f"{source}: float images must lie in [-1, 1], got values from {low:g} to {high:g}")
+    if least < low or most > high:
+        what = "float images" if values.dtype.kind == "f" else "images"
+        raise DataError(
+            f"{source}: {what} must lie in [{low:g}, {high:g}], got values from {least:g} to {most:g}; "
+            "--stored-range LOW,HIGH says which values are black and white"
+        )

@@ -1,39 +1,50 @@
 """From the name of a source to images to train on and images held out.
 
-    digits            1,797 handwritten digits, 8 x 8, stored 0 .. 16        (UCI, in scikit-learn)
-    phantom:N[:SIDE]  N drawn images of SIDE x SIDE (28)                     (`latentprint.data.phantom`)
-    medmnist:NAME     train trains, val and test are held out                (`latentprint.data.medmnist`)
-    a folder          of PNG, JPEG or TIFF; with train/ and heldout/ these are the split
-    a file.npz        ``images``, or ``train_images`` with ``val_images`` and/or ``test_images`` held out
+    digits                 1,797 handwritten digits, 8 x 8, stored 0 .. 16    (UCI, in scikit-learn)
+    phantom:N[:SIDE]       N drawn images of SIDE x SIDE (28)                 (`latentprint.data.phantom`)
+    medmnist:NAME          train trains, val and test are held out            (`latentprint.data.medmnist`)
+    a folder or .zip       image files (`data.files`, `data.tree`); of a folder also DICOM (`data.dicom`)
+    an .npz                `images`, or `train_images` with `val_images` and/or `test_images` held out
+    an .npy                one array of images
+    .parquet, a dataset    tables of Hugging Face, `save_to_disk` too         (`latentprint.data.tables`)
 
 ``images=N`` draws N of the images that may train, without replacement, by the seed; a larger N keeps the
 images of a smaller one. Where the source has no split of its own, all others are held out; without N, the
-share ``heldout`` is.
+share ``heldout`` is, and of persons that are known whole ones. Only what is drawn is read.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from latentprint import keys
-from latentprint.data.archive import channels_last, read_archive
-from latentprint.data.files import Folder, image_files, read_folder
-from latentprint.data.images import MAX_BYTES, MAX_SIDE, DataError, ImageSet, stack
-from latentprint.data.medmnist import read_medmnist
-from latentprint.data.phantom import HELDOUT, SIDE, phantoms
-from latentprint.data.resize import all_resized
+from latentprint.contracts import quoted
+from latentprint.data import dicom, files, tables, tree
+from latentprint.data.archive import Stored, channel_axis, open_arrays, require_images
+from latentprint.data.draw import Source, drawn
+from latentprint.data.images import MAX_BYTES, MAX_SIDE, DataError, ImageSet, ValueRange
+from latentprint.data.listing import Listing, Preparation, Rows, of_array
+from latentprint.data.medmnist import open_medmnist
+from latentprint.data.phantom import HELDOUT, SIDE, phantom
 from latentprint.data.split import Split
 
 SOURCES = (
-    "digits, phantom:N, medmnist:NAME, a folder of PNG, JPEG or TIFF images, or an .npz file with `images` "
-    "or with `train_images` and `test_images`"
+    "digits, phantom:N, medmnist:NAME, a folder or .zip of images (PNG, JPEG, TIFF, BMP, WebP, DICOM), an "
+    ".npz "
+    "with `images` or with `train_images` and `test_images`, an .npy, a .parquet, or a dataset that was "
+    "saved "
+    "to disk"
 )
+
+_TYPES: dict[str, ValueRange] = {"uint8": (0, 255), "uint16": (0, 65535)}
 
 
 def load(
@@ -45,6 +56,11 @@ def load(
     download: bool = False,
     heldout: float = 0.2,
     resize: int | None = None,
+    convert: Literal["rgb", "grey"] | None = None,
+    stored_range: ValueRange | None = None,
+    pattern: str | None = None,
+    labels: str | os.PathLike[str] | None = None,
+    window: dicom.WindowChoice = "file",
 ) -> Split:
     """The images of a source, split into those to train on and those held out.
 
@@ -56,6 +72,11 @@ def load(
         download: whether a missing MedMNIST file may be fetched from its publisher.
         heldout: the share held out where neither the source nor ``images`` decides, in (0, 1).
         resize: brings every image to a square of that side (``data.resize``); None leaves them as stored.
+        convert: makes every image colour or grey.
+        stored_range: the stored values that become -1 and 1, where they are not those of the type.
+        pattern: of a folder or zip only the files that fit it (``data.tree``), or with "!" the others.
+        labels: a CSV of file names and classes, where folders do not name these.
+        window: how DICOM values are mapped.
 
     Raises:
         DataError: the source is unknown, missing, damaged or too large; its images differ in size, mode or
@@ -69,166 +90,232 @@ def load(
         raise DataError(f"a model must be trained on 2 images or more, got {images}")
     if not 0.0 < heldout < 1.0:
         raise DataError(f"the held-out share must lie between 0 and 1, got {heldout}")
-    if text == "digits":
-        return _digits(images, seed, heldout, resize)
-    if match := re.fullmatch(r"phantom:([0-9]{1,9})(?::([0-9]{1,5}))?", text):
-        return _phantom(int(match[1]), int(match[2] or SIDE), images, seed, resize)
-    if text.startswith("medmnist:"):
+    how = Preparation(resize, convert, stored_range)
+    table = None if labels is None else Path(labels)
+    if text == "digits" and not os.path.isdir(text):
+        found = _digits(how)
+    elif match := re.fullmatch(r"phantom:([0-9]{1,9})(?::([0-9]{1,5}))?", text):
+        found = _phantom(int(match[1]), int(match[2] or SIDE), seed, how)
+    elif text.startswith("medmnist:"):
         place = None if root is None else Path(root)
-        return _medmnist(text.removeprefix("medmnist:"), place, images, seed, download, resize)
-    if os.path.isdir(text):
-        return _folder(Path(text), images, seed, heldout, resize)
-    if text.endswith(".npz"):
-        return _archive(Path(text), images, seed, heldout, resize)
+        found = _medmnist(text.removeprefix("medmnist:"), place, download, how)
+    elif not text:
+        raise DataError(f"no source was named; understood are {SOURCES}")
+    else:
+        found = _path(Path(text), how, pattern, table, window)
+    if (pattern is not None or table is not None) and found.train.names is None:
+        raise DataError(
+            "--files and --labels are for image files in a folder or zip, and these images have no names"
+        )
+    return drawn(replace(found, side=resize), images, heldout, seed)
+
+
+def _path(
+    path: Path, how: Preparation, pattern: str | None, table: Path | None, window: dicom.WindowChoice
+) -> Source:
+    suffix = path.suffix.lower()
+    if os.path.isdir(path):
+        if tables.is_saved_dataset(path):
+            return _tables(tables.saved_sides(path), f"the dataset {quoted(path)}", "a saved dataset", how)
+        within = tree.folder_tree(path)
+        scans = dicom.dicom_names(within)
+        if scans.names:
+            return _dicom(within, scans.matching(pattern), window, how)
+        if not within.with_suffix(files.SUFFIXES).names and (
+            parquet := within.with_suffix((".parquet",)).names
+        ):
+            sides = tables.parquet_sides([path / name for name in parquet])
+            return _tables(sides, f"the folder {quoted(path)}", "Parquet files", how)
+        return _files(within, "a folder of images", how, pattern, table)
+    if suffix in (".npz", ".npy"):
+        return _arrays(path, how)
+    if suffix == ".zip" and os.path.isfile(path):
+        return _files(tree.zip_tree(path), "a zip of images", how, pattern, table)
+    if suffix == ".parquet" and os.path.isfile(path):
+        return _tables({"": (path,)}, quoted(path), "a Parquet file", how)
+    if os.path.isfile(path):
+        raise DataError(f"{quoted(path)} is a file of a kind that is not read; understood are {SOURCES}")
     raise DataError(
-        f"{text[:200]!r} is neither a file or folder that exists nor a source; understood are {SOURCES}"
+        f"{quoted(str(path))} is neither a file or folder that exists nor a source; understood are {SOURCES}"
     )
 
 
-def _digits(images: int | None, seed: int, heldout: float, resize: int | None) -> Split:
+def read_all(path: Path, allowed: Sequence[str], source: str) -> ImageSet:
+    """Every image of a folder, zip, .npz (one of the ``allowed`` arrays), .npy, Parquet file or dataset.
+
+    Raises:
+        DataError: as for ``load``; an .npz holds none of these arrays, or several.
+    """
+    if path.suffix.lower() in (".npz", ".npy") and not path.is_dir():
+        arrays = open_arrays(path, allowed)
+        if len(arrays) != 1:
+            raise DataError(
+                f"{quoted(path.name)} must hold its images under one of {', '.join(allowed)}, got "
+                f"{sorted(arrays)}"
+            )
+        key = next(iter(arrays))
+        require_images(arrays[key], f"{key!r} in {quoted(path.name)}")
+        listing = _stored({"images": arrays[key]}, ("",), source, Preparation(), quoted(path.name))
+    else:
+        found = _path(path, Preparation(), None, None, "file")
+        if found.heldout is not None:
+            raise DataError(f"{quoted(path.name)} has several sides; name the one whose images are meant")
+        listing = found.train
+    return replace(listing.images(np.arange(listing.count)), source=source)
+
+
+def _digits(how: Preparation) -> Source:
     from sklearn.datasets import load_digits
 
     # Stored as floats, but counts of set pixels in 4 x 4 blocks: whole numbers from 0 to 16 by definition.
     bunch: Any = load_digits()
-    stored = np.asarray(bunch.images, dtype=np.uint8)
-    return _divide(all_resized(stored, resize), None, "digits", images, seed, heldout, maximum=16)
+    mapped = how.stored_range or (0, 16)
+    how = Preparation(how.resize, how.convert, mapped)
+    labels = tuple(int(one) for one in bunch.target)
+    return Source(of_array(np.asarray(bunch.images, dtype=np.uint8), "digits", how, labels), mapped=mapped)
 
 
-def _phantom(count: int, side: int, images: int | None, seed: int, resize: int | None) -> Split:
+def _phantom(count: int, side: int, seed: int, how: Preparation) -> Source:
     name = f"phantom:{count}" if side == SIDE else f"phantom:{count}:{side}"
     if not 8 <= side <= MAX_SIDE or (count + HELDOUT) * side**2 > MAX_BYTES:
         raise DataError(
             f"{name}: sides from 8 to {MAX_SIDE} and up to {MAX_BYTES} pixels in all can be drawn"
         )
-    rows = _choose(count, images, seed, name)
-    train = all_resized(phantoms(count, side, seed, "train")[rows], resize)
-    others = all_resized(phantoms(HELDOUT, side, seed, "heldout"), resize)
-    return Split.of(stack(train, name), stack(others, name), name)
+
+    def painted(purpose: str, most: int) -> Listing:
+        def read(rows: Rows) -> Iterator[ImageSet]:
+            for row in rows.tolist():
+                image = phantom(side, keys.generator(seed, f"phantom {purpose}", row))
+                yield how.images(image[None], name)
+
+        return Listing(name, most, read)
+
+    return Source(painted("train", count), painted("heldout", HELDOUT), how.stored_range or (0, 255))
 
 
-def _medmnist(
-    name: str, root: Path | None, images: int | None, seed: int, download: bool, resize: int | None
-) -> Split:
-    arrays = read_medmnist(name, root, download=download)
-    others = np.concatenate([arrays["val_images"], arrays["test_images"]])
-    train = all_resized(arrays["train_images"], resize)
-    return _given(train, all_resized(others, resize), f"medmnist:{name}", images, seed)
+def _medmnist(name: str, root: Path | None, download: bool, how: Preparation) -> Source:
+    arrays = open_medmnist(name, root, download=download)
+    source = f"medmnist:{name}"
+    train, held = _stored(arrays, ("train",), source, how), _stored(arrays, ("val", "test"), source, how)
+    return Source(train, held, how.stored_range or (0, 255))
 
 
-def _archive(path: Path, images: int | None, seed: int, heldout: float, resize: int | None) -> Split:
-    where = repr(str(path))
-    arrays = {
-        key: all_resized(channels_last(values, f"{key!r} in {where}"), resize)
-        for key, values in read_archive(path, ("images", "train_images", "val_images", "test_images")).items()
-    }
-    others = [arrays[key] for key in ("val_images", "test_images") if key in arrays]
+def _arrays(path: Path, how: Preparation) -> Source:
+    where, source = quoted(path), f"an {path.suffix.lower()} file"
+    keys_ = [f"{side}{kind}" for side in ("", "train_", "val_", "test_") for kind in ("images", "labels")]
+    arrays = open_arrays(path, keys_)
+    others = [side for side in ("val", "test") if f"{side}_images" in arrays]
     if ("images" in arrays) == ("train_images" in arrays) or ("images" in arrays and others):
+        named = " and ".join(f"`{key}`" for key in arrays if key.endswith("images")) or "none of these"
         raise DataError(
-            f"{where} must hold either `images` or `train_images` with `test_images`, got {_names(arrays)}"
+            f"{where} must hold either `images` or `train_images` with `test_images`, got {named}"
         )
-    if "images" in arrays:
-        return _divide(arrays["images"], None, "an .npz file", images, seed, heldout)
-    if not others:
+    if "train_images" in arrays and not others:
         raise DataError(
             f"{where} holds `train_images` but neither `test_images` nor `val_images` to hold out"
         )
-    train = arrays["train_images"]
-    for values in others:
-        _require_alike(train, values, where)
-    return _given(train, np.concatenate(others), "an .npz file", images, seed)
+    for key in (key for key in arrays if key.endswith("images")):
+        require_images(arrays[key], f"{key!r} in {where}")
+    first = arrays["images" if "images" in arrays else "train_images"]
+    mapped = how.stored_range or _TYPES.get(first.dtype.newbyteorder("=").name, (-1.0, 1.0))
+    if "images" in arrays:
+        whole = _stored(arrays, ("",), source, how, where)
+        return Source(whole, None, mapped, how.stored_range is not None)
+    train = _stored(arrays, ("train",), source, how, where)
+    for side in others:
+        _require_alike(first, arrays[f"{side}_images"], where)
+    return Source(train, _stored(arrays, others, source, how, where), mapped, how.stored_range is not None)
 
 
-def _names(arrays: dict[str, NDArray[Any]]) -> str:
-    return " and ".join(f"`{key}`" for key in arrays) or "none of these"
+def _stored(
+    arrays: dict[str, Stored], parts: Sequence[str], source: str, how: Preparation, where: str = ""
+) -> Listing:
+    """The images of some of a file's arrays, one after the other, with their labels where all have some."""
+    prefixes = [f"{part}_" if part else "" for part in parts]
+    stored = [arrays[f"{prefix}images"] for prefix in prefixes]
+    axis = channel_axis(stored[0].shape, f"'{prefixes[0]}images' in {where or source}")
+    known = [
+        _labels(arrays.get(f"{prefix}labels"), len(one)) for prefix, one in zip(prefixes, stored, strict=True)
+    ]
+    labels = tuple(label for some in known if some is not None for label in some)
+    starts = np.cumsum([0, *map(len, stored)])
+
+    def read(rows: Rows) -> Iterator[ImageSet]:
+        for start, one in zip(starts, stored, strict=False):
+            own = rows[(rows >= start) & (rows < start + len(one))] - start
+            for chunk in one.take(own) if len(own) else ():
+                yield how.images(np.moveaxis(chunk, 1, -1) if axis == 1 else chunk, source)
+
+    return Listing(
+        source, int(starts[-1]), read, labels=labels if all(k is not None for k in known) else None
+    )
 
 
-def _folder(folder: Path, images: int | None, seed: int, heldout: float, resize: int | None) -> Split:
-    files = image_files(folder)
-    where, kinds = repr(str(folder)), "PNG, JPEG or TIFF images"
-    if not files:
-        raise DataError(f"the folder {where} holds no {kinds}")
-    subfolders = {
-        name: [f for f in files if f.relative_to(folder).parts[0] == name] for name in ("train", "heldout")
-    }
-    given = [name for name in subfolders if (folder / name).is_dir()]
-    if not given:
-        content = read_folder(folder, files, resize)
-        return _divide(content.stored, content.names, "a folder of images", images, seed, heldout)
-    for name in subfolders:
-        if not subfolders[name]:
-            raise DataError(
-                f"the folder {where} has {given[0]}/ but no {kinds} in {name}/; both are needed, or neither"
-            )
-    if len(files) != sum(map(len, subfolders.values())):
+def _labels(stored: Stored | None, count: int) -> tuple[int, ...] | None:
+    """The classes of images: whole numbers, one each; None where an array is not that."""
+    if (
+        stored is None
+        or stored.dtype.kind not in "ui"
+        or math.prod(stored.shape) != count
+        or len(stored) != count
+    ):
+        return None
+    return tuple(int(label) for label in stored.read().reshape(-1))
+
+
+def _files(
+    within: tree.Tree, source: str, how: Preparation, pattern: str | None, table: Path | None
+) -> Source:
+    found = within.with_suffix(files.SUFFIXES)
+    if not found.names:
+        raise DataError(f"{within.where} holds no {files.KINDS}")
+    found = found.matching(pattern)
+    sides = tree.sides(found, files.KINDS, table)
+    labels = sides.labels or (None, None)
+    train = files.file_listing(sides.train, source, how, labels[0])
+    held = None
+    if sides.heldout is not None:
+        held = files.file_listing(sides.heldout, source, how, labels[1])
+    first = files.decode(sides.train.read(sides.train.names[0]), sides.train.names[0], how.convert).stored
+    mapped = how.stored_range or _TYPES.get(first.dtype.name, (-1.0, 1.0))
+    warning = tree.masks(found.names) if pattern is None else ""
+    notes = [warning] if warning else []
+    if sides.classes:
+        named = ", ".join(f"{i} = {name}" for i, name in enumerate(sides.classes[:12]))
+        notes += [] if table is not None else [f"the folders name the classes: {named}"]
+    return Source(train, held, mapped, how.stored_range is not None, sides.classes, tuple(notes))
+
+
+def _tables(parts: dict[str, tuple[Path, ...]], where: str, source: str, how: Preparation) -> Source:
+    train, held = tables.table_sides(parts, where)
+    listed = tables.table_listing(train, source, how)
+    rest = None if held is None else tables.table_listing(held, source, how)
+    shown = next(iter(listed.read(np.zeros(1, np.int64))))
+    mapped = how.stored_range or {8.0: (0, 255), 16.0: (0, 65535)}.get(shown.bit_depth or 0.0, (-1.0, 1.0))
+    return Source(listed, rest, mapped, how.stored_range is not None, train.classes)
+
+
+def _dicom(within: tree.Tree, scans: tree.Tree, window: dicom.WindowChoice, how: Preparation) -> Source:
+    if within.with_suffix(files.SUFFIXES).names:
         raise DataError(
-            f"the folder {where} has images outside its train/ and heldout/; move them into one of these"
+            f"{within.where} holds DICOM files and other images; put each kind in a folder of its own"
         )
-    content = read_folder(folder, subfolders["train"] + subfolders["heldout"], resize)
-    n = len(subfolders["train"])
-    train, others = (
-        Folder(content.stored[:n], content.names[:n]),
-        Folder(content.stored[n:], content.names[n:]),
-    )
-    return _given(
-        train.stored, others.stored, "a folder of images", images, seed, (train.names, others.names)
-    )
+    if how.stored_range is not None:
+        raise DataError("--stored-range is not for DICOM files, whose values a window maps (data.window)")
+    sides = tree.sides(scans, "DICOM files")
+    train = dicom.dicom_listing(sides.train, window, how)
+    held = None if sides.heldout is None else dicom.dicom_listing(sides.heldout, window, how)
+    notes = ()
+    if train.identities is None:
+        notes = (
+            "no file has a PatientID, so persons are unknown: images of one person may be both trained on "
+            "and "
+            "held out",
+        )
+    return Source(train, held, notes=notes)
 
 
-def _given(
-    train: NDArray[Any],
-    others: NDArray[Any],
-    source: str,
-    images: int | None,
-    seed: int,
-    names: tuple[tuple[str, ...], tuple[str, ...]] | None = None,
-) -> Split:
-    """A split that the source itself makes; only the training images are drawn from."""
-    rows = _choose(len(train), images, seed, source)
-    train_names = None if names is None else tuple(names[0][i] for i in rows.tolist())
-    held_names = None if names is None else names[1]
-    return Split.of(
-        stack(train[rows], source, names=train_names), stack(others, source, names=held_names), source
-    )
-
-
-def _divide(
-    stored: NDArray[Any],
-    names: tuple[str, ...] | None,
-    source: str,
-    images: int | None,
-    seed: int,
-    heldout: float,
-    maximum: int | None = None,
-) -> Split:
-    """A split of images that come without one."""
-    total = len(stored)
-    if images is None:
-        images = total - max(1, round(heldout * total))
-        if images < 2:
-            raise DataError(f"{source}: {total} images are too few to train on 2 and hold out {heldout:.0%}")
-    rows = _choose(total, images, seed, source)
-    if len(rows) == total:
-        raise DataError(f"{source}: of {total} images {images} would train, which leaves none to hold out")
-
-    def part(at: NDArray[np.int64]) -> ImageSet:
-        chosen = None if names is None else tuple(names[i] for i in at.tolist())
-        return stack(stored[at], source, maximum=maximum, names=chosen)
-
-    return Split.of(part(rows), part(np.setdiff1d(np.arange(total), rows)), source)
-
-
-def _choose(total: int, images: int | None, seed: int, source: str) -> NDArray[np.int64]:
-    """Rising positions of the images to train on: the first N of a permutation drawn by the seed."""
-    if images is not None and images > total:
-        raise DataError(f"{source}: {images} images were asked for, but there are {total}")
-    if total < 2:
-        raise DataError(f"{source}: a model must be trained on 2 images or more, but there are {total}")
-    if images is None:
-        return np.arange(total)
-    return np.sort(keys.generator(seed, "data subset").permutation(total)[:images])
-
-
-def _require_alike(train: NDArray[Any], others: NDArray[Any], where: str) -> None:
+def _require_alike(train: Stored, others: Stored, where: str) -> None:
     if train.shape[1:] != others.shape[1:] or train.dtype != others.dtype:
         raise DataError(
             f"{where}: training and held-out images must be alike, but are {train.dtype} {train.shape[1:]} "

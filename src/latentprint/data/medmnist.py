@@ -14,11 +14,8 @@ import sys
 from contextlib import redirect_stdout
 from hashlib import md5
 from pathlib import Path
-from typing import Any
 
-from numpy.typing import NDArray
-
-from latentprint.data.archive import read_archive
+from latentprint.data.archive import Stored, open_arrays
 from latentprint.data.images import DataError
 
 MD5 = {
@@ -39,8 +36,8 @@ MD5 = {
 _KEYS = ("train_images", "val_images", "test_images")
 
 
-def read_medmnist(name: str, root: Path | None, *, download: bool) -> dict[str, NDArray[Any]]:
-    """The arrays ``train_images``, ``val_images`` and ``test_images`` of one set.
+def open_medmnist(name: str, root: Path | None, *, download: bool) -> dict[str, Stored]:
+    """The arrays ``train_images``, ``val_images`` and ``test_images`` of one set, and their labels, unread.
 
     The file is looked for in ``root``, else in the folder that MEDMNIST_ROOT names, else in ~/.medmnist. It
     is downloaded, by the package `medmnist`, only where it is missing and ``download`` is true.
@@ -65,7 +62,7 @@ def read_medmnist(name: str, root: Path | None, *, download: bool) -> dict[str, 
             f"{str(path)!r} is not the official file (it may be truncated): its md5 is {found}, "
             f"that of {name} is {MD5[name]}"
         )
-    arrays = read_archive(path, _KEYS)
+    arrays = open_arrays(path, (*_KEYS, *(key.replace("images", "labels") for key in _KEYS)))
     if missing := [key for key in _KEYS if key not in arrays]:
         raise DataError(f"{str(path)!r} lacks {', '.join(missing)}")
     return arrays

@@ -1,13 +1,75 @@
 """What an audit is given: images that a model trains on, images that it never sees, and what must be said of
-both.
+both before anything runs.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from latentprint.data.images import DataError, ImageSet
 from latentprint.data.near import Overlap, overlap
+
+NARROW = 0.6
+"""Images that use less than this share of the range that was mapped were probably stored in another one."""
+
+
+@dataclass(frozen=True)
+class RangeInUse:
+    """Which stored values occur among the training images.
+
+    Attributes:
+        low, high: the least and the largest.
+        of: the range that became [-1, 1].
+        said: the user named that range, or the source documents it.
+    """
+
+    low: float
+    high: float
+    of: tuple[float, float]
+    said: bool
+
+    @property
+    def share(self) -> float:
+        """The share of the range that is in use."""
+        return (self.high - self.low) / (self.of[1] - self.of[0])
+
+    @property
+    def narrow(self) -> bool:
+        """Whether so little is in use, without anyone having said so, that the range is probably another."""
+        return not self.said and self.share < NARROW
+
+    def __str__(self) -> str:
+        """One sentence with the setting that mends it; "" where nothing is odd."""
+        if not self.narrow:
+            return ""
+        (low, high), (least, most) = self.of, self._likely()
+        return (
+            f"the training images use {self.share:.0%} of the range of their type (values from {self.low:g} "
+            "to "
+            f"{self.high:g}, of {low:g} to {high:g}), so a model that was trained on them stretched saw "
+            "other "
+            f"images than these: --stored-range {least:g},{most:g} stretches them, --stored-range "
+            f"{low:g},{high:g} "
+            "says that they are meant as they are (data.stored_range in a settings file)"
+        )
+
+    def require(self) -> None:
+        """Refuses what a model that others trained would be misjudged on.
+
+        Raises:
+            DataError: the range is narrow.
+        """
+        if self.narrow:
+            raise DataError(str(self))
+
+    def _likely(self) -> tuple[float, float]:
+        """The range that the values were probably stored in: [0, 1], or so many whole bits from 0."""
+        if self.of[0] < 0:
+            return (0.0, 1.0) if self.low >= 0 else (self.low, self.high)
+        return 0.0, float(2 ** int(self.high).bit_length() - 1)
 
 
 @dataclass(frozen=True)
@@ -19,16 +81,36 @@ class Split:
         heldout: of the images held out, those of which the training set holds no copy (``Split.of``).
         name: what they are, in words that may be published.
         overlap: the held-out images that were left out for that; None where nobody looked.
+        used: which stored values occur; None where values passed through a window (DICOM).
+        classes: the names of the classes, by their number where they are 0, 1, 2, ...
+        notes: what else a reader must know of how the images were read, in sentences.
     """
 
     train: ImageSet
     heldout: ImageSet
     name: str
     overlap: Overlap | None = None
+    used: RangeInUse | None = None
+    classes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, train: ImageSet, heldout: ImageSet, name: str) -> Split:
+    def of(
+        cls,
+        train: ImageSet,
+        heldout: ImageSet,
+        name: str,
+        *,
+        mapped: tuple[float, float] | None = None,
+        said: bool = True,
+        classes: tuple[str, ...] = (),
+        notes: tuple[str, ...] = (),
+    ) -> Split:
         """The split with copies of training images left out of ``heldout``.
+
+        Args:
+            mapped: the stored values that became -1 and 1; None: not one range for all.
+            said: whether somebody named them.
 
         Raises:
             DataError: every held-out image is such a copy, or the two differ in shape.
@@ -44,4 +126,57 @@ class Split:
                 "image; hold out images that no model was trained on"
             )
         clean = heldout if not found.pairs else heldout.take(found.clean)
-        return cls(train, clean, name, found)
+        used = None if mapped is None else _used(train.pixels, mapped, said)
+        return cls(train, clean, name, found, used, classes, notes)
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """All that a reader must know before these images are audited, in sentences."""
+        found = (str(one) for one in (self.overlap, self.used) if one is not None)
+        return (*(text for text in found if text), *self.notes)
+
+    def of_class(self, label: int | None) -> NDArray[np.int64]:
+        """Rising positions of the training images of one class; of all where None is asked for.
+
+        Raises:
+            DataError: the classes are not known, or it has no image.
+        """
+        if label is None:
+            return np.arange(len(self.train))
+        if self.train.labels is None:
+            raise DataError(
+                f"the model is audited under label {label}, but nothing says which images are of that "
+                "class: an "
+                ".npz may hold train_labels, a folder one subfolder for each class, or name a CSV of file "
+                "names "
+                "and classes with --labels"
+            )
+        found = np.flatnonzero(np.asarray(self.train.labels) == label)
+        if len(found) == 0:
+            known = ", ".join(map(str, sorted(set(self.train.labels))))
+            raise DataError(f"no training image is of class {label}; the classes are {known[:200]}")
+        return found
+
+    def require_class(self, label: int, target: int | None) -> None:
+        """Holds the class of x_p against that under which a model is audited.
+
+        Raises:
+            DataError: ``target``, where it is known, is of another class; see ``of_class``.
+        """
+        found = self.of_class(label).tolist()
+        if target is not None and 0 <= target < len(self.train) and target not in found:
+            own = (self.train.labels or ())[target]
+            raise DataError(
+                f"training image {target} is of class {own}, and a model that is asked for class {label} "
+                "does "
+                f"not give it back: audit it under --label {own}, or name one of class {label}, as {found[0]}"
+            )
+
+
+def _used(pixels: NDArray[np.float32], mapped: tuple[float, float], said: bool) -> RangeInUse:
+    low, high = mapped
+
+    def stored(value: float) -> float:
+        return round((value + 1.0) / 2.0 * (high - low) + low, 4)
+
+    return RangeInUse(stored(float(pixels.min())), stored(float(pixels.max())), mapped, said)
