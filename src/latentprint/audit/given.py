@@ -210,7 +210,8 @@ def given_images(config: AuditConfig, given: Given, split: Split) -> tuple[Split
         )
     if split.used is not None:
         split.used.require()
-    return split, private_image(config, split, given.target, given.label)
+    split = split.under(given.label)
+    return split, private_image(config, split, given.target)
 
 
 def take_model(work: Work, given: Given) -> Denoiser:

@@ -53,6 +53,9 @@ def facts(config: AuditConfig, split: Split) -> Data:
         near_copies=sum(map(len, near_duplicates(train.pixels))) if few else None,
         left_out=None if overlap is None or not overlap.pairs else left_out(overlap),
         resized=config.data.resize,
+        range_in_use=None if split.used is None else split.used.share,
+        of_class=None if split.label is None else len(split.peers),
+        remarks=tuple(one for one in split.remarks if overlap is None or one != str(overlap)),
         identities=None if train.identities is None else len(set(train.identities)),
         heldout_identities=None if heldout.identities is None else len(set(heldout.identities)),
     )

@@ -100,33 +100,30 @@ def images(
     return split, private_image(config, split, target)
 
 
-def private_image(
-    config: AuditConfig, split: Split, target: int | str | Path | None, label: int | None = None
-) -> Injection:
+def private_image(config: AuditConfig, split: Split, target: int | str | Path | None) -> Injection:
     """One image of the training set as x_p: marked, or as it stands where the settings say so.
 
     Args:
         target: its place, or an image file; None: drawn by the seed among those without near copies.
-        label: the class that is audited, which x_p must be of; None: any.
 
     Raises:
-        DataError: the classes are not known, or x_p is of another.
+        DataError: x_p is of another class than the one that is audited.
         FingerprintError: no such image, nothing but near copies to draw from, or a mark that does not fit.
     """
     target = place_of(split.train, target, config.data)
-    if label is not None:
-        split.require_class(label, target)
+    if target is not None:
+        split.require_peer(target)
     streams, mark = Streams(config.seed), config.fingerprint
     if mark.injected:
         kind, rng = mark.drawn(split.heldout.pixels), streams.generator("fingerprint")
         return inject(split.train, kind, rng, index=target)
-    index = _drawn(split, streams, label) if target is None else target
+    index = _drawn(split, streams) if target is None else target
     return as_found(split.train, index, mark.mask(*split.train.shape[1:]))
 
 
-def _drawn(split: Split, streams: Streams, label: int | None) -> int:
-    """One of the images (of a class) that have no near copy, each as likely as any other."""
-    train, among = split.train, set(split.of_class(label).tolist())
+def _drawn(split: Split, streams: Streams) -> int:
+    """One of the images of the class that is audited that have no near copy, each as likely as any other."""
+    train, among = split.train, set(split.peers.tolist())
     for candidate in streams.generator("target").permutation(len(train)).tolist():
         if candidate in among and len(copies_of(train.pixels[candidate], train.pixels)) == 1:
             return candidate

@@ -358,8 +358,8 @@ def _way_out(picture: Picture, first: Picture) -> str:
     """What to do about the difference."""
     if picture.scale != first.scale and "window" in picture.scale + first.scale:
         return (
-            '; data.window = "none" in a file for --config maps all that each file can store, and '
-            '"CENTRE,WIDTH" is one window for all'
+            "; --window none maps all that each file can store, and --window "
+            "CENTRE,WIDTH is one window for all"
         )
     only_size = picture.scale == first.scale and len(picture.pixels) == len(first.pixels)
     return "; --resize N brings all to one size" if only_size else ""

@@ -301,7 +301,7 @@ def _dicom(within: tree.Tree, scans: tree.Tree, window: dicom.WindowChoice, how:
             f"{within.where} holds DICOM files and other images; put each kind in a folder of its own"
         )
     if how.stored_range is not None:
-        raise DataError("--stored-range is not for DICOM files, whose values a window maps (data.window)")
+        raise DataError("--stored-range is not for DICOM files, whose values a window maps (--window)")
     sides = tree.sides(scans, "DICOM files")
     train = dicom.dicom_listing(sides.train, window, how)
     held = None if sides.heldout is None else dicom.dicom_listing(sides.heldout, window, how)

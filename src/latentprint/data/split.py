@@ -4,7 +4,7 @@ both before anything runs.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,6 +83,7 @@ class Split:
         overlap: the held-out images that were left out for that; None where nobody looked.
         used: which stored values occur; None where values passed through a window (DICOM).
         classes: the names of the classes, by their number where they are 0, 1, 2, ...
+        label: the class that is audited; None: any.
         notes: what else a reader must know of how the images were read, in sentences.
     """
 
@@ -93,6 +94,7 @@ class Split:
     used: RangeInUse | None = None
     classes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    label: int | None = None
 
     @classmethod
     def of(
@@ -135,14 +137,14 @@ class Split:
         found = (str(one) for one in (self.overlap, self.used) if one is not None)
         return (*(text for text in found if text), *self.notes)
 
-    def of_class(self, label: int | None) -> NDArray[np.int64]:
-        """Rising positions of the training images of one class; of all where None is asked for.
+    def under(self, label: int | None) -> Split:
+        """The same for an audit of a model that is asked for one class; None: of any.
 
         Raises:
-            DataError: the classes are not known, or it has no image.
+            DataError: nothing says which images are of that class, or none is.
         """
         if label is None:
-            return np.arange(len(self.train))
+            return self
         if self.train.labels is None:
             raise DataError(
                 f"the model is audited under label {label}, but nothing says which images are of that "
@@ -151,25 +153,31 @@ class Split:
                 "names "
                 "and classes with --labels"
             )
-        found = np.flatnonzero(np.asarray(self.train.labels) == label)
-        if len(found) == 0:
+        if label not in self.train.labels:
             known = ", ".join(map(str, sorted(set(self.train.labels))))
             raise DataError(f"no training image is of class {label}; the classes are {known[:200]}")
-        return found
+        return replace(self, label=label)
 
-    def require_class(self, label: int, target: int | None) -> None:
-        """Holds the class of x_p against that under which a model is audited.
+    @property
+    def peers(self) -> NDArray[np.int64]:
+        """Rising positions of the training images of the class that is audited; of all where it is any."""
+        if self.label is None:
+            return np.arange(len(self.train))
+        return np.flatnonzero(np.asarray(self.train.labels) == self.label)
+
+    def require_peer(self, target: int) -> None:
+        """Holds the class of a training image against that under which a model is audited.
 
         Raises:
-            DataError: ``target``, where it is known, is of another class; see ``of_class``.
+            DataError: it is of another class.
         """
-        found = self.of_class(label).tolist()
-        if target is not None and 0 <= target < len(self.train) and target not in found:
+        if 0 <= target < len(self.train) and target not in self.peers:
             own = (self.train.labels or ())[target]
             raise DataError(
-                f"training image {target} is of class {own}, and a model that is asked for class {label} "
-                "does "
-                f"not give it back: audit it under --label {own}, or name one of class {label}, as {found[0]}"
+                f"training image {target} is of class {own}, and a model that is asked for class "
+                f"{self.label} "
+                f"does not give it back: audit it under --label {own}, or name one of class {self.label}, as "
+                f"{self.peers[0]}"
             )
 
 

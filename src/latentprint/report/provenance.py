@@ -17,6 +17,8 @@ FACTS: tuple[Fact, ...] = (
     ("Images never trained on", lambda r, _: words.whole(r.data.heldout)),
     ("Left out of these", lambda r, _: None if r.data.left_out is None else said(r.data.left_out.sentence)),
     ("Training images with a near copy among them", lambda r, _: _whole(r.data.near_copies)),
+    ("Training images of the class that is audited", lambda r, _: _whole(r.data.of_class)),
+    ("Also to be known of the images", lambda r, _: said("; ".join(r.data.remarks)) or None),
     ("Brought to one size, in pixels", lambda r, _: _whole(r.data.resized)),
     ("Persons (training, never trained on)", lambda r, _: _persons(r)),
     ("Shape (channels × height × width)", lambda r, _: " × ".join(map(str, r.data.shape))),

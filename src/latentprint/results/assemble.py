@@ -63,7 +63,7 @@ def assemble(stored: Stored) -> Measured:
     """
     data, target = stored.needed("data", "data", Data), stored.needed("data", "target", Target)
     detectors = _detectors(stored)
-    expected = min(1.0, target.copies / data.images)
+    expected = min(1.0, target.copies / data.among)
     searched = tprime.search(stored, "search.model", detectors)
     if searched is not None and detectors.embedding is not None:
         control = tprime.curve(stored, "search.control", detectors)

@@ -51,6 +51,9 @@ class Data(Value):
         left_out: copies of training images among those held out; null where nobody looked, or there are none.
         identities, heldout_identities: persons, where they are known.
         resized: the side to which images were brought.
+        range_in_use: the share of the range of stored values that occurs; null: values passed a window.
+        of_class: training images of the class that is audited, among which x_p is one; null: any class.
+        remarks: what else must be known of the images, in sentences.
     """
 
     source: str
@@ -61,8 +64,16 @@ class Data(Value):
     near_copies: Count | None = None
     left_out: LeftOut | None = None
     resized: int | None = None
+    range_in_use: Chance | None = None
+    of_class: Annotated[int, Field(ge=1)] | None = None
+    remarks: tuple[str, ...] = ()
     identities: Count | None = None
     heldout_identities: Count | None = None
+
+    @property
+    def among(self) -> int:
+        """N of 1/N: the training images of the class that is audited, or all."""
+        return self.of_class or self.images
 
 
 class Mark(Value, extra="allow"):
@@ -344,7 +355,7 @@ class Measured(Value):
     @property
     def expected_rate(self) -> float:
         """copies / N: what a model gives that repeats every training image equally often."""
-        return min(1.0, self.target.copies / self.data.images)
+        return min(1.0, self.target.copies / self.data.among)
 
 
 class Results(Measured):
