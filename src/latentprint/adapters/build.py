@@ -38,6 +38,17 @@ from latentprint.networks import ModelError
 MAX_SIDE = 4096
 """The longest side of the images of a model, in pixels."""
 
+_AVERAGING = (
+    "decay",
+    "min_decay",
+    "optimization_step",
+    "update_after_step",
+    "use_ema_warmup",
+    "inv_gamma",
+    "power",
+)
+"""What diffusers' EMAModel writes into the configuration of the network that it averages."""
+
 MAX_COMPUTED = 2**26
 """The most numbers that a network may compute for itself beside its weights."""
 
@@ -183,6 +194,9 @@ def read_network(folder: Path, allowed: tuple[str, ...]) -> tuple[nn.Module, dic
         ModelError: see ``build``.
     """
     config = read_json(inside(folder, "config.json"))
+    if config.get("optimization_step") == 0:
+        raise ModelError(f"the averaged weights of {folder.name!r} have seen 0 steps of training")
+    config = {key: value for key, value in config.items() if key not in _AVERAGING}
     network, files = build(config, folder, allowed)
     return network, {**dict(cast(Any, network).config), **config}, files
 

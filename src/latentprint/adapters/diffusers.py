@@ -67,7 +67,7 @@ def open_diffusers(folder: Path, asked: Asked) -> Opened:
     parts = _parts(folder)
     module, config, files = read_network(parts["network"], NETWORKS)
     network = _network(module, config, asked)
-    scheduler = _scheduler_config(folder, parts["scheduler"])
+    scheduler = _scheduler_config(folder, parts["scheduler"], asked.beside)
     if config.get("sample_size") is None:
         raise ModelError("the network's config.json must state its sample_size, the side of what it works on")
     denoiser, notes = denoiser_of(network, scheduler)
@@ -80,6 +80,8 @@ def open_diffusers(folder: Path, asked: Asked) -> Opened:
         image_shape = codec.image_shape
         files, networks = files + vae_files, (module, autoencoder)
         notes += ("the model works on latents: images are encoded as the mean of the posterior",)
+    if parts["network"].name == "unet_ema":
+        notes += ("the averaged weights (unet_ema) were taken",)
     nearest = hint(scheduler, denoiser)
     mu = _mu(scheduler, shape, config)
     own = own_sampler(scheduler, denoiser, sampler_from(nearest), asked.steps, pipeline, mu, asked.most)
@@ -133,7 +135,14 @@ def _mu(scheduler: Mapping[str, Any], shape: tuple[int, ...], config: Mapping[st
 
 def is_diffusers(folder: Path) -> bool:
     """Whether the folder is laid out as one of the module's text."""
-    signs = (INDEX, "unet/config.json", "transformer/config.json", SCHEDULER, f"scheduler/{SCHEDULER}")
+    signs = (
+        INDEX,
+        "unet/config.json",
+        "unet_ema/config.json",
+        "transformer/config.json",
+        SCHEDULER,
+        f"scheduler/{SCHEDULER}",
+    )
     return any((folder / name).exists() for name in signs)
 
 
@@ -148,7 +157,9 @@ def _pipeline(folder: Path) -> str | None:
 
 def _parts(folder: Path) -> dict[str, Path]:
     """The folders of "network", "scheduler" and, for a latent model, "vae"."""
-    nested = [path for name in ("unet", "transformer") if (path := subfolder(folder, name)).is_dir()]
+    # the training scripts of diffusers keep both; their pipeline is made of the averaged weights
+    names = ("unet_ema",) if subfolder(folder, "unet_ema").is_dir() else ("unet", "transformer")
+    nested = [path for name in names if (path := subfolder(folder, name)).is_dir()]
     if len(nested) > 1:
         raise ModelError("this folder holds both unet/ and transformer/; a model has one of them")
     aside = subfolder(folder, "scheduler")
@@ -161,13 +172,18 @@ def _parts(folder: Path) -> dict[str, Path]:
 
 def _require_known(index: Mapping[str, Any]) -> None:
     """Refuses pipelines and parts that are not in the tables."""
-    name = index.get("_class_name")
+    name, version = index.get("_class_name"), index.get("_diffusers_version")
+    of = f"a {short(name)} of diffusers" + (f" {version}" if isinstance(version, str) else "")
+    if "text_encoder" in index or "tokenizer" in index:
+        raise ModelError(
+            f"{of} is conditioned on text (it has a text encoder), and prompts are not audited yet; generate "
+            "images with the prompts that you will publish it for, and audit these: --samples FOLDER"
+        )
     if not isinstance(name, str) or name not in _PIPELINES:
         raise ModelError(
-            f"a pipeline of class {short(name)} is not understood, and custom pipeline code is never run; "
-            "understood are "
-            f"{', '.join(_PIPELINES)} with a UNet2DModel; any other model can be audited in Python with "
-            "from_function"
+            f"{of} is not understood, and custom pipeline code is never run; understood are "
+            f"{', '.join(_PIPELINES)}; any other network can be audited in Python with from_module, or by "
+            "--model package.module:factory --i-trust-this-code"
         )
     for part, value in index.items():
         if part.startswith("_") or part in _NOTES or value is None or value == [None, None]:
@@ -190,8 +206,11 @@ def _require_known(index: Mapping[str, Any]) -> None:
             raise ModelError(f"part {part!r} is of class {short(kind)}; understood are {', '.join(allowed)}")
 
 
-def _scheduler_config(folder: Path, scheduler: Path) -> dict[str, Any]:
+def _scheduler_config(folder: Path, scheduler: Path, beside: Path | None) -> dict[str, Any]:
+    """The scheduler's configuration; a checkpoint that has none was trained with that of its model."""
     file = inside(scheduler, SCHEDULER)
+    if not file.is_file() and beside is not None:
+        file = inside(_parts(beside)["scheduler"], SCHEDULER)
     if not file.is_file():
         raise ModelError(
             f"{str(folder)!r} holds no {SCHEDULER}, without which the noise the model was trained with is "

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from hashlib import sha256
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -31,6 +32,7 @@ class Asked:
         steps: of its own sampler; None: as many as its pipeline takes, and no more than ``most``.
         images: gives the training images (n, C, H, W) in [-1, 1], for what is measured on them.
         unit: whether its images lie in [0, 1]; False: in [-1, 1]; None: as its files say.
+        beside: the folder of the model that this is a checkpoint of, for what the checkpoint does not repeat.
     """
 
     label: int | None = None
@@ -39,6 +41,7 @@ class Asked:
     most: int | None = None
     images: Callable[[], NDArray[np.float32]] | None = None
     unit: bool | None = None
+    beside: Path | None = None
 
 
 @dataclass(frozen=True)

@@ -1,41 +1,101 @@
-"""The other process of `latentprint.adapters.convert`: IN, a pickle -> OUT, its tensors as safetensors.
+"""The other process of `latentprint.adapters.convert`: IN, a pickle -> its tensors as safetensors, and a
+list.
 
 Run by its path, isolated (``python -I``), so that nothing of latentprint, of the working directory or of the
-environment is in reach; it imports torch and safetensors alone. Says nothing when it is done, else the
-reason.
+environment is in reach; it imports torch and safetensors alone. Every tensor keeps its place in the file as
+its
+name: the keys that lead to it, joined by a line feed, which no name holds. Plain numbers and words on the
+way are kept beside. Objects of the training libraries named in HARMLESS are left out: in their place stands
+an empty class that takes whatever it is given and does nothing. Says a JSON object: {"reason": ...}, or
+{"plain", "left"}.
 """
 
 from __future__ import annotations
 
+import json
+import re
 import sys
-from typing import Any, cast
+from typing import Any
+
+HARMLESS = (
+    "pytorch_lightning.",
+    "lightning.",
+    "lightning_fabric.",
+    "omegaconf.",
+    "argparse.",
+    "pathlib.",
+    "ema_pytorch.",
+)
+SEPARATOR = "\n"
+_MOST = 100_000
 
 
-def main(source: str, target: str) -> str:
-    """The reason why not, or nothing."""
-    import safetensors.torch
+class Left:
+    """What is not read."""
+
+    def __init__(self, *given: object, **named: object) -> None: ...
+
+    def __setstate__(self, state: object) -> None: ...
+
+    def __setitem__(self, key: object, value: object) -> None: ...
+
+    def append(self, value: object) -> None: ...
+
+    def __hash__(self) -> int:
+        return id(self)
+
+
+def flat(value: Any, path: tuple[str, ...], tensors: dict[str, Any], plain: dict[str, Any]) -> None:
+    """Tensors and plain values of a nest of dictionaries, by the keys that lead to them."""
     import torch
 
+    if len(tensors) + len(plain) > _MOST or len(path) > 12:
+        raise ValueError("it holds more, or deeper, than a checkpoint does")
+    name = SEPARATOR.join(path)
+    if isinstance(value, torch.Tensor):
+        if value.layout != torch.strided:
+            raise ValueError(f"its tensor {' / '.join(path)} is not dense")
+        tensors[name] = value.detach().contiguous().clone()
+    elif isinstance(value, bool | int | float | str) and len(str(value)) < 1000:
+        plain[name] = value
+    elif isinstance(value, dict):
+        for key, one in value.items():
+            if isinstance(key, str | int) and SEPARATOR not in str(key):
+                flat(one, (*path, str(key)), tensors, plain)
+    elif isinstance(value, list | tuple):
+        for place, one in enumerate(value):
+            flat(one, (*path, str(place)), tensors, plain)
+
+
+def main(source: str, target: str) -> dict[str, Any]:
+    """What was found; the tensors are written to ``target``."""
+    import safetensors.torch
+    import torch
+    from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
+
     try:
-        found = torch.load(source, map_location="cpu", weights_only=True)
-        for key in ("state_dict", "model"):
-            if isinstance(found, dict) and isinstance(cast(dict[str, Any], found).get(key), dict):
-                found = cast(dict[str, Any], found)[key]
-        if not isinstance(found, dict) or not found:
-            return "it holds no state dict"
-        tensors = dict[str, torch.Tensor]()
-        for name, value in cast(dict[object, object], found).items():
-            dense = isinstance(value, torch.Tensor) and value.layout == torch.strided
-            if not isinstance(name, str) or not dense:
-                return "its state dict holds something other than named, dense tensors"
-            tensors[name] = cast(torch.Tensor, value).contiguous().clone()
+        try:
+            unknown = get_unsafe_globals_in_checkpoint(source)
+        except Exception:  # a file of another format, of which loading will say more
+            unknown = []
+        if refused := sorted(name for name in unknown if not name.startswith(HARMLESS)):
+            return {"reason": "classes", "classes": refused[:5]}
+        stubs: list[Any] = [(type("Left", (Left,), {}), name) for name in unknown]
+        with safe_globals(stubs):
+            found = torch.load(source, map_location="cpu", weights_only=True)
+        tensors, plain = dict[str, Any](), dict[str, Any]()
+        flat(found, (), tensors, plain)
+        if not tensors:
+            return {"reason": "it holds no tensors"}
         safetensors.torch.save_file(tensors, target)
     except Exception as error:  # whatever it is, it is said and not raised across processes
-        return " ".join(str(error).split())[:300] or type(error).__name__
-    return ""
+        said = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split())
+        if "weights_only" in said:  # torch's advice is to switch its protection off
+            named = re.search(r"GLOBAL ([\w.]+)", said)
+            return {"reason": "classes", "classes": [named.group(1)] if named else []}
+        return {"reason": said[:300] or type(error).__name__}
+    return {"plain": plain, "left": sorted(unknown)}
 
 
 if __name__ == "__main__":
-    reason = main(sys.argv[1], sys.argv[2])
-    print(reason)
-    raise SystemExit(1 if reason else 0)
+    print(json.dumps(main(sys.argv[1], sys.argv[2])))

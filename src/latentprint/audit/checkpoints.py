@@ -32,7 +32,7 @@ from latentprint.config import AuditConfig
 from latentprint.contracts import InputError
 from latentprint.data import Split
 from latentprint.denoiser import Codec, Denoiser, IdentityCodec
-from latentprint.networks import load_model
+from latentprint.networks import ModelError, load_model
 from latentprint.results.notes import Snapshots
 from latentprint.results.tprime import exhaustive
 from latentprint.schedule import Schedule
@@ -125,7 +125,7 @@ def found_checkpoints(
     """
     place = Path(where)
     inside = sorted(place.iterdir()) if place.is_dir() else [Path(one) for one in sorted(glob(str(where)))]
-    models = [one for one in inside if one.is_dir() and recognise(one) != "samples"]
+    models = [one for one in inside if one.is_dir() and _is_model(one)]
     if not models:
         raise CheckpointError(
             f"{str(where)!r} names no checkpoint: a folder of models is needed, each in a folder with its"
@@ -138,6 +138,16 @@ def found_checkpoints(
             raise CheckpointError(f"two checkpoints are of step {step}, the second is {folder.name!r}")
         found[step] = _given(step, folder, given, device, config, images)
     return tuple(found[step] for step in sorted(found))
+
+
+def _is_model(folder: Path) -> bool:
+    """Whether it is a checkpoint; one that is refused is, so that it is not passed over in silence."""
+    if not re.search(r"\d", folder.name):
+        return False  # a pipeline's own parts and logs lie beside checkpoints
+    try:
+        return recognise(folder) != "samples"
+    except ModelError:
+        return True
 
 
 def _step(name: str) -> int:
@@ -156,7 +166,8 @@ def _given(
     images: Callable[[], Split],
 ) -> Checkpoint:
     def read() -> Opened:
-        fresh = open_model(folder, asked=asked(config, given.label, images))
+        what = replace(asked(config, given.label, images), beside=given.folder)
+        fresh = open_model(folder, asked=what)
         return in_unit_time(fresh.to(device))
 
     opened, model = read(), given.opened

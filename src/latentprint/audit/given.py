@@ -52,11 +52,13 @@ class Given:
         opened: the model, on the device of the audit.
         label: the class that is audited, for a model that is conditional on one.
         target: the place of x_p among the training images; None: drawn by the seed.
+        folder: where it lies, if it lies on the disk.
     """
 
     opened: Opened
     label: int | None
     target: int | str | Path | None
+    folder: Path | None = None
 
     def settings(self, config: AuditConfig) -> dict[str, Any]:
         """The run's settings: those that this audit follows from, and which model it is about."""
@@ -142,7 +144,7 @@ def open_given(
         require_sound(model.to(device), model.shape, device)
         return Given(in_unit_time(model), label, target)
     opened = open_model(model, asked=asked(config, label, images))
-    return Given(in_unit_time(opened.to(device)), label, target)
+    return Given(in_unit_time(opened.to(device)), label, target, Path(model))
 
 
 def asked(config: AuditConfig, label: int | None, images: Callable[[], Split] | None = None) -> Asked:

@@ -19,19 +19,32 @@ Trusted = Annotated[
 
 def convert(
     source: Annotated[Path, typer.Argument(metavar="IN", help="A pickle: .bin, .pt, .pth, .ckpt, .pkl.")],
-    target: Annotated[Path, typer.Argument(metavar="OUT", help="The .safetensors file to write.")],
+    target: Annotated[
+        Path,
+        typer.Argument(
+            metavar="OUT", help="The .safetensors file, or the folder of a whole model, to write."
+        ),
+    ],
     trusted: Trusted = False,
+    take: Annotated[
+        str | None, typer.Option("--take", help="Which of several state dicts, by the key that holds it.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write the tensors of the pickle IN as safetensors; both files' sha256 are printed.
+    """Write the weights of the pickle IN as safetensors; what was taken, what was left and hashes are
+    printed.
+
+    IN may be a folder of diffusers whose parts are .bin files. A checkpoint of denoising-diffusion-pytorch
+    becomes a folder that --model takes, with its EMA weights.
 
     Reading a pickle can run any code. It is read in a process of its own, which looks for modules neither in
     the current folder nor where Python's environment variables point, and knows only torch's allowed types.
     """
     from latentprint.adapters.convert import convert as converted
 
-    before, after = converted(source, target, trusted=trusted)
+    done = converted(source, target, trusted=trusted, take=take)
     if as_json:
-        print_json({"source_sha256": before, "target_sha256": after})
+        sums = {"source_sha256": done.hashes[0][0], "target_sha256": done.hashes[-1][0]}
+        print_json({**sums, "said": list(done.said)})
     else:
-        print(f"{before}  {source}\n{after}  {target}")
+        print("\n".join([*done.said, *(f"{digest}  {name}" for digest, name in done.hashes)]))

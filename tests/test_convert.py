@@ -1,0 +1,288 @@
+"""What becomes of checkpoints: which weights are taken, what is said of the rest, and what is refused."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from test_adapters import made, saved, scheduler_of, seeded, unet
+from test_own_sampler import ours
+
+from latentprint.adapters import Asked, ModelError, open_model, recognise
+from latentprint.adapters.convert import convert
+
+PIXELS = seeded(0, 4, 1, 8, 8).clamp(-1, 1).numpy()
+
+
+def taken(tmp_path: Path, content: Any, target: str = "out.safetensors", **more: Any) -> tuple[Any, str]:
+    """(what was written, what was said) of a checkpoint."""
+    source = tmp_path / "checkpoint.pt"
+    torch.save(content, source)
+    done = convert(source, tmp_path / target, trusted=True, **more)
+    out = tmp_path / target
+    return (safetensors.torch.load_file(out) if out.is_file() else out), " | ".join(done.said)
+
+
+W, V = {"conv.weight": torch.ones(2, 2), "conv.bias": torch.ones(2)}, {"conv.weight": torch.zeros(2, 2)}
+
+
+@pytest.mark.parametrize(
+    ("content", "key", "words"),
+    [
+        (W, "conv.weight", "the state dict itself, 2 tensors, not averaged"),
+        ({"state_dict": W, "epoch": 3}, "conv.weight", "state_dict, 2 tensors, not averaged"),
+        (
+            {"model": V, "ema": W, "optimizer": {"state": {0: {"exp_avg": V["conv.weight"]}}}},
+            "conv.weight",
+            "ema",
+        ),
+        ({"unet_state_dict": W, "scale_factor": torch.tensor(0.9)}, "conv.weight", "unet_state_dict"),
+        (
+            {"state_dict": W, "hyper_parameters": argparse.Namespace(lr=1)},
+            "conv.weight",
+            "objects of argparse.Namespace were left unread",
+        ),
+    ],
+)
+def test_the_weights_are_taken_and_said(tmp_path: Path, content: Any, key: str, words: str) -> None:
+    found, said = taken(tmp_path, content)
+    assert torch.equal(found[key], torch.ones(2, 2))
+    assert words in said
+
+
+def test_the_ema_is_said_to_be_one_and_what_is_left_is_named(tmp_path: Path) -> None:
+    _, said = taken(tmp_path, {"model": V, "ema": W})
+    assert "averaged (EMA)" in said and "left: model (1 tensors)" in said
+
+
+def test_averages_whose_names_lost_their_dots_are_taken_first(tmp_path: Path) -> None:
+    """CompVis: model_ema holds "diffusion_modelconvweight" for "model.diffusion_model.conv.weight"."""
+    content = {
+        "state_dict": {
+            "model.diffusion_model.conv.weight": torch.zeros(2, 2),
+            "model_ema.diffusion_modelconvweight": torch.ones(2, 2),
+            "model_ema.decay": torch.tensor(0.99),
+            "model_ema.num_updates": torch.tensor(7),
+            "first_stage_model.conv.weight": torch.full((2, 2), 5.0),
+        }
+    }
+    found, said = taken(tmp_path, content)
+    assert torch.equal(found["model.diffusion_model.conv.weight"], torch.ones(2, 2))
+    assert torch.equal(found["first_stage_model.conv.weight"], torch.full((2, 2), 5.0))
+    assert len(found) == 2 and "averaged (EMA)" in said
+    content["state_dict"]["model_ema.num_updates"] = torch.tensor(0)
+    with pytest.raises(ModelError, match="0 steps"):
+        taken(tmp_path, content, "again.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({"model": W, "net": V}, "2 state dicts.*--take"),
+        ({"epoch": 3}, "holds no tensors"),
+        ({"state_dict": W | {"bad": torch.full((2, 2), float("nan"))}}, "NaN"),
+        ({"state_dict": W, "more": torch.nn.Linear(1, 1).__class__}, "holds more than tensors"),
+    ],
+)
+def test_nothing_is_guessed(tmp_path: Path, content: Any, said: str) -> None:
+    with pytest.raises(ModelError, match=said) as error:
+        taken(tmp_path, content)
+    assert "weights_only" not in str(error.value) and "\x1b" not in str(error.value)
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_one_of_several_is_named(tmp_path: Path) -> None:
+    found, said = taken(tmp_path, {"model": W, "net": V}, take="net")
+    assert torch.equal(found["conv.weight"], torch.zeros(2, 2)) and "model (2 tensors)" in said
+    with pytest.raises(ModelError, match="names none of its state dicts; there are model"):
+        taken(tmp_path, {"model": W, "net": V}, "b.safetensors", take="other")
+
+
+def test_a_network_without_settings_becomes_a_file_only(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="does not say which network"):
+        taken(tmp_path, W, "folder")
+    with pytest.raises(ModelError, match="guided-diffusion"):
+        taken(tmp_path, {"input_blocks.0.0.weight": torch.ones(2, 2)}, "folder")
+
+
+# --- diffusers
+
+
+def test_a_whole_pipeline_of_pickles_becomes_a_model(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "pipeline", unet(), scheduler_of("DDPMScheduler"))
+    plain = open_model(folder)
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    torch.save(safetensors.torch.load_file(weights), weights.with_suffix(".bin"))
+    weights.unlink()
+    with pytest.raises(ModelError, match=r"latentprint convert .*--i-trust-this-file"):
+        open_model(folder)
+    done = convert(folder, tmp_path / "whole", trusted=True)
+    assert any("unet (UNet2DModel)" in one for one in done.said)
+    x, t = seeded(0, 2, 1, 8, 8), torch.tensor(0.5)
+    assert torch.equal(open_model(tmp_path / "whole").denoiser(x, t), plain.denoiser(x, t))
+
+
+def test_the_folder_of_a_training_script(tmp_path: Path) -> None:
+    """Pipeline, ``checkpoint-N`` with ``unet_ema``, ``.bin`` files beside; the averaged weights are taken."""
+    folder = saved(tmp_path, unet(), scheduler_of("DDPMScheduler"))
+    point = folder / "checkpoint-500"
+    average = unet(act_fn="mish")
+    average.save_pretrained(point / "unet_ema")
+    unet().save_pretrained(point / "unet")
+    (point / "optimizer.bin").write_bytes(b"")
+    config = json.loads((point / "unet_ema" / "config.json").read_text())
+    moving = {
+        "decay": 0.99,
+        "optimization_step": 500,
+        "use_ema_warmup": True,
+        "inv_gamma": 1.0,
+        "power": 0.75,
+    }
+    (point / "unet_ema" / "config.json").write_text(json.dumps(config | moving))
+    opened = open_model(point, asked=Asked(beside=folder))
+    assert any("unet_ema" in note for note in opened.notes)
+    with torch.no_grad():
+        x, t = seeded(0, 2, 1, 8, 8), torch.tensor(0.5)
+        e = average(x, torch.tensor(499)).sample
+        alpha, sigma = (getattr(opened.denoiser.schedule, name)(t) for name in ("alpha", "sigma"))
+        expected = ((x - float(sigma) * e) / float(alpha)).clamp(-1, 1)
+    assert torch.allclose(opened.denoiser(x, t), expected, atol=1e-4)
+    with pytest.raises(ModelError, match="scheduler_config"):
+        open_model(point)
+    (point / "unet_ema" / "config.json").write_text(json.dumps(config | moving | {"optimization_step": 0}))
+    with pytest.raises(ModelError, match="0 steps"):
+        open_model(point, asked=Asked(beside=folder))
+
+
+# --- denoising-diffusion-pytorch
+
+
+def trained_by_lucidrains(objective: str, schedule: str, **more: Any) -> tuple[Any, dict[str, Any]]:
+    """(its diffusion, a checkpoint as its trainer writes it, with other weights outside the EMA)."""
+    library = pytest.importorskip("denoising_diffusion_pytorch")
+    network = made(library.Unet, dim=8, dim_mults=(1, 2), channels=1, full_attn=(False, True))
+    diffusion = library.GaussianDiffusion(
+        network, image_size=8, timesteps=30, objective=objective, beta_schedule=schedule, **more
+    )
+    state = diffusion.state_dict()
+    average = {f"ema_model.{name}": one for name, one in state.items()}
+    online = {f"online_model.{name}": torch.zeros_like(one) for name, one in state.items()}
+    counters = {"initted": torch.tensor(True), "step": torch.tensor(700)}
+    plain = {name: 0 * one if name.startswith("model.") else one for name, one in state.items()}
+    checkpoint = {"step": 7000, "model": plain, "opt": {"state": {}}, "ema": average | online | counters}
+    return diffusion.eval(), checkpoint | {"scaler": None, "version": "2.0"}
+
+
+@pytest.mark.parametrize(
+    ("objective", "schedule", "more"),
+    [
+        ("pred_v", "sigmoid", {}),
+        ("pred_noise", "linear", {}),
+        ("pred_x0", "cosine", {}),
+        ("pred_v", "cosine", {"min_snr_loss_weight": True}),
+    ],
+)
+def test_lucidrains_goes_in_by_its_ema_and_samples_as_it_does(
+    tmp_path: Path, objective: str, schedule: str, more: dict[str, Any]
+) -> None:
+    diffusion, checkpoint = trained_by_lucidrains(objective, schedule, **more)
+    folder, said = taken(tmp_path, checkpoint, "model")
+    assert "EMA weights were taken" in said and "after 700 steps" in said and "not averaged" in said
+    assert recognise(folder) == "lucidrains"
+    opened = open_model(folder, asked=Asked(images=lambda: PIXELS))
+    levels = opened.denoiser.schedule.alpha(opened.denoiser.schedule.time_of(torch.arange(30)))  # type: ignore[attr-defined]
+    assert torch.allclose(levels**2, diffusion.alphas_cumprod.double(), rtol=1e-5)
+    x, e, k = seeded(0, 30, 1, 2, 2), seeded(1, 30, 1, 2, 2), torch.arange(30)
+    t = (k.double() + 1) / 30
+    sch = opened.denoiser.schedule
+    mixed = sch.alpha(t).reshape(-1, 1, 1, 1) * x + sch.sigma(t).reshape(-1, 1, 1, 1) * e
+    assert torch.allclose(mixed.float(), diffusion.q_sample(x, k, e), atol=2e-6)
+
+    start, noises = seeded(7, 2, 1, 8, 8), [seeded(100 + i, 2, 1, 8, 8) for i in range(30)]
+    expected = start
+    with torch.no_grad():
+        for place, step in enumerate(reversed(range(30))):
+            mean, _, log_variance, _ = diffusion.p_mean_variance(
+                x=expected, t=torch.full((2,), step), clip_denoised=True
+            )
+            noise = noises[place] if step > 0 else torch.zeros_like(start)
+            expected = mean + (0.5 * log_variance).exp() * noise
+    assert float((ours(opened, start, noises) - expected).abs().max()) < 1e-4
+
+
+def test_what_of_lucidrains_cannot_be_audited_is_refused(tmp_path: Path) -> None:
+    _, checkpoint = trained_by_lucidrains("pred_v", "sigmoid")
+    without = {name: one for name, one in checkpoint.items() if name != "ema"}
+    with pytest.raises(ModelError, match=r"without its EMA.*--take model"):
+        taken(tmp_path, without, "a")
+    _, said = taken(tmp_path, without, "b", take="model")
+    assert "not averaged, as you asked" in said
+    checkpoint["ema"]["step"] = torch.tensor(0)
+    with pytest.raises(ModelError, match="0 steps"):
+        taken(tmp_path, checkpoint, "c")
+    checkpoint["ema"]["step"] = torch.tensor(9)
+    checkpoint["ema"]["ema_model.loss_weight"] = torch.full((30,), 3.0)
+    with pytest.raises(ModelError, match="what the network predicts is not known"):
+        taken(tmp_path, checkpoint, "d")
+
+
+# --- folders that are no model
+
+
+def folder(tmp_path: Path, *files: str) -> Path:
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        (("model-10.pt", "sample-10.png"), ["lucidrains", "model-10.pt", "latentprint convert"]),
+        (("hparams.yaml", "checkpoints/last.ckpt", "a.png"), ["Lightning", "last.ckpt", "factory"]),
+        (
+            ("models/model.pt", "docs/a.png", "metadata.json"),
+            ["bundle of MONAI", "model.pt", "inference.json"],
+        ),
+        (
+            ("network-snapshot-1.pkl", "training_options.json", "fakes.png"),
+            ["EDM", "snapshot-1.pkl", "factory"],
+        ),
+        (("weights.safetensors", "a.png"), ["weights.safetensors", "config.json"]),
+        (("a.png", "b.png"), ["2 files of images", "--samples"]),
+        (("notes.txt",), ["neither a configuration nor weights"]),
+    ],
+)
+def test_a_folder_that_is_no_model_is_told_what_it_looks_like(
+    tmp_path: Path, files: tuple[str, ...], words: list[str]
+) -> None:
+    with pytest.raises(ModelError) as error:
+        open_model(folder(tmp_path, *files))
+    assert all(word in str(error.value) for word in words), str(error.value)
+
+
+def test_a_folder_of_models_names_one(tmp_path: Path) -> None:
+    saved(tmp_path / "run-1", unet(), scheduler_of("DDPMScheduler"))
+    with pytest.raises(ModelError, match=r"--model .*run-1"):
+        open_model(tmp_path)
+
+
+def test_a_pipeline_of_text_and_a_network_conditioned_on_images_say_so(tmp_path: Path) -> None:
+    index = {"_class_name": "StableDiffusionPipeline", "_diffusers_version": "0.30.0"}
+    (tmp_path / "model_index.json").write_text(json.dumps(index | {"text_encoder": ["transformers", "CLIP"]}))
+    with pytest.raises(
+        ModelError, match=r"StableDiffusionPipeline' of diffusers 0.30.0 is conditioned on text"
+    ):
+        open_model(tmp_path)
+    (tmp_path / "model_index.json").unlink()
+    masked = saved(tmp_path / "masked", unet(in_channels=2), scheduler_of("DDPMScheduler"))
+    with pytest.raises(ModelError, match=r"takes 2 channels and gives 1: it is conditioned on an image"):
+        open_model(masked)
+    shutil.rmtree(masked)
