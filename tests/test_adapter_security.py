@@ -75,7 +75,7 @@ def test_pickles_are_refused_unread_with_the_way_out(model: Path, tmp_path: Path
     bad = model / "unet" / f"diffusion_pytorch_model{suffix}"
     bad.write_bytes(pickle.dumps(Bomb(mark)))
     for path in (model, bad):
-        with pytest.raises(ModelError, match=r"pickle.*latentprint\.adapters\.convert"):
+        with pytest.raises(ModelError, match=r"pickle.*latentprint convert"):
             open_model(path)
     assert not mark.exists()
 
@@ -388,7 +388,7 @@ def test_the_converter_as_a_program(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert answer(["convert", str(source), str(target)]) == 2
     assert "--i-trust-this-file" in capsys.readouterr().err and not target.exists()
     assert answer(["convert", str(source), str(target), "--i-trust-this-file"]) == 0
-    said = capsys.readouterr().out.splitlines()
+    said = capsys.readouterr().out.splitlines()[-2:]
     assert [line[:64] for line in said] == [sha256(f.read_bytes()).hexdigest() for f in (source, target)]
 
 

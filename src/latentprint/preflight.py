@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from latentprint.adapters import Opened
+from latentprint.adapters.truth import Denoising, beaten, denoising, recognised
 from latentprint.audit.costs import planned
 from latentprint.audit.given import as_it_is, given_images, open_given
 from latentprint.audit.images import read_images
@@ -140,6 +141,7 @@ def check(
     """
     place = open_device(device)
     trained: tuple[float | None, float]
+    levels: tuple[Denoising, ...] = ()
     read = config
     reading = cache(lambda: read_images(read, root, download))
     given = open_given(model, label, target, place, config, reading)
@@ -182,15 +184,41 @@ def check(
         "shape": "x".join(map(str, split.train.shape)),
         "images with a near copy among them": repeated,
         "copies of the private image": injection.copies,
-        "network parameters": size,
     }
-    if given is not None:
-        facts |= {"model": given.opened.kind, "weights sha256": given.opened.weights_sha256}
+    if given is None:
+        facts["network parameters"] = size
+    else:
+        levels = denoising(given.opened, split.train.pixels, split.heldout.pixels, place)
+        facts |= recognised(given.opened) | {f"error at noise {one.ratio:.2g}": _error(one) for one in levels}
     rows = sum(cost.amount for cost in costs if cost.evaluations is not None)
     kept = models * size * 4 * 6 if given is None else 0
     needed = kept + rows * TRACE + config.fid.samples * 4 * 2048
     free = shutil.disk_usage(_existing(out)).free
-    return Preflight(facts, tuple(costs), (needed, free), tuple(_warnings(config, facts, needed, free)))
+    warnings = _warnings(config, facts, needed, free)
+    if lost := beaten(levels):
+        warnings.insert(0, _no_denoiser(lost, len(levels)))
+    return Preflight(facts, tuple(costs), (needed, free), tuple(warnings))
+
+
+def _no_denoiser(lost: tuple[float, ...], count: int) -> str:
+    where = (
+        "no noise level" if len(lost) == count else f"noise of {', '.join(f'{one:.2g}' for one in lost)} not"
+    )
+    return (
+        f"at {where} does the model take noise off these images better than a plain blur: what it "
+        "predicts, its "
+        "noise, its time or the range of its images is probably not what was understood, or it was "
+        "trained on "
+        "quite other images; an audit of it would mean little"
+    )
+
+
+def _error(one: Denoising) -> str:
+    return (
+        f"{one.train:.2g} on training images, {one.heldout:.2g} on held-out ones, {one.blur:.2g} by a "
+        "plain blur "
+        "(shares of the images' variance)"
+    )
 
 
 def _own(
