@@ -1,8 +1,8 @@
 """The space of a latent model: images to latents and back, by a variational or vector-quantised autoencoder.
 
-    encode   z = (mu(image) - shift) scale        mu: the mean of q(z | image) for an AutoencoderKL, the
-    latents decode   image = decoder(z / scale + shift)       before quantisation for a VQModel, which decode
-    quantises
+    encode   z = (mu(image) - shift) scale      mu: the mean of q(z | image) for an AutoencoderKL,
+    decode   image = decoder(z / scale + shift)     the latents before quantisation for a VQModel,
+                                                    which decode quantises
 
 The mean, not a draw, is taken: x_p has one latent, and nothing about an audit depends on a draw that nobody
 recorded.

@@ -4,13 +4,11 @@
 
 - arrays lie channels last, which the convolutions of a CPU (oneDNN) and of a GPU take without reordering;
 - group normalisation is written in whole passes over such arrays: torch's own kernel for them takes ten times
-as
-  long on a CPU, longer than the convolutions between them;
+  as long on a CPU, longer than the convolutions between them;
 - a residual block activates and sums in place and does not divide by 1;
 - "double each pixel, then convolve with a 3 x 3 kernel" is one transposed convolution with a 4 x 4 kernel. Of
-three
-  neighbours on the doubled grid two are the same pixel, so that 4 products per output do the work of 9. Along
-  an axis the kernel (w0, w1, w2) becomes (w2, w1 + w2, w0 + w1, w0). (Shi et al. 2016, sub-pixel
+  three neighbours on the doubled grid two are the same pixel, so that 4 products per output do the work of 9.
+  Along an axis the kernel (w0, w1, w2) becomes (w2, w1 + w2, w0 + w1, w0). (Shi et al. 2016, sub-pixel
   convolution.)
 
 It is for evaluation: train the original.
