@@ -58,12 +58,12 @@ def settings() -> Any:
 
 def test_a_network_is_audited_whole_and_goes_on_with_the_same_weights_only(tmp_path: Path) -> None:
     model = from_module(Network(), ddpm_schedule(), shape=DIGIT)
-    first = run_audit(settings(), tmp_path / "run", model=model, target=5)
-    assert first["model"]["kind"] == "python" and first["model"]["weights_sha256"] == model.weights_sha256
-    assert any("code" in note for note in first["model"]["notes"])
+    first: Any = run_audit(settings(), tmp_path / "run", model=model, target=5)
+    assert first.model.kind == "python" and first.model.weights_sha256 == model.weights_sha256
+    assert any("code" in note for note in first.model.notes)
     again = {"schedule": ddpm_schedule(), "predicts": "epsilon", "shape": DIGIT}
-    second = run_audit(settings(), tmp_path / "run", model=Network(), target=5, **cast(Any, again))
-    assert second["q"]["monte_carlo"] == first["q"]["monte_carlo"]
+    second: Any = run_audit(settings(), tmp_path / "run", model=Network(), target=5, **cast(Any, again))
+    assert second.q.monte_carlo == first.q.monte_carlo
     others = {
         "other weights": from_module(Network(1), ddpm_schedule(), shape=DIGIT),
         "other noise": from_module(Network(), ddpm_schedule("scaled_linear"), shape=DIGIT),
@@ -81,8 +81,8 @@ def test_a_denoiser_is_a_model_and_takes_the_shape_of_the_images(tmp_path: Path)
 
     images = load("digits", seed=0, images=24).train.pixels
     known = Memorised(torch.as_tensor(images), VP())
-    found = run_audit(settings(), tmp_path / "run", model=known, target=5)
-    assert found["model"]["kind"] == "python" and found["model"]["weights_sha256"] == sha256_of(known)
+    found: Any = run_audit(settings(), tmp_path / "run", model=known, target=5)
+    assert found.model.kind == "python" and found.model.weights_sha256 == sha256_of(known)
 
 
 def test_our_denoiser_of_a_network_is_the_librarys_step() -> None:
