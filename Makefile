@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: setup demo test examples check coverage lint format types layers docstrings docs lock clean
+.PHONY: setup demo test edges examples check coverage lint format types layers docstrings docs lock clean
 
 setup: $(STAMP)
 
@@ -23,6 +23,10 @@ demo: setup
 # One process a core with one thread each: small tensors gain nothing from two.
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
+
+# All mutations of everything that is read (`make test` runs two minutes of them): hours on two cores.
+edges: setup
+	OMP_NUM_THREADS=1 $(BIN)/python tests/edges/harness.py
 
 # The examples and the notebook, small; `make test` runs them too.
 examples: setup

@@ -96,11 +96,26 @@ def _network(folder: Path, config: Mapping[str, Any], tensors: dict[str, torch.T
     if config.get("_class_name") != "UNet2DModel":
         raise ModelError(f"{folder / CONFIG} must be of a UNet2DModel, got {config.get('_class_name')!r}")
     try:
-        with torch.random.fork_rng(devices=[]):  # the constructor draws weights, which are replaced at once
+        _require_bounded(config)
+        with torch.device("meta"):  # neither memory nor random weights, until they are known to fit
             network = cast(UNet2DModel, UNet2DModel.from_config(dict(config)))
-        network.load_state_dict(tensors)
+        network.load_state_dict({name: one.float() for name, one in tensors.items()}, assign=True)
     except (RuntimeError, TypeError, ValueError) as error:
         first = str(error).strip().splitlines()
         detail = first[min(1, len(first) - 1)].strip() if first else type(error).__name__
         raise ModelError(f"the weights in {folder} do not fit its {CONFIG}: {detail}") from error
     return network
+
+
+def _require_bounded(config: Mapping[str, Any]) -> None:
+    """Nothing, unless laying the network out would take minutes: millions of layers or channels.
+
+    Raises:
+        ValueError: it would.
+    """
+    layers, channels = config.get("layers_per_block"), config.get("block_out_channels")
+    if not isinstance(layers, int) or not isinstance(channels, list) or not 1 <= layers <= 64:
+        raise ValueError("it needs 1 to 64 layers_per_block and a list of block_out_channels")
+    widths = cast(list[object], channels)
+    if not 1 <= len(widths) <= 12 or any(not isinstance(one, int) or not 1 <= one <= 8192 for one in widths):
+        raise ValueError("it needs 1 to 12 block_out_channels of 1 to 8,192 each")
