@@ -188,9 +188,9 @@ def test_a_search_without_a_question_is_one_sentence(settings: Path, tmp_path: P
     assert "search.tries = 0" in refused(*own, "--tries", 0)
     assert "search.method" in refused(*own, "--search", "magic")
     for text, said in (
-        ("[search]\nlevels = 0", "at least one noise level"),
-        ("[baseline]\nlevels = 0", "at least one noise level"),
-        ("[profile]\ntries = 0", "search.tries = 0"),
+        ("[search]\nlevels = 0", "levels = 0"),
+        ("[baseline]\nlevels = 0", "levels = 0"),
+        ("[profile]\ntries = 0", "profile.tries = 0"),
         ("[search]\nmethod = 'range'\nlow = 0.9\nhigh = 0.1", "lies in"),
     ):
         file = tmp_path / "wrong.toml"
