@@ -23,6 +23,7 @@ from latentprint.networks import (
     commit,
     committed,
     load_model,
+    multiple_of,
     parameters,
     save_model,
 )
@@ -67,11 +68,19 @@ def test_weights_are_a_function_of_the_seed():
     assert not torch.equal(one["conv_in.weight"], other["conv_in.weight"])
 
 
-def test_a_size_that_cannot_be_halved_is_refused_with_one_that_can():
-    with pytest.raises(
-        ValueError, match=r"multiples of 4, got 30 x 28; use fewer levels, or images of 28 x 28"
-    ):
-        build_unet(PAPER, 1, (30, 28), Streams(0))
+def test_sides_that_cannot_be_halved_are_filled_up_inside_and_cut_back(tmp_path: Path):
+    network = build_unet(UNetConfig((8, 16, 16), 1, norm_groups=4), 1, (7, 30), Streams(0)).eval()
+    save_model(tmp_path, NetworkDenoiser(network, SubVP(), multiple=multiple_of(network)))
+    denoiser = load_model(tmp_path)
+    assert denoiser.multiple == 4
+    x = Streams(0).noise("x", torch.arange(2), 0, (1, 7, 30))
+    t = torch.tensor([0.3, 0.8], dtype=torch.float64)
+    filled = torch.cat([x, x[..., -1:, :]], dim=-2)
+    filled = torch.cat([filled, *[filled[..., -1:]] * 2], dim=-1)
+    with torch.no_grad():
+        found, whole = denoiser(x, t), denoiser(filled, t)
+    assert found.shape == x.shape and torch.equal(found, whole[..., :7, :30])
+    assert multiple_of(torch.nn.Identity()) == 1
 
 
 @pytest.mark.parametrize(

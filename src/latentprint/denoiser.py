@@ -176,7 +176,8 @@ class NetworkDenoiser:
 
     with Karras et al. 2022, table 1, column EDM: c_skip = d^2 / (r^2 + d^2), c_out = r d / sqrt(r^2 + d^2),
     c_in = 1 / sqrt(r^2 + d^2); d = ``sigma_data`` is the standard deviation of the data. Time reaches the
-    network as a tensor (B,) of x's type; ``label``, where given, as ``class_labels``, int64 (B,).
+    network as a tensor (B,) of x's type; ``label``, where given, as ``class_labels``, int64 (B,). Sides that
+    are no multiples of ``multiple`` are filled up with the pixels at the border, and the answer is cut back.
 
     Raises:
         ValueError: unknown parametrisation, or sigma_data is not positive.
@@ -187,6 +188,7 @@ class NetworkDenoiser:
     parametrisation: Parametrisation = "epsilon"
     sigma_data: float = 0.5
     label: int | None = None
+    multiple: int = 1
 
     def __post_init__(self) -> None:
         if self.parametrisation not in get_args(Parametrisation):
@@ -209,6 +211,10 @@ class NetworkDenoiser:
 
     def _predict(self, x: Tensor, t: Tensor) -> Tensor:
         time = self.network_time(t).to(device=x.device, dtype=x.dtype).expand(len(x))
+        height, width = x.shape[-2:]
+        below, right = -height % self.multiple, -width % self.multiple
+        if below or right:
+            x = nn.functional.pad(x, (0, right, 0, below), mode="replicate")
         if self.label is None:
             out = self.network(x, time)
         else:
@@ -218,7 +224,8 @@ class NetworkDenoiser:
             out = out.sample
         if out.shape != x.shape:
             raise ValueError(f"the network was given shape {tuple(x.shape)} and returned {tuple(out.shape)}")
-        return out.to(x.dtype)  # under autocast the network may answer in half precision
+        # under autocast the network may answer in half precision
+        return out[..., :height, :width].to(x.dtype) if below or right else out.to(x.dtype)
 
     def network_time(self, t: Tensor) -> Tensor:
         """The number that the network is given as time, float64, shaped as t.

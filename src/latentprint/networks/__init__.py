@@ -2,7 +2,7 @@
 
 from latentprint.networks.files import FileError, commit, committed
 from latentprint.networks.saved import ModelError, load_model, save_model
-from latentprint.networks.unet import DIGITS, PAPER, SMALL28, UNetConfig, build_unet, parameters
+from latentprint.networks.unet import DIGITS, PAPER, SMALL28, UNetConfig, build_unet, multiple_of, parameters
 
 __all__ = [
     "DIGITS",
@@ -15,6 +15,7 @@ __all__ = [
     "commit",
     "committed",
     "load_model",
+    "multiple_of",
     "parameters",
     "save_model",
 ]

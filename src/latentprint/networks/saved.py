@@ -22,6 +22,7 @@ from latentprint.contracts import InputError
 from latentprint.denoiser import NetworkDenoiser
 from latentprint.files import FileError, read_json, write
 from latentprint.networks.files import pack, unpack
+from latentprint.networks.unet import multiple_of
 from latentprint.schedule import schedule_from
 
 CONFIG, WEIGHTS, ABOUT = "config.json", "diffusion_pytorch_model.safetensors", "latentprint.json"
@@ -71,6 +72,7 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> NetworkDenoi
             about["parametrisation"],
             float(about["sigma_data"]),
             about["label"],
+            multiple_of(network),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(f"{folder / ABOUT} does not describe a model: {error}") from error

@@ -15,6 +15,7 @@ import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
 from pydantic import Field
 from pydantic.dataclasses import dataclass
+from torch import nn
 
 from latentprint.settings import STRICT
 from latentprint.streams import Streams
@@ -63,11 +64,6 @@ class UNetConfig:
                 f"heads of {self.head_channels} channels must divide the levels that attend, got {rest}"
             )
 
-    @property
-    def divisor(self) -> int:
-        """Heights and widths must be multiples of this: 2 to the number of halvings."""
-        return 2 ** (len(self.channels) - 1)
-
 
 PAPER = UNetConfig()
 """The paper's network for 28 x 28 images (17.3 million parameters)."""
@@ -77,6 +73,15 @@ DIGITS = UNetConfig((32, 64), layers_per_block=1, middle_attention=False, norm_g
 
 SMALL28 = UNetConfig((32, 64, 64), layers_per_block=1, middle_attention=False, norm_groups=8)
 """For 28 x 28 images on two CPU cores: 1.0 million parameters, 0.6 s of one core for a step of 32 images."""
+
+
+def multiple_of(network: nn.Module) -> int:
+    """What the sides that a network sees must be multiples of: a U-Net halves them at each level but one.
+
+    28 = 4 x 7 can be halved twice; other sides are filled up (``NetworkDenoiser``, ``multiple``).
+    """
+    halves = isinstance(network, UNet2DModel)
+    return 2 ** (len(network.config["block_out_channels"]) - 1) if halves else 1
 
 
 def build_unet(
@@ -91,18 +96,11 @@ def build_unet(
         streams: the weights are a function of their seed alone; torch's global generator is left as it was.
 
     Raises:
-        ValueError: a side is not a multiple of ``config.divisor``, or ``channels`` is not positive.
+        ValueError: ``channels`` or a side is not positive.
     """
     sides = (size, size) if isinstance(size, int) else size
     if channels < 1 or min(sides) < 1:
         raise ValueError(f"images need positive channels and sides, got {channels} channels of {sides}")
-    if any(side % config.divisor for side in sides):
-        below = [max(1, side // config.divisor) * config.divisor for side in sides]
-        raise ValueError(
-            f"a U-Net of {len(config.channels)} levels needs heights and widths that are multiples of "
-            f"{config.divisor}, got {sides[0]} x {sides[1]}; use fewer levels, or images of "
-            f"{below[0]} x {below[1]}"
-        )
     attention = config.attention or (False,) * len(config.channels)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(int(streams.generator("network.weights").integers(2**63)))

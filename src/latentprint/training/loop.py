@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from latentprint.denoiser import NetworkDenoiser
-from latentprint.networks import FileError, commit, committed
+from latentprint.networks import FileError, commit, committed, multiple_of
 from latentprint.networks.speed import compiled, laid_out, new_step, rounding
 from latentprint.schedule import Schedule
 from latentprint.settings import plain
@@ -157,7 +157,9 @@ class _Run:
             fused=True,
         )
         # Constant images have no spread; any positive number serves as their unit.
-        denoiser = NetworkDenoiser(network, schedule, config.parametrisation, spread or 1.0)
+        denoiser = NetworkDenoiser(
+            network, schedule, config.parametrisation, spread or 1.0, multiple=multiple_of(network)
+        )
         identity = {
             "seed": streams.seed,
             "shape": list(pixels.shape),
