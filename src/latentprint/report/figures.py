@@ -131,7 +131,7 @@ def strip_figure(law: Baseline) -> Figure:
         "The same limit for images the model has never seen",
         lambda width: charts.strips(groups, label, width, "t′: most noise from which it came back"),
         "An image that stands far to the right of those never trained on is known to the model. Every image"
-        f" here was judged by the {law.question.recogniser}, with {law.question.tries} tries at each level; t′"
+        f" was judged by the {law.question.recogniser}, with {law.question.tries} tries at each level; t′"
         " is the largest level whose hits cannot all be false matches.",
         Table("t′ of each image", ("Image", "t′"), rows, (False, False)),
     )
