@@ -95,7 +95,8 @@ def run_audit(
     place = open_device(device)
     if model is not None and samples is not None:
         raise InputError("a model and samples were given; audit one of them at a time")
-    if isinstance(model, str | Path) and recognise(model) == "samples":
+    # A file of arrays can only be samples; a folder of pictures given as a model may be what lies beside one.
+    if isinstance(model, str | Path) and Path(model).is_file() and recognise(model) == "samples":
         model, samples = None, model
     if samples is not None:
         if label is not None:

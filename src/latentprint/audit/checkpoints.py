@@ -140,10 +140,14 @@ def found_checkpoints(
     return tuple(found[step] for step in sorted(found))
 
 
+_PARTS = ("unet", "unet_ema", "transformer", "vae", "vqvae", "scheduler", "logs", "samples")
+"""What a training script leaves beside its checkpoints: the parts of the finished pipeline, logs and images."""
+
+
 def _is_model(folder: Path) -> bool:
     """Whether it is a checkpoint; one that is refused is, so that it is not passed over in silence."""
-    if not re.search(r"\d", folder.name):
-        return False  # a pipeline's own parts and logs lie beside checkpoints
+    if folder.name in _PARTS:
+        return False
     try:
         return recognise(folder) != "samples"
     except ModelError:
