@@ -141,7 +141,7 @@ def found_checkpoints(
 
 
 _PARTS = ("unet", "unet_ema", "transformer", "vae", "vqvae", "scheduler", "logs", "samples")
-"""What a training script leaves beside its checkpoints: the parts of the finished pipeline, logs and images."""
+"""What a training script leaves beside checkpoints: parts of the finished pipeline, logs and images."""
 
 
 def _is_model(folder: Path) -> bool:
