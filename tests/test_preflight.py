@@ -34,8 +34,8 @@ def test_counts_follow_from_the_settings(tmp_path: Path) -> None:
     # The one level is T itself, where a trajectory walks the whole grid.
     assert costs["search.model"].evaluations == costs["search.control"].evaluations == 3 * 9
     assert all(cost.seconds > 0 for cost in found.costs)
-    assert found.exit_code == 1  # 40 samples show the image 1.7 times
-    assert any("1.7 times" in one for one in found.warnings)
+    assert found.exit_code == 1  # a rate of 1/24 takes 71 samples without a hit to exclude
+    assert any("40 samples are too few" in one and "71 without" in one for one in found.warnings)
     assert not (tmp_path / "run").exists()
 
 
@@ -67,6 +67,18 @@ def test_the_cost_of_a_sampler_that_chooses_its_steps_is_an_order_of_magnitude(t
     (cost,) = (one for one in found.costs if one.stage == "samples.model")
     assert cost.about and cost.evaluations == 40 * ADAPTIVE
     assert any("about 8,000 network evaluations" in line for line in found.lines())
+
+
+def test_what_a_design_cannot_show_is_said_with_what_would_do(tmp_path: Path) -> None:
+    """With 6 held-out images no rank reaches its level, and 4 samples show too few of 80 images."""
+    images = np.random.default_rng(0).uniform(-1, 1, (86, 8, 8)).astype(np.float32)
+    np.savez(tmp_path / "few.npz", train_images=images[:80], test_images=images[80:])
+    data = {"source": str(tmp_path / "few.npz"), "images": 80}
+    found = check(
+        resolve(SETTINGS | {"data": data, "samples": {"count": 4, "control": 1}}, preset="demo"), tmp_path
+    )
+    (said,) = (one for one in found.warnings if "not even a model that repeats" in one)
+    assert "39 held-out images and 184 samples" in said
 
 
 def test_copies_are_warned_of(tmp_path: Path) -> None:

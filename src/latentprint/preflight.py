@@ -32,6 +32,7 @@ from latentprint.config import AuditConfig
 from latentprint.data import ImageSet, near_duplicates
 from latentprint.denoiser import Denoiser, NetworkDenoiser
 from latentprint.detector import DetectorConfig, build_backbone
+from latentprint.judge import Design
 from latentprint.networks import build_unet, parameters
 from latentprint.progress import duration
 from latentprint.stats import samples_to_decide
@@ -292,22 +293,14 @@ def _warnings(config: AuditConfig, facts: dict[str, Any], needed: int, free: int
             f"{repeated} training images are copies or near copies of others; "
             "a repeated image is memorised sooner, and comes back more often, than its share suggests"
         )
-    expected = config.samples.count * copies / count
-    if expected < 3:
-        out.append(
-            f"{config.samples.count:,} samples are few: a model that repeats every training image equally "
-            f"often would show the private one {expected:.2g} times; below 3, seeing none means little"
-        )
+    drawn = config.samples.count
+    control = (config.samples.control or drawn) if config.control else 0
+    out += Design(count, facts["images held out"], copies, drawn, control).sentences
     until = config.samples.until
     if until is not None and (enough := samples_to_decide(until)) > config.samples.count:
         out.append(
             f"{config.samples.count:,} samples are too few to show that the image comes back less often than "
             f"{until:g} (samples.until), even if none does; {enough:,} or somewhat more would be enough"
-        )
-    if facts["images held out"] < 50:
-        out.append(
-            f"{facts['images held out']} held-out images are few for measuring the detectors' errors; 50 or "
-            "more give bounds that mean something"
         )
     if needed > free:
         out.append(f"the run needs about {needed / 1e6:,.0f} MB of disk and {free / 1e6:,.0f} MB are free")
