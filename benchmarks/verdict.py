@@ -2,8 +2,8 @@
 
 A world is a random split of one real set: N images trained on, one of them x_p, m held out, the rest others.
 In each, models whose truth is known are audited. Samples are drawn from them directly; split, rows and rule
-are an audit's own (`data.Split`, `attacks.pool`, `stats.returned`, `judge.decide`). The recogniser, whose hits
-the control and "not found" rest on, is a ball around x_p, half as wide as the way to the nearest of half of
+are an audit's own (`data.Split`, `attacks.pool`, `stats.returned`, `judge.decide`). The recogniser, on whose
+hits the control and "not found" rest, is a ball around x_p, half as wide as the way to the nearest of half of
 the held-out images; its errors are counted on the other half, and on copies as c_id's are.
 
     plain      repeats the N images equally often                 must be "reproduces" in >= 90 %
