@@ -183,6 +183,7 @@ def check(
         "images to train on": len(split.train),
         "images held out": len(split.heldout),
         "shape": "x".join(map(str, split.train.shape)),
+        **({} if not split.classes else {"classes": split.named_classes}),
         "images with a near copy among them": repeated,
         "copies of the private image": injection.copies,
     }
@@ -195,7 +196,7 @@ def check(
     kept = models * size * 4 * 6 if given is None else 0
     needed = kept + rows * TRACE + config.fid.samples * 4 * 2048
     free = shutil.disk_usage(_existing(out)).free
-    warnings = _warnings(config, facts, needed, free)
+    warnings = [*split.remarks, *_warnings(config, facts, needed, free)]
     if lost := beaten(levels):
         warnings.insert(0, _no_denoiser(lost, len(levels)))
     return Preflight(facts, tuple(costs), (needed, free), tuple(warnings))

@@ -280,9 +280,6 @@ def _files(
     mapped = how.stored_range or _TYPES.get(first.dtype.name, (-1.0, 1.0))
     warning = tree.masks(found.names) if pattern is None else ""
     notes = [warning] if warning else []
-    if sides.classes:
-        named = ", ".join(f"{i} = {name}" for i, name in enumerate(sides.classes[:12]))
-        notes += [] if table is not None else [f"the folders name the classes: {named}"]
     return Source(train, held, mapped, how.stored_range is not None, sides.classes, tuple(notes))
 
 

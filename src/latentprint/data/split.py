@@ -159,6 +159,11 @@ class Split:
         return replace(self, label=label)
 
     @property
+    def named_classes(self) -> str:
+        """The numbers of the classes and their names, as ImageFolder gives them: "0 = benign, ..."."""
+        return ", ".join(f"{i} = {name}" for i, name in enumerate(self.classes[:20]))
+
+    @property
     def peers(self) -> NDArray[np.int64]:
         """Rising positions of the training images of the class that is audited; of all where it is any."""
         if self.label is None:

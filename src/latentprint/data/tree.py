@@ -190,7 +190,7 @@ def _classed(train: Tree, held: Tree | None, table: Path | None) -> Sides:
         return Sides(train, held)
     place = {name: i for i, name in enumerate(classes)}
     if table is not None and all(name.isdecimal() for name in classes):  # numbers mean themselves
-        place = {name: int(name) for name in classes}
+        place, classes = {name: int(name) for name in classes}, []
     labels = (tuple(place[c] for c in found[0]), tuple(place[c] for c in found[1]))
     return Sides(train, held, labels, tuple(classes))
 
