@@ -19,7 +19,9 @@ def pool(work: Work, split: Split, injection: Injection) -> Compare | None:
     None where there are too few images for a pool: nothing can then be said of which of them come back.
     """
     mixed = [] if split.overlap is None else [train for _, train, _ in split.overlap.pairs]
-    images = Pool.of(injection.marked.pixels, split.heldout.pixels, injection.index, mixed)
+    known = split.train.identities, split.heldout.identities
+    persons = None if known[0] is None or known[1] is None else (*known[0], *known[1])
+    images = Pool.of(injection.marked.pixels, split.heldout.pixels, injection.index, mixed, persons)
     if len(images.whose) < LEAST:
         return None
     if not work.run.stage("pool").done:
