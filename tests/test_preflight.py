@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from latentprint import AuditConfig, InputError, load, resolve
+from latentprint import AuditConfig, InputError, load, resolve, run_audit
 from latentprint.audit.costs import ADAPTIVE, planned
 from latentprint.audit.stages import snapshots_due
 from latentprint.preflight import check
@@ -60,6 +60,26 @@ def test_what_is_said_before_is_what_stages_note_after() -> None:
     assert exact == {stage: spent[stage] for stage in exact} and len(exact) >= 11
     for one in found:
         assert 0 < spent[one.stage] <= one.evaluations
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"model": {"training": {"batch": 10**7}}}, r"model\.training\.batch = 10,000,000"),
+        ({"samples": {"count": 10**9}}, r"samples\.count = 1,000,000,000 needs about 186"),
+        ({"search": {"levels": 4_000, "tries": 10**6}}, r"search\.levels x search\.tries"),
+    ],
+)
+def test_memory_that_the_machine_lacks_is_said_before_any_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: dict[str, object], words: str
+) -> None:
+    monkeypatch.setattr("latentprint.audit.costs.free_memory", lambda: 8 * 2**30)
+    config = resolve(SETTINGS | asked, preset="demo")
+    for run in (lambda: check(config, tmp_path / "run"), lambda: run_audit(config, tmp_path / "run")):
+        with pytest.raises(InputError, match=words) as caught:
+            run()
+        assert "would fit" in str(caught.value)
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_cost_of_a_sampler_that_chooses_its_steps_is_an_order_of_magnitude(tmp_path: Path) -> None:

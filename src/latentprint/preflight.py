@@ -23,7 +23,7 @@ import torch
 
 from latentprint.adapters import Opened
 from latentprint.adapters.truth import Denoising, beaten, denoising, recognised
-from latentprint.audit.costs import planned
+from latentprint.audit.costs import planned, require_memory
 from latentprint.audit.given import as_it_is, given_images, open_given
 from latentprint.audit.images import read_images
 from latentprint.audit.stages import images, snapshots_due
@@ -148,11 +148,13 @@ def check(
     given = open_given(model, label, target, place, config, reading)
     if given is None:
         split, injection = images(config, root, download, target)
+        require_memory(config, split.train.shape, place, trains=True)
         schedule = config.model.schedule()
         size, trained = _own(config, injection.marked.pixels, place)
     else:
         config = as_it_is(config)
         split, injection = given_images(config, given, reading())
+        require_memory(config, split.train.shape, place, trains=False)
         schedule = given.opened.sampled(config.sampler.own).schedule
         size = sum(parameters(network) for network in given.opened.networks)
         trained = (None, _evaluation(given.opened.denoiser, given.opened.shape, 16, place))

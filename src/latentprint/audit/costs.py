@@ -9,7 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+import torch
+
 from latentprint.config import AuditConfig
+from latentprint.contracts import InputError
+from latentprint.data.listing import free_memory
 from latentprint.rate.table import ESTIMATORS
 from latentprint.sampler import Sampler, own_times
 from latentprint.schedule import Schedule
@@ -17,6 +21,53 @@ from latentprint.search.settings import BaselineSettings, ProfileSettings, Searc
 
 ADAPTIVE = 200
 """Evaluations of a trajectory whose sampler chooses its steps, and of a likelihood: an order of magnitude."""
+
+
+ROW = 200
+"""Bytes of memory that a trajectory takes while its rows are put together: a dozen columns, twice."""
+
+
+class MemoryLack(InputError):
+    """What is asked for needs more memory than this machine has free, said before any of it is taken."""
+
+
+def require_memory(
+    config: AuditConfig, shape: tuple[int, ...], place: torch.device, *, trains: bool
+) -> None:
+    """Nothing, if training and rows fit into the memory that is free, by an estimate on the low side.
+
+    A training step keeps the output of each residual block, which has its level's channels at the level's
+    size, in float32, a handful of times (convolutions, normalisations, gradients).
+
+    Raises:
+        MemoryLack: they do not; what is largest is named with a number that would fit.
+    """
+    free = free_memory()
+    room = torch.cuda.mem_get_info(place)[0] if place.type == "cuda" else free
+    height, width = shape[-2:]
+    network, batch = config.model.network, config.model.training.batch
+    pixels = [height * width // 4**level * channels for level, channels in enumerate(network.channels)]
+    image = 4 * 4 * network.layers_per_block * sum(pixels)
+    if trains and batch * image > room:
+        raise MemoryLack(
+            f"a training step on model.training.batch = {batch:,} images needs at least"
+            f" {batch * image / 2**30:,.1f} GiB of memory, and {room / 2**30:,.1f} GiB are free; a batch of"
+            f" {max(1, room // (4 * image)):,} would fit"
+        )
+    base = config.baseline
+    rows = {
+        "samples.count": config.samples.count,
+        "samples.control": config.samples.control or 0,
+        "search.levels x search.tries": config.search.levels * config.search.tries,
+        "baseline.images x levels x tries": base.images * base.levels * base.tries,
+        "rare.most": config.rare.most if config.rare.splitting else 0,
+    }
+    for name, count in rows.items():
+        if count * ROW > free:
+            raise MemoryLack(
+                f"{name} = {count:,} needs about {count * ROW / 2**30:,.1f} GiB of memory, and"
+                f" {free / 2**30:,.1f} GiB are free; {free // (4 * ROW):,} would fit"
+            )
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from latentprint.audit.checkpoints import (
     over_training,
     own_checkpoints,
 )
+from latentprint.audit.costs import require_memory
 from latentprint.audit.distance import distance, extractor
 from latentprint.audit.given import Given, as_it_is, given_images, named, open_given, take_model
 from latentprint.audit.images import read_images
@@ -93,10 +94,12 @@ def subject(
         if config.sampler.own or config.sampler.guidance is not None:
             raise InputError('the sampler "own" and guidance belong to a model that is given (--model)')
         split, injection = stages.images(config, root, download, target)
+        require_memory(config, split.train.shape, place, trains=True)
         settings = plain(config) | ({} if target is None else {"target": named(target)})
     else:
         config = as_it_is(config)
         split, injection = given_images(config, given, reading())
+        require_memory(config, split.train.shape, place, trains=False)
         settings = given.settings(config)
     left = (
         ()

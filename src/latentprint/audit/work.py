@@ -75,7 +75,7 @@ def open_device(name: str) -> torch.device:
     """
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device)
+        torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise InputError(f"the device {name!r} cannot be used here: {str(error).splitlines()[0]}") from error
     # torch lets convolutions round to TF32 unless told not to; here only the settings may (``config.speed``).

@@ -34,7 +34,7 @@ Method = Literal["exhaustive", "bisection", "sequential", "subsample", "range"]
 """See `latentprint.search.methods`; "range" is its reduced range."""
 
 
-Levels = Annotated[int, Field(ge=1, le=10_000)]
+Levels = Annotated[int, Field(ge=1, le=4096)]
 """How many noise levels a search may ask."""
 
 

@@ -31,6 +31,9 @@ Decode = Callable[[bytes], Columns]
 MAX_PART = 2**32
 """The most bytes of a part that is read (4 GiB)."""
 
+MAX_VALUES = 2**27
+"""The most values of a part of scalars; 1 GiB as they are read."""
+
 _PURPOSE = re.compile(r"[a-z0-9_][a-z0-9._-]{0,99}")
 
 
@@ -62,6 +65,9 @@ def parquet_columns(content: bytes) -> Columns:
     """The inverse of `parquet_bytes`."""
     import pyarrow.parquet as pq
 
+    about = pq.read_metadata(io.BytesIO(content))
+    if about.num_rows * about.num_columns > MAX_VALUES:  # a few kilobytes can stand for any number of rows
+        raise RunError(f"it states {about.num_rows:,} rows of {about.num_columns} columns, more than any run")
     table = pq.read_table(io.BytesIO(content))
     return {name: table[name].to_numpy() for name in table.column_names}
 
@@ -169,9 +175,9 @@ class Parts:
     def _read(self, path: Path) -> Columns:
         content = read(path, MAX_PART)
         try:
-            part = _checked(self.decode(content), repr(str(path)))
-        except RunError:
-            raise
+            part = _checked(self.decode(content), quoted(path))
+        except RunError as error:
+            raise RunError(f"{quoted(path)} is no part of a run: {error}") from error
         except Exception as error:  # the readers of foreign libraries raise errors of their own on damage
             raise RunError(f"{quoted(path)} is damaged; remove it and repeat the command") from error
         if not len(part["id"]) or path.name != self._name(part["id"]):

@@ -250,7 +250,7 @@ class Run:
         path = self.path / name
         if ".." in Path(name).parts or Path(name).is_absolute() or name in ("run.json", "lock", ""):
             raise RunError(f"a file of a run must lie inside its folder, got {name!r}")
-        write(path, content)
+        write(path, content, public=name == "results.json")
         return path
 
     def write_json(self, name: str, value: Mapping[str, Any]) -> Path:
