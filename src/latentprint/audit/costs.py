@@ -31,9 +31,7 @@ class MemoryLack(InputError):
     """What is asked for needs more memory than this machine has free, said before any of it is taken."""
 
 
-def require_memory(
-    config: AuditConfig, shape: tuple[int, ...], place: torch.device, *, trains: bool
-) -> None:
+def require_memory(config: AuditConfig, shape: tuple[int, ...], place: torch.device, *, trains: bool) -> None:
     """Nothing, if training and rows fit into the memory that is free, by an estimate on the low side.
 
     A training step keeps the output of each residual block, which has its level's channels at the level's
