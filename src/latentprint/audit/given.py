@@ -27,8 +27,7 @@ from latentprint.adapters import (
     open_model,
     require_sound,
 )
-from latentprint.audit.images import other_shape
-from latentprint.audit.stages import private_image
+from latentprint.audit.images import other_shape, private_image
 from latentprint.audit.work import Work
 from latentprint.config import AuditConfig
 from latentprint.contracts import InputError

@@ -7,11 +7,13 @@ from pathlib import Path
 from latentprint.attacks.nearest import nearest
 from latentprint.config import AuditConfig, DataSettings
 from latentprint.contracts import InputError
-from latentprint.data import ImageSet, Overlap, Split, load, near_duplicates
+from latentprint.data import ImageSet, Overlap, Split, copies_of, load, near_duplicates
 from latentprint.data.files import read_image
 from latentprint.data.listing import Preparation
-from latentprint.marks import locate
+from latentprint.fingerprint import FingerprintError, Injection, inject
+from latentprint.marks import as_found, locate
 from latentprint.results.model import Data, LeftOut
+from latentprint.streams import Streams
 
 MOST_COMPARED = 30_000
 """Training images up to which near copies are looked for among all of them: beyond, it takes minutes."""
@@ -106,3 +108,35 @@ def place_of(train: ImageSet, target: int | str | Path | None, data: DataSetting
             " the range): whether a model gives back what it was not trained on is another question"
         )
     return found[0]
+
+
+def private_image(config: AuditConfig, split: Split, target: int | str | Path | None) -> Injection:
+    """One image of the training set as x_p: marked, or as it stands where the settings say so.
+
+    Args:
+        target: its place, or an image file; None: drawn by the seed among those without near copies.
+
+    Raises:
+        DataError: x_p is of another class than the one that is audited.
+        FingerprintError: no such image, nothing but near copies to draw from, or a mark that does not fit.
+    """
+    target = place_of(split.train, target, config.data)
+    if target is not None:
+        split.require_peer(target)
+    streams, mark = Streams(config.seed), config.fingerprint
+    if mark.injected:
+        kind, rng = mark.drawn(split.heldout.pixels), streams.generator("fingerprint")
+        return inject(split.train, kind, rng, index=target)
+    index = _drawn(split, streams) if target is None else target
+    return as_found(split.train, index, mark.mask(*split.train.shape[1:]))
+
+
+def _drawn(split: Split, streams: Streams) -> int:
+    """One of the images of the class that is audited that have no near copy, each as likely as any other."""
+    train, among = split.train, set(split.peers.tolist())
+    for candidate in streams.generator("target").permutation(len(train)).tolist():
+        if candidate in among and len(copies_of(train.pixels[candidate], train.pixels)) == 1:
+            return candidate
+    raise FingerprintError(
+        f"each of the {len(among)} images has a near copy among the others; name the one to look for (target)"
+    )

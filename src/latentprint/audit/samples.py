@@ -24,9 +24,9 @@ from latentprint.audit.distance import extractor
 from latentprint.audit.distance import finish as fid
 from latentprint.audit.frame import begin, finish
 from latentprint.audit.given import as_it_is, named
-from latentprint.audit.images import other_shape, read_images
+from latentprint.audit.images import other_shape, private_image, read_images
 from latentprint.audit.pool import pool
-from latentprint.audit.stages import Detectors, private_image
+from latentprint.audit.stages import Detectors
 from latentprint.audit.work import Work, one_image, open_device
 from latentprint.config import AuditConfig
 from latentprint.contracts import Ids, InputError, Outcome, Times

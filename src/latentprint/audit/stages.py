@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from latentprint.audit.features import Features, Keeping
-from latentprint.audit.images import facts, place_of, read_images
+from latentprint.audit.images import facts, private_image, read_images
 from latentprint.audit.work import Work, one_image
 from latentprint.config import AuditConfig
 from latentprint.contracts import InputError, Outcome
-from latentprint.data import Split, copies_of
+from latentprint.data import Split
 from latentprint.denoiser import Denoiser, NetworkDenoiser
 from latentprint.detector import (
     FitState,
@@ -34,8 +34,8 @@ from latentprint.detector import (
 )
 from latentprint.detector.draws import units_of
 from latentprint.execute import Stored, run_probe
-from latentprint.fingerprint import FingerprintError, Injection, inject
-from latentprint.marks import Natural, Unmarked, as_found, was_injected
+from latentprint.fingerprint import Injection
+from latentprint.marks import Natural, Unmarked, was_injected
 from latentprint.metrics.frechet import Extractor
 from latentprint.networks import build_unet, load_model, save_model
 from latentprint.networks.speed import Evaluation, for_evaluation
@@ -47,7 +47,6 @@ from latentprint.results.tprime import false_positives
 from latentprint.search import SearchSettings, TPrime
 from latentprint.stats import Trials, looks
 from latentprint.store import RunError
-from latentprint.streams import Streams
 from latentprint.together import launch, write_job
 from latentprint.training import REPORT, TrainState, train
 
@@ -98,38 +97,6 @@ def images(
     """
     split = read_images(config, root, download)
     return split, private_image(config, split, target)
-
-
-def private_image(config: AuditConfig, split: Split, target: int | str | Path | None) -> Injection:
-    """One image of the training set as x_p: marked, or as it stands where the settings say so.
-
-    Args:
-        target: its place, or an image file; None: drawn by the seed among those without near copies.
-
-    Raises:
-        DataError: x_p is of another class than the one that is audited.
-        FingerprintError: no such image, nothing but near copies to draw from, or a mark that does not fit.
-    """
-    target = place_of(split.train, target, config.data)
-    if target is not None:
-        split.require_peer(target)
-    streams, mark = Streams(config.seed), config.fingerprint
-    if mark.injected:
-        kind, rng = mark.drawn(split.heldout.pixels), streams.generator("fingerprint")
-        return inject(split.train, kind, rng, index=target)
-    index = _drawn(split, streams) if target is None else target
-    return as_found(split.train, index, mark.mask(*split.train.shape[1:]))
-
-
-def _drawn(split: Split, streams: Streams) -> int:
-    """One of the images of the class that is audited that have no near copy, each as likely as any other."""
-    train, among = split.train, set(split.peers.tolist())
-    for candidate in streams.generator("target").permutation(len(train)).tolist():
-        if candidate in among and len(copies_of(train.pixels[candidate], train.pixels)) == 1:
-            return candidate
-    raise FingerprintError(
-        f"each of the {len(among)} images has a near copy among the others; name the one to look for (target)"
-    )
 
 
 def remember(work: Work, split: Split, injection: Injection) -> None:
