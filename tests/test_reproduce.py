@@ -18,7 +18,9 @@ from typer.testing import CliRunner
 
 from latentprint.cli import app
 from latentprint.contracts import InputError
+from latentprint.results.model import Detector
 from latentprint.settings import SettingsError
+from latentprint.stats import Trials
 from latentprint.store import Run
 from tools import reproduce as package
 from tools.reproduce import experiment, names, reproduce, rows
@@ -269,7 +271,8 @@ def test_a_grid_of_images_keeps_every_pixel() -> None:
 
 
 def test_accuracy_counts_both_kinds_of_right_answers() -> None:
-    found = accuracy({"tpr": {"k": 55, "n": 59}, "fpr": {"k": 2, "n": 59}})
+    detector = Detector(tpr=Trials(55, 59), fpr=Trials(2, 59), threshold=0.5, backbone="small", kinds={})
+    found = accuracy(detector)
     assert found is not None and (found["k"], found["n"]) == (55 + 57, 118)
     assert accuracy(None) is None
 

@@ -16,21 +16,23 @@ from typing import Any
 
 import numpy as np
 import torch
-from latentprint.audit.results import memorised_entry, monte_carlo_entry, search_entry
 from numpy.typing import NDArray
 
+from latentprint.attacks.nearest import nearest
 from latentprint.audit import evidence, stages
 from latentprint.audit.work import Work, describe, open_device
 from latentprint.config import AuditConfig
-from latentprint.contracts import Map
+from latentprint.contracts import Map, Outcome
 from latentprint.fingerprint import Injection
 from latentprint.networks import build_unet, load_model, save_model
 from latentprint.networks.saved import ABOUT
 from latentprint.progress import Report, silent
+from latentprint.results import rates, tprime
+from latentprint.results.stored import Stored
 from latentprint.settings import plain
 from latentprint.store import Run
 from latentprint.training import train
-from tools.reproduce.summary import Entry, circumstances
+from tools.reproduce.summary import Entry, circumstances, count_entry, search_entry
 
 BATCH = 256
 
@@ -113,16 +115,35 @@ def _look(
     name, private, count = f"at-{step}", injection.target, work.config.samples.count
     loaded = load_model(folder(work.run.path, step), work.device)
     model = stages.for_sampling(loaded, work.config.speed.sampling, work.batch)
-    found = stages.search(work, name, model, detectors, private)
+    stages.search(work, name, model, detectors, private)
     samples = stages.sample(work, name, model, detectors, private, count, None)
+    stored, values = Stored.of(work.run), detectors.values
+    found = tprime.search(stored, f"search.{name}", values)
+    counted = rates.counted(stored, f"samples.{name}", values, expected)
+    assert found is not None and counted is not None  # both stages are finished
     hits = np.flatnonzero(samples.hit)
-    # Errors to the nearest training image need the images that came back, drawn again from their ids.
+    # The nearest training image needs the images that came back, drawn again from their ids.
     prior = replace(stages.prior_probe(work, model, detectors, private, "samples"), watch=None)
     detected = evidence.pictures(prior, stages.at(model.schedule.start, len(hits)), hits)
-    t_prime = search_entry(found, None, work.run.rows(f"search.{name}"))
     return {
         "step": step,
-        "monte_carlo": monte_carlo_entry(samples, expected, work.sampler.describe()),
-        "t_prime": {key: t_prime[key] for key in ("value", "certain", "tries", "grid", "hits")},
-        "memorised": memorised_entry(samples, detected, injection.marked, injection.index),
+        "monte_carlo": count_entry(counted),
+        "t_prime": search_entry(found),
+        "memorised": _memorised(samples, detected, injection),
+    }
+
+
+def _memorised(samples: Outcome, detected: NDArray[np.float32], injection: Injection) -> Entry:
+    """Errors of the detected samples (n, C, H, W) to x_p, and how many have it as nearest training image."""
+    if not len(detected):
+        return {"count": 0, "mse": None, "mae": None, "nearest": None}
+    near = nearest(torch.from_numpy(detected), torch.from_numpy(injection.marked.pixels))
+    errors = {name: samples.columns[name][samples.hit] for name in ("mse", "mae")}
+    return {
+        "count": len(detected),
+        **{
+            name: {"min": float(e.min()), "median": float(np.median(e)), "max": float(e.max())}
+            for name, e in errors.items()
+        },
+        "nearest": {"target": int((near.index[:, 0] == injection.index).sum()), "n": len(detected)},
     }

@@ -5,22 +5,22 @@ Read from the run's own files; nothing here is computed anew, so a page can be m
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from latentprint.config import AuditConfig
 from latentprint.files import read_json
+from latentprint.results.counted import Counted
+from latentprint.results.model import Detector
+from latentprint.results.read import read_results
+from latentprint.results.searched import Search
 from latentprint.settings import SettingsError, plain, read
 from latentprint.store import Run
 
 Entry = dict[str, Any]
 
-_COUNT = [
-    *("sampler", "samples", "presence_hits", "identity_hits", "hits", "rate", "low", "high", "level"),
-    *("expected", "p_value", "missable"),
-]
-_TPRIME = ["value", "certain", "tries", "grid", "hits", "sentence", "network_evaluations"]
+TUNING = "tuning.json"
+"""In the folder of a row: how fast this processor was measured to be, and what was chosen by it."""
 
 
 def holds(folder: Path, config: AuditConfig) -> bool:
@@ -39,37 +39,53 @@ def holds(folder: Path, config: AuditConfig) -> bool:
         return False
 
 
-def accuracy(detector: Mapping[str, Any] | None) -> Entry | None:
+def accuracy(detector: Detector | None) -> Entry | None:
     """Correct answers of a detector on its test images, as a count: seen marks and silent alarms together."""
     if detector is None:
         return None
-    tpr, fpr = detector["tpr"], detector["fpr"]
-    return {"k": tpr["k"] + fpr["n"] - fpr["k"], "n": tpr["n"] + fpr["n"], "tpr": tpr, "fpr": fpr}
+    tpr, fpr = detector.tpr, detector.fpr
+    counts = {"tpr": {"k": tpr.k, "n": tpr.n}, "fpr": {"k": fpr.k, "n": fpr.n}}
+    return {"k": tpr.k + fpr.n - fpr.k, "n": tpr.n + fpr.n, **counts}
 
 
 def summary(folder: Path) -> Entry:
     """The entry of a finished audit.
 
     Raises:
-        ValueError: the folder holds no results.
+        InputError: the folder holds no results.
+        ValueError: they are of an audit without a search.
     """
-    results, run = read_json(folder / "results.json"), Run.read(folder)
+    results, run = read_results(folder), Run.read(folder)
+    control, search = results.q.control, results.t_prime
+    if search is None:
+        raise ValueError(f"{folder} is an audit without a search, which the tables need")
     return {
-        "data": {key: results["data"][key] for key in ("source", "images", "shape", "heldout")},
-        "copies": results["target"]["copies"],
-        "presence": accuracy(results["detectors"]["presence"]),
-        "identity": accuracy(results["detectors"]["identity"]),
-        "fid": results["fid"],
-        "monte_carlo": part(results["q"]["monte_carlo"], _COUNT),
-        "t_prime": part(results["t_prime"], _TPRIME),
+        "data": results.data.model_dump(mode="json", include={"source", "images", "shape", "heldout"}),
+        "copies": results.target.copies,
+        "presence": accuracy(results.detectors.presence),
+        "identity": accuracy(results.detectors.identity),
+        "fid": None if results.fid is None else results.fid.plain(),
+        "monte_carlo": count_entry(results.q.monte_carlo),
+        "t_prime": search_entry(search),
         "control": {
-            "hits": results["q"]["control"] and part(results["q"]["control"], ["hits", "samples"]),
-            "t_prime": results["t_prime"]["control"] and results["t_prime"]["control"]["value"],
+            "hits": None if control is None else {"hits": control.hits, "samples": control.samples},
+            "t_prime": None if search.control is None else search.control.value,
         },
-        "memorised": results["memorised"],
-        "verdict": results["verdict"]["state"],
+        "memorised": None if results.memorised is None else results.memorised.plain(),
+        "verdict": results.verdict.state,
         **circumstances(run),
     }
+
+
+def count_entry(counted: Counted) -> Entry:
+    """A count, less what follows from the detectors' errors."""
+    return counted.model_dump(mode="json", exclude={"corrected", "stopping", "network_evaluations"})
+
+
+def search_entry(search: Search) -> Entry:
+    """A search, level by level."""
+    kept = {"value", "certain", "grid", "hits", "sentence", "network_evaluations"}
+    return {**search.model_dump(mode="json", include=kept), "tries": search.tries}
 
 
 def circumstances(run: Run) -> Entry:
@@ -82,13 +98,9 @@ def circumstances(run: Run) -> Entry:
         "finished": record.get("finished"),
         "seconds": {name: value for name, value in seconds.items() if value is not None},
         "versions": record["sessions"][-1]["versions"] if record["sessions"] else {},
+        "tuning": read_json(run.path / TUNING) if (run.path / TUNING).is_file() else None,
         "settings": plain(read(AuditConfig, settings_of(run))),
     }
-
-
-def part(values: Mapping[str, Any], keys: list[str]) -> Entry:
-    """Some of a mapping's values."""
-    return {key: values[key] for key in keys if key in values}
 
 
 def settings_of(run: Run) -> Entry:
