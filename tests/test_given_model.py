@@ -339,8 +339,9 @@ def test_check_counts_the_work_of_a_given_model(tmp_path: Path, settings: Path) 
     assert answer.exit_code in (0, 1), answer.output
     found = json.loads(answer.stdout)
     costs = {cost["stage"]: cost for cost in found["costs"]}
-    assert set(costs) == {"fitting c_id", "search for t'", "sampling"}
-    assert costs["sampling"]["evaluations"] == 40 * (3 + 1)
+    assert {"search.model", "samples.model"} <= set(costs)
+    assert not {"model", "control", "presence"} & set(costs)
+    assert costs["samples.model"]["evaluations"] == 40 * (3 + 1)
     assert found["facts"]["model"] == "diffusers"
     assert found["facts"]["weights sha256"] == open_model(model).weights_sha256
     answer = CliRunner().invoke(app, ["check", "digits", "--model", str(tmp_path / "nothing")])

@@ -14,6 +14,7 @@ from scipy import stats
 from torch import Tensor, nn
 
 from latentprint.denoiser import NetworkDenoiser
+from latentprint.files import FileError
 from latentprint.networks import UNetConfig, build_unet
 from latentprint.schedule import VE, VP, Schedule, SubVP
 from latentprint.streams import Streams
@@ -178,7 +179,7 @@ def test_a_crash_while_saving_loses_no_more_than_the_step(tmp_path: Path, monkey
     run = train(digits(), unet(), SubVP(), saving, Streams(1), checkpoint=tmp_path)
     assert next(run).step == 10
     monkeypatch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(OSError("killed")))
-    with pytest.raises(OSError, match="killed"):
+    with pytest.raises(FileError, match="killed"):
         next(run)
     monkeypatch.undo()
     resumed = list(train(digits(), unet(), SubVP(), saving, Streams(1), checkpoint=tmp_path))
