@@ -17,19 +17,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Tells you, before you publish an image generator, whether it can give back a training image.",
 )
-for command in (
-    audits.demo,
-    audits.audit,
-    audits.check,
-    known.calibrate,
-    judgements.report,
-    judgements.gate,
-    judgements.compare,
-    judgements.verify,
-    judgements.card,
-    models.convert,
-):
+for command in (audits.demo, audits.audit, audits.check, known.calibrate, models.convert):
     app.command()(answered(command))
+for command in (judgements.report, judgements.gate, judgements.compare, judgements.verify, judgements.card):
+    app.command()(answered(command, reads=True))
 app.command(context_settings=reproduce.ANYTHING)(answered(reproduce.reproduce))
 
 

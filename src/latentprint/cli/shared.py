@@ -41,8 +41,12 @@ def say(sentence: str) -> None:
     print(line if len(line) <= LONGEST else line[: LONGEST - 3] + "...", file=sys.stderr)
 
 
-def answered(command: Callable[..., None]) -> Callable[..., None]:
-    """The command, with every end it can come to turned into an exit code and one sentence."""
+def answered(command: Callable[..., None], *, reads: bool = False) -> Callable[..., None]:
+    """The command, with every end it can come to turned into an exit code and one sentence.
+
+    ``reads`` marks the commands that only read a finished run: numbers that do not fit together are the
+    run's, not ours.
+    """
 
     @functools.wraps(command)
     def run(**given: Any) -> None:
@@ -63,6 +67,8 @@ def answered(command: Callable[..., None]) -> Callable[..., None]:
             if isinstance(error, Usage):
                 raise
             sentence = refusal(error)
+            if sentence is None and reads and isinstance(error, ValueError):
+                sentence = f"the run cannot be used, its numbers do not fit together: {error}"
             if sentence is None:
                 traceback.print_exc()
                 sentence = "this is an error of latentprint itself; please report it with the lines above"
