@@ -97,6 +97,10 @@ def test_the_results_fit_the_schema_and_verify(audited: tuple[Path, dict[str, An
     assert read_results(run).plain() == results
     assert verify(run).exit_code == 0
     assert results["model"]["label"] == 1
+    labels = load("digits", seed=0, images=16).train.labels
+    assert results["data"]["of_class"] == labels.count(1) < 16  # 1/N counts the class that is audited
+    counted = results["q"]["monte_carlo"]
+    assert counted["expected"] == pytest.approx(counted["samples"] / labels.count(1))
 
 
 def test_each_sampler_has_its_own_t_prime_and_q(audited: tuple[Path, dict[str, Any]]) -> None:

@@ -20,6 +20,7 @@ Equality with diffusers on the same noise is tested for each (tests/test_own_sam
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -180,8 +181,10 @@ def _scheduler(name: str, config: Mapping[str, Any], steps: int, mu: float | Non
     kind = getattr(diffusers, name)
     known = inspect.signature(kind).parameters  # it ignores others, as its from_config does
     try:
-        scheduler = kind(**{key: value for key, value in config.items() if key in known})
-        scheduler.set_timesteps(steps, **({} if mu is None else {"mu": mu}))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # theirs, of how they call NumPy
+            scheduler = kind(**{key: value for key, value in config.items() if key in known})
+            scheduler.set_timesteps(steps, **({} if mu is None else {"mu": mu}))
     except Exception as error:  # diffusers' constructors let errors of any type through
         raise ModelError(f"{name} cannot be set to {steps} steps: {short(error)}") from error
     return scheduler
