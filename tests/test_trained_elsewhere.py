@@ -1,8 +1,7 @@
-"""Models that MONAI, denoising-diffusion-pytorch and diffusers trained until they repeat their images,
-audited.
+"""Models that MONAI, denoising-diffusion-pytorch and diffusers trained until they repeat their images, audited.
 
-Each is trained by its library's own noise on 20 digits; its twin on 20 others. The audit is given the first
-20: it finds them in what the first gives back, and nothing in what the twin does.
+Each is trained through its library's own noise on 12 digits; its twin on 12 others. The audit is given the first
+12: it finds them in what the first gives back, and nothing in what the twin does.
 """
 
 from __future__ import annotations
@@ -24,19 +23,19 @@ from latentprint.data import load
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.timeout(1800),
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),
 ]
 
-COUNT, TIMESTEPS, STEPS = 20, 100, 1500
+COUNT, TIMESTEPS, STEPS = 12, 50, 700
 SETTINGS: dict[str, Any] = {
     "data": {"images": None},
     "identity": {"epochs": 8, "draws": 1024},
     "sampler": {"name": "own"},
-    "search": {"levels": 3, "tries": 2},
+    "search": {"levels": 2, "tries": 2},
     "baseline": {"images": 0},
-    "samples": {"count": 100},
+    "samples": {"count": 60},
     "likelihood": {"images": 0},
-    "membership": {"images": 16},
 }
 
 
@@ -72,7 +71,7 @@ def by_monai(folder: Path, images: Tensor) -> Path:
         "num_head_channels": 8,
         "norm_num_groups": 8,
     }
-    noise = {"num_train_timesteps": TIMESTEPS, "beta_start": 1e-3, "beta_end": 0.15}
+    noise = {"num_train_timesteps": TIMESTEPS, "beta_start": 2e-3, "beta_end": 0.3}
     network, scheduler = made(nets.DiffusionModelUNet, **settings), library.DDPMScheduler(**noise)
     trained(
         network,
@@ -112,7 +111,7 @@ def by_diffusers(folder: Path, images: Tensor) -> Path:
     from test_adapters import unet
 
     network = unet(block_out_channels=(24, 48))
-    noise = {"num_train_timesteps": TIMESTEPS, "beta_start": 1e-3, "beta_end": 0.15}
+    noise = {"num_train_timesteps": TIMESTEPS, "beta_start": 2e-3, "beta_end": 0.3}
     scheduler = scheduler_of("DDPMScheduler", **noise)
     trained(
         network,
@@ -130,13 +129,9 @@ def test_the_audit_finds_what_was_repeated_and_not_in_the_twin(tmp_path: Path, b
     held = ((pixels.heldout.pixels[:, 0] + 1) * 127.5).round().astype(np.uint8)
     source = tmp_path / "data.npz"
     np.savez(source, train_images=stored[:COUNT], test_images=held[:150])
-    hits = dict[str, int]()
     for name, part in (("own", stored[:COUNT]), ("twin", stored[COUNT:])):
         images = torch.from_numpy(part.astype(np.float32) / 127.5 - 1)[:, None]
         folder = by(tmp_path / name, images)
         settings = resolve(SETTINGS | {"data": {"source": str(source), "images": None}}, preset="demo")
         found: Any = run_audit(settings, tmp_path / f"run-{name}", model=folder, target=3)
-        hits[name] = found.copies.train.k if hasattr(found, "copies") and found.copies is not None else -1
-        state = found.verdict.state
-        print(name, state, found.q.monte_carlo.hits, hits[name], found.verdict.reasons)
-        assert (state == "reproduces") == (name == "own")
+        assert (found.verdict.state == "reproduces") == (name == "own"), found.verdict.reasons
