@@ -1,7 +1,7 @@
-"""Models that MONAI, denoising-diffusion-pytorch and diffusers trained until they repeat their images, audited.
+"""Models that MONAI, denoising-diffusion-pytorch and diffusers trained until they repeat images, audited.
 
-Each is trained through its library's own noise on 12 digits; its twin on 12 others. The audit is given the first
-12: it finds them in what the first gives back, and nothing in what the twin does.
+Each is trained through its library's own noise on 12 digits; its twin on 12 others. The audit is given the
+first 12: it finds them in what the first gives back, and nothing in what the twin does.
 """
 
 from __future__ import annotations
