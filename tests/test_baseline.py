@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,9 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from latentprint.audit import many
-from latentprint.audit.baseline import Subjects, baseline, compared, embedding, subjects, unseen
+from latentprint.audit.baseline import Subjects, baseline, embedding, subjects, unseen
 from latentprint.audit.many import NOISE, ManyProbe, search_many
-from latentprint.audit.profile import Anonymity, profile, ranked, targets_among
+from latentprint.audit.profile import profile, targets_among
 from latentprint.audit.work import Work
 from latentprint.config import resolve
 from latentprint.contracts import InputError
@@ -28,9 +27,23 @@ from latentprint.fingerprint import CircleConfig, inject
 from latentprint.known import Gaussian, Memorised
 from latentprint.probe import ModelProbe, from_image
 from latentprint.progress import silent
+from latentprint.results import tprime
+from latentprint.results.notes import Ranked
+from latentprint.results.searched import Profile
+from latentprint.results.stored import Stored
 from latentprint.sampler import Ancestral, Heun, Sampler
 from latentprint.schedule import SubVP
-from latentprint.search import NullLaw, Plan, conclude, even_grid, ids_of, scan, target_of, trials_from_rows
+from latentprint.search import (
+    Against,
+    NullLaw,
+    Plan,
+    conclude,
+    even_grid,
+    ids_of,
+    scan,
+    target_of,
+    trials_from_rows,
+)
 from latentprint.search.plan import request
 from latentprint.search.settings import (
     BaselineSettings,
@@ -39,7 +52,7 @@ from latentprint.search.settings import (
     Targets,
     parse_targets,
 )
-from latentprint.settings import read
+from latentprint.settings import plain, read
 from latentprint.stats import DetectorRates, Trials
 from latentprint.store import Run
 from latentprint.streams import Streams
@@ -92,7 +105,7 @@ def probe_of(
 
 
 def image_set(pixels: np.ndarray, name: str) -> ImageSet:
-    return ImageSet(pixels, tuple(f"{name}{i:060d}"[:64] for i in range(len(pixels))), name)
+    return ImageSet(pixels, tuple(f"{name}{i:063d}" for i in range(len(pixels))), name)
 
 
 def setting(train: np.ndarray, heldout: np.ndarray) -> tuple[Split, Any]:
@@ -213,24 +226,11 @@ def test_images_the_model_knows_alike_get_uniform_p_values():
     for group in range(groups):
         first = group * size
         null = {i: found[i] for i in range(first + 1, first + size)}
-        p_values.append(compared(found[first], null)["p_value"])
+        p_values.append(Against.of(found[first], null.values()).p_value)
     for k in (1, 2, 5):
         below = Trials(int(np.sum(np.array(p_values) <= k / 10 + 1e-12)), groups)
         assert below.interval(0.999)[0] <= k / 10
     assert np.sum(np.array(p_values) <= 0.5) >= 10  # and not all large
-
-
-def test_the_entry_holds_the_counts():
-    plan = Plan((0.5, 1.0), tries=3)
-
-    def one(low: int, high: int) -> Any:
-        return conclude(plan, [Trials(low, 3), Trials(high, 3)], 10, "exhaustive", range(2))
-
-    entry = compared(one(3, 1), {7: one(2, 0), 8: one(0, 0), 9: one(3, 2)})
-    assert entry["hits"] == [5, 2] and entry["trials"] == [9, 9] and entry["values"] == [0.5, None, 1.0]
-    assert entry["p_value"] == 2 / 4 and entry["median"] == 0.5 and entry["excess"] == 0.5
-    assert entry["target"] == {"value": 1.0, "tries": 3, "hits": [3, 1]}
-    assert entry["images"] == 3 and entry["network_evaluations"] == 40
 
 
 def test_heldout_images_are_marked_each_its_own_and_numbered_for_good():
@@ -266,43 +266,51 @@ class Refuses:
         raise AssertionError("what is stored was asked for again")
 
 
+FALSE = by_pixels().rates.fpr
+
+
+def kept(work: Work, **settings: Any) -> Stored:
+    """What the run holds, with these settings of its searches."""
+    return replace(Stored.of(work.run), settings={name: plain(one) for name, one in settings.items()})
+
+
 def test_the_baseline_of_a_model_that_memorised(work: Work):
     """It gives back x_p from every level and no held-out image: p is the smallest there is."""
     split, injection = setting(DIGITS[:10], DIGITS[100:130])
     model = Memorised(torch.from_numpy(injection.marked.pixels), SubVP())
     settings = BaselineSettings(images=19, levels=4, tries=3)
-    entry = baseline(work, model, by_pixels(), split, injection, settings)
+    baseline(work, model, by_pixels(), split, injection, settings)
+    entry = tprime.baseline(kept(work, baseline=settings), FALSE)
     assert entry is not None
-    assert entry["images"] == 19 and entry["asked"] == 19 and entry["grid"] == [0.25, 0.5, 0.75, 1.0]
-    assert entry["hits"] == [0] * 4 and entry["trials"] == [57] * 4 and entry["values"] == [None] * 19
-    assert entry["target"]["value"] is not None and entry["target"]["hits"][0] == 3
-    assert entry["p_value"] == 1 / 20 and entry["excess"] is None
-    assert entry["detector"]["fpr"] == {"k": 0, "n": 1000}
+    assert entry.images == 19 and entry.asked == 19 and entry.grid == (0.25, 0.5, 0.75, 1.0)
+    assert entry.hits == (0,) * 4 and entry.trials == (57,) * 4 and entry.values == (None,) * 19
+    assert entry.target.value is not None and entry.target.hits[0] == 3
+    assert entry.p_value == 1 / 20 == entry.smallest_p and entry.excess is None
+    assert entry.question.recogniser == "embedding" and entry.question.tries == 3
     rows = work.run.rows("baseline")
     searched = set(target_of(rows["id"]).tolist()) - {injection.index}
     assert len(searched) == 19 and min(searched) >= 10 + 30  # under a fingerprint, as x_p is
     recount = trials_from_rows(settings.plan(1.0), rows, injection.index)
-    assert [one.k for one in recount] == entry["target"]["hits"]
+    assert tuple(one.k for one in recount) == entry.target.hits
     assert work.run.stage("baseline").payload["network_evaluations"] == rows["evaluations"].sum()
     # Everything is stored: the same call asks nothing, and more images keep the ones there are.
-    again = baseline(work, Refuses(SubVP()), by_pixels(), split, injection, settings)
-    assert again == entry
-    more = baseline(work, model, by_pixels(), split, injection, replace(settings, images=100))
-    assert more is not None and more["images"] == 30 and more["asked"] == 100
-    assert more["target"] == entry["target"] and len(work.run.rows("baseline")["id"]) == 31 * 12
-    left_out = baseline(work, model, by_pixels(), split, injection, replace(settings, images=0))
-    assert left_out is None
+    baseline(work, Refuses(SubVP()), by_pixels(), split, injection, settings)
+    assert tprime.baseline(kept(work, baseline=settings), FALSE) == entry
+    baseline(work, model, by_pixels(), split, injection, replace(settings, images=100))
+    assert len(work.run.rows("baseline")["id"]) == 31 * 12
+    baseline(work, Refuses(SubVP()), by_pixels(), split, injection, replace(settings, images=0))
 
 
 # The profile
 
 
-def profiled(work: Work, settings: ProfileSettings) -> tuple[Anonymity, Any]:
+def profiled(work: Work, settings: ProfileSettings) -> tuple[Profile, Any]:
     """A model that memorised the even ones of 24 training images."""
     split, injection = setting(DIGITS[:24], DIGITS[100:170])
     known = injection.marked.pixels[np.arange(24) % 2 == 1]
     model = Memorised(torch.from_numpy(known), SubVP())
-    found = profile(work, model, by_pixels(), split, injection, settings)
+    profile(work, model, by_pixels(), split, injection, settings)
+    found = tprime.profile(kept(work, profile=settings), FALSE)
     assert found is not None
     return found, injection
 
@@ -310,69 +318,73 @@ def profiled(work: Work, settings: ProfileSettings) -> tuple[Anonymity, Any]:
 def test_the_profile_names_what_the_model_memorised(work: Work):
     settings = ProfileSettings(targets="all", null=60, levels=4, tries=2)
     found, injection = profiled(work, settings)
-    entries = found.entries
-    assert len(entries) == 24 and {e["target"] for e in entries[:12]} == set(range(1, 24, 2))
-    assert all(e["discovered"] and e["exceeds_null"] and e["p_value"] == 1 / 61 for e in entries[:12])
-    assert all(e["value"] is None and e["p_value"] == 1 and not e["discovered"] for e in entries[12:])
-    values = [e["value"] for e in entries[:12]]
+    rows = found.rows
+    assert len(rows) == 24 and {e.target for e in rows[:12]} == set(range(1, 24, 2))
+    assert all(e.discovered and e.exceeds_null and e.p_value == 1 / 61 for e in rows[:12])
+    assert all(e.value is None and e.p_value == 1 and not e.discovered for e in rows[12:])
+    values = [e.value or 0.0 for e in rows[:12]]
     assert values == sorted(values, reverse=True)
-    assert [e["sha256"] for e in entries] == [injection.marked.sha256[e["target"]] for e in entries]
-    assert found.summary["discovered"] == found.summary["exceeding"] == 12
-    assert found.summary["sentence"].startswith("12 of 24 images have a t' above that of all 60")
+    assert [e.sha256 for e in rows] == [injection.marked.sha256[e.target] for e in rows]
+    assert found.discovered == found.exceeding == 12
+    assert found.sentence.startswith("12 of 24 images have a t' above that of all 60")
     # x_p (3) stands beside marked images, so both kinds of the null were searched.
     searched = np.unique(target_of(work.run.rows("profile")["id"]))
     assert len(searched) == 24 + 120 and (searched >= 24 + 70).sum() == 60
 
 
-def test_x_p_is_compared_with_marked_images_and_the_others_with_plain_ones(
-    work: Work, monkeypatch: pytest.MonkeyPatch
-):
+def test_x_p_is_compared_with_marked_images_and_the_others_with_plain_ones(work: Work):
     """t' as if: 0.5 of every training image, 1 of plain held-out images, never of marked ones."""
-
-    def answer(*asked: Any) -> dict[int, Any]:
-        plan, targets = asked[4], asked[6]
-
-        def one(number: int) -> Any:
-            hits = (1, 0) if number < 24 else (0, 1) if number < 24 + 70 else (0, 0)
-            return conclude(plan, [Trials(k, 1) for k in hits], 1, "exhaustive", range(2))
-
-        return {number: one(number) for number in targets}
-
-    # The package may hold the function of that name where the module stood.
-    monkeypatch.setattr(import_module("latentprint.audit.profile"), "search_many", answer)
-    found, injection = profiled(work, ProfileSettings(targets=(1, 3, 4), null=19, levels=2, tries=1))
-    assert {e["target"]: e["p_value"] for e in found.entries} == {1: 1.0, injection.index: 1 / 20, 4: 1.0}
+    settings = ProfileSettings(targets=(1, 3, 4), null=19, levels=2, tries=1)
+    plain_ones, marked = tuple(range(24, 43)), tuple(range(94, 113))
+    noted = Ranked(
+        sampler=work.sampler_value,
+        horizon=1.0,
+        targets=(1, 3, 4),
+        sha256=("0" * 64, "1" * 64, "2" * 64),
+        private=3,
+        unmarked=plain_ones,
+        marked=marked,
+    )
+    t, ids = request(settings.plan(1.0), range(2), range(1), [1, 3, 4, *plain_ones, *marked])
+    of = target_of(ids)
+    hit = ((of < 24) & (t == 0.5)) | ((of >= 24) & (of < 94) & (t == 1.0))
+    rows = {"id": ids, "t": t, "hit": hit, "evaluations": np.ones(len(ids), np.int64)}
+    order = np.argsort(ids)
+    held = {name: column[order] for name, column in rows.items()}
+    stored = Stored({"profile": plain(settings)}, {"profile": {"ranked": noted.plain()}}, lambda _: held)
+    found = tprime.profile(stored, FALSE)
+    assert found is not None
+    assert {e.target: e.p_value for e in found.rows} == {1: 1.0, 3: 1 / 20, 4: 1.0}
 
 
 def test_too_small_a_null_names_nothing_and_says_why(work: Work):
     """12 of 24 at p = 1/20: Benjamini-Hochberg needs p <= 12/24 * 0.05."""
     found, _ = profiled(work, ProfileSettings(targets="all", null=19, levels=4, tries=2))
-    assert found.summary["exceeding"] == 12 and found.summary["discovered"] == 0
-    assert "With 19 held-out images at least 24 targets must exceed" in found.summary["sentence"]
+    assert found.exceeding == 12 and found.discovered == 0
+    assert "With 19 held-out images at least 24 targets must exceed" in found.sentence
 
 
 def test_chunks_change_nothing(work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     model = Memorised(torch.from_numpy(DIGITS[:12]), SubVP())
     plan, wanted = Plan(even_grid(4), tries=2), [5, 19, 0, 7, 11, 30, 2]
 
-    def search(purpose: str, targets: list[int]) -> dict[int, Any]:
-        return search_many(work, model, by_pixels(), Listed(DIGITS[:40]), plan, purpose, targets)
+    def search(purpose: str, targets: list[int]) -> None:
+        search_many(work, model, by_pixels(), Listed(DIGITS[:40]), plan, purpose, targets, {})
 
-    whole = search("whole", wanted)
+    search("whole", wanted)
     monkeypatch.setattr(many, "CHUNK", 2)
     monkeypatch.setattr(many, "UNIT", 5)
-    parts = search("parts", wanted[::-1])
-    assert {n: one.trials for n, one in whole.items()} == {n: one.trials for n, one in parts.items()}
+    search("parts", wanted[::-1])
     one, other = (work.run.rows(purpose) for purpose in ("whole", "parts"))
     assert (one["id"] == other["id"]).all() and (one["hit"] == other["hit"]).all()
 
 
 def test_an_explicit_profile_leaves_x_p_and_its_null_out(work: Work):
     found, _ = profiled(work, ProfileSettings(targets=(1, 2), null=20, levels=4, tries=2))
-    assert [e["target"] for e in found.entries] == [1, 2]
+    assert [e.target for e in found.rows] == [1, 2]
     assert len(work.run.rows("profile")["id"]) == (2 + 20) * 8
     split, injection = setting(DIGITS[:24], DIGITS[100:170])
-    assert profile(work, Refuses(SubVP()), by_pixels(), split, injection, ProfileSettings()) is None
+    profile(work, Refuses(SubVP()), by_pixels(), split, injection, ProfileSettings())
 
 
 def test_each_target_is_ranked_against_its_own_null():
@@ -383,13 +395,22 @@ def test_each_target_is_ranked_against_its_own_null():
 
     laws = {4: NullLaw((None,) * 9), 5: NullLaw((1.0,) * 9), 6: NullLaw((None,) * 9)}
     found = {4: one(1, 0), 5: one(2, 0), 6: one(0, 0)}
-    entries = ranked(found, laws, 0.5)
-    assert [(e["target"], e["p_value"], e["exceeds_null"]) for e in entries] == [
+    noted = Ranked(
+        sampler={"step": "heun"},
+        horizon=1.0,
+        targets=(4, 5, 6),
+        sha256=("0" * 64,) * 3,
+        private=5,
+        unmarked=(7,),
+        marked=None,
+    )
+    rows = tprime._ranked(noted, found, laws, 0.5)
+    assert [(e.target, e.p_value, e.exceeds_null) for e in rows] == [
         (5, 1.0, False),
         (4, 0.1, True),
         (6, 1.0, False),
     ]
-    assert [e["discovered"] for e in entries] == [False, True, False]
+    assert [e.discovered for e in rows] == [False, True, False]
 
 
 # Bad input
