@@ -104,7 +104,7 @@ def _network(folder: Path, config: Mapping[str, Any], tensors: dict[str, torch.T
         with torch.device("meta"):  # neither memory nor random weights, until they are known to fit
             network = cast(UNet2DModel, UNet2DModel.from_config(dict(config)))
         network.load_state_dict({name: one.float() for name, one in tensors.items()}, assign=True)
-    except (RuntimeError, TypeError, ValueError) as error:
+    except Exception as error:  # diffusers' constructor raises whatever a configuration leads it into
         first = str(error).strip().splitlines()
         detail = first[min(1, len(first) - 1)].strip() if first else type(error).__name__
         raise ModelError(f"the weights in {folder} do not fit its {CONFIG}: {detail}") from error
