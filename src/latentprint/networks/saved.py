@@ -107,7 +107,7 @@ def _network(folder: Path, config: Mapping[str, Any], tensors: dict[str, torch.T
     except Exception as error:  # diffusers' constructor raises whatever a configuration leads it into
         first = str(error).strip().splitlines()
         detail = first[min(1, len(first) - 1)].strip() if first else type(error).__name__
-        raise ModelError(f"the weights in {folder} do not fit its {CONFIG}: {detail}") from error
+        raise ModelError(f"the weights in {folder} do not fit its {CONFIG}: {detail[:150]}") from error
     return network
 
 
