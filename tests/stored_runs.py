@@ -32,7 +32,16 @@ from latentprint.results.model import (
     Spread,
     Target,
 )
-from latentprint.results.notes import Compared, Further, NotDone, Probes, Ranked, Scored, Searched
+from latentprint.results.notes import (
+    Compared,
+    Further,
+    NotDone,
+    Probes,
+    Ranked,
+    Scored,
+    Searched,
+    WholeNote,
+)
 from latentprint.results.searched import Sampler
 from latentprint.results.stored import Stored
 from latentprint.search.plan import ids_of
@@ -52,6 +61,7 @@ class Drawn:
         own: P(hit) of a sample of the model; of its control.
         returns: t up to which x_p comes back nearly always, judged by c_p and c_id, and by the embedding.
         heldout: the same of held-out images.
+        whole: share of the samples that are copies of any training image; None: they were not compared.
     """
 
     own: float = 0.02
@@ -69,6 +79,7 @@ class Drawn:
     likelihood: bool = False
     sampler: float | None = None
     splitting: Estimate | None = None
+    whole: float | None = None
     given: bool = False
     only_samples: bool = False
 
@@ -278,9 +289,19 @@ def _searches(run: Memory | Run, drawn: Drawn, rng: np.random.Generator) -> None
 
 
 def _sample_rows(
-    run: Memory | Run, purpose: str, rng: np.random.Generator, n: int, rate: float, *, presence: bool
+    run: Memory | Run,
+    purpose: str,
+    rng: np.random.Generator,
+    n: int,
+    rate: float,
+    *,
+    presence: bool,
+    whole: Drawn | None = None,
 ) -> int:
     hit = rng.random(n) < rate
+    more = {}
+    if whole is not None and whole.whole is not None:
+        more = {f"whole_{k}": v for k, v in _compared(rng, n, whole.whole, whole.images).items()}
     run.append(
         purpose,
         {
@@ -294,6 +315,7 @@ def _sample_rows(
             "mse": np.where(hit, rng.uniform(1e-4, 3e-3, n), rng.uniform(0.05, 0.5, n)).astype(np.float32),
             "mae": np.where(hit, rng.uniform(1e-3, 3e-2, n), rng.uniform(0.1, 0.5, n)).astype(np.float32),
             "evaluations": np.full(n, 25),
+            **more,
         },
     )
     return 25 * n
@@ -301,8 +323,12 @@ def _sample_rows(
 
 def _samples(run: Memory | Run, drawn: Drawn, rng: np.random.Generator) -> None:
     sampler = Sampler(step="not known") if drawn.only_samples else SAMPLER
+    if drawn.whole is not None:
+        _whole(run, drawn, rng)
     noted = {"sampler": sampler.plain()}
-    cost = _sample_rows(run, "samples.model", rng, drawn.samples, drawn.own, presence=drawn.marked)
+    cost = _sample_rows(
+        run, "samples.model", rng, drawn.samples, drawn.own, presence=drawn.marked, whole=drawn
+    )
     run.finish("samples.model", noted | {"network_evaluations": 0 if drawn.only_samples else cost})
     if drawn.control is not None and not drawn.only_samples:
         cost = _sample_rows(run, "samples.control", rng, drawn.samples, drawn.control, presence=drawn.marked)
@@ -316,6 +342,33 @@ def _samples(run: Memory | Run, drawn: Drawn, rng: np.random.Generator) -> None:
         cost = _sample_rows(run, name, rng, drawn.samples, drawn.sampler, presence=drawn.marked)
         run.finish(name, {"sampler": other.plain(), "network_evaluations": cost})
         run.finish("samplers", {"further": Further(names=("heun-24-karras",)).plain()})
+
+
+def _whole(run: Memory | Run, drawn: Drawn, rng: np.random.Generator) -> None:
+    n = drawn.images
+    ids = np.arange(n)
+    run.append("whole.train", {"id": ids, "distinct": ids % 10 > 0, "person": ids // 2})
+    run.append("whole.heldout", {"id": np.arange(90), **_compared(rng, 90, 0.0, n)})
+    planted = _compared(rng, 40, 0.9, n)
+    run.append("whole.planted", {"id": np.arange(40), "change": np.arange(40) // 20, **planted})
+    run.finish("whole", {"compared": WholeNote(changes=("plain", "flipped"), persons=True).plain()})
+
+
+def _compared(rng: np.random.Generator, n: int, copies: float, images: int) -> dict[str, Any]:
+    copied, at = rng.random(n) < copies, rng.integers(0, images, n) // 10 * 10 + 1
+    distance = np.where(copied, rng.uniform(0, 0.03, n), rng.uniform(0.1, 0.3, n))
+    score = np.where(copied, rng.uniform(0, 0.3, n), rng.uniform(0.7, 1, n))
+    return {
+        "nearest": at,
+        "second": at + 1,
+        "distance": distance,
+        "second_distance": distance + 0.1,
+        "ten": distance + 0.2,
+        "aligned": score,
+        "aligned_of": at,
+        "patches": score,
+        "patches_of": at,
+    }
 
 
 def _measures(run: Memory | Run, drawn: Drawn, rng: np.random.Generator) -> None:

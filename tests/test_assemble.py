@@ -30,6 +30,7 @@ ALL = Drawn(
     membership=True,
     likelihood=True,
     sampler=0.01,
+    whole=0.3,
     splitting=Estimate(
         sampler=SAMPLER,
         rate=0.02,
@@ -70,6 +71,18 @@ def test_counts_follow_the_rows(folder: Path) -> None:
         + 40_000
         + 2 * 850
     )
+
+
+def test_the_whole_set_follows_the_rows(folder: Path) -> None:
+    run, found = Run.read(folder), read_results(folder).whole_set
+    assert found is not None and found.persons is not None and found.criterion == "aligned"
+    rows, train = run.rows("samples.model"), run.rows("whole.train")
+    copied = rows["whole_aligned"] < found.criteria[0].threshold
+    assert (found.copies.k, found.copies.n) == (int(copied.sum()), len(copied))
+    came = np.unique(rows["whole_aligned_of"][copied])
+    assert (found.memorised.k, found.memorised.n) == (len(came), int(train["distinct"].sum()))
+    assert found.persons.k == len(np.unique(train["person"][came]))
+    assert found.criteria[0].planted["flipped"].n == 20 and found.control is None
 
 
 def test_t_prime_and_its_law_answer_one_question_each(folder: Path) -> None:

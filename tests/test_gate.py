@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import small_runs
 from small_runs import SmallRun
+from stored_runs import Drawn, results_of
 from typer.testing import CliRunner
 
 from latentprint.cli import app
@@ -122,6 +123,22 @@ def test_estimates_that_contradict_each_other_clear_nothing() -> None:
     run = estimated(small_runs.leak().counts(300, 1000), "splitting", 1e-6)
     assert not run.results.q.combined.agree
     assert answers(run, q(0.5, '"monte_carlo", "splitting"')) == {"q.at_most": "unknown"}
+
+
+def test_the_whole_set_is_judged_by_counts_with_their_false_alarms() -> None:
+    for share, copies in ((0.0, "pass"), (0.6, "fail")):
+        results = results_of(3, Drawn(whole=share, samples=400))
+        found = results.whole_set
+        assert found is not None and found.false_alarms is not None
+        text = "[copies]\nat_most = 0.2\nlevel = 0.95\n[memorised]\nat_most = 0.05\nlevel = 0.95\n"
+        assert answers(results, text) == {"copies.at_most": copies, "memorised.at_most": copies}
+        limit = found.unseen.high if found.unseen.high is not None else 0
+        asked = f"[unseen]\nat_most = {limit}\n"
+        # without repeats nothing is known of what was not seen, and that is no pass
+        assert answers(results, asked) == {"unseen.at_most": "pass" if share else "unknown"}
+    run = small_runs.undecided()
+    assert answers(run, "[copies]\nat_most = 0.5\nlevel = 0.95\n") == {"copies.at_most": "unknown"}
+    assert "not compared" in reason(run, "[unseen]\nat_most = 3\n")
 
 
 def test_the_missable_rule_never_fails_it_only_cannot_judge() -> None:

@@ -215,7 +215,7 @@ def test_the_value_is_frozen_checked_and_plain() -> None:
         found.criterion = "x"  # type: ignore[misc]
     with pytest.raises(ValueError, match="its interval"):
         WholeSet.model_validate(found.plain() | {"copies": found.copies.plain() | {"low": 0.9}})
-    assert told(found)[0].startswith(f"{found.copies.k:,} of 50 generated images")
+    assert f"copies of its training images: {found.copies.k:,} of 50." in told(found)[0]
     with pytest.raises(ValueError, match="between 0 and 1"):
         calibrated(np.ones(3), 1.0)
 

@@ -84,6 +84,14 @@ class Reference:
     embeddings: Mapping[str, Embed] | None = None
     device: torch.device = torch.device("cpu")  # noqa: RUF009 (immutable)
 
+    @classmethod
+    def of(cls, pixels: Pixels, person: NDArray[np.int64] | None, device: torch.device) -> Reference | None:
+        """The reference; None where too few images are distinct."""
+        try:
+            return cls(pixels, person, device=device)
+        except DataError:
+            return None
+
     def __post_init__(self) -> None:
         if self.person is not None and self.person.shape != (len(self.pixels),):
             raise DataError(f"{len(self.pixels)} images need one person each, got {self.person.shape}")

@@ -38,6 +38,7 @@ from latentprint.audit.profile import profile, require_targets
 from latentprint.audit.rare import rare
 from latentprint.audit.samplers import beside
 from latentprint.audit.stages import Detectors
+from latentprint.audit.whole import both, whole
 from latentprint.audit.work import Work
 from latentprint.config import AuditConfig
 from latentprint.contracts import InputError, Outcome
@@ -170,6 +171,7 @@ def count(work: Work, about: Subject, made: Made, extract: Extractor) -> Outcome
     def stops(seen: Outcome) -> bool:
         return until is not None and until.answer(until.counts(seen.hit)) is not None
 
+    every = whole(work, about.split, about.injection)
     model = stages.sample(
         work,
         "model",
@@ -179,11 +181,11 @@ def count(work: Work, about: Subject, made: Made, extract: Extractor) -> Outcome
         asked.count,
         extract,
         None if until is None else stops,
-        pool(work, about.split, about.injection),
+        both(pool(work, about.split, about.injection), every),
     )
     if made.control is not None:
         n = asked.control or len(model.hit)
-        stages.sample(work, "control", made.control, made.detectors, private, n, None)
+        stages.sample(work, "control", made.control, made.detectors, private, n, None, compare=every)
     return model
 
 

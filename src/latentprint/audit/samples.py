@@ -27,6 +27,7 @@ from latentprint.audit.given import as_it_is, named
 from latentprint.audit.images import other_shape, private_image, read_images
 from latentprint.audit.pool import pool
 from latentprint.audit.stages import Detectors
+from latentprint.audit.whole import both, whole
 from latentprint.audit.work import Work, one_image, open_device
 from latentprint.config import AuditConfig
 from latentprint.contracts import Ids, InputError, Outcome, Times
@@ -111,7 +112,8 @@ def run_samples_audit(
             said = NotDone(sentences=CANNOT)
             run.finish("model", {"model": _model(given, split).plain(), "not_done": said.plain()})
         detectors = stages.detectors(work, split, injection)
-        counted = _count(work, given, injection, detectors, pool(work, split, injection))
+        compare = both(pool(work, split, injection), whole(work, split, injection))
+        counted = _count(work, given, injection, detectors, compare)
         with work.stage("copies"):
             work.say("nearest copies", 0, 1, "searches")
             near = audit_samples(given, split.train, split.heldout, device=place)

@@ -70,6 +70,29 @@ class DetectorLimits:
 
 
 @dataclass(frozen=True, config=STRICT)
+class CopiesLimits:
+    """[copies]: the share of generated images that are copies of any training image."""
+
+    at_most: Chance
+    level: Share
+
+
+@dataclass(frozen=True, config=STRICT)
+class MemorisedLimits:
+    """[memorised]: the share of training images that came back in as many images as were generated."""
+
+    at_most: Chance
+    level: Share
+
+
+@dataclass(frozen=True, config=STRICT)
+class UnseenLimits:
+    """[unseen]: how many more training images can come back that were not seen."""
+
+    at_most: Annotated[int, Field(ge=0)]
+
+
+@dataclass(frozen=True, config=STRICT)
 class VerdictLimits:
     """[verdict]: the states of the audit's own verdict that may be released."""
 

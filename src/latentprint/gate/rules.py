@@ -18,11 +18,14 @@ from typing import Any, Generic, Literal, TypeVar
 
 from latentprint.gate.policy import (
     ControlLimits,
+    CopiesLimits,
     DetectorLimits,
     MembershipLimits,
+    MemorisedLimits,
     MissableLimits,
     RateLimits,
     SearchLimits,
+    UnseenLimits,
     VerdictLimits,
 )
 from latentprint.judge import Evidence
@@ -202,6 +205,37 @@ def _missable(results: Results, limits: MissableLimits) -> Mapping[str, Said]:
     return {"at_most": ("unknown", f"{said}, so this run says too little.{hint}")}
 
 
+_NOT_COMPARED = "Generated images were not compared with all training images."
+
+
+def _copies(results: Results, limits: CopiesLimits) -> Mapping[str, Said]:
+    """The share of copies: false alarms of the rule lower its lower end, and no one's misses are known."""
+    found = needed(results.whole_set, _NOT_COMPARED)
+    alarms = needed(found.false_alarms, "There were too few images never trained on to know false alarms.")
+    each = 1 - (1 - limits.level) / 2
+    copies = found.copies.trials
+    low, high = max(0.0, copies.lower(each) - alarms.trials.upper(each)), copies.upper(each)
+    return {"at_most": _compare("The share of copies", low, high, limits.at_most)}
+
+
+def _memorised(results: Results, limits: MemorisedLimits) -> Mapping[str, Said]:
+    found = needed(results.whole_set, _NOT_COMPARED)
+    needed(found.false_alarms, "There were too few images never trained on to know false alarms.")
+    low, high = found.at_least / found.memorised.n, found.memorised.trials.upper(limits.level)
+    what = f"The share of training images that come back in {found.copies.n:,} images"
+    return {"at_most": _compare(what, low, high, limits.at_most)}
+
+
+def _unseen(results: Results, limits: UnseenLimits) -> Mapping[str, Said]:
+    unseen = needed(results.whole_set, _NOT_COMPARED).unseen
+    low, high = needed(unseen.low, unseen.assumptions), needed(unseen.high, unseen.assumptions)
+    said = (
+        f"{low:,} to {high:,} training images not seen so far can come back; the limit is {limits.at_most:,}."
+    )
+    answer: Answer = "pass" if high <= limits.at_most else "fail" if low > limits.at_most else "unknown"
+    return {"at_most": (answer, said)}
+
+
 def _search(results: Results, limits: SearchLimits) -> Mapping[str, Said]:
     """x_p's t' among those of images never trained on, all measured by one recogniser with as many tries."""
     searched = needed(results.t_prime, "t' was not searched.")
@@ -282,6 +316,9 @@ def _state(results: Results, limits: VerdictLimits) -> Mapping[str, Said]:
 RULES: tuple[Rule[Any], ...] = (
     Rule("q", RateLimits, ("at_most",), _rate),
     Rule("missable", MissableLimits, ("at_most",), _missable),
+    Rule("copies", CopiesLimits, ("at_most",), _copies),
+    Rule("memorised", MemorisedLimits, ("at_most",), _memorised),
+    Rule("unseen", UnseenLimits, ("at_most",), _unseen),
     Rule("t_prime", SearchLimits, ("excess_at_most", "p_value_at_least"), _search),
     Rule("membership", MembershipLimits, ("auc_at_most",), _membership),
     Rule("control", ControlLimits, ("rate_at_most",), _control),

@@ -9,6 +9,8 @@ from latentprint.report.blocks import Block, Pairs, Section, Table
 from latentprint.report.public import RunFacts
 from latentprint.results import Results
 from latentprint.results.model import Copies
+from latentprint.results.whole_set import WholeSet as Compared
+from latentprint.results.whole_set import told
 from latentprint.stats import Trials
 
 
@@ -43,6 +45,11 @@ def whole_set(results: Results) -> WholeSet:
         f"Every generated image was compared with every real one: {words.of(copies.k, copies.n)} are copies"
         f" of one. Of {held.n:,} images never trained on, {f'{held.k:,}' if held.k else 'none'} came back."
     )
+    if "whole set" in rejects and (every := results.whole_set) is not None and every.copies.k:
+        k, n = every.copies.k, every.copies.n
+        came = words.of(every.memorised.k, every.memorised.n)
+        counted = f"generated images are copies of training images; {came} training images came back"
+        return WholeSet(True, f"Yes. {' '.join(told(every))}", words.of(k, n), counted)
     if "whole set" in rejects:
         counted = f"training images came back among {copies.n:,} generated images"
         return WholeSet(True, f"Yes: {came}. {compared}", words.of(train.k, train.n), counted)
@@ -78,7 +85,57 @@ def whole_set_section(results: Results, _: RunFacts) -> Section | None:
         " cannot be memory: they show what chance does."
     )
     table = Table("Counts", ("", "Count", "95% interval"), counts, (False, True, True))
-    return Section("whole-set", "Which training images came back", lead, [table, Pairs(facts)])
+    blocks: list[Block] = [table, Pairs(facts)]
+    if results.whole_set is not None:
+        blocks += _every(results.whole_set)
+    return Section("whole-set", "Which training images came back", lead, blocks)
+
+
+def _every(found: Compared) -> list[Block]:
+    """All generated images against all training images: criteria side by side, and what was not seen."""
+    criteria = [
+        (
+            one.sentence,
+            words.of(one.copies.k, one.copies.n),
+            f"{one.memorised:,}",
+            "not known" if one.false_alarms is None else words.of(one.false_alarms.k, one.false_alarms.n),
+        )
+        for one in found.criteria
+    ]
+    head = ("What is compared", "Copies", "Of so many training images", "False alarms")
+    note = (
+        "The first line decides. Each threshold is what nearly all images never trained on stay above; false"
+        " alarms are counted on others of them."
+    )
+    blocks: list[Block] = [Table("Copies by criterion", head, criteria, (False, True, True, True), note)]
+    changes = list(found.criteria[0].planted)
+    if changes:
+        rows = [
+            (one.name.replace("_", " "), *(words.of(one.planted[c].k, one.planted[c].n) for c in changes))
+            for one in found.criteria
+            if one.planted
+        ]
+        aligned = (False, *[True] * len(changes))
+        note = "Copies of training images made on purpose and changed: how many each criterion finds."
+        blocks.append(Table("Planted copies found", ("Criterion", *changes), rows, aligned, note))
+    if found.curve:
+        rows = [
+            (f"{one.images:,}", f"{one.expected:.1f}", f"{one.low:.1f} – {one.high:.1f}")
+            for one in found.curve
+        ]
+        head = ("Images generated", "Different training images expected", "95% interval")
+        blocks.append(Table("How many come back", head, rows, (True, True, True), found.unseen.assumptions))
+    chances = [
+        (
+            f"{one.images:,}",
+            words.percent(one.chance),
+            f"{words.percent(one.low)} – {words.percent(one.high)}",
+        )
+        for one in found.shown
+    ]
+    head = ("Images generated", "Chance that a training image is among them", "95% interval")
+    blocks.append(Table("How soon one is shown", head, chances, (True, True, True)))
+    return blocks
 
 
 def copies_section(results: Results, _: RunFacts) -> Section | None:

@@ -8,6 +8,8 @@ here reads an image, a model or the clock, and nothing imports torch.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -33,11 +35,13 @@ from latentprint.results.model import (
     Target,
     TargetScore,
 )
-from latentprint.results.notes import Further, NotDone, Pooled, Probes, Scored
+from latentprint.results.notes import Further, NotDone, Pooled, Probes, Scored, WholeNote
 from latentprint.results.searched import Sampler
 from latentprint.results.stopping import FIRST_LOOK
 from latentprint.results.stored import Rows, Stored
 from latentprint.results.value import LEVEL
+from latentprint.results.whole_set import PREFIX, WholeSet, whole_set
+from latentprint.results.whole_set import Rows as Compared
 from latentprint.stats.returned import Returned, returned
 from latentprint.stats.roc import rank_p_value, separation
 
@@ -81,6 +85,7 @@ def assemble(stored: Stored) -> Measured:
         t_prime=searched,
         q=rates.q(stored, detectors, expected),
         returned=_returned(stored),
+        whole_set=_whole_set(stored),
         copies=stored.note("copies", "copies", Copies),
         fid=stored.note("fid", "fid", Fid),
         likelihood=_likelihood(stored),
@@ -141,6 +146,31 @@ def _returned(stored: Stored) -> Returned | None:
     fixed = len(rows["id"]) if stored.settings.get("samples", {}).get("until") is None else FIRST_LOOK
     samples = {name: rows[f"pool_{name}"][:fixed] for name in ("nearest", "distance", "ten")}
     return returned(samples, pool, pool["whose"], noted.target)
+
+
+def _whole_set(stored: Stored) -> WholeSet | None:
+    """What all generated images say of all training images; None where too few of these are distinct."""
+    noted = stored.note("whole", "compared", WholeNote)
+    if noted is None:
+        return None
+    train, planted = stored.rows("whole.train"), stored.rows("whole.planted")
+    kept = {name: column for name, column in planted.items() if name not in ("id", "change")}
+    rows = Compared(
+        generated=_prefixed(stored.rows("samples.model")),
+        heldout={name: column for name, column in stored.rows("whole.heldout").items() if name != "id"},
+        distinct=int(train["distinct"].sum()),
+        control=_prefixed(stored.rows("samples.control")),
+        planted={
+            name: {key: column[planted["change"] == number] for key, column in kept.items()}
+            for number, name in enumerate(noted.changes)
+        },
+        person=train["person"] if noted.persons else None,
+    )
+    return whole_set(rows, seed=int(stored.settings["seed"]))
+
+
+def _prefixed(rows: Rows) -> dict[str, NDArray[Any]]:
+    return {name.removeprefix(PREFIX): column for name, column in rows.items() if name.startswith(PREFIX)}
 
 
 def _samplers(stored: Stored, detectors: Detectors, expected: float) -> tuple[BySampler, ...]:

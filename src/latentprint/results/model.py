@@ -18,6 +18,7 @@ from pydantic import Field
 from latentprint.results.counted import Counted, Q
 from latentprint.results.searched import Checkpoints, Profile, Recogniser, Sampler, Search
 from latentprint.results.value import Chance, Count, Sha256, Value
+from latentprint.results.whole_set import WholeSet
 from latentprint.stats import Trials
 from latentprint.stats.returned import Returned
 from latentprint.stats.roc import AtFalsePositives, Auc
@@ -341,6 +342,7 @@ class Measured(Value):
     t_prime: Search | None
     q: Q
     returned: Returned | None = None
+    whole_set: WholeSet | None = None
     copies: Copies | None = None
     fid: Fid | None
     likelihood: Likelihood | None

@@ -73,3 +73,10 @@ class Pooled(Value):
     """Of the pool of real images: the place of x_p in it."""
 
     target: Count
+
+
+class WholeNote(Value):
+    """Of the comparison with all training images: how copies were changed; whether persons are known."""
+
+    changes: tuple[str, ...]
+    persons: bool

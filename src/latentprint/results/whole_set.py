@@ -29,7 +29,7 @@ from scipy import stats as scipy_stats  # pyright: ignore[reportMissingTypeStubs
 
 from latentprint.keys import generator
 from latentprint.results.criteria import Columns, Criterion, present
-from latentprint.results.value import Chance, Count, Value
+from latentprint.results.value import LEVEL, Chance, Count, Value
 from latentprint.stats import Trials
 from latentprint.stats.many import false_coverage
 from latentprint.stats.roc import auc
@@ -37,12 +37,14 @@ from latentprint.stats.unseen import TooFewRepeats, curve, richness
 
 _binomial = cast(Any, scipy_stats).binom
 
-LEVEL = 0.95
 SHARE = 0.01
 """Of held-out images that a calibrated threshold lets through."""
 
 LEAST_HELDOUT = 4
 """Held-out images below which no threshold is calibrated."""
+
+PREFIX = "whole_"
+"""Before the names of the columns, where rows of samples hold others too."""
 
 EXPOSED = 20
 _CLEAR = 0.5
@@ -400,18 +402,20 @@ def _notes(heldout: int, left_out: int, without: bool) -> tuple[str, ...]:
 
 def told(found: WholeSet) -> Sequence[str]:
     """The answer in sentences for somebody who is no mathematician, the most important first."""
-    c, m = found.copies, found.memorised
-    share = "more than half" if c.rate > 0.5 else f"{c.rate:.1%}" if c.k else "none"
-    out = [f"{c.k:,} of {c.n:,} generated images are copies of training images ({share})."]
-    if c.k:
-        out.append(
-            f"They are copies of {m.k:,} of the {m.n:,} training images; at least {found.at_least:,} of these"
-            " cannot be explained by chance."
-        )
+    c, m, u = found.copies, found.memorised, found.unseen
+    if not c.k:
+        out = [f"None of {c.n:,} generated images is a copy of a training image."]
+    else:
+        share = "More than half" if c.rate > 0.5 else f"{c.rate:.1%}"
+        out = [
+            f"{share} of what it makes are copies of its training images: {c.k:,} of {c.n:,}.",
+            f"They are copies of {m.k:,} of the {m.n:,} training images.",
+        ]
+    if found.persons is not None and found.persons.k:
+        out.append(f"{found.persons.k:,} of {found.persons.n:,} persons came back.")
     if found.false_alarms is not None:
         f = found.false_alarms
         out.append(f"Of {f.n:,} images that it never saw, {f.k:,} are taken for copies by the same rule.")
-    u = found.unseen
-    if u.low is not None and u.high is not None and u.high > 0:
-        out.append(f"{u.low:,} to {u.high:,} more training images can come back that were not seen so far.")
+    if u.low is not None and u.high:
+        out.append(f"{u.low:,} to {u.high:,} training images not seen so far can come back too.")
     return out

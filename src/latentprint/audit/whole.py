@@ -1,0 +1,85 @@
+"""Every generated image against every training image: the columns that ``results.whole_set`` answers from.
+
+Rows of what was not generated are kept as ``whole.train`` (which images are distinct, whose they are),
+``whole.heldout`` (the background) and ``whole.planted`` (copies made on purpose).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from latentprint.attacks.planted import CHANGES
+from latentprint.attacks.whole import Reference, require_apart
+from latentprint.audit.work import Work
+from latentprint.data import Split
+from latentprint.data.images import ImageSet
+from latentprint.fingerprint import Injection
+from latentprint.probe import Compare
+from latentprint.results.notes import WholeNote
+from latentprint.results.whole_set import PREFIX
+
+STAGE = "whole"
+
+
+def whole(work: Work, split: Split, injection: Injection) -> Compare | None:
+    """Keep the rows of held-out and planted images, and give what compares generated ones.
+
+    None where too few training images are distinct (``attacks.whole.LEAST``).
+
+    Raises:
+        StraddleError: persons with images on both sides of the split.
+    """
+    person, other = persons(split.train), persons(split.heldout)
+    if person is not None and other is not None:
+        require_apart(np.array(split.train.identities), np.array(split.heldout.identities))
+    found = Reference.of(injection.marked.pixels, person, work.device)
+    if found is None:
+        return None
+    if not work.run.stage(STAGE).done:
+        with work.stage(STAGE):
+            n = len(split.train)
+            ids = np.arange(n, dtype=np.int64)
+            numbers = ids if person is None else person
+            if len(work.run.missing(f"{STAGE}.train", ids)):
+                distinct = np.isin(ids, found.distinct)
+                work.run.append(f"{STAGE}.train", {"id": ids, "distinct": distinct, "person": numbers})
+            found.stored(split.heldout.pixels, f"{STAGE}.heldout", work.run, work.say)
+            _planted(work, found)
+            noted = WholeNote(changes=tuple(CHANGES), persons=person is not None)
+            work.run.finish(STAGE, {"compared": noted.plain()})
+    return lambda images: _named(found, images)
+
+
+def _named(reference: Reference, images: Tensor) -> Mapping[str, NDArray[Any]]:
+    return {f"{PREFIX}{name}": column for name, column in reference.columns(images).items()}
+
+
+def _planted(work: Work, reference: Reference) -> None:
+    rows = reference.planted(work.config.seed)
+    each = len(next(iter(rows.values()))["distance"])
+    names = list(next(iter(rows.values())))
+    columns = {name: np.concatenate([rows[change][name] for change in CHANGES]) for name in names}
+    ids = np.arange(each * len(CHANGES), dtype=np.int64)
+    if len(work.run.missing(f"{STAGE}.planted", ids)):
+        change = np.repeat(np.arange(len(CHANGES), dtype=np.int64), each)
+        work.run.append(f"{STAGE}.planted", {"id": ids, "change": change, **columns})
+
+
+def persons(images: ImageSet) -> NDArray[np.int64] | None:
+    """(n,) numbers of the persons; None: unknown."""
+    if images.identities is None:
+        return None
+    return np.unique(np.array(images.identities), return_inverse=True)[1].astype(np.int64)
+
+
+def both(*compares: Compare | None) -> Compare | None:
+    """One that gives the columns of all."""
+    asked = [one for one in compares if one is not None]
+    if not asked:
+        return None
+    return lambda images: {name: column for one in asked for name, column in one(images).items()}
