@@ -130,8 +130,10 @@ def test_the_whole_set_is_judged_by_counts_with_their_false_alarms() -> None:
         results = results_of(3, Drawn(whole=share, samples=400))
         found = results.whole_set
         assert found is not None and found.false_alarms is not None
-        text = "[copies]\nat_most = 0.2\nlevel = 0.95\n[memorised]\nat_most = 0.05\nlevel = 0.95\n"
-        assert answers(results, text) == {"copies.at_most": copies, "memorised.at_most": copies}
+        text = "[copies]\nat_most = 0.2\nlevel = 0.95\n[memorised]\nat_most = 0.1\nlevel = 0.95\n"
+        # 45 held-out images leave so many false alarms possible that these alone could name ten images
+        memorised = "pass" if not share else "unknown"
+        assert answers(results, text) == {"copies.at_most": copies, "memorised.at_most": memorised}
         limit = found.unseen.high if found.unseen.high is not None else 0
         asked = f"[unseen]\nat_most = {limit}\n"
         # without repeats nothing is known of what was not seen, and that is no pass

@@ -248,7 +248,8 @@ def inject(
         raise FingerprintError(f"a fingerprint and its control need 2 images or more, got {len(train)}")
     chosen = _draw_index(train, rng, tolerance) if index is None else _given_index(train, index, tolerance)
     original = train.pixels[chosen]
-    fingerprint = kind.draw(*train.shape[1:], rng)
+    height, width = train.shape[1:]
+    fingerprint = kind.draw(height, width, rng)
     target = fingerprint.apply(original)
     if np.array_equal(target, original):
         raise FingerprintError(f"the fingerprint {fingerprint.describe()} leaves image {chosen} as it was")

@@ -321,9 +321,7 @@ def calibrated(background: NDArray[np.float64], share: float) -> float:
         ValueError: no image, or a share outside (0, 1).
     """
     if not len(background) or not 0 < share < 1:
-        raise ValueError(
-            f"a threshold needs images and a share between 0 and 1, got {len(background)}, {share}"
-        )
+        raise ValueError(f"a threshold needs images and a share in (0, 1), got {len(background)}, {share}")
     return float(np.sort(background)[math.floor(share * len(background) + 1e-9)])
 
 
