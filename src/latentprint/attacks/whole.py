@@ -170,7 +170,8 @@ class Copies:
     Args:
         train: images (N, C, *size) in [-1, 1] that the model was trained on.
         heldout: images (M, C, *size) that it was not.
-        person, heldout_person: numbers of the persons, (N,) and (M,); several images of one count once.
+        person: (N,) numbers of the persons; several images of one count once.
+        heldout_person: (M,) the same of the held-out images.
         seed: draws the planted copies.
         device: where images are compared.
 
