@@ -43,6 +43,21 @@ def test_only_rounding_differs(config, channels, size):
     assert bool((network.conv_in.weight != 0).any())
 
 
+@pytest.mark.parametrize(("config", "size"), [(SMALL28, 28), (ATTENTIVE, 12)], ids=["28", "attention"])
+def test_in_bfloat16_it_rounds_no_worse_than_the_network_itself(config, size):
+    """The last bits of a product go, as under torch's autocast; normalisation keeps float32."""
+    network = stirred(config, 2, size)
+    fast = inference_form(network)
+    x = Streams(2).noise("x", range(6), 0, (2, size, size))
+    t = torch.linspace(1, 999, 6)
+    with torch.inference_mode():
+        expected = network(x, t).sample
+        with torch.autocast("cpu", torch.bfloat16):
+            theirs, ours = network(x, t).sample.float(), fast(x, t).sample.float()
+    error, allowed = (ours - expected).abs(), (theirs - expected).abs()
+    assert 0 < error.mean() < 1.5 * allowed.mean() and error.max() < 3e-2 * expected.abs().max()
+
+
 def test_rows_stay_rows():
     fast = inference_form(stirred(DIGITS, 1, 8))
     x, t = Streams(2).noise("x", range(5), 0, (1, 8, 8)), torch.linspace(10, 900, 5)

@@ -51,6 +51,7 @@ def reproduce(
     download: bool = False,
     spread: Executor = "local",
     processes: int = 1,
+    tuned: bool = False,
     progress: Report = silent,
 ) -> Mapping[str, Any]:
     """Run experiment ``name`` at that size, or continue it, and write its numbers, figures and the page.
@@ -68,6 +69,7 @@ def reproduce(
         download: whether a missing one may be fetched.
         spread: "ray" spreads the rows of a table over workers; samples of one row where it has one row.
         processes: how many train one model together (accelerate).
+        tuned: arithmetic and threads as this processor is measured to be fastest with (rows of tables only).
         progress: told how far each row's stages are.
 
     Returns: the experiment's entry in results.json.
@@ -80,7 +82,9 @@ def reproduce(
     source = one if one.uses is None else experiment(one.uses, experiments)
     if source.kind == "lengths" and processes > 1:
         raise ExperimentError(f"{source.name} keeps the weights of one training as it goes, in one process")
-    place = Place(runs, device, root, download, progress, processes=processes)
+    if source.kind == "lengths" and tuned:
+        raise ExperimentError(f"{source.name} is no table: its arithmetic is that of its file")
+    place = Place(runs, device, root, download, progress, processes=processes, tuned=tuned)
     record = Record.read(docs / "paper")
     refused: InputError | None = None
     try:

@@ -34,6 +34,10 @@ Spread = Annotated[
     Literal["local", "ray"],
     typer.Option("--executor", help="ray: spread rows over processes or machines (extra ray)."),
 ]
+Tune = Annotated[
+    bool,
+    typer.Option("--tune", help="Arithmetic and threads as this processor is measured to be fastest with."),
+]
 Processes = Annotated[int, typer.Option(min=1, help="Processes that train one model together (accelerate).")]
 
 
@@ -51,6 +55,7 @@ def reproduce(
     device: Device = "cpu",
     spread: Spread = "local",
     processes: Processes = 1,
+    tune: Tune = False,
     as_json: Json = False,
 ) -> None:
     """Run experiment NAME of the paper, or continue it; its numbers go beside the published ones."""
@@ -71,6 +76,7 @@ def reproduce(
             download=download,
             spread=spread,
             processes=processes,
+            tuned=tune,
             progress=bars,
         )
     if as_json:

@@ -6,16 +6,23 @@ rows depend on nothing but their settings: a map that spreads them over machines
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import torch
+
 from latentprint.audit import run_audit
+from latentprint.audit.images import read_images
 from latentprint.config import AuditConfig
 from latentprint.contracts import InputError, Map
+from latentprint.files import read_json, write
 from latentprint.progress import Report, silent
+from latentprint.settings import merge, plain, read
+from latentprint.tuning import tune
 from tools.reproduce.plan import Experiment, ExperimentError, Row, Size
-from tools.reproduce.summary import Entry, holds, summary
+from tools.reproduce.summary import TUNING, Entry, holds, summary
 
 
 @dataclass(frozen=True)
@@ -25,6 +32,8 @@ class Place:
     Attributes:
         map: what spreads the samples of one audit, where rows themselves are not spread.
         processes: how many train one model together.
+        tuned: whether arithmetic and threads are those that this processor is measured to be fastest with,
+            instead of the experiment's (``latentprint.tuning``).
     """
 
     runs: Path
@@ -34,6 +43,7 @@ class Place:
     progress: Report = silent
     map: Map = map
     processes: int = 1
+    tuned: bool = False
 
     def folder(self, name: str, size: Size, row: str) -> Path:
         """The folder of one row."""
@@ -51,6 +61,8 @@ class RunRow:
     def __call__(self, row: tuple[str, AuditConfig]) -> tuple[str, Entry]:
         name, config = row
         place, folder = self.place, self.place.folder(self.experiment, self.size, name)
+        if place.tuned:
+            config = tuned(config, folder, place)
         if not holds(folder, config):
             run_audit(
                 config,
@@ -65,6 +77,39 @@ class RunRow:
                 processes=place.processes,
             )
         return name, summary(folder)
+
+
+def tuned(config: AuditConfig, folder: Path, place: Place) -> AuditConfig:
+    """The settings with the arithmetic this processor is fastest with, and torch given as many threads.
+
+    What was chosen for a row stays: a run that is continued, elsewhere too, ends as it began.
+
+    Raises:
+        ExperimentError: the row does not run on a CPU.
+    """
+    if torch.device(place.device).type != "cpu":
+        raise ExperimentError("--tune measures CPUs; for a GPU the experiment's file says what is used")
+    note = folder / TUNING
+    if note.is_file():
+        found = read_json(note)
+        kept = merge(plain(config), found["settings"])
+        torch.set_num_threads(found["threads"])
+        return read(AuditConfig, kept)
+    place.progress("tuning", 0, 1, "measurements")
+    answer = tune(config, read_images(config, place.root, place.download).train.shape)
+    model, sampling = answer.config.model, answer.config.speed.sampling
+    said = {
+        "settings": {
+            "model": {"training": {"precision": model.training.precision}},
+            "speed": {"sampling": {"precision": sampling.precision}},
+        },
+        "threads": answer.threads,
+        "timings": [asdict(one) for one in answer.timings],
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    write(note, json.dumps(said, indent=1).encode())
+    torch.set_num_threads(answer.threads)
+    return answer.config
 
 
 def chosen(experiment: Experiment, size: Size, only: Sequence[str]) -> tuple[Row, ...]:

@@ -1,4 +1,4 @@
-"""The same network, evaluated faster: a UNet2DModel in the form that sampling wants. Float32 throughout.
+"""The same network, evaluated faster: a UNet2DModel in the form that sampling wants.
 
 ``inference_form`` gives a copy that shares no state with the original and differs from it in rounding only:
 
@@ -10,6 +10,8 @@
   three neighbours on the doubled grid two are the same pixel, so that 4 products per output do the work of 9.
   Along an axis the kernel (w0, w1, w2) becomes (w2, w1 + w2, w0 + w1, w0). (Shi et al. 2016, sub-pixel
   convolution.)
+
+Under autocast the convolutions multiply in bfloat16; normalisation stays float32.
 
 It is for evaluation: train the original.
 """
@@ -80,6 +82,8 @@ class _GroupNorm(nn.Module):
         return torch.empty_like(pixels) if self.to_space is None else pixels
 
     def _normalise(self, pixels: Tensor, out: Tensor | None) -> Tensor:
+        if out is not None and out.dtype != torch.float32:
+            return out.copy_(self._normalise(pixels.float(), None))
         centred = pixels - self._spread(pixels.sum(1), pixels.shape[1])
         deviation = (self._spread(centred.square().sum(1), pixels.shape[1]) + self.eps).sqrt()
         out = torch.addcmul(self.bias, centred, self.weight / deviation, out=out)

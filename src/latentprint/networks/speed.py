@@ -1,4 +1,4 @@
-"""What a GPU may do to be faster, as explicit settings: reduced mantissas, layout, compilation, CUDA graphs.
+"""What a processor may do to be faster, as settings: reduced mantissas, layout, compilation, CUDA graphs.
 
 All of it changes rounding, none of it what is computed. The state of a sampler, its noise and its
 coefficients keep their own precision (``denoiser``, ``sampler``): only what happens inside a network is meant
@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from typing import Any, Literal, cast
 
 import torch
+from diffusers.models.unets.unet_2d import UNet2DModel
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
@@ -59,11 +60,6 @@ class Evaluation(Speed):
     """How a network is evaluated: ``Speed``, and the type it multiplies in."""
 
     precision: Literal["float32", "bfloat16"] = "float32"
-
-    @property
-    def plain(self) -> bool:
-        """Whether it is float32, uncompiled: then ``inference_form`` is what samples fastest."""
-        return self.precision == "float32" and not self.compile
 
 
 @contextmanager
@@ -180,10 +176,11 @@ def _filled(rows: Tensor, count: int) -> Tensor:
 def for_evaluation(network: nn.Module, how: Evaluation, batch: int) -> Evaluated:
     """A copy of ``network`` that is evaluated as ``how`` says.
 
-    Plain float32 takes ``inference_form``. Otherwise it is the network as it was trained: the compiler fuses
-    what that form joins by hand, and autocast knows which of torch's own operations need float32.
+    Uncompiled it takes ``inference_form``, a U-Net in bfloat16 on a CPU only. Otherwise it is the network as
+    it was trained: the compiler fuses what that form joins by hand, and a GPU's own kernels do in bfloat16.
     """
-    if how.plain:
+    on_cpu = isinstance(network, UNet2DModel) and network.device.type == "cpu"
+    if not how.compile and (how.precision == "float32" or on_cpu):
         return Evaluated(inference_form(network), how, batch)
     still = copy.deepcopy(network).eval().requires_grad_(False)
     layout = torch.channels_last if how.channels_last else torch.contiguous_format

@@ -1,0 +1,144 @@
+"""An audit's work on a processor: float32 as it was, beside what ``latentprint.tuning`` may choose.
+
+Compares, in alternating rounds of one process and by medians, on the U-Net of the preset `small` at 28 x 28:
+
+    train      a step of Eq. 4, forward and backward; the optimiser, the same in both, is left out
+    sample     trajectories from the prior
+    search     trajectories from x_t, t evenly over the noise levels
+    detectors  answers of the paper's ResNet-50
+
+*_ratio says how many times faster bfloat16 is than float32; below 1 it is slower, and is then not chosen.
+``ceiling`` is the speed of this processor's matrix products in GFLOP/s, measured here; ``share`` is how much
+of it a training step reaches. On a machine that others use too, --cpu-time compares processor seconds on one
+thread.
+
+    python benchmarks/cpu.py [--quick] [--json] [--out FILE] [--threads N] [--cpu-time]
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from record import add_output, record, tell
+from torch.utils.flop_counter import FlopCounterMode
+
+from latentprint.config import resolve
+from latentprint.denoiser import NetworkDenoiser
+from latentprint.detector import build_backbone
+from latentprint.networks import build_unet
+from latentprint.networks.speed import Evaluation, for_evaluation
+from latentprint.sampler import trajectories
+from latentprint.streams import Streams
+from latentprint.tuning import PRECISIONS, Precision, step_of
+
+SHAPE = (1, 28, 28)
+CONFIG = resolve({"model": {"training": {"batch": 64}}}, preset="small")
+Work = Mapping[tuple[str, Precision], Callable[[], object]]
+
+
+def walk(precision: Precision, rows: int, steps: int, from_prior: bool) -> Callable[[], object]:
+    """Trajectories of the preset's sampler, from the prior or from levels evenly over all."""
+    streams, settings = Streams(0), CONFIG.model
+    network = build_unet(settings.network, SHAPE[0], SHAPE[1:], streams)
+    fast = for_evaluation(network, Evaluation(precision=precision), rows)
+    denoiser = NetworkDenoiser(fast, settings.schedule(), settings.training.parametrisation, 0.5)
+    sampler = replace(CONFIG.sampler, steps=steps).sampler()
+    levels = torch.linspace(0, denoiser.schedule.start, rows + 1, dtype=torch.float64)[1:]
+    t = torch.full_like(levels, denoiser.schedule.start) if from_prior else levels
+
+    def begin(ids: torch.Tensor) -> torch.Tensor:
+        return streams.noise("prior", ids, 0, SHAPE)
+
+    def run() -> None:
+        with torch.inference_mode():
+            for _ in trajectories(denoiser, sampler, t, torch.arange(rows), begin, streams, "walk", rows):
+                pass
+
+    return run
+
+
+def answers(precision: Precision, rows: int) -> Callable[[], object]:
+    """A ResNet-50's answers, as c_id gives them."""
+    network = for_evaluation(
+        build_backbone("resnet50", Streams(0), "identity"), Evaluation(precision=precision), rows
+    )
+    x = Streams(1).noise("x", range(rows), 0, SHAPE)
+
+    def run() -> torch.Tensor:
+        with torch.inference_mode():
+            return network(x)
+
+    return run
+
+
+def product(precision: Precision, side: int) -> Callable[[], object]:
+    """A matrix product: what the processor can do at best."""
+    kind = torch.float32 if precision == "float32" else torch.bfloat16
+    a = Streams(0).noise("a", [0], 0, (side, side))[0].to(kind)
+    return lambda: a @ a
+
+
+def medians(work: Work, rounds: int, clock: Callable[[], float]) -> dict[tuple[str, Precision], float]:
+    """Median seconds of each, the candidates taking turns; the first round warms up."""
+    taken: dict[tuple[str, Precision], list[float]] = {key: [] for key in work}
+    for turn in range(rounds + 1):
+        for key, call in work.items():
+            begun = clock()
+            call()
+            if turn:
+                taken[key].append(clock() - begun)
+    return {key: statistics.median(values) for key, values in taken.items()}
+
+
+def compare(quick: bool, clock: Callable[[], float]) -> dict[str, Any]:
+    """What was measured, and the ratios."""
+    batch, rows, steps, side, rounds = (16, 16, 4, 512, 3) if quick else (64, 128, 24, 2048, 5)
+    work: dict[tuple[str, Precision], Callable[[], object]] = {}
+    for one in PRECISIONS:
+        work["train", one] = step_of(CONFIG, SHAPE, one, batch)
+        work["sample", one] = walk(one, rows, steps, True)
+        work["search", one] = walk(one, rows, steps, False)
+        work["detectors", one] = answers(one, rows)
+        work["ceiling", one] = product(one, side)
+    with FlopCounterMode(display=False) as counted:
+        work["train", "float32"]()
+    took = medians(work, rounds, clock)
+    ratios = {
+        f"{part}_ratio": took[part, "float32"] / took[part, "bfloat16"]
+        for part in ("train", "sample", "search", "detectors")
+    }
+    images = {"train": batch, "sample": rows, "search": rows, "detectors": rows}
+    each = {
+        one: {f"{part}_images_per_second": n / took[part, one] for part, n in images.items()}
+        | {"train_steps_per_second": 1 / took["train", one]}
+        | {"ceiling": 2 * side**3 / took["ceiling", one] / 1e9}
+        | {"share": counted.get_total_flops() / took["train", one] / (2 * side**3 / took["ceiling", one])}
+        for one in PRECISIONS
+    }
+    shape = {"batch": batch, "rows": rows, "sampler_steps": steps, "rounds": rounds}
+    return {**ratios, **each, "measured_on": shape}
+
+
+def main() -> None:
+    """Measure and tell."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="small batches, four sampler steps")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--cpu-time", action="store_true", help="processor seconds, on one thread")
+    add_output(parser)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1 if arguments.cpu_time else arguments.threads)
+    found = compare(arguments.quick, time.process_time if arguments.cpu_time else time.perf_counter)
+    tell({**found, "clock": "processor" if arguments.cpu_time else "wall", **record()}, arguments)
+
+
+if __name__ == "__main__":
+    main()
