@@ -55,7 +55,7 @@ class Tuned:
     timings: tuple[Timing, ...]
 
 
-def tune(config: AuditConfig, shape: tuple[int, int, int], *, seconds: float = 12.0) -> Tuned:
+def tune(config: AuditConfig, shape: tuple[int, ...], *, seconds: float = 12.0) -> Tuned:
     """Measure for about ``seconds`` how ``config`` runs fastest on this processor, on images of ``shape``.
 
     Only ``model.training.precision`` and ``speed.sampling.precision`` are chosen. Every candidate
@@ -100,7 +100,7 @@ def chosen(config: AuditConfig, timings: tuple[Timing, ...]) -> Tuned:
 
 
 def _measured(
-    config: AuditConfig, shape: tuple[int, int, int], counts: list[int], seconds: float
+    config: AuditConfig, shape: tuple[int, ...], counts: list[int], seconds: float
 ) -> dict[tuple[Part, Precision, int], list[float]]:
     """Seconds of one image, a list for each candidate."""
     work: dict[tuple[Part, Precision], Callable[[], object]] = {}
@@ -122,7 +122,7 @@ def _measured(
     return taken
 
 
-def _denoiser(config: AuditConfig, shape: tuple[int, int, int]) -> NetworkDenoiser:
+def _denoiser(config: AuditConfig, shape: tuple[int, ...]) -> NetworkDenoiser:
     network = build_unet(config.model.network, shape[0], shape[1:], Streams(config.seed))
     training = config.model.training
     return NetworkDenoiser(
@@ -131,7 +131,7 @@ def _denoiser(config: AuditConfig, shape: tuple[int, int, int]) -> NetworkDenois
 
 
 def step_of(
-    config: AuditConfig, shape: tuple[int, int, int], precision: Precision, rows: int
+    config: AuditConfig, shape: tuple[int, ...], precision: Precision, rows: int
 ) -> Callable[[], object]:
     """A training step of ``rows`` images, forward and backward, as something to call."""
     denoiser, streams, training = _denoiser(config, shape), Streams(config.seed), config.model.training
@@ -150,7 +150,7 @@ def step_of(
 
 
 def pass_of(
-    config: AuditConfig, shape: tuple[int, int, int], precision: Precision, rows: int
+    config: AuditConfig, shape: tuple[int, ...], precision: Precision, rows: int
 ) -> Callable[[], object]:
     """An evaluation of ``rows`` images as samples are drawn, as something to call."""
     denoiser, streams = _denoiser(config, shape), Streams(config.seed)
