@@ -22,6 +22,7 @@ from latentprint.results.model import Detector
 from latentprint.settings import SettingsError
 from latentprint.stats import Trials
 from latentprint.store import Run
+from latentprint.store.record import sealed
 from tools import reproduce as package
 from tools.reproduce import experiment, names, reproduce, rows
 from tools.reproduce.figures import return_curves, svg
@@ -173,7 +174,8 @@ def test_only_a_finished_run_of_the_very_settings_counts(done: Path, tmp_path: P
     record["settings"]["search"]["gone"] = 1
     (folder / "run.json").write_text(json.dumps(record))
     assert not holds(folder, config)
-    del record["settings"]["search"]["gone"], record["finished"]
+    del record["settings"]["search"]["gone"]
+    record["finished"] = None
     (folder / "run.json").write_text(json.dumps(record))
     assert not holds(folder, config)
 
@@ -222,7 +224,7 @@ def test_a_kill_between_checkpoint_and_kept_weights_loses_no_length(done: Path, 
     shutil.rmtree(at_length(kept, 30))
     record = json.loads((kept / "run.json").read_text())
     del record["stages"]["training"]
-    (kept / "run.json").write_text(json.dumps(record))
+    (kept / "run.json").write_bytes(sealed(record))
     reproduce("fig3", runs=tmp_path / "runs", docs=tmp_path / "docs", experiments=done / "experiments")
     assert (at_length(kept, 30) / "diffusion_pytorch_model.safetensors").read_bytes() == weights
 

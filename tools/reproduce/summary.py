@@ -31,7 +31,7 @@ def holds(folder: Path, config: AuditConfig) -> bool:
     if not (folder / "run.json").is_file() or not (folder / "results.json").is_file():
         return False
     run = Run.read(folder)
-    if "finished" not in run.record:
+    if run.record.get("finished") is None:
         return False
     try:
         return read(AuditConfig, run.settings) == config

@@ -190,7 +190,7 @@ def _one(
     groups: Mapping[str, Mapping[str, Tensor]], take: str | None
 ) -> tuple[str, dict[str, Tensor], tuple[str, ...]]:
     """The one state dict: the only one, the one that is named, or the EMA."""
-    shown = ", ".join(f"{name or 'the top'} ({len(one)} tensors)" for name, one in groups.items())
+    shown = ", ".join(f"{name or 'the top'} ({len(one)} tensors)" for name, one in sorted(groups.items()))
     if take is not None:
         if take not in groups:
             raise ModelError(

@@ -11,9 +11,9 @@ values from stored rows, and no reader derives a number again.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from latentprint.results.counted import Counted, Q
 from latentprint.results.searched import Checkpoints, Profile, Recogniser, Sampler, Search
@@ -201,6 +201,12 @@ class Membership(Value):
     heldout: Count | None = None
     note: str | None = None
     network_evaluations: Count = 0
+
+    @model_validator(mode="after")
+    def _at_the_same_shares(self) -> Self:
+        if len({tuple(at.wanted for at in one.at) for one in self.scores}) > 1:
+            raise ValueError("all membership scores are stated at the same shares of false positives")
+        return self
 
 
 class Spread(Value):
