@@ -216,7 +216,7 @@ def test_the_value_is_frozen_checked_and_plain() -> None:
     with pytest.raises(ValueError, match="its interval"):
         WholeSet.model_validate(found.plain() | {"copies": found.copies.plain() | {"low": 0.9}})
     assert f"copies of its training images: {found.copies.k:,} of 50." in told(found)[0]
-    with pytest.raises(ValueError, match="between 0 and 1"):
+    with pytest.raises(ValueError, match=r"a share in \(0, 1\)"):
         calibrated(np.ones(3), 1.0)
 
 
