@@ -19,8 +19,7 @@ from latentprint.results.assemble import assemble
 from latentprint.results.counted import Estimate
 from latentprint.results.model import Results
 from latentprint.results.read import read_results
-from latentprint.results.searched import Incomparable
-from latentprint.results.tprime import compared
+from latentprint.results.searched import Incomparable, require_alike
 from latentprint.store import Run, RunError
 from latentprint.verdict import judged
 from latentprint.verify import differences, verify
@@ -98,7 +97,7 @@ def test_t_prime_and_its_law_answer_one_question_each(folder: Path) -> None:
     own = -1.0 if law.target.value is None else law.target.value
     assert math.isclose(law.p_value, (1 + sum(value >= own for value in reach)) / (1 + len(reach)))
     with pytest.raises(Incomparable):
-        compared(search, law)
+        require_alike(search.question, law.question)
     sentence = " ".join(results.verdict.reasons)
     assert f"{own:.2g}" in sentence and f"p = {law.p_value:.2g}" in sentence
 

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentprint.audit.many import search_many
+from latentprint.audit.stages import detector_value
 from latentprint.audit.work import Work
 from latentprint.contracts import InputError
 from latentprint.data import Split, copies_of
@@ -103,16 +104,11 @@ def embedding(work: Work, split: Split, config: EmbeddingConfig) -> EmbeddingDet
 
 def embedding_value(matcher: EmbeddingDetector) -> Detector:
     """The embedding's threshold and error counts, as results state them."""
-    rates = matcher.rates
-    return Detector(
-        tpr=rates.tpr,
-        fpr=rates.fpr,
-        threshold=matcher.threshold,
-        backbone=matcher.config.backbone,
-        kinds=dict(rates.kinds),
-        false_positive_rate=matcher.config.false_positive_rate,
-        pairs=rates.kinds["pairs of the calibration"],
-    )
+    own = {
+        "false_positive_rate": matcher.config.false_positive_rate,
+        "pairs": matcher.rates.kinds["pairs of the calibration"],
+    }
+    return detector_value(matcher).model_copy(update=own)
 
 
 def subjects(work: Work, split: Split, injection: Injection) -> Subjects:

@@ -26,6 +26,7 @@ from latentprint.contracts import InputError, Outcome
 from latentprint.data import Split
 from latentprint.denoiser import Denoiser, NetworkDenoiser
 from latentprint.detector import (
+    EmbeddingDetector,
     FitState,
     NetworkDetector,
     fit_identity,
@@ -76,7 +77,7 @@ class Detectors:
         return false_positives(self.values)
 
 
-def detector_value(detector: NetworkDetector) -> results.Detector:
+def detector_value(detector: NetworkDetector | EmbeddingDetector) -> results.Detector:
     """Threshold and error counts of a fitted detector."""
     return results.Detector(
         tpr=detector.rates.tpr,

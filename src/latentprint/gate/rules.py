@@ -33,7 +33,7 @@ from latentprint.results import Results
 from latentprint.results.counted import Estimate
 from latentprint.results.searched import Baseline
 from latentprint.results.stopping import errors
-from latentprint.stats import corrected_interval, running_interval, samples_to_exclude
+from latentprint.stats import corrected_interval, samples_to_exclude
 from latentprint.verdict import evidence
 from latentprint.words import one_in
 
@@ -165,13 +165,13 @@ def _counted(results: Results, counts: Evidence, level: float) -> tuple[float, f
     detectors' own rates (Bonferroni). A count that stopped on sight of hits has its own intervals. Without a
     hit the number of looks was a constant.
     """
-    hits, stopping = counts.hits, results.q.monte_carlo.stopping
+    hits, count = counts.hits, results.q.monte_carlo
     if hits.n == 0:
         return 0.0, 1.0
-    if stopping is not None and hits.k:
+    if count.stopping is not None and hits.k:
         found = corrected_interval(
             hits.rate,
-            lambda each: running_interval(stopping.looks.counts, each, stopping.until),
+            count.at,
             errors(results.detectors),
             control=counts.control,
             level=level,

@@ -8,11 +8,9 @@ step count, so every result names the sampler. Where a diagnostic fails, no numb
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
-from scipy import stats as scipy_stats  # pyright: ignore[reportMissingTypeStubs]
-
-from latentprint.stats import Trials
+from latentprint.stats import Trials, stretched
 
 
 @dataclass(frozen=True)
@@ -78,14 +76,7 @@ class Rate:
             return self.trials.interval(level)
         if self.freedom is None:
             raise ValueError(f"how the interval of this {self.method} estimate stretches is not known")
-        if self.rate == 0:
-            return 0.0, self.high
-        student = cast(Any, scipy_stats).t
-        ratio = float(
-            student.ppf((1 + level) / 2, self.freedom) / student.ppf((1 + self.level) / 2, self.freedom)
-        )
-        low, high = self.low / self.rate, self.high / self.rate
-        return self.rate * low**ratio, min(1.0, self.rate * high**ratio)
+        return stretched(self.rate, (self.low, self.high), self.freedom, self.level, level)
 
     def to_dict(self) -> dict[str, Any]:
         """The entry in ``results.json``, schema latentprint/1: plain numbers and strings only."""

@@ -69,13 +69,11 @@ def assemble(stored: Stored) -> Measured:
     detectors = _detectors(stored)
     expected = min(1.0, target.copies / data.among)
     searched = tprime.search(stored, "search.model", detectors)
-    if searched is not None and detectors.embedding is not None:
+    if searched is not None:
+        matcher = detectors.embedding
+        null = None if matcher is None else tprime.baseline(stored, matcher.fpr)
         control = tprime.curve(stored, "search.control", detectors)
-        null = tprime.baseline(stored, detectors.embedding.fpr)
         searched = searched.model_copy(update={"control": control, "baseline": null})
-    elif searched is not None:
-        control = tprime.curve(stored, "search.control", detectors)
-        searched = searched.model_copy(update={"control": control})
     skipped = stored.note("model", "not_done", NotDone)
     return Measured(
         data=data,

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self, cast
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
-from scipy import stats as scipy_stats  # pyright: ignore[reportMissingTypeStubs]
 
 from latentprint.results.searched import Sampler
 from latentprint.results.value import Chance, Count, Value
-from latentprint.stats import Trials
+from latentprint.stats import Trials, running_interval, stretched
 
 
 class Corrected(Value):
@@ -79,6 +78,12 @@ class Counted(Value):
         """Joint detections among the samples."""
         return Trials(self.hits, self.samples)
 
+    def at(self, level: float) -> tuple[float, float]:
+        """The interval of the rate at another level, as the way of stopping allows."""
+        if self.stopping is None:
+            return self.trials.interval(level)
+        return running_interval(self.stopping.looks.counts, level, self.stopping.until)
+
 
 class Estimate(Value):
     """q by an estimator that sees what counting cannot; without a number where its diagnostic failed.
@@ -124,14 +129,7 @@ class Estimate(Value):
             return self.trials.interval(level)
         if self.freedom is None:
             return None
-        if self.rate == 0:
-            return 0.0, self.high
-        student = cast(Any, scipy_stats).t
-        ratio = float(
-            student.ppf((1 + level) / 2, self.freedom) / student.ppf((1 + self.level) / 2, self.freedom)
-        )
-        low, high = self.low / self.rate, self.high / self.rate
-        return self.rate * low**ratio, min(1.0, self.rate * high**ratio)
+        return stretched(self.rate, (self.low, self.high), self.freedom, self.level, level)
 
 
 class Combined(Value):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 
 import numpy as np
@@ -31,17 +31,9 @@ def q(stored: Stored, detectors: Detectors, expected: float) -> Q:
     alarms = None if control is None else control.trials
     monte_carlo = counted(stored, "samples.model", detectors, expected, alarms, decides=True)
     assert monte_carlo is not None
-    until, hit = _until(stored, detectors), stored.rows("samples.model")["hit"]
-    looked = () if until is None else until.counts(hit)
-
-    def interval(level: float) -> tuple[float, float]:
-        return monte_carlo.trials.interval(level) if until is None else until.interval(looked, level)
-
     estimated = [name for name, note in stored.notes.items() if "estimate" in note]
     found = {name: estimate(stored, name, detectors, monte_carlo.sampler, alarms) for name in estimated}
-    return Q(
-        monte_carlo=monte_carlo, control=control, combined=combined(monte_carlo, interval, found), **found
-    )
+    return Q(monte_carlo=monte_carlo, control=control, combined=combined(monte_carlo, found), **found)
 
 
 def counted(
@@ -129,18 +121,12 @@ def estimate(
     return found.model_copy(update={"corrected": _corrected(through)})
 
 
-def combined(
-    count: Counted, interval: Callable[[float], tuple[float, float]], estimates: Mapping[str, Estimate | None]
-) -> Combined | None:
-    """The count and the estimates of the same sampler, by the rule of ``stats.choice``; None without any.
-
-    Args:
-        interval: of the count, by level, as its way of stopping allows.
-    """
+def combined(count: Counted, estimates: Mapping[str, Estimate | None]) -> Combined | None:
+    """The count and the estimates of the same sampler, by the rule of ``stats.choice``; None without any."""
     ran = {name: one for name, one in estimates.items() if one is not None}
     if not ran:
         return None
-    claims = [Claim("counting", count.rate, interval)]
+    claims = [Claim("counting", count.rate, count.at)]
     names = ["monte_carlo"]
     aside = list[str]()
     for name, one in ran.items():

@@ -31,7 +31,6 @@ from latentprint.results.searched import (
     Recogniser,
     Sampler,
     Search,
-    require_alike,
 )
 from latentprint.results.stored import Rows, Stored
 from latentprint.search import (
@@ -281,12 +280,3 @@ def closest(rows: Mapping[str, NDArray[Any]], t: float) -> Closest | None:
         return None
     best = above[np.argmin(rows["mse"][above])]
     return Closest(**{name: float(rows[name][best]) for name in ("t", "mse", "mae")})
-
-
-def compared(own: Search, law: Baseline) -> None:
-    """Nothing, if ``own`` may be set against ``law``: the guard that every comparison of t' passes.
-
-    Raises:
-        Incomparable: they answer different questions.
-    """
-    require_alike(own.question, law.question)

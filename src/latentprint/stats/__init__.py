@@ -10,7 +10,7 @@
 All of it holds for every n, also at zero hits, which is where an audit lives.
 """
 
-from latentprint.stats.choice import Choice, Claim, choose
+from latentprint.stats.choice import Choice, Claim, choose, stretched
 from latentprint.stats.corrected import (
     CorrectedRate,
     corrected_interval,
@@ -58,5 +58,6 @@ __all__ = [
     "samples_to_decide",
     "samples_to_exclude",
     "simultaneous_band",
+    "stretched",
     "through_detector",
 ]

@@ -15,8 +15,26 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any, cast
+
+from scipy import stats  # pyright: ignore[reportMissingTypeStubs]
 
 from latentprint.stats.counts import check_level
+
+
+def stretched(
+    rate: float, ends: tuple[float, float], freedom: float, level: float, wanted: float
+) -> tuple[float, float]:
+    """An interval at ``level`` around ``rate`` at the level ``wanted``.
+
+    Stretched on the logarithm by the quotient of the two quantiles of Student's t with ``freedom`` degrees.
+    """
+    low, high = ends
+    if rate == 0:
+        return 0.0, high
+    student = cast(Any, stats).t
+    ratio = float(student.ppf((1 + wanted) / 2, freedom) / student.ppf((1 + level) / 2, freedom))
+    return rate * (low / rate) ** ratio, min(1.0, rate * (high / rate) ** ratio)
 
 
 @dataclass(frozen=True)
