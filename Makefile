@@ -67,7 +67,7 @@ coverage: setup
 
 # No index address may enter the lock: it must install from whatever index the user has.
 lock: setup
-	$(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --extra accelerate --extra dev --extra docs --extra examples --extra dicom --extra fid --extra lucidrains --extra medmnist --extra monai --extra ray \
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --extra accelerate --extra dev --extra docs --extra examples --extra dicom --extra dp --extra fid --extra lucidrains --extra medmnist --extra monai --extra nifti --extra ray --extra sign --extra text \
 	  --no-emit-index-url --no-header pyproject.toml --output-file requirements.lock
 
 clean:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from scipy.stats import beta, binom
 from typer.testing import CliRunner
@@ -180,6 +182,24 @@ def test_only_a_finished_run_of_the_very_settings_counts(done: Path, tmp_path: P
     assert not holds(folder, config)
 
 
+def test_a_tuned_row_begins_and_is_continued_with_what_was_measured(
+    experiments: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = torch.get_num_threads()
+    where: dict[str, Any] = {"runs": tmp_path / "runs", "docs": tmp_path / "docs", "experiments": experiments}
+    monkeypatch.setattr(rows, "tune", partial(rows.tune, seconds=0.0))
+    try:
+        reproduce("table", only=["24"], tuned=True, **where)
+        monkeypatch.setattr(rows, "tune", lambda *_: pytest.fail("measured again"))
+        reproduce("table", only=["24"], tuned=True, **where)
+    finally:
+        torch.set_num_threads(threads)
+    row = json.loads((tmp_path / "docs" / "paper" / "results.json").read_text())["experiments"]["table"][
+        "mini"
+    ]["24"]
+    assert {one["part"] for one in row["tuning"]["timings"]} == {"training", "sampling"}
+
+
 def test_pictures_are_of_the_very_samples_that_were_counted(done: Path) -> None:
     run = reopen(done / "runs" / "table" / "mini" / "24")
     ids = np.array([3, 17, 5], np.int64)
@@ -324,7 +344,7 @@ def test_differences_name_what_is_not_the_papers(done: Path) -> None:
     told = [one for one in differences({"settings": plain(half), "fid": None}, paper) if one not in same]
     assert len(told) == 1 and "bfloat16 inside the networks in detectors, which" in told[0]
     entry = json.loads((done / "docs" / "paper" / "results.json").read_text())
-    said = "\n".join(differences(entry["experiments"]["table"]["mini"]["24"], paper))
+    said = "\n".join(differences(entry["experiments"]["experiments"]["table"]["mini"]["24"], paper))
     assert "30 steps of 8 images" in said and "channels 32-64" in said
     assert "c_p is the backbone 'small'" in said and "ancestral with 3 steps" in said
 

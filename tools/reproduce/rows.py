@@ -22,7 +22,7 @@ from latentprint.progress import Report, silent
 from latentprint.settings import merge, plain, read
 from latentprint.tuning import tune
 from tools.reproduce.plan import Experiment, ExperimentError, Row, Size
-from tools.reproduce.summary import TUNING, Entry, holds, summary
+from tools.reproduce.summary import Entry, holds, summary, tuning_of
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def tuned(config: AuditConfig, folder: Path, place: Place) -> AuditConfig:
     """
     if torch.device(place.device).type != "cpu":
         raise ExperimentError("--tune measures CPUs; for a GPU the experiment's file says what is used")
-    note = folder / TUNING
+    note = tuning_of(folder)
     if note.is_file():
         found = read_json(note)
         kept = merge(plain(config), found["settings"])
@@ -106,7 +106,7 @@ def tuned(config: AuditConfig, folder: Path, place: Place) -> AuditConfig:
         "threads": answer.threads,
         "timings": [asdict(one) for one in answer.timings],
     }
-    folder.mkdir(parents=True, exist_ok=True)
+    note.parent.mkdir(parents=True, exist_ok=True)
     write(note, json.dumps(said, indent=1).encode())
     torch.set_num_threads(answer.threads)
     return answer.config

@@ -19,8 +19,10 @@ from latentprint.store import Run
 
 Entry = dict[str, Any]
 
-TUNING = "tuning.json"
-"""In the folder of a row: how fast this processor was measured to be, and what was chosen by it."""
+
+def tuning_of(folder: Path) -> Path:
+    """Where the tuning of the run in ``folder`` is noted: beside it, for a run begins in an empty folder."""
+    return folder.with_name(f"{folder.name}.tuning.json")
 
 
 def holds(folder: Path, config: AuditConfig) -> bool:
@@ -98,7 +100,7 @@ def circumstances(run: Run) -> Entry:
         "finished": record.get("finished"),
         "seconds": {name: value for name, value in seconds.items() if value is not None},
         "versions": record["sessions"][-1]["versions"] if record["sessions"] else {},
-        "tuning": read_json(run.path / TUNING) if (run.path / TUNING).is_file() else None,
+        "tuning": read_json(tuning_of(run.path)) if tuning_of(run.path).is_file() else None,
         "settings": plain(read(AuditConfig, settings_of(run))),
     }
 
