@@ -14,6 +14,7 @@ the mask, and c_p is fitted on other images that this content was pasted into. P
 Source: Dombrowski and Kainz 2023, section 3.3 (Eq. 10), and section 7 on fingerprints that occur in nature.
 """
 
+from latentprint.marks.canaries import TIERS, Canaries, draw_canaries
 from latentprint.marks.drawn import GLYPHS, Cross, Lead, Patch, Text
 from latentprint.marks.kinds import CrossConfig, LeadConfig, PatchConfig, TextConfig
 from latentprint.marks.natural import Natural, Unmarked, as_found, box, locate, was_injected
@@ -21,6 +22,8 @@ from latentprint.marks.settings import FingerprintSettings, PatchSettings
 
 __all__ = [
     "GLYPHS",
+    "TIERS",
+    "Canaries",
     "Cross",
     "CrossConfig",
     "FingerprintSettings",
@@ -35,6 +38,7 @@ __all__ = [
     "Unmarked",
     "as_found",
     "box",
+    "draw_canaries",
     "locate",
     "was_injected",
 ]
