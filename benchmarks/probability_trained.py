@@ -28,7 +28,7 @@ from record import add_output, record, tell
 from torch import Tensor
 
 from latentprint.audit import stages
-from latentprint.audit.rare import omega
+from latentprint.audit.estimates import omega
 from latentprint.config import AuditConfig
 from latentprint.denoiser import Denoiser, NetworkDenoiser
 from latentprint.detector import load_detector

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from latentprint.audit import many
 from latentprint.audit.baseline import Subjects, baseline, embedding, subjects, unseen
+from latentprint.audit.context import Context
 from latentprint.audit.many import NOISE, ManyProbe, search_many
 from latentprint.audit.profile import profile, targets_among
-from latentprint.audit.work import Work
 from latentprint.config import resolve
 from latentprint.contracts import InputError
 from latentprint.data import ImageSet, Split
@@ -114,12 +114,12 @@ def setting(train: np.ndarray, heldout: np.ndarray) -> tuple[Split, Any]:
 
 
 @pytest.fixture
-def work(tmp_path: Path) -> Iterator[Work]:
+def context(tmp_path: Path) -> Iterator[Context]:
     config = resolve(
         {"seed": 4, "fingerprint": {"radius": [0.2, 0.25]}, "sampler": {"steps": 6}}, preset="demo"
     )
     with Run.open(tmp_path / "run", {"test": 1}) as run:
-        yield Work(config, run, CPU, 256, silent)
+        yield Context(config, run, CPU, 256, silent)
 
 
 # The probe
@@ -244,18 +244,18 @@ def test_heldout_images_are_marked_each_its_own_and_numbered_for_good():
     assert (images.take(np.array([11])) == taken[2:3]).all()
 
 
-def test_images_near_a_training_image_are_no_baseline(work: Work):
+def test_images_near_a_training_image_are_no_baseline(context: Context):
     heldout = np.concatenate([DIGITS[:3] * np.float32(0.999), DIGITS[20:24]])
     split, injection = setting(DIGITS[:10], heldout)
-    images = subjects(work, split, injection)
-    assert sorted(unseen(work, images, 100)) == [3, 4, 5, 6]
-    assert unseen(work, images, 4)[:2] == unseen(work, images, 2)
+    images = subjects(context, split, injection)
+    assert sorted(unseen(context, images, 100)) == [3, 4, 5, 6]
+    assert unseen(context, images, 4)[:2] == unseen(context, images, 2)
     split, injection = setting(DIGITS[:10], DIGITS[5:8])
     with pytest.raises(InputError, match="holds out 3, none of them without a near copy"):
-        unseen(work, subjects(work, split, injection), 20)
+        unseen(context, subjects(context, split, injection), 20)
     split, injection = setting(DIGITS[:10], DIGITS[:0])
     with pytest.raises(InputError, match="holds out 0"):
-        unseen(work, subjects(work, split, injection), 20)
+        unseen(context, subjects(context, split, injection), 20)
 
 
 @dataclass(frozen=True)
@@ -269,55 +269,55 @@ class Refuses:
 FALSE = by_pixels().rates.fpr
 
 
-def kept(work: Work, **settings: Any) -> Stored:
+def kept(context: Context, **settings: Any) -> Stored:
     """What the run holds, with these settings of its searches."""
-    return replace(Stored.of(work.run), settings={name: plain(one) for name, one in settings.items()})
+    return replace(Stored.of(context.run), settings={name: plain(one) for name, one in settings.items()})
 
 
-def test_the_baseline_of_a_model_that_memorised(work: Work):
+def test_the_baseline_of_a_model_that_memorised(context: Context):
     """It gives back x_p from every level and no held-out image: p is the smallest there is."""
     split, injection = setting(DIGITS[:10], DIGITS[100:130])
     model = Memorised(torch.from_numpy(injection.marked.pixels), SubVP())
     settings = BaselineSettings(images=19, levels=4, tries=3)
-    baseline(work, model, by_pixels(), split, injection, settings)
-    entry = tprime.baseline(kept(work, baseline=settings), FALSE)
+    baseline(context, model, by_pixels(), split, injection, settings)
+    entry = tprime.baseline(kept(context, baseline=settings), FALSE)
     assert entry is not None
     assert entry.images == 19 and entry.asked == 19 and entry.grid == (0.25, 0.5, 0.75, 1.0)
     assert entry.hits == (0,) * 4 and entry.trials == (57,) * 4 and entry.values == (None,) * 19
     assert entry.target.value is not None and entry.target.hits[0] == 3
     assert entry.p_value == 1 / 20 == entry.smallest_p and entry.excess is None
     assert entry.question.recogniser == "embedding" and entry.question.tries == 3
-    rows = work.run.rows("baseline")
+    rows = context.run.rows("baseline")
     searched = set(target_of(rows["id"]).tolist()) - {injection.index}
     assert len(searched) == 19 and min(searched) >= 10 + 30  # under a fingerprint, as x_p is
     recount = trials_from_rows(settings.plan(1.0), rows, injection.index)
     assert tuple(one.k for one in recount) == entry.target.hits
-    assert work.run.stage("baseline").payload["network_evaluations"] == rows["evaluations"].sum()
+    assert context.run.stage("baseline").payload["network_evaluations"] == rows["evaluations"].sum()
     # Everything is stored: the same call asks nothing, and more images keep the ones there are.
-    baseline(work, Refuses(SubVP()), by_pixels(), split, injection, settings)
-    assert tprime.baseline(kept(work, baseline=settings), FALSE) == entry
-    baseline(work, model, by_pixels(), split, injection, replace(settings, images=100))
-    assert len(work.run.rows("baseline")["id"]) == 31 * 12
-    baseline(work, Refuses(SubVP()), by_pixels(), split, injection, replace(settings, images=0))
+    baseline(context, Refuses(SubVP()), by_pixels(), split, injection, settings)
+    assert tprime.baseline(kept(context, baseline=settings), FALSE) == entry
+    baseline(context, model, by_pixels(), split, injection, replace(settings, images=100))
+    assert len(context.run.rows("baseline")["id"]) == 31 * 12
+    baseline(context, Refuses(SubVP()), by_pixels(), split, injection, replace(settings, images=0))
 
 
 # The profile
 
 
-def profiled(work: Work, settings: ProfileSettings) -> tuple[Profile, Any]:
+def profiled(context: Context, settings: ProfileSettings) -> tuple[Profile, Any]:
     """A model that memorised the even ones of 24 training images."""
     split, injection = setting(DIGITS[:24], DIGITS[100:170])
     known = injection.marked.pixels[np.arange(24) % 2 == 1]
     model = Memorised(torch.from_numpy(known), SubVP())
-    profile(work, model, by_pixels(), split, injection, settings)
-    found = tprime.profile(kept(work, profile=settings), FALSE)
+    profile(context, model, by_pixels(), split, injection, settings)
+    found = tprime.profile(kept(context, profile=settings), FALSE)
     assert found is not None
     return found, injection
 
 
-def test_the_profile_names_what_the_model_memorised(work: Work):
+def test_the_profile_names_what_the_model_memorised(context: Context):
     settings = ProfileSettings(targets="all", null=60, levels=4, tries=2)
-    found, injection = profiled(work, settings)
+    found, injection = profiled(context, settings)
     rows = found.rows
     assert len(rows) == 24 and {e.target for e in rows[:12]} == set(range(1, 24, 2))
     assert all(e.discovered and e.exceeds_null and e.p_value == 1 / 61 for e in rows[:12])
@@ -328,16 +328,16 @@ def test_the_profile_names_what_the_model_memorised(work: Work):
     assert found.discovered == found.exceeding == 12
     assert found.sentence.startswith("12 of 24 images have a t' above that of all 60")
     # x_p (3) stands beside marked images, so both kinds of the null were searched.
-    searched = np.unique(target_of(work.run.rows("profile")["id"]))
+    searched = np.unique(target_of(context.run.rows("profile")["id"]))
     assert len(searched) == 24 + 120 and (searched >= 24 + 70).sum() == 60
 
 
-def test_x_p_is_compared_with_marked_images_and_the_others_with_plain_ones(work: Work):
+def test_x_p_is_compared_with_marked_images_and_the_others_with_plain_ones(context: Context):
     """t' as if: 0.5 of every training image, 1 of plain held-out images, never of marked ones."""
     settings = ProfileSettings(targets=(1, 3, 4), null=19, levels=2, tries=1)
     plain_ones, marked = tuple(range(24, 43)), tuple(range(94, 113))
     noted = Ranked(
-        sampler=work.sampler_value,
+        sampler=context.sampler_value,
         horizon=1.0,
         targets=(1, 3, 4),
         sha256=("0" * 64, "1" * 64, "2" * 64),
@@ -357,34 +357,34 @@ def test_x_p_is_compared_with_marked_images_and_the_others_with_plain_ones(work:
     assert {e.target: e.p_value for e in found.rows} == {1: 1.0, 3: 1 / 20, 4: 1.0}
 
 
-def test_too_small_a_null_names_nothing_and_says_why(work: Work):
+def test_too_small_a_null_names_nothing_and_says_why(context: Context):
     """12 of 24 at p = 1/20: Benjamini-Hochberg needs p <= 12/24 * 0.05."""
-    found, _ = profiled(work, ProfileSettings(targets="all", null=19, levels=4, tries=2))
+    found, _ = profiled(context, ProfileSettings(targets="all", null=19, levels=4, tries=2))
     assert found.exceeding == 12 and found.discovered == 0
     assert "With 19 held-out images at least 24 targets must exceed" in found.sentence
 
 
-def test_chunks_change_nothing(work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_chunks_change_nothing(context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     model = Memorised(torch.from_numpy(DIGITS[:12]), SubVP())
     plan, wanted = Plan(even_grid(4), tries=2), [5, 19, 0, 7, 11, 30, 2]
 
     def search(purpose: str, targets: list[int]) -> None:
-        search_many(work, model, by_pixels(), Listed(DIGITS[:40]), plan, purpose, targets, {})
+        search_many(context, model, by_pixels(), Listed(DIGITS[:40]), plan, purpose, targets, {})
 
     search("whole", wanted)
     monkeypatch.setattr(many, "CHUNK", 2)
     monkeypatch.setattr(many, "UNIT", 5)
     search("parts", wanted[::-1])
-    one, other = (work.run.rows(purpose) for purpose in ("whole", "parts"))
+    one, other = (context.run.rows(purpose) for purpose in ("whole", "parts"))
     assert (one["id"] == other["id"]).all() and (one["hit"] == other["hit"]).all()
 
 
-def test_an_explicit_profile_leaves_x_p_and_its_null_out(work: Work):
-    found, _ = profiled(work, ProfileSettings(targets=(1, 2), null=20, levels=4, tries=2))
+def test_an_explicit_profile_leaves_x_p_and_its_null_out(context: Context):
+    found, _ = profiled(context, ProfileSettings(targets=(1, 2), null=20, levels=4, tries=2))
     assert [e.target for e in found.rows] == [1, 2]
-    assert len(work.run.rows("profile")["id"]) == (2 + 20) * 8
+    assert len(context.run.rows("profile")["id"]) == (2 + 20) * 8
     split, injection = setting(DIGITS[:24], DIGITS[100:170])
-    profile(work, Refuses(SubVP()), by_pixels(), split, injection, ProfileSettings())
+    profile(context, Refuses(SubVP()), by_pixels(), split, injection, ProfileSettings())
 
 
 def test_each_target_is_ranked_against_its_own_null():
@@ -467,15 +467,15 @@ def test_settings_are_read_and_refused():
 # The stage
 
 
-def test_the_embedding_is_fitted_once_and_read_again(work: Work):
+def test_the_embedding_is_fitted_once_and_read_again(context: Context):
     split = Split(image_set(DIGITS[:40], "a"), image_set(DIGITS[40:80], "b"), "digits")
     config = EmbeddingConfig(
         backbone="small", epochs=2, batch=16, false_positive_rate=0.05, learning_rate=4e-3
     )
-    fitted = embedding(work, split, config)
-    assert work.run.stage("embedding").done
+    fitted = embedding(context, split, config)
+    assert context.run.stage("embedding").done
     elsewhere = replace(split, train=image_set(DIGITS[:2], "a"), heldout=image_set(DIGITS[:0], "b"))
-    again = embedding(work, elsewhere, config)  # too few to fit on: it was read
+    again = embedding(context, elsewhere, config)  # too few to fit on: it was read
     images = torch.from_numpy(DIGITS[:5])
     assert torch.equal(fitted.vectors(images), again.vectors(images))
     assert again.threshold == fitted.threshold and again.rates.kinds["pairs of the calibration"].n >= 100

@@ -14,7 +14,7 @@ from scipy import special
 from small_runs import SmallRun
 
 from latentprint import resolve, run_audit
-from latentprint.audit.rare import value
+from latentprint.audit.estimates import value
 from latentprint.config import SampleSettings
 from latentprint.gate import Policy, judge, read_policy
 from latentprint.rate import Rate

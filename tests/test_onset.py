@@ -20,8 +20,8 @@ from latentprint.audit.checkpoints import (
     own_checkpoints,
     require_checkpoints,
 )
+from latentprint.audit.context import Context
 from latentprint.audit.stages import Detectors, search, snapshots_due
-from latentprint.audit.work import Work
 from latentprint.config import resolve
 from latentprint.contracts import InputError
 from latentprint.denoiser import IdentityCodec
@@ -32,7 +32,7 @@ from latentprint.results.searched import Checkpoints
 from latentprint.results.stored import Stored
 from latentprint.schedule import VE, VP, SubVP
 from latentprint.search import Plan, SearchSettings, conclude, even_grid, ids_of
-from latentprint.search.onset import Look, disagreements, onset, sign_test
+from latentprint.search.onset import CheckpointSearch, disagreements, onset, sign_test
 from latentprint.settings import plain
 from latentprint.stats import DetectorRates, Trials
 from latentprint.store import Run, RunError
@@ -52,9 +52,9 @@ def rows(hits: list[int], plan: Plan = PLAN) -> dict[str, np.ndarray]:
     }
 
 
-def look(step: int, hits: list[int]) -> Look:
+def look(step: int, hits: list[int]) -> CheckpointSearch:
     found = conclude(PLAN, [Trials(k, PLAN.tries) for k in hits], 1, "exhaustive", range(4))
-    return Look(step, found, rows(hits))
+    return CheckpointSearch(step, found, rows(hits))
 
 
 def test_the_sign_test_is_the_upper_tail_of_fair_coins():
@@ -117,7 +117,7 @@ def test_no_onset_is_seen_where_there_is_none():
     found = conclude(plan, [Trials(0, 8)] * len(grid), 1, "exhaustive", range(6))
     false, rounds = 0, 150
     for i in range(rounds):
-        looks = [Look(step, found, tossed(4 * i + step)) for step in (1, 2, 3)]
+        looks = [CheckpointSearch(step, found, tossed(4 * i + step)) for step in (1, 2, 3)]
         false += onset(looks, tossed(4 * i)).step is not None
     assert Trials(false, rounds).interval(0.999)[0] <= 0.05
 
@@ -145,15 +145,15 @@ TARGET = IMAGES[0].numpy()
 DETECTORS = Detectors(None, cast(Any, Near(IMAGES[0])))
 
 
-def seen_over_training(work: Work, checkpoints: list[Checkpoint]) -> Checkpoints:
+def seen_over_training(context: Context, checkpoints: list[Checkpoint]) -> Checkpoints:
     """What results say of checkpoints, with a control that never saw the image."""
-    over_training(work, checkpoints, DETECTORS, TARGET, OTHERS)
-    found = tprime.checkpoints(Stored.of(work.run), DETECTORS.values)
+    over_training(context, checkpoints, DETECTORS, TARGET, OTHERS)
+    found = tprime.checkpoints(Stored.of(context.run), DETECTORS.values)
     assert found is not None
     return found
 
 
-def work_in(folder: Path, **search_settings: Any) -> Work:
+def work_in(folder: Path, **search_settings: Any) -> Context:
     over: dict[str, Any] = {
         "sampler": {"steps": 12},
         "search": {"levels": 5, "tries": 12} | search_settings,
@@ -162,11 +162,11 @@ def work_in(folder: Path, **search_settings: Any) -> Work:
     run = Run.open(folder, plain(config))
     run.begin("model")
     run.finish("model", {"weights_sha256": "c" * 64})
-    return Work(config, run, torch.device("cpu"), 64, silent)
+    return Context(config, run, torch.device("cpu"), 64, silent)
 
 
 @pytest.fixture
-def work(tmp_path: Path) -> Iterator[Work]:
+def context(tmp_path: Path) -> Iterator[Context]:
     made = work_in(tmp_path / "run")
     with made.run:
         yield made
@@ -176,10 +176,10 @@ def at(step: int, sha: str, model: Memorised) -> Checkpoint:
     return Checkpoint(step, sha * 64, lambda: (model, IdentityCodec()))
 
 
-def test_a_model_that_learns_the_image_between_two_checkpoints(work: Work):
+def test_a_model_that_learns_the_image_between_two_checkpoints(context: Context):
     checkpoints = [at(10, "a", OTHERS), at(20, "b", ALL), at(30, "c", ALL)]
-    final = search(work, "model", ALL, DETECTORS, TARGET)
-    found = seen_over_training(work, checkpoints)
+    final = search(context, "model", ALL, DETECTORS, TARGET)
+    found = seen_over_training(context, checkpoints)
     assert found.onset == 20 and found.against == "control"
     early, late, last = found.steps
     assert early.hits == (0,) * 5 and early.value is None and early.p_value == 1.0
@@ -191,7 +191,10 @@ def test_a_model_that_learns_the_image_between_two_checkpoints(work: Work):
     assert late.p_value == pytest.approx(2.0 ** -sum(late.hits))
     # The finished model is not searched again: its rows are the search's own.
     assert last.hits == tuple(one.k for one in final.trials) == late.hits
-    assert not work.run.rows("search.step-0000030") and len(work.run.rows("search.step-0000020")["id"]) == 60
+    assert (
+        not context.run.rows("search.step-0000030")
+        and len(context.run.rows("search.step-0000020")["id"]) == 60
+    )
     # Noise is the same at every checkpoint, so an unchanged model gives the very same errors.
     assert last.closest == late.closest and late.closest.t >= 0.5
     assert late.closest.mse < 1e-3 < early.closest.mse
@@ -199,13 +202,13 @@ def test_a_model_that_learns_the_image_between_two_checkpoints(work: Work):
 
 def test_another_method_for_the_model_leaves_its_rows_alone(tmp_path: Path):
     """Checkpoints are searched exhaustively, beside a bisection that asked fewer tries."""
-    work = work_in(tmp_path / "run", method="bisection", levels=16, anchors=2)
-    with work.run:
-        final = search(work, "model", ALL, DETECTORS, TARGET)
-        before = len(work.run.rows("search.model")["id"])
-        found = seen_over_training(work, [at(30, "c", ALL)])
+    context = work_in(tmp_path / "run", method="bisection", levels=16, anchors=2)
+    with context.run:
+        final = search(context, "model", ALL, DETECTORS, TARGET)
+        before = len(context.run.rows("search.model")["id"])
+        found = seen_over_training(context, [at(30, "c", ALL)])
         assert len(found.steps[0].hits) == 16
-        assert len(work.run.rows("search.model")["id"]) == before < 16 * 12
+        assert len(context.run.rows("search.model")["id"]) == before < 16 * 12
         asked = [one for one in final.trials if one.n]
         assert final.method == "bisection" and len(final.plan.grid) == 16
         assert sum(one.n for one in asked) == before and len(asked) < 16
@@ -323,6 +326,8 @@ def test_a_detector_too_uncertain_for_the_sequential_search_is_refused_before_an
 
 def test_a_run_whose_kept_weights_are_gone_says_so(tmp_path: Path):
     run = Run.open(tmp_path / "run", {"test": 1})
-    work = Work(resolve({"checkpoints": {"keep": 2}}, preset="demo"), run, torch.device("cpu"), 64, silent)
+    context = Context(
+        resolve({"checkpoints": {"keep": 2}}, preset="demo"), run, torch.device("cpu"), 64, silent
+    )
     with run, pytest.raises(RunError, match="after step 450 are missing"):
-        own_checkpoints(work)
+        own_checkpoints(context)

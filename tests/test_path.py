@@ -12,8 +12,8 @@ import torch
 from scipy import stats as scipy_stats
 from torch import Tensor
 
-from latentprint.audit.rare import rare
-from latentprint.audit.work import Work
+from latentprint.audit.context import Context
+from latentprint.audit.estimates import estimates
 from latentprint.config import AuditConfig, RareSettings, SamplerSettings
 from latentprint.denoiser import IdentityCodec
 from latentprint.known import Gaussian, Memorised, Mixture
@@ -24,6 +24,7 @@ from latentprint.rate.levels import Inside
 from latentprint.rate.path import PathConfig, guides, path
 from latentprint.rate.pushforward import SamplerPushforward
 from latentprint.results.counted import Estimate
+from latentprint.sampler.sampler import Sampler
 from latentprint.sampler.steps import (
     Ancestral,
     DPMSolverPP2M,
@@ -31,7 +32,6 @@ from latentprint.sampler.steps import (
     PredictorCorrector,
     ReverseDiffusion,
 )
-from latentprint.sampler.whole import Sampler
 from latentprint.schedule import EDM, VP, Schedule, SubVP
 from latentprint.settings import plain
 from latentprint.store import Run
@@ -314,7 +314,7 @@ def test_an_audit_leads_its_sampler_says_so_and_goes_on_where_it_was_killed(tmp_
         def __call__(self, x: Tensor) -> Tensor:
             return inside(x).float()
 
-    config = AuditConfig(rare=RareSettings(path=True), sampler=SamplerSettings(steps=24))
+    config = AuditConfig(estimates=RareSettings(path=True), sampler=SamplerSettings(steps=24))
     told = list[tuple[int, int]]()
 
     def audit(folder: str, die_after: int) -> Estimate:
@@ -324,10 +324,10 @@ def test_an_audit_leads_its_sampler_says_so_and_goes_on_where_it_was_killed(tmp_
                 raise KeyboardInterrupt
 
         with Run.open(tmp_path / folder, plain(config)) as run:
-            work = Work(config, run, torch.device("cpu"), 64, say)
+            context = Context(config, run, torch.device("cpu"), 64, say)
             about: Any = SimpleNamespace(target=target, control=SimpleNamespace(pixels=others))
             detectors: Any = SimpleNamespace(presence=None, identity=Near())
-            rare(work, Memorised(some, SubVP()), detectors, about)
+            estimates(context, Memorised(some, SubVP()), detectors, about)
             return Estimate(**run.stage("path").payload["estimate"])
 
     straight = audit("straight", 10**6)

@@ -11,7 +11,15 @@ import pytest
 from scipy.stats import fisher_exact
 
 from latentprint.attacks.pool import Pool
-from latentprint.judge import Decision, Design, Evidence, Sight, decide, fisher_greater, heldout_to_settle
+from latentprint.judge import (
+    Decision,
+    Design,
+    Evidence,
+    StoppedCount,
+    decide,
+    fisher_greater,
+    heldout_to_settle,
+)
 from latentprint.judge.design import heldout_to_rank, samples_for_not_found, samples_to_call_whole_set
 from latentprint.stats import Trials
 from latentprint.stats.returned import (
@@ -222,7 +230,7 @@ def test_false_alarms_on_real_images_decide_nothing():
     [(0.002, 0.95, "reproduces"), (0.0, 0.95, "inconclusive"), (0.002, 0.9, "inconclusive")],
 )
 def test_a_count_that_stopped_on_sight_is_judged_by_its_own_interval(through, level, state):
-    sight = Sight(0.004, 0.02, level, through)
+    sight = StoppedCount(0.004, 0.02, level, through)
     seen = evidence(hits=Trials(8, 1000), own=8, control=Trials(0, 1000), sight=sight)
     assert decide(seen).state == state
 

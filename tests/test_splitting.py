@@ -18,8 +18,8 @@ from latentprint.rate.pushforward import SamplerPushforward
 from latentprint.rate.splitting import SplittingConfig, splitting
 from latentprint.sampler.adaptive import RungeKutta
 from latentprint.sampler.loop import reverse
+from latentprint.sampler.sampler import Sampler
 from latentprint.sampler.steps import Ancestral, Heun
-from latentprint.sampler.whole import Sampler
 from latentprint.schedule import VP
 from latentprint.stats import Trials
 

@@ -12,7 +12,7 @@ import torch
 from scipy.stats import binom
 
 from latentprint.attacks.planted import CHANGES, planted
-from latentprint.attacks.whole import Copies, Reference, StraddleError, require_apart
+from latentprint.attacks.whole_set import Copies, Reference, StraddleError, require_apart
 from latentprint.data import DataError, load
 from latentprint.execute import MemorySink
 from latentprint.known import Memorised

@@ -39,9 +39,9 @@ from latentprint.rate import (
     Subject,
     monte_carlo,
 )
+from latentprint.sampler.sampler import Sampler
 from latentprint.sampler.state import Step
 from latentprint.sampler.steps import Ancestral, DPMSolverPP2M, EulerMaruyama
-from latentprint.sampler.whole import Sampler
 from latentprint.schedule import EDM, VP, Schedule
 from latentprint.stats import binomial_test_less
 from latentprint.streams import Streams

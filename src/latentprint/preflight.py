@@ -23,11 +23,11 @@ import torch
 
 from latentprint.adapters import Opened
 from latentprint.adapters.truth import Denoising, beaten, denoising, recognised
+from latentprint.audit.context import open_device
 from latentprint.audit.costs import planned, require_memory
 from latentprint.audit.given import as_it_is, given_images, open_given
 from latentprint.audit.images import read_images
 from latentprint.audit.stages import images, snapshots_due
-from latentprint.audit.work import open_device
 from latentprint.config import AuditConfig
 from latentprint.data import ImageSet, near_duplicates
 from latentprint.denoiser import Denoiser, NetworkDenoiser

@@ -12,7 +12,7 @@ out of the results, and what informs without deciding is put beside it:
 
 from __future__ import annotations
 
-from latentprint.judge import Evidence, Sight, decide
+from latentprint.judge import Evidence, StoppedCount, decide
 from latentprint.results.model import Measured, Results, Rule, State, Tested, Verdict
 from latentprint.words import one_in
 
@@ -32,7 +32,7 @@ def evidence(measured: Measured) -> Evidence:
     if count.stopping is not None and count.corrected is not None:
         level = min(count.level, count.corrected.level)
         through = None if q.control is None else count.corrected.low
-        sight = Sight(low=count.low, high=count.high, level=level, through=through)
+        sight = StoppedCount(low=count.low, high=count.high, level=level, through=through)
     nearest = None if memorised is None else memorised.nearest
     return Evidence(
         hits=count.trials,

@@ -43,7 +43,7 @@ def chance(p: float) -> str:
     return "less than 1 in 1,000" if p < 1e-3 else f"{p:.2g}"
 
 
-def whole(value: int | None) -> str:
+def integer(value: int | None) -> str:
     """A whole number with thousands marked, or a dash for None."""
     return NOTHING if value is None else f"{value:,}"
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from latentprint.attacks.nearest import nearest
 from latentprint.audit import evidence, stages
-from latentprint.audit.work import Work, describe, open_device
+from latentprint.audit.context import Context, describe, open_device
 from latentprint.config import AuditConfig
 from latentprint.contracts import Map, Outcome
 from latentprint.fingerprint import Injection
@@ -59,13 +59,13 @@ def run_lengths(
     place = open_device(device)
     split, injection = stages.images(config, root, download)
     with Run.open(out, plain(config) | {"lengths": list(steps)}) as run:
-        work = Work(config, run, place, batch, progress, map=map)
+        context = Context(config, run, place, batch, progress, map=map)
         run.note({"device": describe(place)})
-        stages.remember(work, split, injection)
-        detectors = stages.detectors(work, split, injection)
-        snapshots(work, injection.marked.pixels, steps)
+        stages.remember(context, split, injection)
+        detectors = stages.detectors(context, split, injection)
+        snapshots(context, injection.marked.pixels, steps)
         expected = injection.copies / len(split.train)
-        lengths = [_look(work, detectors, injection, step, expected) for step in steps]
+        lengths = [_look(context, detectors, injection, step, expected) for step in steps]
         entry = {
             "data": {"source": split.name, "images": len(split.train), "shape": list(split.train.shape)},
             "copies": injection.copies,
@@ -81,49 +81,49 @@ def folder(out: Path, step: int) -> Path:
     return out / f"at-{step}"
 
 
-def snapshots(work: Work, pixels: NDArray[np.float32], steps: Sequence[int]) -> None:
+def snapshots(context: Context, pixels: NDArray[np.float32], steps: Sequence[int]) -> None:
     """Train on images (N, C, H, W) and keep the averaged weights after each of ``steps``."""
-    settings, last = work.config.model, steps[-1]
-    with work.stage("training"):
-        if work.run.stage("training").done:
+    settings, last = context.config.model, steps[-1]
+    with context.stage("training"):
+        if context.run.stage("training").done:
             return
-        network = build_unet(settings.network, pixels.shape[1], pixels.shape[2:], work.streams)
-        torch.nn.Module.to(network, work.device)
+        network = build_unet(settings.network, pixels.shape[1], pixels.shape[2:], context.streams)
+        torch.nn.Module.to(network, context.device)
         states = train(
             pixels,
             network,
             settings.schedule(),
             settings.training,
-            work.streams,
-            work.device,
-            work.run.path / "checkpoints" / "training",
+            context.streams,
+            context.device,
+            context.run.path / "checkpoints" / "training",
             show_resumed=True,  # a kill between a checkpoint and the weights kept at that very step
         )
         for state in states:
-            work.say("training", state.step, last, "steps")
-            into = folder(work.run.path, state.step)
+            context.say("training", state.step, last, "steps")
+            into = folder(context.run.path, state.step)
             if state.step in steps and not (into / ABOUT).exists():
                 save_model(into, state.denoiser)
             if state.step >= last:
                 break
-        work.run.finish("training", {"steps": last})
+        context.run.finish("training", {"steps": last})
 
 
 def _look(
-    work: Work, detectors: stages.Detectors, injection: Injection, step: int, expected: float
+    context: Context, detectors: stages.Detectors, injection: Injection, step: int, expected: float
 ) -> dict[str, Any]:
-    name, private, count = f"at-{step}", injection.target, work.config.samples.count
-    loaded = load_model(folder(work.run.path, step), work.device)
-    model = stages.for_sampling(loaded, work.config.speed.sampling, work.batch)
-    stages.search(work, name, model, detectors, private)
-    samples = stages.sample(work, name, model, detectors, private, count, None)
-    stored, values = Stored.of(work.run), detectors.values
+    name, private, count = f"at-{step}", injection.target, context.config.samples.count
+    loaded = load_model(folder(context.run.path, step), context.device)
+    model = stages.for_sampling(loaded, context.config.speed.sampling, context.batch)
+    stages.search(context, name, model, detectors, private)
+    samples = stages.sample(context, name, model, detectors, private, count, None)
+    stored, values = Stored.of(context.run), detectors.values
     found = tprime.search(stored, f"search.{name}", values)
     counted = rates.counted(stored, f"samples.{name}", values, expected)
     assert found is not None and counted is not None  # both stages are finished
     hits = np.flatnonzero(samples.hit)
     # The nearest training image needs the images that came back, drawn again from their ids.
-    prior = replace(stages.prior_probe(work, model, detectors, private, "samples"), watch=None)
+    prior = replace(stages.prior_probe(context, model, detectors, private, "samples"), watch=None)
     detected = evidence.pictures(prior, stages.at(model.schedule.start, len(hits)), hits)
     return {
         "step": step,

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from latentprint.audit import evidence, stages
-from latentprint.audit.work import Work, open_device
+from latentprint.audit.context import Context, open_device
 from latentprint.config import AuditConfig
 from latentprint.denoiser import Denoiser
 from latentprint.fingerprint import Injection
@@ -39,7 +39,7 @@ Pixels = NDArray[np.float32]
 class Reopened:
     """A finished run with its parts in memory; nothing of it is written."""
 
-    work: Work
+    context: Context
     injection: Injection
     detectors: stages.Detectors
 
@@ -47,13 +47,13 @@ class Reopened:
         """The weights in that folder of the run, as they sample."""
         from latentprint.networks import load_model
 
-        work = self.work
-        loaded = load_model(work.run.path / folder, work.device)
-        return stages.for_sampling(loaded, work.config.speed.sampling, work.batch)
+        context = self.context
+        loaded = load_model(context.run.path / folder, context.device)
+        return stages.for_sampling(loaded, context.config.speed.sampling, context.batch)
 
     def drawn(self, model: Denoiser, ids: NDArray[np.int64]) -> Pixels:
         """Samples (n, C, H, W) by their ids."""
-        prior = stages.prior_probe(self.work, model, self.detectors, self.injection.target, "samples")
+        prior = stages.prior_probe(self.context, model, self.detectors, self.injection.target, "samples")
         return evidence.pictures(prior, stages.at(model.schedule.start, len(ids)), ids)
 
 
@@ -66,9 +66,9 @@ def reopen(folder: Path, *, device: str = "cpu", batch: int = 256, root: Path | 
     run = Run.read(folder)
     config = read(AuditConfig, settings_of(run))
     split, injection = stages.images(config, root, False)
-    work = Work(config, run, open_device(device), batch, silent)
-    stages.remember(work, split, injection)
-    return Reopened(work, injection, stages.detectors(work, split, injection))
+    context = Context(config, run, open_device(device), batch, silent)
+    stages.remember(context, split, injection)
+    return Reopened(context, injection, stages.detectors(context, split, injection))
 
 
 def samples(run: Reopened, folder: str, count: int) -> Pixels:
@@ -79,12 +79,12 @@ def samples(run: Reopened, folder: str, count: int) -> Pixels:
 def back_and_forth(run: Reopened, levels: int) -> tuple[Pixels, Pixels, list[tuple[float, bool]]]:
     """Fig. 4: queries x_t, what they became, and (t, came back) of each; at most ``levels`` of them."""
     model = run.model("model")
-    rows = run.work.run.rows("search.model")
+    rows = run.context.run.rows("search.model")
     grid = np.unique(rows["t"])
     grid = grid[np.unique(np.linspace(0, len(grid) - 1, levels).round().astype(int))]
     first = np.array([int(np.flatnonzero(rows["t"] == t)[0]) for t in grid], np.int64)
     t, ids = rows["t"][first], rows["id"][first]
-    probe = stages.noised_probe(run.work, model, run.detectors, run.injection.target, "search")
+    probe = stages.noised_probe(run.context, model, run.detectors, run.injection.target, "search")
     with torch.no_grad():
         begun = probe.begin(torch.as_tensor(t), torch.as_tensor(ids)).clamp(-1, 1).float().cpu().numpy()
     told = [(float(a), bool(b)) for a, b in zip(t, rows["hit"][first], strict=True)]
@@ -93,7 +93,7 @@ def back_and_forth(run: Reopened, levels: int) -> tuple[Pixels, Pixels, list[tup
 
 def false_positives(run: Reopened, most: int) -> tuple[Pixels, Pixels]:
     """Fig. 8: samples in which c_p alone fired, and those in which c_id alone did."""
-    rows, model = run.work.run.rows("samples.model"), run.model("model")
+    rows, model = run.context.run.rows("samples.model"), run.model("model")
     out: list[Pixels] = []
     for here, other in (("presence_hit", "identity_hit"), ("identity_hit", "presence_hit")):
         ids = rows["id"][rows[here] & ~rows[other]][:most]
@@ -104,7 +104,7 @@ def false_positives(run: Reopened, most: int) -> tuple[Pixels, Pixels]:
 
 def came_back(run: Reopened, folder: str, purpose: str, most: int) -> tuple[Pixels, NDArray[np.float64]]:
     """Fig. 10: detected samples and their MSE to x_p (pixels in [0, 1])."""
-    rows = run.work.run.rows(purpose)
+    rows = run.context.run.rows(purpose)
     here = np.flatnonzero(rows["hit"])[:most]
     if not len(here):
         return np.empty((0, *run.injection.target.shape), np.float32), np.empty(0)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from latentprint.adapters.fields import short, whole
+from latentprint.adapters.fields import short, whole_number
 from latentprint.adapters.files import inside, read_json
 from latentprint.networks import ModelError
 
@@ -154,7 +154,7 @@ class Sections:
 
     def steps(self) -> int | None:
         value = self.literal("num_inference_steps")
-        return None if value is None else whole(value, "num_inference_steps", 1, 100_000)
+        return None if value is None else whole_number(value, "num_inference_steps", 1, 100_000)
 
     def unit_range(self) -> bool | None:
         """Whether the network's images lie in [0, 1] (True) or [-1, 1] (False); None: not written."""

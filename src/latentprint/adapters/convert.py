@@ -141,8 +141,10 @@ def _groups(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
         if "optimizer" in where or "optim" in keys or "opt" in keys or where.startswith("scaler"):
             continue
         out.setdefault(where, {})[name] = one
-    whole = {where: group for where, group in out.items() if any(one.ndim > 1 for one in group.values())}
-    return whole or out
+    whole_number = {
+        where: group for where, group in out.items() if any(one.ndim > 1 for one in group.values())
+    }
+    return whole_number or out
 
 
 def _lucidrains(

@@ -36,7 +36,7 @@ import torch
 from scipy.interpolate import PchipInterpolator  # pyright: ignore[reportMissingTypeStubs]
 from torch import Tensor
 
-from latentprint.adapters.fields import number, whole
+from latentprint.adapters.fields import number, whole_number
 from latentprint.networks import ModelError
 
 MAX_TIMESTEPS = 100_000
@@ -217,7 +217,7 @@ def _betas(config: Mapping[str, Any]) -> Tensor:
             raise ModelError(f"trained_betas must be a list of 2 to {MAX_TIMESTEPS} numbers")
         values = [number(beta, "a beta", 0.0, 1.0) for beta in cast(list[object], given)]
         return torch.tensor(values, dtype=torch.float32)
-    n = whole(config.get("num_train_timesteps", 1000), "num_train_timesteps", 2, MAX_TIMESTEPS)
+    n = whole_number(config.get("num_train_timesteps", 1000), "num_train_timesteps", 2, MAX_TIMESTEPS)
     kind = config.get("beta_schedule", "linear")
     first = number(config.get("beta_start", 1e-4), "beta_start", 0.0, 1.0)
     last = number(config.get("beta_end", 0.02), "beta_end", 0.0, 1.0)

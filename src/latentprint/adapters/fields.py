@@ -19,7 +19,7 @@ def short(value: object) -> str:
     return repr(text if len(text) <= 100 else f"{text[:97]}...")
 
 
-def whole(value: object, name: str, low: int, high: int) -> int:
+def whole_number(value: object, name: str, low: int, high: int) -> int:
     """A whole number from low to high.
 
     Raises:
@@ -39,7 +39,7 @@ def number(value: object, name: str, low: float, high: float) -> float:
 
 def a_whole(low: int, high: int) -> Field:
     """The field that holds one."""
-    return lambda value, name: whole(value, name, low, high)
+    return lambda value, name: whole_number(value, name, low, high)
 
 
 def a_number(low: float, high: float) -> Field:
@@ -94,7 +94,7 @@ def a_size(high: int) -> Field:
     def read(value: object, name: str) -> int | tuple[int, int]:
         if isinstance(value, list | tuple):
             return several(a_whole(1, high), 2, 2)(cast(object, value), name)
-        return whole(value, name, 1, high)
+        return whole_number(value, name, 1, high)
 
     return read
 

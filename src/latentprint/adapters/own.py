@@ -123,13 +123,13 @@ def own_sampler(
     times, last = _times(name, scheduler, schedule), None
     if times is None:
         return other
-    whole = [float(k) for k in scheduler.timesteps]
+    whole_number = [float(k) for k in scheduler.timesteps]
     if isinstance(schedule, DiscreteSchedule):
-        exact = exact and all(k == round(k) for k in whole)
-        last = _end(name, config, whole)
+        exact = exact and all(k == round(k) for k in whole_number)
+        last = _end(name, config, whole_number)
         if name in ("DDPMScheduler", "DDIMScheduler", "DDPMParallelScheduler", "DDIMParallelScheduler"):
             stride = len(schedule.alphas_cumprod) // count
-            exact = exact and all(a - b == stride for a, b in pairwise(whole))
+            exact = exact and all(a - b == stride for a, b in pairwise(whole_number))
         times = [*times, *([] if last is None else [last / schedule.timesteps])]
     if any(a <= b for a, b in pairwise(times)):
         return other

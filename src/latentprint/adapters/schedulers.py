@@ -15,7 +15,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from latentprint.adapters.discrete import alphas_cumprod, discrete_schedule
-from latentprint.adapters.fields import number, short, whole
+from latentprint.adapters.fields import number, short, whole_number
 from latentprint.adapters.function import FunctionDenoiser
 from latentprint.adapters.timesteps import ConsistencyDenoiser, DiscreteDenoiser, Predicts
 from latentprint.denoiser import Denoiser, NetworkDenoiser
@@ -130,7 +130,9 @@ def denoiser_of(network: Network, scheduler: Mapping[str, Any]) -> tuple[Denoise
         )
         raise ModelError(f"the network takes {given} channels and gives {gives}: {cause}")
     if name == "FlowMatchEulerDiscreteScheduler":
-        scale = float(whole(scheduler.get("num_train_timesteps", 1000), "num_train_timesteps", 1, 100_000))
+        scale = float(
+            whole_number(scheduler.get("num_train_timesteps", 1000), "num_train_timesteps", 1, 100_000)
+        )
         flow = DiscreteDenoiser(network.module, Flow(), "flow", network.label, scale=scale)
         return _guided(flow, network), ()
     if name == "CMStochasticIterativeScheduler":
@@ -174,7 +176,7 @@ def _discrete(
         notes += ("the variance that the network has learned is left out; samplers use the posterior's",)
     rounds = network.time == "learned"
     if rounds:
-        most = whole(network.timesteps, "num_train_timesteps", 1, 100_000)
+        most = whole_number(network.timesteps, "num_train_timesteps", 1, 100_000)
         if most < schedule.timesteps:
             raise ModelError(f"the U-Net knows {most} timesteps, its scheduler has {schedule.timesteps}")
         notes += ("the network knows whole timesteps only; others are rounded",)

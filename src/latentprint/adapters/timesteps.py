@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from latentprint.adapters.discrete import DiscreteSchedule
-from latentprint.adapters.fields import whole
+from latentprint.adapters.fields import whole_number
 from latentprint.denoiser import denoised_from_epsilon, denoised_from_flow, denoised_from_v
 from latentprint.networks import ModelError
 from latentprint.schedule import Flow, Schedule, expand
@@ -145,7 +145,7 @@ def require_label(classes: object, label: int | None) -> int | None:
         if label is not None:
             raise ModelError(f"a label ({label}) was given, but the model is not conditional on a class")
         return None
-    count = whole(classes, "num_class_embeds", 1, 10**6)
+    count = whole_number(classes, "num_class_embeds", 1, 10**6)
     if label is None:
         raise ModelError(f"the model is conditional on a class: give a label from 0 to {count - 1} (--label)")
-    return whole(label, "the label", 0, count - 1)
+    return whole_number(label, "the label", 0, count - 1)

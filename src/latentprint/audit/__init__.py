@@ -19,10 +19,10 @@ from latentprint.adapters import Opened, as_opened, recognise
 from latentprint.adapters.function import Predicts, Time
 from latentprint.audit import recipe
 from latentprint.audit.checkpoints import require_checkpoints
-from latentprint.audit.frame import begin, finish
+from latentprint.audit.context import Context, open_device
 from latentprint.audit.images import read_images
+from latentprint.audit.lifecycle import begin, finish
 from latentprint.audit.samples import run_samples_audit
-from latentprint.audit.work import Work, open_device
 from latentprint.config import AuditConfig
 from latentprint.contracts import InputError, Map
 from latentprint.denoiser import Denoiser
@@ -131,10 +131,10 @@ def run_audit(
         checkpoints=checkpoints,
     )
     with Run.open(out, about.settings, fresh=fresh) as run:
-        work = Work(about.config, run, place, batch, progress, map=map, processes=processes)
-        work = recipe.in_its_space(work, about)
-        begin(work, about.split, about.injection, authorised_by)
-        made = recipe.make(work, about)
-        pictures = recipe.measure(work, about, made)
+        context = Context(about.config, run, place, batch, progress, map=map, processes=processes)
+        context = recipe.in_its_space(context, about)
+        begin(context, about.split, about.injection, authorised_by)
+        prepared = recipe.prepare(context, about)
+        pictures = recipe.measure(context, about, prepared)
         run.note({"weights_sha256": run.stage("model").payload["weights_sha256"]})
-        return finish(work, pictures)
+        return finish(context, pictures)

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from latentprint.audit.context import Context, one_image
 from latentprint.audit.stages import UNIT, Detectors, noised_probe
-from latentprint.audit.work import Work, one_image
 from latentprint.denoiser import Denoiser
 from latentprint.detector.embedding import EmbeddingDetector
 from latentprint.execute import Stored
@@ -19,17 +19,17 @@ from latentprint.fingerprint import Injection
 
 
 def agreement(
-    work: Work, model: Denoiser, detectors: Detectors, matcher: EmbeddingDetector, injection: Injection
+    context: Context, model: Denoiser, detectors: Detectors, matcher: EmbeddingDetector, injection: Injection
 ) -> None:
     """The trajectories of x_p's search judged by the embedding too; rows are kept as ``agreement``."""
-    searched = work.run.rows("search.model")
-    image = one_image(injection.target, work.device)
-    probe = noised_probe(work, model, detectors, injection.target, "search")
+    searched = context.run.rows("search.model")
+    image = one_image(injection.target, context.device)
+    probe = noised_probe(context, model, detectors, injection.target, "search")
     judged = replace(probe, identity=matcher.for_target(image), presence=None)
-    with work.stage("agreement"):
-        progress = work.progress("comparing the recognisers", "trajectories")
-        stored = Stored(judged, "agreement", work.run, UNIT, progress, work.map)
+    with context.stage("agreement"):
+        progress = context.progress("comparing the recognisers", "trajectories")
+        stored = Stored(judged, "agreement", context.run, UNIT, progress, context.map)
         outcome = stored(searched["t"], searched["id"])
         cost = int(outcome.evaluations.sum())
-        if not work.run.stage("agreement").done:
-            work.run.finish("agreement", {"network_evaluations": cost})
+        if not context.run.stage("agreement").done:
+            context.run.finish("agreement", {"network_evaluations": cost})

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from latentprint.audit.context import Context
 from latentprint.audit.many import search_many
 from latentprint.audit.stages import detector_value
-from latentprint.audit.work import Work
 from latentprint.contracts import InputError
 from latentprint.data import Split, copies_of
 from latentprint.denoiser import Denoiser
@@ -76,27 +76,27 @@ class Subjects:
         return self.kind.draw(height, width, rng).apply(image)
 
 
-def embedding(work: Work, split: Split, config: EmbeddingConfig) -> EmbeddingDetector:
+def embedding(context: Context, split: Split, config: EmbeddingConfig) -> EmbeddingDetector:
     """Fit the embedding on all of the user's images, none marked, or read it where that is done.
 
     Raises:
         DetectorError: it learnt nothing, or there are too few images for its false-positive rate.
     """
-    folder, how = work.run.path / "detectors" / "embedding", work.config.speed.detectors
-    with work.stage("embedding"):
-        if not work.run.stage("embedding").done:
+    folder, how = context.run.path / "detectors" / "embedding", context.config.speed.detectors
+    with context.stage("embedding"):
+        if not context.run.stage("embedding").done:
             pixels = np.concatenate([split.train.pixels, split.heldout.pixels])
-            kind = work.config.fingerprint.drawn(split.heldout.pixels)
-            for state in fit_embedding(pixels, kind, config, work.streams, work.device, how):
+            kind = context.config.fingerprint.drawn(split.heldout.pixels)
+            for state in fit_embedding(pixels, kind, config, context.streams, context.device, how):
                 # Early stopping makes the number of epochs unknown; the bar ends where the fit does.
                 epochs = state.epochs if state.detector is None else state.epoch
-                work.say("fitting the embedding", state.epoch, epochs, "epochs")
+                context.say("fitting the embedding", state.epoch, epochs, "epochs")
                 if state.detector is not None:
                     state.detector.save(folder)
                     noted = {"epochs": state.epoch, "best_epoch": state.best_epoch}
                     kept = embedding_value(state.detector).plain()
-                    work.run.finish("embedding", noted | {"detector": kept})
-    found = load_embedding(folder, work.device, how)
+                    context.run.finish("embedding", noted | {"detector": kept})
+    found = load_embedding(folder, context.device, how)
     if found is None:
         raise RunError(f"the embedding is missing in {folder}; begin anew with --fresh")
     return found
@@ -111,10 +111,10 @@ def embedding_value(matcher: EmbeddingDetector) -> Detector:
     return detector_value(matcher).model_copy(update=own)
 
 
-def subjects(work: Work, split: Split, injection: Injection) -> Subjects:
+def subjects(context: Context, split: Split, injection: Injection) -> Subjects:
     """The images of both searches."""
-    kind = work.config.fingerprint.drawn(split.heldout.pixels)
-    return Subjects(injection.marked.pixels, split.heldout.pixels, kind, work.streams)
+    kind = context.config.fingerprint.drawn(split.heldout.pixels)
+    return Subjects(injection.marked.pixels, split.heldout.pixels, kind, context.streams)
 
 
 def as_private(images: Subjects, injection: Injection, j: int) -> int:
@@ -122,7 +122,7 @@ def as_private(images: Subjects, injection: Injection, j: int) -> int:
     return images.marked(j) if was_injected(injection) else images.plain(j)
 
 
-def unseen(work: Work, images: Subjects, count: int) -> tuple[int, ...]:
+def unseen(context: Context, images: Subjects, count: int) -> tuple[int, ...]:
     """``count`` held-out images j, or as many as there are, drawn by the seed: none near a training image.
 
     More of them later keep the ones already drawn.
@@ -130,7 +130,7 @@ def unseen(work: Work, images: Subjects, count: int) -> tuple[int, ...]:
     Raises:
         InputError: there is none.
     """
-    order = work.streams.generator("baseline.images").permutation(len(images.heldout))
+    order = context.streams.generator("baseline.images").permutation(len(images.heldout))
     found: list[int] = []
     for j in order.tolist():
         if len(found) == count:
@@ -139,7 +139,7 @@ def unseen(work: Work, images: Subjects, count: int) -> tuple[int, ...]:
             found.append(j)
     if not found:
         raise InputError(
-            f"t' is compared with images that the model never saw; {work.config.data.source} holds out "
+            f"t' is compared with images that the model never saw; {context.config.data.source} holds out "
             f"{len(images.heldout)}, none of them without a near copy among the "
             "training images: hold out more"
         )
@@ -147,7 +147,7 @@ def unseen(work: Work, images: Subjects, count: int) -> tuple[int, ...]:
 
 
 def baseline(
-    work: Work,
+    context: Context,
     model: Denoiser,
     matcher: EmbeddingDetector,
     split: Split,
@@ -161,15 +161,22 @@ def baseline(
     """
     if settings.images == 0:
         return
-    images = subjects(work, split, injection)
-    null = [as_private(images, injection, j) for j in unseen(work, images, settings.images)]
+    images = subjects(context, split, injection)
+    null = [as_private(images, injection, j) for j in unseen(context, images, settings.images)]
     noted = Compared(
-        sampler=work.sampler_value,
+        sampler=context.sampler_value,
         horizon=model.schedule.start,
         target=injection.index,
         heldout=tuple(null),
     )
     plan = settings.plan(noted.horizon, matcher.rates.fpr)
     search_many(
-        work, model, matcher, images, plan, "baseline", [*null, injection.index], {"compared": noted.plain()}
+        context,
+        model,
+        matcher,
+        images,
+        plan,
+        "baseline",
+        [*null, injection.index],
+        {"compared": noted.plain()},
     )

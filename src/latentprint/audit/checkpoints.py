@@ -25,9 +25,9 @@ import torch
 from numpy.typing import NDArray
 
 from latentprint.adapters import Opened, open_model, recognise
+from latentprint.audit.context import Context
 from latentprint.audit.given import Given, asked, in_unit_time
 from latentprint.audit.stages import Detectors, for_sampling, noised_probe, searched, snapshot, snapshots_due
-from latentprint.audit.work import Work
 from latentprint.config import AuditConfig
 from latentprint.contracts import InputError
 from latentprint.data import Split
@@ -87,26 +87,26 @@ def identified(checkpoints: Sequence[Checkpoint]) -> dict[str, Any]:
     return {"checkpoints": [[one.step, one.weights_sha256] for one in checkpoints]}
 
 
-def own_checkpoints(work: Work) -> tuple[Checkpoint, ...]:
+def own_checkpoints(context: Context) -> tuple[Checkpoint, ...]:
     """What this audit's training left along the way, the finished model last; none where none was asked for.
 
     Raises:
         RunError: one of them is no longer there.
     """
-    steps, keep = work.config.model.training.steps, work.config.checkpoints.keep
+    steps, keep = context.config.model.training.steps, context.config.checkpoints.keep
     if not keep:
         return ()
-    kept = [(step, snapshot(work, step)) for step in snapshots_due(steps, keep)]
-    return tuple(_own(work, step, folder) for step, folder in [*kept, (steps, work.run.path / "model")])
+    kept = [(step, snapshot(context, step)) for step in snapshots_due(steps, keep)]
+    return tuple(_own(context, step, folder) for step, folder in [*kept, (steps, context.run.path / "model")])
 
 
-def _own(work: Work, step: int, folder: Path) -> Checkpoint:
+def _own(context: Context, step: int, folder: Path) -> Checkpoint:
     weights = folder / "diffusion_pytorch_model.safetensors"
     if not weights.is_file():
         raise RunError(f"the weights after step {step} are missing in {folder}; begin anew with --fresh")
 
     def read() -> tuple[Denoiser, Codec]:
-        return load_model(folder, work.device), IdentityCodec()
+        return load_model(folder, context.device), IdentityCodec()
 
     return Checkpoint(step, sha256(weights.read_bytes()).hexdigest(), read)
 
@@ -203,7 +203,7 @@ def alike(one: Schedule, other: Schedule) -> bool:
 
 
 def over_training(
-    work: Work,
+    context: Context,
     checkpoints: Sequence[Checkpoint],
     detectors: Detectors,
     target: Pixels,
@@ -216,38 +216,38 @@ def over_training(
     """
     if not checkpoints:
         return
-    settings = exhaustive(work.config.search)
-    shared = work.config.search.method == "exhaustive"
-    finished = work.run.stage("model").payload["weights_sha256"]
+    settings = exhaustive(context.config.search)
+    shared = context.config.search.method == "exhaustive"
+    finished = context.run.stage("model").payload["weights_sha256"]
     purposes = list[str]()
     for one in checkpoints:
         own = shared and one.weights_sha256 == finished
         purposes.append("search.model" if own else f"search.step-{one.step:07d}")
         denoiser, codec = one.open()
-        fast = for_sampling(denoiser, work.config.speed.sampling, work.batch)
-        _search(replace(work, codec=codec), purposes[-1], fast, detectors, target, settings)
+        fast = for_sampling(denoiser, context.config.speed.sampling, context.batch)
+        _search(replace(context, codec=codec), purposes[-1], fast, detectors, target, settings)
     of_control = None
     if control is not None:
         of_control = "search.control" if shared else "search.step-control"
-        _search(work, of_control, control, detectors, target, settings)
-    if not work.run.stage("checkpoints").done:
+        _search(context, of_control, control, detectors, target, settings)
+    if not context.run.stage("checkpoints").done:
         noted = Snapshots(
             steps=tuple(one.step for one in checkpoints),
             weights_sha256=tuple(one.weights_sha256 for one in checkpoints),
             purposes=tuple(purposes),
             control=of_control,
         )
-        work.run.finish("checkpoints", {"snapshots": noted.plain()})
+        context.run.finish("checkpoints", {"snapshots": noted.plain()})
 
 
 def _search(
-    work: Work,
+    context: Context,
     purpose: str,
     denoiser: Denoiser,
     detectors: Detectors,
     target: Pixels,
     settings: SearchSettings,
 ) -> None:
-    probe = noised_probe(work, denoiser, detectors, target, "search")
+    probe = noised_probe(context, denoiser, detectors, target, "search")
     said = purpose.replace("search.", "search ").replace("step-", "step ")
-    searched(work, purpose, said, probe, detectors, settings)
+    searched(context, purpose, said, probe, detectors, settings)

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from latentprint.audit.context import Context, one_image
 from latentprint.audit.stages import Detectors
-from latentprint.audit.work import Work, one_image
 from latentprint.metrics.frechet import (
     DetectorFeatures,
     Extractor,
@@ -29,7 +29,7 @@ MOST_PIXELS = 3072
 """Values of an image up to which pixels serve as features: a larger covariance takes minutes."""
 
 
-def extractor(work: Work, detectors: Detectors, shape: tuple[int, ...]) -> Extractor:
+def extractor(context: Context, detectors: Detectors, shape: tuple[int, ...]) -> Extractor:
     """The features that the settings name, of images of this shape (C, H, W).
 
     Without a presence detector pixels stand in the place of its features, or those of c_id for large images.
@@ -37,7 +37,7 @@ def extractor(work: Work, detectors: Detectors, shape: tuple[int, ...]) -> Extra
     Raises:
         MetricError: the Inception weights are missing, or are not those of the given sha256.
     """
-    settings = work.config.fid
+    settings = context.config.fid
     if settings.features == "presence" and detectors.presence is not None:
         return DetectorFeatures(detectors.presence)
     if settings.features == "presence" and math.prod(shape) > MOST_PIXELS:
@@ -45,27 +45,27 @@ def extractor(work: Work, detectors: Detectors, shape: tuple[int, ...]) -> Extra
     if settings.features != "inception":
         return PixelFeatures()
     assert settings.weights is not None and settings.sha256 is not None  # FidSettings holds them together
-    return InceptionFeatures(Path(settings.weights), settings.sha256, str(work.device))
+    return InceptionFeatures(Path(settings.weights), settings.sha256, str(context.device))
 
 
 def distance(
-    work: Work, train: NDArray[np.float32], heldout: NDArray[np.float32], extract: Extractor
+    context: Context, train: NDArray[np.float32], heldout: NDArray[np.float32], extract: Extractor
 ) -> None:
     """FID of the first samples to training and held-out images (N, C, H, W), as the stage ``fid``.
 
     Raises:
         RunError: the features of the samples are not there any more.
     """
-    if work.run.stage("fid").done:
+    if context.run.stage("fid").done:
         return
-    kept = work.run.array("features.model")
+    kept = context.run.array("features.model")
     if kept is None:  # sampling keeps them before any row
         raise RunError("the features of the samples are missing in arrays/; begin anew with --fresh")
-    finish(work, kept[1], train, heldout, extract)
+    finish(context, kept[1], train, heldout, extract)
 
 
 def finish(
-    work: Work,
+    context: Context,
     values: NDArray[np.float32],
     train: NDArray[np.float32],
     heldout: NDArray[np.float32],
@@ -76,15 +76,15 @@ def finish(
 
     def of(pixels: NDArray[np.float32]) -> Moments:
         starts = range(0, len(pixels), _CHUNK)
-        return moments((one_image(pixels[i : i + _CHUNK], work.device) for i in starts), extract)
+        return moments((one_image(pixels[i : i + _CHUNK], context.device) for i in starts), extract)
 
-    with work.stage("fid"):
-        work.say("Frechet distance", 0, 1, "sets")
+    with context.stage("fid"):
+        context.say("Frechet distance", 0, 1, "sets")
         found = Fid(
             train=frechet(generated, of(train)),
             test=frechet(generated, of(heldout)) if len(heldout) > 1 else None,
             features=extract.name,
             samples=len(values),
         )
-        work.run.finish("fid", {"fid": found.plain()})
-        work.say("Frechet distance", 1, 1, "sets")
+        context.run.finish("fid", {"fid": found.plain()})
+        context.say("Frechet distance", 1, 1, "sets")

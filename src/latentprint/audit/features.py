@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from latentprint.audit.work import Work
+from latentprint.audit.context import Context
 from latentprint.contracts import Ids
 from latentprint.metrics.frechet import Extractor
 
@@ -64,14 +64,14 @@ class Keeping:
         features: what watches the samples.
     """
 
-    work: Work
+    context: Context
     purpose: str
     features: Features
 
     def __call__(self, function: Callable[[Any], Any], units: Iterable[Any], /) -> Iterator[Any]:
-        for rows, kept in self.work.map(_WithFeatures(function, self.features), units):
+        for rows, kept in self.context.map(_WithFeatures(function, self.features), units):
             for ids, values in kept:
                 # A kill between features and rows, and then another batch size: some are there already.
-                new = np.isin(ids, self.work.run.missing_array(self.purpose, ids))
-                self.work.run.append_array(self.purpose, ids[new], values[new])
+                new = np.isin(ids, self.context.run.missing_array(self.purpose, ids))
+                self.context.run.append_array(self.purpose, ids[new], values[new])
             yield rows

@@ -27,8 +27,8 @@ from latentprint.adapters import (
     open_model,
     require_sound,
 )
+from latentprint.audit.context import Context
 from latentprint.audit.images import other_shape, private_image
-from latentprint.audit.work import Work
 from latentprint.config import AuditConfig
 from latentprint.contracts import InputError
 from latentprint.data import Split
@@ -215,10 +215,10 @@ def given_images(config: AuditConfig, given: Given, split: Split) -> tuple[Split
     return split, private_image(config, split, given.target)
 
 
-def take_model(work: Work, given: Given) -> Denoiser:
+def take_model(context: Context, given: Given) -> Denoiser:
     """The given model as the stage ``model``, which trains where none is given."""
-    with work.stage("model"):
-        if not work.run.stage("model").done:
-            noted = given.entry(work.sampler_value).plain()
-            work.run.finish("model", {"weights_sha256": given.opened.weights_sha256, "model": noted})
-    return given.opened.sampled(work.config.sampler.own)
+    with context.stage("model"):
+        if not context.run.stage("model").done:
+            noted = given.entry(context.sampler_value).plain()
+            context.run.finish("model", {"weights_sha256": given.opened.weights_sha256, "model": noted})
+    return given.opened.sampled(context.config.sampler.own)

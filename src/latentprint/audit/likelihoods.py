@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from latentprint.audit.work import Work, one_image
+from latentprint.audit.context import Context, one_image
 from latentprint.data import Split
 from latentprint.denoiser import Denoiser
 from latentprint.fingerprint import Injection
@@ -20,46 +20,52 @@ UNIT = 8
 """Images between two writes to disk."""
 
 
-def likelihood(work: Work, model: Denoiser, split: Split, injection: Injection) -> None:
+def likelihood(context: Context, model: Denoiser, split: Split, injection: Injection) -> None:
     """Bits per dimension of training and held-out images and of x_p, as rows; none where left out.
 
     Images without a bit depth (floats) have no bits per dimension, and none is made up for them.
     """
-    count, depth = work.config.likelihood.images, split.train.bit_depth
+    count, depth = context.config.likelihood.images, split.train.bit_depth
     if count == 0 or depth is None:
         return
     others = np.delete(injection.marked.pixels, injection.index, axis=0)[:count]
     parts = {"train": others, "heldout": split.heldout.pixels[:count], "target": injection.target[None]}
     total, done, cost = sum(map(len, parts.values())), 0, 0
-    with work.stage("likelihood"):
+    with context.stage("likelihood"):
         for name, pixels in parts.items():
-            cost += _bits(work, model, name, pixels, depth, done, total)
+            cost += _bits(context, model, name, pixels, depth, done, total)
             done += len(pixels)
-        if not work.run.stage("likelihood").done:
-            probes = Probes(probes=work.config.likelihood.probes)
-            work.run.finish("likelihood", {"network_evaluations": cost, "probes": probes.plain()})
+        if not context.run.stage("likelihood").done:
+            probes = Probes(probes=context.config.likelihood.probes)
+            context.run.finish("likelihood", {"network_evaluations": cost, "probes": probes.plain()})
 
 
 def _bits(
-    work: Work, model: Denoiser, name: str, pixels: NDArray[np.float32], depth: float, done: int, total: int
+    context: Context,
+    model: Denoiser,
+    name: str,
+    pixels: NDArray[np.float32],
+    depth: float,
+    done: int,
+    total: int,
 ) -> int:
     """What the bits per dimension of images cost; rows are kept as ``likelihood.<name>``."""
-    purpose, probes = f"likelihood.{name}", work.config.likelihood.probes
-    streams = work.streams
+    purpose, probes = f"likelihood.{name}", context.config.likelihood.probes
+    streams = context.streams
     divergence = Exact() if probes is None else Hutchinson(probes, streams, purpose=f"{purpose}.probes")
-    missing = work.run.missing(purpose, range(len(pixels)))
+    missing = context.run.missing(purpose, range(len(pixels)))
     for first in range(0, len(missing), UNIT):
-        work.say("likelihoods", done + len(pixels) - len(missing) + first, total, "images")
+        context.say("likelihoods", done + len(pixels) - len(missing) + first, total, "images")
         ids = missing[first : first + UNIT]
         keys = torch.as_tensor(ids) + _offset(name)
-        noisy = dequantise(one_image(pixels[ids], work.device), depth, streams, keys)
+        noisy = dequantise(one_image(pixels[ids], context.device), depth, streams, keys)
         seen = log_likelihood(model, noisy, divergence, tolerance=TOLERANCE, ids=keys)
         bits = bits_per_dim(seen.nats, int(np.prod(pixels.shape[1:])), depth)
         columns = {"bits": bits, "nats": seen.nats, "standard_error": seen.standard_error}
         rows = {key: value.detach().cpu().numpy() for key, value in columns.items()}
-        work.run.append(purpose, {"id": ids, "evaluations": seen.evaluations.cpu().numpy(), **rows})
-    work.say("likelihoods", done + len(pixels), total, "images")
-    return int(work.run.rows(purpose)["evaluations"].sum()) if len(pixels) else 0
+        context.run.append(purpose, {"id": ids, "evaluations": seen.evaluations.cpu().numpy(), **rows})
+    context.say("likelihoods", done + len(pixels), total, "images")
+    return int(context.run.rows(purpose)["evaluations"].sum()) if len(pixels) else 0
 
 
 def _offset(name: str) -> int:

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from latentprint.audit.work import Work, one_image
+from latentprint.audit.context import Context, one_image
 from latentprint.contracts import Ids, Outcome, Times
 from latentprint.denoiser import Codec, Denoiser, IdentityCodec
 from latentprint.execute import Stored
@@ -134,7 +134,7 @@ class ManyProbe:
 
 
 def search_many(
-    work: Work,
+    context: Context,
     model: Denoiser,
     matcher: Matcher,
     images: Images,
@@ -151,19 +151,26 @@ def search_many(
         InputError: a target that is not there.
     """
     probe = ManyProbe(
-        model, work.sampler, images, matcher, work.streams, work.device, codec=work.codec, batch=work.batch
+        model,
+        context.sampler,
+        images,
+        matcher,
+        context.streams,
+        context.device,
+        codec=context.codec,
+        batch=context.batch,
     )
     each = len(plan.grid) * plan.tries
     cost = 0
-    with work.stage(purpose):
+    with context.stage(purpose):
         for first in range(0, len(targets), CHUNK):
 
             def say(done: int, total: int, /, before: int = first * each) -> None:
                 del total  # of this chunk
-                work.say(f"search {purpose}", before + done, len(targets) * each, "trajectories")
+                context.say(f"search {purpose}", before + done, len(targets) * each, "trajectories")
 
-            stored = Stored(probe, purpose, work.run, UNIT, say, work.map)
+            stored = Stored(probe, purpose, context.run, UNIT, say, context.map)
             chunk = scan(stored, plan, targets[first : first + CHUNK], chunk=CHUNK)
             cost += sum(one.network_evaluations for _, one in chunk)
-        if not work.run.stage(purpose).done:
-            work.run.finish(purpose, {"network_evaluations": cost} | dict(noted))
+        if not context.run.stage(purpose).done:
+            context.run.finish(purpose, {"network_evaluations": cost} | dict(noted))

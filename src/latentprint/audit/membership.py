@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from latentprint.attacks.membership import MembershipConfig, membership_scores
-from latentprint.audit.work import Work, one_image
+from latentprint.audit.context import Context, one_image
 from latentprint.data import Split
 from latentprint.denoiser import Denoiser
 from latentprint.fingerprint import Injection
@@ -24,15 +24,15 @@ UNIT = 64
 """Images between two writes to disk."""
 
 
-def membership(work: Work, model: Denoiser, split: Split, injection: Injection) -> None:
+def membership(context: Context, model: Denoiser, split: Split, injection: Injection) -> None:
     """Scores of members, held-out images and x_p, as rows; none where left out or too few are held out."""
-    count = work.config.membership.images
-    if count == 0 or len(split.heldout) < 2 or work.run.stage("membership").done:
+    count = context.config.membership.images
+    if count == 0 or len(split.heldout) < 2 or context.run.stage("membership").done:
         return
     members = np.delete(np.arange(len(split.train)), injection.index)[:count]
-    config = _within(work.config.membership.scores, model.schedule)
+    config = _within(context.config.membership.scores, model.schedule)
     if isinstance(config, str):
-        work.run.finish("membership", {"scored": Scored(note=config).plain()})
+        context.run.finish("membership", {"scored": Scored(note=config).plain()})
         return
     heldout = np.arange(min(count, len(split.heldout)))
     parts = {
@@ -41,10 +41,10 @@ def membership(work: Work, model: Denoiser, split: Split, injection: Injection) 
         "target": (injection.marked.pixels, np.array([injection.index])),
     }
     cost = 0
-    with work.stage("membership"):
+    with context.stage("membership"):
         for name, (pixels, ids) in parts.items():
-            cost += _scored(work, model, name, pixels, ids, config)
-        work.run.finish("membership", {"network_evaluations": cost, "scored": Scored(note=None).plain()})
+            cost += _scored(context, model, name, pixels, ids, config)
+        context.run.finish("membership", {"network_evaluations": cost, "scored": Scored(note=None).plain()})
 
 
 def _within(config: MembershipConfig, schedule: Schedule) -> MembershipConfig | str:
@@ -58,7 +58,7 @@ def _within(config: MembershipConfig, schedule: Schedule) -> MembershipConfig | 
 
 
 def _scored(
-    work: Work,
+    context: Context,
     model: Denoiser,
     name: str,
     pixels: NDArray[np.float32],
@@ -67,16 +67,18 @@ def _scored(
 ) -> int:
     """What the scores of images by their places cost; rows are kept as ``membership.<name>``."""
     purpose = f"membership.{name}"
-    missing = work.run.missing(purpose, ids)
+    missing = context.run.missing(purpose, ids)
     # held-out images share no noise with training images of the same place
     offset = 2**32 if name == "heldout" else 0
     for first in range(0, len(missing), UNIT):
-        work.say(f"membership scores, {name}", len(ids) - len(missing) + first, len(ids), "images")
+        context.say(f"membership scores, {name}", len(ids) - len(missing) + first, len(ids), "images")
         rows = missing[first : first + UNIT]
         with torch.no_grad():
-            images = one_image(pixels[rows], work.device)
-            scores = membership_scores(model, images, work.streams, rows + offset, config, codec=work.codec)
+            images = one_image(pixels[rows], context.device)
+            scores = membership_scores(
+                model, images, context.streams, rows + offset, config, codec=context.codec
+            )
         cost = np.full(len(rows), config.evaluations(), np.int64)
-        work.run.append(purpose, {"id": rows, "evaluations": cost, **scores})
-    work.say(f"membership scores, {name}", len(ids), len(ids), "images")
-    return int(work.run.rows(purpose)["evaluations"].sum())
+        context.run.append(purpose, {"id": rows, "evaluations": cost, **scores})
+    context.say(f"membership scores, {name}", len(ids), len(ids), "images")
+    return int(context.run.rows(purpose)["evaluations"].sum())

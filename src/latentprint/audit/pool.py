@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from latentprint.attacks.pool import Pool
-from latentprint.audit.work import Work
+from latentprint.audit.context import Context
 from latentprint.data import Split
 from latentprint.fingerprint import Injection
 from latentprint.probe import Compare
@@ -13,7 +13,7 @@ from latentprint.results.notes import Pooled
 from latentprint.stats.returned import LEAST
 
 
-def pool(work: Work, split: Split, injection: Injection) -> Compare | None:
+def pool(context: Context, split: Split, injection: Injection) -> Compare | None:
     """Keep the pool's own rows as ``pool``, and give what compares samples with it.
 
     None where there are too few images for a pool: nothing can then be said of which of them come back.
@@ -24,11 +24,11 @@ def pool(work: Work, split: Split, injection: Injection) -> Compare | None:
     images = Pool.of(injection.marked.pixels, split.heldout.pixels, injection.index, mixed, persons)
     if len(images.whose) < LEAST:
         return None
-    if not work.run.stage("pool").done:
-        with work.stage("pool"):
-            work.say("comparing real images", 0, 1, "sets")
+    if not context.run.stage("pool").done:
+        with context.stage("pool"):
+            context.say("comparing real images", 0, 1, "sets")
             ids = np.arange(len(images.whose), dtype=np.int64)
-            work.run.append("pool", {"id": ids, "whose": images.whose, **images.rows})
-            work.run.finish("pool", {"pooled": Pooled(target=images.target).plain()})
-            work.say("comparing real images", 1, 1, "sets")
+            context.run.append("pool", {"id": ids, "whose": images.whose, **images.rows})
+            context.run.finish("pool", {"pooled": Pooled(target=images.target).plain()})
+            context.say("comparing real images", 1, 1, "sets")
     return lambda found: {f"pool_{name}": values for name, values in images.held_against(found).items()}

@@ -8,8 +8,8 @@ says why it holds).
 from __future__ import annotations
 
 from latentprint.audit.baseline import as_private, subjects, unseen
+from latentprint.audit.context import Context
 from latentprint.audit.many import search_many
-from latentprint.audit.work import Work
 from latentprint.config import AuditConfig
 from latentprint.data import Split
 from latentprint.denoiser import Denoiser
@@ -21,7 +21,7 @@ from latentprint.streams import Streams
 
 
 def profile(
-    work: Work,
+    context: Context,
     model: Denoiser,
     matcher: EmbeddingDetector,
     split: Split,
@@ -38,15 +38,15 @@ def profile(
     """
     if settings.targets == 0:
         return
-    images = subjects(work, split, injection)
-    chosen = targets_among(settings.targets, len(images.train), work.streams)
-    heldout = unseen(work, images, settings.null)
+    images = subjects(context, split, injection)
+    chosen = targets_among(settings.targets, len(images.train), context.streams)
+    heldout = unseen(context, images, settings.null)
     unmarked = tuple(images.plain(j) for j in heldout)
     marked = None
     if injection.index in chosen:
         marked = tuple(as_private(images, injection, j) for j in heldout)
     noted = Ranked(
-        sampler=work.sampler_value,
+        sampler=context.sampler_value,
         horizon=model.schedule.start,
         targets=tuple(chosen),
         sha256=tuple(injection.marked.sha256[n] for n in chosen),
@@ -57,7 +57,7 @@ def profile(
     plan = settings.plan(noted.horizon, matcher.rates.fpr)
     # Once each: where x_p carries no mark, both laws are of the same images.
     everything = [*dict.fromkeys([*chosen, *unmarked, *(marked or ())])]
-    search_many(work, model, matcher, images, plan, "profile", everything, {"ranked": noted.plain()})
+    search_many(context, model, matcher, images, plan, "profile", everything, {"ranked": noted.plain()})
 
 
 def require_targets(config: AuditConfig, count: int) -> None:

@@ -27,19 +27,19 @@ from latentprint.audit.checkpoints import (
     over_training,
     own_checkpoints,
 )
+from latentprint.audit.context import Context
 from latentprint.audit.costs import require_memory
 from latentprint.audit.distance import distance, extractor
+from latentprint.audit.estimates import estimates
 from latentprint.audit.given import Given, as_it_is, given_images, named, open_given, take_model
 from latentprint.audit.images import read_images
 from latentprint.audit.likelihoods import likelihood
 from latentprint.audit.membership import membership
 from latentprint.audit.pool import pool
 from latentprint.audit.profile import profile, require_targets
-from latentprint.audit.rare import rare
-from latentprint.audit.samplers import beside
+from latentprint.audit.samplers import further_samplers
 from latentprint.audit.stages import Detectors
-from latentprint.audit.whole import both, whole
-from latentprint.audit.work import Work
+from latentprint.audit.whole_set import joined, whole_set
 from latentprint.config import AuditConfig
 from latentprint.contracts import InputError, Outcome
 from latentprint.data import Split
@@ -111,17 +111,17 @@ def subject(
     return Subject(config, settings | identified(left), split, injection, given, left)
 
 
-def in_its_space(work: Work, about: Subject) -> Work:
-    """The work in the space of the model that is audited."""
+def in_its_space(context: Context, about: Subject) -> Context:
+    """The context in the space of the model that is audited."""
     if about.given is None:
-        return work
+        return context
     opened = about.given.opened
     own = None if opened.own is None else opened.own.sampler
-    return replace(work, codec=opened.codec, space=opened.shape, own=own)
+    return replace(context, codec=opened.codec, space=opened.shape, own=own)
 
 
 @dataclass(frozen=True)
-class Made:
+class Prepared:
     """Detectors and models. ``main`` and ``control`` are the forms that sample; ``trained`` has gradients."""
 
     detectors: Detectors
@@ -131,92 +131,96 @@ class Made:
     control: Denoiser | None
 
 
-def make(work: Work, about: Subject) -> Made:
+def prepare(context: Context, about: Subject) -> Prepared:
     """c_p, c_id, the embedding where it is asked for, the model and its control."""
-    config, pixels = work.config, about.injection.marked.pixels
+    config, pixels = context.config, about.injection.marked.pixels
     # Detectors first: where there are too few images for them, that is said before an hour of training.
-    detectors = stages.detectors(work, about.split, about.injection)
+    detectors = stages.detectors(context, about.split, about.injection)
     compares = config.baseline.images > 0 or config.profile.targets != 0
-    matcher = embedding(work, about.split, config.embedding) if compares else None
+    matcher = embedding(context, about.split, config.embedding) if compares else None
     trained = (
-        stages.score_model(work, "model", pixels) if about.given is None else take_model(work, about.given)
+        stages.score_model(context, "model", pixels)
+        if about.given is None
+        else take_model(context, about.given)
     )
     control = None
     if config.control:
-        control = stages.score_model(work, "control", about.injection.control.pixels)
-        control = stages.for_sampling(control, config.speed.sampling, work.batch)
-    main = stages.for_sampling(trained, config.speed.sampling, work.batch)
-    return Made(detectors, matcher, trained, main, control)
+        control = stages.score_model(context, "control", about.injection.control.pixels)
+        control = stages.for_sampling(control, config.speed.sampling, context.batch)
+    main = stages.for_sampling(trained, config.speed.sampling, context.batch)
+    return Prepared(detectors, matcher, trained, main, control)
 
 
-def search(work: Work, about: Subject, made: Made) -> None:
+def search(context: Context, about: Subject, prepared: Prepared) -> None:
     """t' of x_p, of the control, over training, and of other images."""
     private, split, injection = about.injection.target, about.split, about.injection
-    stages.search(work, "model", made.main, made.detectors, private)
-    if made.control is not None:
-        stages.search(work, "control", made.control, made.detectors, private)
-    along = own_checkpoints(work) if about.given is None else about.left
-    over_training(work, along, made.detectors, private, made.control)
-    if made.matcher is not None:
-        baseline(work, made.main, made.matcher, split, injection, work.config.baseline)
-        profile(work, made.main, made.matcher, split, injection, work.config.profile)
-        agreement(work, made.main, made.detectors, made.matcher, injection)
+    stages.search(context, "model", prepared.main, prepared.detectors, private)
+    if prepared.control is not None:
+        stages.search(context, "control", prepared.control, prepared.detectors, private)
+    along = own_checkpoints(context) if about.given is None else about.left
+    over_training(context, along, prepared.detectors, private, prepared.control)
+    if prepared.matcher is not None:
+        baseline(context, prepared.main, prepared.matcher, split, injection, context.config.baseline)
+        profile(context, prepared.main, prepared.matcher, split, injection, context.config.profile)
+        agreement(context, prepared.main, prepared.detectors, prepared.matcher, injection)
 
 
-def count(work: Work, about: Subject, made: Made, extract: Extractor) -> Outcome:
+def count(context: Context, about: Subject, prepared: Prepared, extract: Extractor) -> Outcome:
     """n samples from the prior, as many of the control as were drawn (paper section 5.3)."""
-    asked, private = work.config.samples, about.injection.target
-    until = Until.of(asked.until, asked.count, made.detectors.values)
+    asked, private = context.config.samples, about.injection.target
+    until = Until.of(asked.until, asked.count, prepared.detectors.values)
 
     def stops(seen: Outcome) -> bool:
         return until is not None and until.answer(until.counts(seen.hit)) is not None
 
-    every = whole(work, about.split, about.injection)
+    every = whole_set(context, about.split, about.injection)
     model = stages.sample(
-        work,
+        context,
         "model",
-        made.main,
-        made.detectors,
+        prepared.main,
+        prepared.detectors,
         private,
         asked.count,
         extract,
         None if until is None else stops,
-        both(pool(work, about.split, about.injection), every),
+        joined(pool(context, about.split, about.injection), every),
     )
-    if made.control is not None:
+    if prepared.control is not None:
         n = asked.control or len(model.hit)
-        stages.sample(work, "control", made.control, made.detectors, private, n, None, compare=every)
+        stages.sample(
+            context, "control", prepared.control, prepared.detectors, private, n, None, compare=every
+        )
     return model
 
 
-def measure(work: Work, about: Subject, made: Made) -> Evidence:
+def measure(context: Context, about: Subject, prepared: Prepared) -> Evidence:
     """Every stage that measures, each leaving rows and notes in the run; the pictures that show it."""
     split, injection, given = about.split, about.injection, about.given
-    search(work, about, made)
-    extract = extractor(work, made.detectors, split.train.shape)
-    counted = count(work, about, made, extract)
-    plain = made.trained if given is None else given.opened.denoiser  # from T, whatever its sampler
+    search(context, about, prepared)
+    extract = extractor(context, prepared.detectors, split.train.shape)
+    counted = count(context, about, prepared, extract)
+    plain = prepared.trained if given is None else given.opened.denoiser  # from T, whatever its sampler
     if given is None or given.pixels:  # a likelihood of latents is none of images
-        likelihood(work, plain, split, injection)
-    beside(work, made.main, made.detectors, injection.target)
-    membership(work, plain, split, injection)
-    distance(work, injection.marked.pixels, split.heldout.pixels, extract)
-    rare(work, made.trained, made.detectors, injection)
+        likelihood(context, plain, split, injection)
+    further_samplers(context, prepared.main, prepared.detectors, injection.target)
+    membership(context, plain, split, injection)
+    distance(context, injection.marked.pixels, split.heldout.pixels, extract)
+    estimates(context, prepared.trained, prepared.detectors, injection)
 
-    noised = stages.noised_probe(work, made.main, made.detectors, injection.target, "search")
-    prior = stages.prior_probe(work, made.main, made.detectors, injection.target, "samples")
-    hits = ids_held(work.run, "samples.model")[counted.hit]
-    detected = evidence.pictures(prior, stages.at(made.main.schedule.start, len(hits)), hits)
-    memorised(work, detected, injection)
-    return evidence.collect(work.run, injection, noised, prior)
+    noised = stages.noised_probe(context, prepared.main, prepared.detectors, injection.target, "search")
+    prior = stages.prior_probe(context, prepared.main, prepared.detectors, injection.target, "samples")
+    hits = ids_held(context.run, "samples.model")[counted.hit]
+    detected = evidence.pictures(prior, stages.at(prepared.main.schedule.start, len(hits)), hits)
+    memorised(context, detected, injection)
+    return evidence.collect(context.run, injection, noised, prior)
 
 
-def memorised(work: Work, detected: NDArray[np.float32], injection: Injection) -> None:
+def memorised(context: Context, detected: NDArray[np.float32], injection: Injection) -> None:
     """Note how many of the detected samples (n, C, H, W) have x_p as the nearest training image."""
-    if work.run.stage("memorised").done:
+    if context.run.stage("memorised").done:
         return
     found = Nearest(target=0, n=0)
     if len(detected):
         near = nearest(torch.from_numpy(detected), torch.from_numpy(injection.marked.pixels))
         found = Nearest(target=int((near.index[:, 0] == injection.index).sum()), n=len(detected))
-    work.run.finish("memorised", {"nearest": found.plain()})
+    context.run.finish("memorised", {"nearest": found.plain()})

@@ -14,20 +14,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentprint.audit import stages
+from latentprint.audit.context import Context
 from latentprint.audit.stages import Detectors
-from latentprint.audit.work import Work
 from latentprint.denoiser import Denoiser
 from latentprint.results.notes import Further
 
 
-def beside(work: Work, model: Denoiser, detectors: Detectors, target: NDArray[np.float32]) -> None:
+def further_samplers(
+    context: Context, model: Denoiser, detectors: Detectors, target: NDArray[np.float32]
+) -> None:
     """t' and q by each further sampler of the settings, as stages of their own."""
     names = list[str]()
-    for settings in work.config.sampler.others():
-        one = replace(work, config=replace(work.config, sampler=settings))
+    for settings in context.config.sampler.others():
+        one = replace(context, config=replace(context.config, sampler=settings))
         stages.search(one, f"model.{settings.label}", model, detectors, target)
-        count = work.config.samples.count
+        count = context.config.samples.count
         stages.sample(one, f"model.{settings.label}", model, detectors, target, count, None)
         names.append(settings.label)
-    if names and not work.run.stage("samplers").done:
-        work.run.finish("samplers", {"further": Further(names=tuple(names)).plain()})
+    if names and not context.run.stage("samplers").done:
+        context.run.finish("samplers", {"further": Further(names=tuple(names)).plain()})

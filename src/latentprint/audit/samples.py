@@ -20,15 +20,15 @@ from numpy.typing import NDArray
 
 from latentprint.adapters.samples import CANNOT, SamplesAudit, audit_samples, open_samples
 from latentprint.audit import evidence, stages
+from latentprint.audit.context import Context, one_image, open_device
 from latentprint.audit.distance import extractor
 from latentprint.audit.distance import finish as fid
-from latentprint.audit.frame import begin, finish
 from latentprint.audit.given import as_it_is, named
 from latentprint.audit.images import other_shape, private_image, read_images
+from latentprint.audit.lifecycle import begin, finish
 from latentprint.audit.pool import pool
 from latentprint.audit.stages import Detectors
-from latentprint.audit.whole import both, whole
-from latentprint.audit.work import Work, one_image, open_device
+from latentprint.audit.whole_set import joined, whole_set
 from latentprint.config import AuditConfig
 from latentprint.contracts import Ids, InputError, Outcome, Times
 from latentprint.data import ImageSet, Split
@@ -106,27 +106,27 @@ def run_samples_audit(
     place, config = open_device(device), as_it_is(config)
     given, split, injection = samples_and_images(config, samples, target, root, download)
     with Run.open(out, settings_of(config, given, target), fresh=fresh) as run:
-        work = Work(config, run, place, _BATCH, progress)
-        begin(work, split, injection, authorised_by)
+        context = Context(config, run, place, _BATCH, progress)
+        begin(context, split, injection, authorised_by)
         if not run.stage("model").done:
             said = NotDone(sentences=CANNOT)
             run.finish("model", {"model": _model(given, split).plain(), "not_done": said.plain()})
-        detectors = stages.detectors(work, split, injection)
-        compare = both(pool(work, split, injection), whole(work, split, injection))
-        counted = _count(work, given, injection, detectors, compare)
-        with work.stage("copies"):
-            work.say("nearest copies", 0, 1, "searches")
+        detectors = stages.detectors(context, split, injection)
+        compare = joined(pool(context, split, injection), whole_set(context, split, injection))
+        counted = _count(context, given, injection, detectors, compare)
+        with context.stage("copies"):
+            context.say("nearest copies", 0, 1, "searches")
             near = audit_samples(given, split.train, split.heldout, device=place)
             if not run.stage("copies").done:
                 run.finish("copies", {"copies": copies_value(near, split.train).plain()})
-            work.say("nearest copies", 1, 1, "searches")
+            context.say("nearest copies", 1, 1, "searches")
         if len(given) > 1 and not run.stage("fid").done:
-            extract = extractor(work, detectors, split.train.shape)
+            extract = extractor(context, detectors, split.train.shape)
             starts = range(0, len(given), _BATCH)
             batches = (extract(one_image(given.pixels[i : i + _BATCH], place)) for i in starts)
             features = np.concatenate([batch.float().cpu().numpy() for batch in batches])
-            fid(work, features, split.train.pixels, split.heldout.pixels, extract)
-        return finish(work, _evidence(given, split, injection, counted, near))
+            fid(context, features, split.train.pixels, split.heldout.pixels, extract)
+        return finish(context, _evidence(given, split, injection, counted, near))
 
 
 def samples_and_images(
@@ -162,12 +162,12 @@ def settings_of(config: AuditConfig, samples: ImageSet, target: int | str | Path
 
 
 def _count(
-    work: Work, samples: ImageSet, injection: Injection, detectors: Detectors, compare: Compare | None
+    context: Context, samples: ImageSet, injection: Injection, detectors: Detectors, compare: Compare | None
 ) -> Outcome:
     """Every sample through the detectors; rows are kept as ``samples.model``."""
     purpose = "samples.model"
-    probe = StoredSamples(samples, injection.target, detectors, work.device, compare)
-    with work.stage(purpose):
+    probe = StoredSamples(samples, injection.target, detectors, context.device, compare)
+    with context.stage(purpose):
         ids = np.arange(len(samples), dtype=np.int64)
         found = run_probe(
             probe,
@@ -175,11 +175,11 @@ def _count(
             ids,
             purpose=purpose,
             unit=stages.UNIT,
-            sink=work.run,
-            progress=work.progress("samples", "images"),
+            sink=context.run,
+            progress=context.progress("samples", "images"),
         )
-        if not work.run.stage(purpose).done:
-            work.run.finish(purpose, {"network_evaluations": 0, "sampler": _SAMPLER.plain()})
+        if not context.run.stage(purpose).done:
+            context.run.finish(purpose, {"network_evaluations": 0, "sampler": _SAMPLER.plain()})
     return found
 
 

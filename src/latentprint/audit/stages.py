@@ -18,9 +18,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from latentprint.audit.context import Context, one_image
 from latentprint.audit.features import Features, Keeping
 from latentprint.audit.images import facts, private_image, read_images
-from latentprint.audit.work import Work, one_image
 from latentprint.config import AuditConfig
 from latentprint.contracts import InputError, Outcome
 from latentprint.data import Split
@@ -100,7 +100,7 @@ def images(
     return split, private_image(config, split, target)
 
 
-def remember(work: Work, split: Split, injection: Injection) -> None:
+def remember(context: Context, split: Split, injection: Injection) -> None:
     """Put the images' hashes into the run, or hold them against those it began with.
 
     Raises:
@@ -115,14 +115,14 @@ def remember(work: Work, split: Split, injection: Injection) -> None:
         injected=was_injected(injection),
     )
     which = {"train": split.train.manifest, "heldout": split.heldout.manifest, "target": target.plain()}
-    before = work.run.stage("data")
+    before = context.run.stage("data")
     if before.done and any(before.payload.get(name) != value for name, value in which.items()):
         raise RunError(
-            f"{work.config.data.source} holds other images now than when this run began; "
+            f"{context.config.data.source} holds other images now than when this run began; "
             "name another folder for a new run, or restore the images"
         )
     if not before.done:
-        work.run.finish("data", which | {"data": facts(work.config, split).plain()})
+        context.run.finish("data", which | {"data": facts(context.config, split).plain()})
 
 
 def for_sampling(model: Denoiser, how: Evaluation | None = None, batch: int = 256) -> Denoiser:
@@ -141,28 +141,34 @@ def for_sampling(model: Denoiser, how: Evaluation | None = None, batch: int = 25
     return model
 
 
-def score_model(work: Work, name: str, pixels: NDArray[np.float32]) -> NetworkDenoiser:
+def score_model(context: Context, name: str, pixels: NDArray[np.float32]) -> NetworkDenoiser:
     """Train the score model ``name`` on images (N, C, H, W) by Eq. 4, or read it where that is done.
 
     Of ``model``, weights are kept along the way where the settings ask for it (``snapshot``).
     """
-    settings, folder = work.config.model, work.run.path / name
-    due = snapshots_due(settings.training.steps, work.config.checkpoints.keep) if name == "model" else ()
-    with work.stage(name):
-        if not work.run.stage(name).done:
+    settings, folder = context.config.model, context.run.path / name
+    due = snapshots_due(settings.training.steps, context.config.checkpoints.keep) if name == "model" else ()
+    with context.stage(name):
+        if not context.run.stage(name).done:
             schedule = settings.schedule()
             # The control starts from the same weights and sees the same noise: it differs by the image alone.
-            network = build_unet(settings.network, pixels.shape[1], pixels.shape[2:], work.streams)
-            torch.nn.Module.to(network, work.device)
-            checkpoint = work.run.path / "checkpoints" / name
-            if work.processes > 1:
+            network = build_unet(settings.network, pixels.shape[1], pixels.shape[2:], context.streams)
+            torch.nn.Module.to(network, context.device)
+            checkpoint = context.run.path / "checkpoints" / name
+            if context.processes > 1:
                 # The others leave a checkpoint at the last step, which is continued from below.
-                job = work.run.path / "jobs" / name
+                job = context.run.path / "jobs" / name
                 write_job(
-                    job, pixels, settings.network, schedule, settings.training, work.streams.seed, checkpoint
+                    job,
+                    pixels,
+                    settings.network,
+                    schedule,
+                    settings.training,
+                    context.streams.seed,
+                    checkpoint,
                 )
                 try:
-                    launch(job, work.processes, work.device)
+                    launch(job, context.processes, context.device)
                 finally:
                     shutil.rmtree(job, ignore_errors=True)  # it holds the training images
             states = train(
@@ -170,22 +176,22 @@ def score_model(work: Work, name: str, pixels: NDArray[np.float32]) -> NetworkDe
                 network,
                 schedule,
                 settings.training,
-                work.streams,
-                work.device,
+                context.streams,
+                context.device,
                 checkpoint,
                 show_resumed=bool(due),  # a kill between a checkpoint and the weights kept at that very step
             )
 
             def see(state: TrainState) -> None:
-                work.say(f"training {name}", state.step, state.steps, "steps")
+                context.say(f"training {name}", state.step, state.steps, "steps")
                 if state.step in due:
-                    save_model(snapshot(work, state.step), state.denoiser)
+                    save_model(snapshot(context, state.step), state.denoiser)
 
             last = _last(states, see)
             save_model(folder, last.denoiser)
             digest = sha256((folder / "diffusion_pytorch_model.safetensors").read_bytes()).hexdigest()
-            work.run.finish(name, {"weights_sha256": digest, "steps": last.steps, "images": last.images})
-    return load_model(folder, work.device)
+            context.run.finish(name, {"weights_sha256": digest, "steps": last.steps, "images": last.images})
+    return load_model(folder, context.device)
 
 
 def snapshots_due(steps: int, keep: int) -> tuple[int, ...]:
@@ -193,19 +199,19 @@ def snapshots_due(steps: int, keep: int) -> tuple[int, ...]:
     return tuple(min(steps, -(-steps * i // (keep * REPORT)) * REPORT) for i in range(1, keep))
 
 
-def snapshot(work: Work, step: int) -> Path:
+def snapshot(context: Context, step: int) -> Path:
     """Where the weights after ``step`` steps are kept; a model's folder like any other."""
-    return work.run.path / "snapshots" / f"step-{step:07d}"
+    return context.run.path / "snapshots" / f"step-{step:07d}"
 
 
-def detectors(work: Work, split: Split, injection: Injection) -> Detectors:
+def detectors(context: Context, split: Split, injection: Injection) -> Detectors:
     """Fit c_p and c_id (§3.3, §5.2), or read them where they were fitted before; no c_p without a mark.
 
     Raises:
         DetectorError: one of them learnt nothing, or there are too few images to tell.
         SearchError: they are too uncertain for the search that is asked for.
     """
-    config, kind = work.config, work.config.fingerprint.drawn(split.heldout.pixels)
+    config, kind = context.config, context.config.fingerprint.drawn(split.heldout.pixels)
     others, heldout = injection.control.pixels, split.heldout.pixels
     # The held-out images come last: their places do not depend on how many are trained on.
     presence = None
@@ -213,20 +219,20 @@ def detectors(work: Work, split: Split, injection: Injection) -> Detectors:
     if not isinstance(mark, Unmarked):
         looked_for = mark if isinstance(mark, Natural) else kind  # a natural mark is not drawn
         presence = _detector(
-            work,
+            context,
             "presence",
             lambda: fit_presence(
                 np.concatenate([others, heldout]),
                 looked_for,
                 config.presence,
-                work.streams,
-                work.device,
+                context.streams,
+                context.device,
                 config.speed.detectors,
                 *units_of(injection.control, split.heldout),
             ),
         )
     identity = _detector(
-        work,
+        context,
         "identity",
         lambda: fit_identity(
             injection.target,
@@ -234,8 +240,8 @@ def detectors(work: Work, split: Split, injection: Injection) -> Detectors:
             heldout,
             kind,
             config.identity,
-            work.streams,
-            work.device,
+            context.streams,
+            context.device,
             config.speed.detectors,
             *units_of(split.heldout),
         ),
@@ -263,76 +269,76 @@ def _last(states: Iterator[State], see: Callable[[State], None]) -> State:
 
 
 def _detector(
-    work: Work, name: str, fit: Callable[[], Iterator[FitState[NetworkDetector]]]
+    context: Context, name: str, fit: Callable[[], Iterator[FitState[NetworkDetector]]]
 ) -> NetworkDetector:
-    folder = work.run.path / "detectors" / name
-    with work.stage(name):
-        if not work.run.stage(name).done:
+    folder = context.run.path / "detectors" / name
+    with context.stage(name):
+        if not context.run.stage(name).done:
 
             def say(state: FitState[NetworkDetector]) -> None:
                 # Early stopping makes the number of epochs unknown; the bar ends where the fit does.
                 epochs = state.epoch if state.detector is not None else state.epochs
-                work.say(f"fitting c_{'p' if name == 'presence' else 'id'}", state.epoch, epochs, "epochs")
+                context.say(f"fitting c_{'p' if name == 'presence' else 'id'}", state.epoch, epochs, "epochs")
 
             last = _last(fit(), say)
             assert last.detector is not None  # the last state of a fit holds it
             last.detector.save(folder)
             noted = {"epochs": last.epoch, "best_epoch": last.best_epoch}
-            work.run.finish(name, noted | {"detector": detector_value(last.detector).plain()})
-    found = load_detector(folder, work.device, work.config.speed.detectors)
+            context.run.finish(name, noted | {"detector": detector_value(last.detector).plain()})
+    found = load_detector(folder, context.device, context.config.speed.detectors)
     if found is None:
         raise RunError(f"the {name} detector is missing in {folder}; begin anew with --fresh")
     return found
 
 
 def noised_probe(
-    work: Work, denoiser: Denoiser, detectors: Detectors, target: NDArray[np.float32], purpose: str
+    context: Context, denoiser: Denoiser, detectors: Detectors, target: NDArray[np.float32], purpose: str
 ) -> ModelProbe:
     """The probe of Alg. 1: x_p noised to t, then the reverse process and both detectors."""
-    image = one_image(target, work.device)
+    image = one_image(target, context.device)
     # Every model gets the same noise: main and control differ by their weights alone.
     with torch.no_grad():
-        begin = from_image(image, denoiser, work.streams, purpose, work.codec)
-    return _probe(work, denoiser, detectors, image, begin, purpose)
+        begin = from_image(image, denoiser, context.streams, purpose, context.codec)
+    return _probe(context, denoiser, detectors, image, begin, purpose)
 
 
 def prior_probe(
-    work: Work, denoiser: Denoiser, detectors: Detectors, target: NDArray[np.float32], purpose: str
+    context: Context, denoiser: Denoiser, detectors: Detectors, target: NDArray[np.float32], purpose: str
 ) -> ModelProbe:
     """The probe of §5.3: samples of the model."""
-    image = one_image(target, work.device)
-    space = work.space or tuple(image.shape)
-    begin = from_prior(space, denoiser, work.streams, purpose, work.device)
-    return _probe(work, denoiser, detectors, image, begin, purpose)
+    image = one_image(target, context.device)
+    space = context.space or tuple(image.shape)
+    begin = from_prior(space, denoiser, context.streams, purpose, context.device)
+    return _probe(context, denoiser, detectors, image, begin, purpose)
 
 
 def _probe(
-    work: Work, denoiser: Denoiser, detectors: Detectors, image: Tensor, begin: Any, purpose: str
+    context: Context, denoiser: Denoiser, detectors: Detectors, image: Tensor, begin: Any, purpose: str
 ) -> ModelProbe:
     return ModelProbe(
         denoiser=denoiser,
-        sampler=work.sampler,
+        sampler=context.sampler,
         begin=begin,
-        streams=work.streams,
+        streams=context.streams,
         purpose=purpose,
         target=image,
         identity=detectors.identity,
         presence=detectors.presence,
-        codec=work.codec,
-        batch=work.batch,
+        codec=context.codec,
+        batch=context.batch,
     )
 
 
 def search(
-    work: Work, name: str, denoiser: Denoiser, detectors: Detectors, target: NDArray[np.float32]
+    context: Context, name: str, denoiser: Denoiser, detectors: Detectors, target: NDArray[np.float32]
 ) -> TPrime:
     """Alg. 1, by the method that the settings choose; rows are kept as ``search.<name>``."""
-    probe = noised_probe(work, denoiser, detectors, target, "search")
-    return searched(work, f"search.{name}", f"search {name}", probe, detectors, work.config.search)
+    probe = noised_probe(context, denoiser, detectors, target, "search")
+    return searched(context, f"search.{name}", f"search {name}", probe, detectors, context.config.search)
 
 
 def searched(
-    work: Work,
+    context: Context,
     purpose: str,
     said: str,
     probe: ModelProbe,
@@ -342,18 +348,20 @@ def searched(
     """A search as a stage of its own: rows under ``purpose``, resumed by id."""
     horizon = probe.denoiser.schedule.start
     plan = settings.plan(horizon, detectors.false_positives)
-    with work.stage(purpose):
-        stored = Stored(probe, purpose, work.run, UNIT, work.progress(said, "trajectories"), work.map)
-        found = settings.search(stored, plan, work.config.seed)
-        if not work.run.stage(purpose).done:
-            noted = Searched(sampler=work.sampler_value, horizon=horizon)
+    with context.stage(purpose):
+        stored = Stored(
+            probe, purpose, context.run, UNIT, context.progress(said, "trajectories"), context.map
+        )
+        found = settings.search(stored, plan, context.config.seed)
+        if not context.run.stage(purpose).done:
+            noted = Searched(sampler=context.sampler_value, horizon=horizon)
             cost = {"network_evaluations": found.network_evaluations}
-            work.run.finish(purpose, cost | {"search": noted.plain()})
+            context.run.finish(purpose, cost | {"search": noted.plain()})
     return found
 
 
 def sample(
-    work: Work,
+    context: Context,
     name: str,
     denoiser: Denoiser,
     detectors: Detectors,
@@ -369,12 +377,12 @@ def sample(
     says whether they are enough.
     """
     purpose = f"samples.{name}"
-    probe, over = prior_probe(work, denoiser, detectors, target, "samples"), work.map
+    probe, over = prior_probe(context, denoiser, detectors, target, "samples"), context.map
     probe = replace(probe, compare=compare)
     if extract is not None:
-        features = Features(work.config.fid.samples, extract)
-        probe, over = replace(probe, watch=features), Keeping(work, f"features.{name}", features)
-    with work.stage(purpose):
+        features = Features(context.config.fid.samples, extract)
+        probe, over = replace(probe, watch=features), Keeping(context, f"features.{name}", features)
+    with context.stage(purpose):
 
         def drawn(n: int) -> Outcome:
             return run_probe(
@@ -383,17 +391,17 @@ def sample(
                 np.arange(n, dtype=np.int64),
                 purpose=purpose,
                 unit=UNIT,
-                sink=work.run,
-                progress=work.progress(f"sampling {name}", "images"),
+                sink=context.run,
+                progress=context.progress(f"sampling {name}", "images"),
                 map=over,
             )
 
         *before, most = [count] if stops is None else looks(count, UNIT)
         outcome = next((seen for seen in map(drawn, before) if stops is not None and stops(seen)), None)
         outcome = drawn(most) if outcome is None else outcome
-        if not work.run.stage(purpose).done:
+        if not context.run.stage(purpose).done:
             cost = {"network_evaluations": int(outcome.evaluations.sum())}
-            work.run.finish(purpose, cost | {"sampler": work.sampler_value.plain()})
+            context.run.finish(purpose, cost | {"sampler": context.sampler_value.plain()})
     return outcome
 
 

@@ -213,7 +213,7 @@ class AuditOptions:
     @property
     def kept(self) -> int | None:
         """How many checkpoints the audit keeps of its own training; None: the settings decide."""
-        return whole(self.checkpoints) if self.checkpoints and self.checkpoints.isdecimal() else None
+        return whole_number(self.checkpoints) if self.checkpoints and self.checkpoints.isdecimal() else None
 
     @property
     def left(self) -> str | None:
@@ -236,7 +236,9 @@ class AuditOptions:
                 "labels": self.labels,
                 "window": self.window,
             },
-            "samples": {"count": None if self.given_samples or not self.samples else whole(self.samples)},
+            "samples": {
+                "count": None if self.given_samples or not self.samples else whole_number(self.samples)
+            },
             "search": {"tries": self.tries, "method": self.search},
             "checkpoints": {"keep": self.kept},
             "sampler": sampler_table(self.sampler or []) | {"guidance": self.guidance},
@@ -271,7 +273,7 @@ class AuditOptions:
         text = self.target
         if text is None and self.model is not None and self.targets is not None:
             return self.ranked[0] if isinstance(self.ranked, tuple) else None
-        return whole(text) if text is not None and text.removeprefix("-").isdecimal() else text
+        return whole_number(text) if text is not None and text.removeprefix("-").isdecimal() else text
 
     @property
     def kind(self) -> str | None:
@@ -301,7 +303,7 @@ def stored_range(text: str | None) -> list[float] | None:
     return [low, high]
 
 
-def whole(text: str) -> int:
+def whole_number(text: str) -> int:
     """The whole number that ``text`` is known to be.
 
     Raises:
@@ -327,7 +329,9 @@ def sampler_table(named: list[str]) -> dict[str, Any]:
         raise InputError(f"a sampler is NAME, NAME:STEPS or NAME:STEPS:SPACING, got {quoted(named[0])}")
     if rest and name == "paper":
         raise InputError(f"the paper's sampler has its own steps, got {quoted(named[0])}; name it 'paper'")
-    own = dict(zip(("name", "steps", "spacing"), (name, *map(whole, rest[:1]), *rest[1:]), strict=False))
+    own = dict(
+        zip(("name", "steps", "spacing"), (name, *map(whole_number, rest[:1]), *rest[1:]), strict=False)
+    )
     return own | ({"beside": named[1:]} if named[1:] else {})
 
 

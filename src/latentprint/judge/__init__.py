@@ -1,13 +1,13 @@
 """What may be concluded from the counts of an audit. No torch."""
 
 from latentprint.judge.design import Design, heldout_to_settle
-from latentprint.judge.rule import Decision, Evidence, Sight, Test, decide, fisher_greater
+from latentprint.judge.rule import Decision, Evidence, StoppedCount, Test, decide, fisher_greater
 
 __all__ = [
     "Decision",
     "Design",
     "Evidence",
-    "Sight",
+    "StoppedCount",
     "Test",
     "decide",
     "fisher_greater",

@@ -43,7 +43,7 @@ State = Literal["reproduces", "not found", "inconclusive"]
 
 
 @dataclass(frozen=True)
-class Sight:
+class StoppedCount:
     """Intervals of a count that stopped on sight; those of a fixed number of samples do not hold for it.
 
     ``low``, ``high``: of the rate of joint detections. ``through``: its lower end through the detectors'
@@ -77,7 +77,7 @@ class Evidence:
     fpr: tuple[Trials, ...]
     expected: float
     returned: Returned | None
-    sight: Sight | None = None
+    sight: StoppedCount | None = None
 
     def sensitivity(self, level: float) -> float:
         """Lower bound of the chance that all m detectors see the image when it is there; 0 where unknown.

@@ -18,8 +18,8 @@ from torch import Tensor
 from latentprint.denoiser import Codec, Denoiser, checked
 from latentprint.rate.guides import Guide
 from latentprint.rate.levels import Inside
+from latentprint.sampler.sampler import Sampler
 from latentprint.sampler.state import State
-from latentprint.sampler.whole import Sampler
 from latentprint.schedule import Schedule
 from latentprint.streams import Streams
 

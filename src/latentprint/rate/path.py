@@ -44,7 +44,7 @@ from latentprint.rate.levels import Inside
 from latentprint.rate.result import Rate, unreliable
 from latentprint.rate.shares import allot, least_variance_shares
 from latentprint.rate.weights import BELIEVED, Floats, Offered, Weighted, offered, weighted
-from latentprint.sampler.whole import Sampler
+from latentprint.sampler.sampler import Sampler
 from latentprint.streams import Streams
 
 ITSELF = 0.05

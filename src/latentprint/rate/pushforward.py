@@ -14,8 +14,8 @@ from torch import Tensor
 
 from latentprint.denoiser import Codec, Denoiser, IdentityCodec
 from latentprint.sampler.loop import denoised, reverse
+from latentprint.sampler.sampler import Sampler
 from latentprint.sampler.state import Noise, State
-from latentprint.sampler.whole import Sampler
 
 
 @dataclass(frozen=True)

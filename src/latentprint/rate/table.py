@@ -19,7 +19,7 @@ from latentprint.rate.levels import Inside, Pushforward, Score
 from latentprint.rate.path import PathConfig, path
 from latentprint.rate.result import Rate
 from latentprint.rate.splitting import SplittingConfig, splitting
-from latentprint.sampler.whole import sampler_from
+from latentprint.sampler.sampler import sampler_from
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ Fact = tuple[str, Callable[[Results, RunFacts], str | None]]
 
 FACTS: tuple[Fact, ...] = (
     ("Training images", lambda r, _: f"{r.data.images:,} from {public_source(r.data.source)}"),
-    ("Images never trained on", lambda r, _: words.whole(r.data.heldout)),
+    ("Images never trained on", lambda r, _: words.integer(r.data.heldout)),
     ("Left out of these", lambda r, _: None if r.data.left_out is None else said(r.data.left_out.sentence)),
     ("Training images with a near copy among them", lambda r, _: _whole(r.data.near_copies)),
     ("Training images of the class that is audited", lambda r, _: _whole(r.data.of_class)),
@@ -65,14 +65,14 @@ def weights(results: Results, run: RunFacts) -> str | None:
 
 
 def _whole(value: int | None) -> str | None:
-    return None if value is None else words.whole(value)
+    return None if value is None else words.integer(value)
 
 
 def _persons(results: Results) -> str | None:
     data = results.data
     if data.identities is None:
         return None
-    return f"{data.identities:,}, {words.whole(data.heldout_identities)}; none on both sides"
+    return f"{data.identities:,}, {words.integer(data.heldout_identities)}; none on both sides"
 
 
 def _mark(results: Results) -> str:

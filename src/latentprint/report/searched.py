@@ -32,7 +32,7 @@ def search_section(results: Results, _: RunFacts) -> Section | None:
     told = [_came_back(found), said(found.statement), said(found.falling.sentence), method(found)]
     figures: list[Block | None] = [curve_figure(found)]
     if law is not None:
-        told.append(beside(law))
+        told.append(against_the_null(law))
         figures += [beside_figure(law, found.band.level), strip_figure(law)]
     if agreement is not None:
         told.append(said(agreement.sentence))
@@ -52,7 +52,7 @@ def _came_back(found: Search) -> str:
     return f"It {own}. The control, which never saw it, {other}."
 
 
-def beside(law: Baseline) -> str:
+def against_the_null(law: Baseline) -> str:
     """x_p's t' among those of images never trained on, all measured alike."""
     own = law.target.value
     came = "never came back" if own is None else f"came back from t′\u00a0=\u00a0{own:.3g}"

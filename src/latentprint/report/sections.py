@@ -236,7 +236,7 @@ def _likelihood(results: Results, _: RunFacts) -> Section | None:
         return None
     means = (("Training images", found.bits_per_dim), ("Images never trained on", found.heldout))
     rows = [
-        (name, words.number(one.mean), words.number(one.se, 2), words.whole(one.n))
+        (name, words.number(one.mean), words.number(one.se, 2), words.integer(one.n))
         for name, one in means
         if one is not None
     ]
@@ -254,7 +254,7 @@ def _fid(results: Results, _: RunFacts) -> Section | None:
     rows = [
         ("To the training images", words.number(found.train)),
         ("To images never trained on", words.number(found.test)),
-        ("Generated images used", words.whole(found.samples)),
+        ("Generated images used", words.integer(found.samples)),
         ("Features", said(found.features, 120)),
     ]
     lead = "The Fréchet distance of generated images to real ones; only the same features compare."

@@ -44,7 +44,7 @@ from latentprint.search import (
     null_law,
     scan,
 )
-from latentprint.search.onset import Look, onset
+from latentprint.search.onset import CheckpointSearch, onset
 from latentprint.stats import Trials, false_discovery
 
 
@@ -227,11 +227,11 @@ def checkpoints(stored: Stored, detectors: Detectors) -> Checkpoints | None:
     if noted is None:
         return None
     settings = exhaustive(stored.setting(SearchSettings, "search"))
-    looks = list[Look]()
+    looks = list[CheckpointSearch]()
     for step, purpose in zip(noted.steps, noted.purposes, strict=True):
         searched = stored.needed(purpose, "search", Searched)
         found = _again(stored, purpose, searched, detectors, settings)
-        looks.append(Look(step, found, stored.rows(purpose)))
+        looks.append(CheckpointSearch(step, found, stored.rows(purpose)))
     began = onset(looks, None if noted.control is None else stored.rows(noted.control))
     plan = looks[-1].found.plan
     steps = [
@@ -256,7 +256,7 @@ def exhaustive(settings: SearchSettings) -> SearchSettings:
     return SearchSettings(levels=settings.levels, tries=settings.tries, threshold=settings.threshold)
 
 
-def _checkpoint(look: Look, weights_sha256: str, p: float | None, plan: Plan) -> Checkpoint:
+def _checkpoint(look: CheckpointSearch, weights_sha256: str, p: float | None, plan: Plan) -> Checkpoint:
     found = look.found
     return Checkpoint(
         step=look.step,

@@ -3,6 +3,7 @@
 from latentprint.sampler.adaptive import RungeKutta
 from latentprint.sampler.grid import Spacing, first_column, own_times, times
 from latentprint.sampler.loop import Finished, NoiseOfStep, denoised, reverse, trajectories
+from latentprint.sampler.sampler import PAPER, Sampler, sampler_from
 from latentprint.sampler.state import Noise, State, Step
 from latentprint.sampler.steps import (
     DDIM,
@@ -15,7 +16,6 @@ from latentprint.sampler.steps import (
     ReverseDiffusion,
     TrajectoryConsistency,
 )
-from latentprint.sampler.whole import PAPER, Sampler, sampler_from
 
 __all__ = [
     "DDIM",

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from latentprint.denoiser import Denoiser, checked
 from latentprint.sampler.grid import first_column
+from latentprint.sampler.sampler import Sampler
 from latentprint.sampler.state import Noise, State, Step
-from latentprint.sampler.whole import Sampler
 from latentprint.streams import Streams
 
 NoiseOfStep = Callable[[int], Noise]

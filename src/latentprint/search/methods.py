@@ -21,7 +21,7 @@ import numpy as np
 
 from latentprint.contracts import Probe
 from latentprint.search.boundary import FALLS, NOTHING, Interval, TPrime, conclude, falling_test
-from latentprint.search.plan import Plan, Seen, ask, depth
+from latentprint.search.plan import Answers, Plan, ask, depth
 from latentprint.stats import Trials, confidence_sequence, log_mixture
 
 ANCHORS = 5
@@ -171,7 +171,7 @@ class _Book:
 
     def ask(self, indices: Sequence[int], tries: range) -> None:
         """Further tries at some levels; each level's tries are asked in order from 0."""
-        seen: Seen = ask(self.probe, self.plan, indices, tries, [self.target])
+        seen: Answers = ask(self.probe, self.plan, indices, tries, [self.target])
         for index in indices:
             self.trials[index] = self.trials[index] + seen.trials[self.target, index]
         self.evaluations += seen.evaluations[self.target]

@@ -35,7 +35,7 @@ Against = Literal["control", "first checkpoint"]
 
 
 @dataclass(frozen=True)
-class Look:
+class CheckpointSearch:
     """One checkpoint: its step, its search, and the rows of that search (``id``, ``hit``)."""
 
     step: int
@@ -80,7 +80,7 @@ def sign_test(up: int, down: int) -> float:
     return float(_binom.sf(up - 1, up + down, 0.5))
 
 
-def onset(looks: Sequence[Look], control: Rows | None, *, level: float = 0.95) -> Onset:
+def onset(looks: Sequence[CheckpointSearch], control: Rows | None, *, level: float = 0.95) -> Onset:
     """Compare each checkpoint with the control's rows, or, where there are none, with the first checkpoint.
 
     Raises:
@@ -101,7 +101,7 @@ def onset(looks: Sequence[Look], control: Rows | None, *, level: float = 0.95) -
     return Onset(against, p_values, first, level, _sentence(looks, against, first))
 
 
-def _sentence(looks: Sequence[Look], against: Against, first: int | None) -> str:
+def _sentence(looks: Sequence[CheckpointSearch], against: Against, first: int | None) -> str:
     last = looks[-1]
     reached = (
         "never comes back" if last.found.value is None else f"comes back up to t' = {last.found.value:.4g}"

@@ -120,7 +120,7 @@ def even_grid(count: int, horizon: float = 1.0) -> tuple[float, ...]:
 
 
 @dataclass(frozen=True)
-class Seen:
+class Answers:
     """What a probe said: Trials of each (target, grid index), network evaluations of each target."""
 
     trials: dict[tuple[int, int], Trials]
@@ -129,7 +129,7 @@ class Seen:
 
 def ask(
     probe: Probe, plan: Plan, indices: Sequence[int], tries: range, targets: Sequence[int] = (0,)
-) -> Seen:
+) -> Answers:
     """All (target, t, try) of a request in one call, t falling: a staggered pass starts the long ones first.
 
     Raises:
@@ -147,7 +147,7 @@ def ask(
         for row, index in enumerate(falling)
         for column, target in enumerate(targets)
     }
-    return Seen(trials, {target: int(cost[column]) for column, target in enumerate(targets)})
+    return Answers(trials, {target: int(cost[column]) for column, target in enumerate(targets)})
 
 
 def request(

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from latentprint.audit.context import Context, one_image
 from latentprint.audit.stages import Detectors
-from latentprint.audit.work import Work, one_image
 from latentprint.denoiser import Denoiser
 from latentprint.fingerprint import Injection
 from latentprint.metrics.error import mse
@@ -23,28 +23,28 @@ from latentprint.results.counted import Estimate
 from latentprint.results.searched import Sampler
 
 
-def rare(work: Work, model: Denoiser, detectors: Detectors, injection: Injection) -> None:
+def estimates(context: Context, model: Denoiser, detectors: Detectors, injection: Injection) -> None:
     """Each estimator that the settings name, as a stage: finished it is read, interrupted it goes on."""
-    asked = [one for one in ESTIMATORS if getattr(work.config.rare, one.name)]
+    asked = [one for one in ESTIMATORS if getattr(context.config.rare, one.name)]
     if not asked:
         return
-    target = one_image(injection.target, work.device)
-    others = one_image(injection.control.pixels, work.device)
+    target = one_image(injection.target, context.device)
+    others = one_image(injection.control.pixels, context.device)
     with torch.no_grad():
-        latent = work.codec.encode(target[None])[0]  # x_p in the model's own space
+        latent = context.codec.encode(target[None])[0]  # x_p in the model's own space
         subject = Subject(
-            push=SamplerPushforward(model, work.sampler, tuple(latent.shape), work.codec),
-            sampler=work.sampler.describe(),
+            push=SamplerPushforward(model, context.sampler, tuple(latent.shape), context.codec),
+            sampler=context.sampler.describe(),
             inside=omega(detectors),
             score=lambda images: mse(images.clamp(-1, 1), target),
             target=latent,
             model=model,
-            others=torch.cat([work.codec.encode(part) for part in others.split(work.batch)]),
-            codec=work.codec,
-            device=work.device,
+            others=torch.cat([context.codec.encode(part) for part in others.split(context.batch)]),
+            codec=context.codec,
+            device=context.device,
         )
     for one in asked:
-        _stage(work, one, subject)
+        _stage(context, one, subject)
 
 
 def omega(detectors: Detectors) -> Inside:
@@ -65,27 +65,27 @@ def omega(detectors: Detectors) -> Inside:
     return inside
 
 
-def _stage(work: Work, one: Estimator, subject: Subject) -> None:
-    if work.run.stage(one.name).done:
+def _stage(context: Context, one: Estimator, subject: Subject) -> None:
+    if context.run.stage(one.name).done:
         return
 
     def kept(part: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         stage = f"{one.name}.{part}"
-        if not work.run.stage(stage).done:
-            work.run.finish(stage, {"part": make()})
-        return dict(work.run.stage(stage).payload["part"])
+        if not context.run.stage(stage).done:
+            context.run.finish(stage, {"part": make()})
+        return dict(context.run.stage(stage).payload["part"])
 
     effort = Effort(
-        relative=work.config.rare.relative,
-        most=work.config.rare.most,
-        seed=work.config.seed,
-        progress=work.progress(f"estimating q by {one.name}", "samples"),
+        relative=context.config.rare.relative,
+        most=context.config.rare.most,
+        seed=context.config.seed,
+        progress=context.progress(f"estimating q by {one.name}", "samples"),
         kept=kept,
     )
-    with work.stage(one.name):
+    with context.stage(one.name):
         found = one.estimate(subject, effort)
         cost = {"network_evaluations": found.network_evaluations}
-        work.run.finish(one.name, cost | {"estimate": value(found).plain()})
+        context.run.finish(one.name, cost | {"estimate": value(found).plain()})
 
 
 def value(rate: Rate) -> Estimate:

@@ -21,7 +21,7 @@ from latentprint.streams import Streams
 
 
 @dataclass(frozen=True)
-class Work:
+class Context:
     """See the module; ``batch`` is how many trajectories share a network call, and changes no result.
 
     ``codec`` leads from images to the space the model works in, ``space`` is that space's (C, H, W); None:

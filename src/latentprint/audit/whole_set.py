@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from latentprint.attacks.planted import CHANGES
-from latentprint.attacks.whole import Reference, require_apart
-from latentprint.audit.work import Work
+from latentprint.attacks.whole_set import Reference, require_apart
+from latentprint.audit.context import Context
 from latentprint.data import Split
 from latentprint.data.images import ImageSet
 from latentprint.fingerprint import Injection
@@ -26,10 +26,10 @@ from latentprint.results.whole_set import PREFIX
 STAGE = "whole"
 
 
-def whole(work: Work, split: Split, injection: Injection) -> Compare | None:
+def whole_set(context: Context, split: Split, injection: Injection) -> Compare | None:
     """Keep the rows of held-out and planted images, and give what compares generated ones.
 
-    None where too few training images are distinct (``attacks.whole.LEAST``).
+    None where too few training images are distinct (``attacks.whole_set.LEAST``).
 
     Raises:
         StraddleError: persons with images on both sides of the split.
@@ -37,21 +37,21 @@ def whole(work: Work, split: Split, injection: Injection) -> Compare | None:
     person, other = persons(split.train), persons(split.heldout)
     if person is not None and other is not None:
         require_apart(np.array(split.train.identities), np.array(split.heldout.identities))
-    found = Reference.of(injection.marked.pixels, person, work.device)
+    found = Reference.of(injection.marked.pixels, person, context.device)
     if found is None:
         return None
-    if not work.run.stage(STAGE).done:
-        with work.stage(STAGE):
+    if not context.run.stage(STAGE).done:
+        with context.stage(STAGE):
             n = len(split.train)
             ids = np.arange(n, dtype=np.int64)
             numbers = ids if person is None else person
-            if len(work.run.missing(f"{STAGE}.train", ids)):
+            if len(context.run.missing(f"{STAGE}.train", ids)):
                 distinct = np.isin(ids, found.distinct)
-                work.run.append(f"{STAGE}.train", {"id": ids, "distinct": distinct, "person": numbers})
-            found.stored(split.heldout.pixels, f"{STAGE}.heldout", work.run, work.say)
-            _planted(work, found)
+                context.run.append(f"{STAGE}.train", {"id": ids, "distinct": distinct, "person": numbers})
+            found.stored(split.heldout.pixels, f"{STAGE}.heldout", context.run, context.say)
+            _planted(context, found)
             noted = WholeNote(changes=tuple(CHANGES), persons=person is not None)
-            work.run.finish(STAGE, {"compared": noted.plain()})
+            context.run.finish(STAGE, {"compared": noted.plain()})
     return lambda images: _named(found, images)
 
 
@@ -59,15 +59,15 @@ def _named(reference: Reference, images: Tensor) -> Mapping[str, NDArray[Any]]:
     return {f"{PREFIX}{name}": column for name, column in reference.columns(images).items()}
 
 
-def _planted(work: Work, reference: Reference) -> None:
-    rows = reference.planted(work.config.seed)
+def _planted(context: Context, reference: Reference) -> None:
+    rows = reference.planted(context.config.seed)
     each = len(next(iter(rows.values()))["distance"])
     names = list(next(iter(rows.values())))
     columns = {name: np.concatenate([rows[change][name] for change in CHANGES]) for name in names}
     ids = np.arange(each * len(CHANGES), dtype=np.int64)
-    if len(work.run.missing(f"{STAGE}.planted", ids)):
+    if len(context.run.missing(f"{STAGE}.planted", ids)):
         change = np.repeat(np.arange(len(CHANGES), dtype=np.int64), each)
-        work.run.append(f"{STAGE}.planted", {"id": ids, "change": change, **columns})
+        context.run.append(f"{STAGE}.planted", {"id": ids, "change": change, **columns})
 
 
 def persons(images: ImageSet) -> NDArray[np.int64] | None:
@@ -77,7 +77,7 @@ def persons(images: ImageSet) -> NDArray[np.int64] | None:
     return np.unique(np.array(images.identities), return_inverse=True)[1].astype(np.int64)
 
 
-def both(*compares: Compare | None) -> Compare | None:
+def joined(*compares: Compare | None) -> Compare | None:
     """One that gives the columns of all."""
     asked = [one for one in compares if one is not None]
     if not asked:
