@@ -314,7 +314,7 @@ def test_an_audit_leads_its_sampler_says_so_and_goes_on_where_it_was_killed(tmp_
         def __call__(self, x: Tensor) -> Tensor:
             return inside(x).float()
 
-    config = AuditConfig(estimates=RareSettings(path=True), sampler=SamplerSettings(steps=24))
+    config = AuditConfig(rare=RareSettings(path=True), sampler=SamplerSettings(steps=24))
     told = list[tuple[int, int]]()
 
     def audit(folder: str, die_after: int) -> Estimate:
