@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from latentprint.files import read_json, to_json
+from latentprint.report.seal import SEALED, Seal, digests, holds
 from latentprint.results.assemble import NOTED, assemble
 from latentprint.results.read import read_plain
 from latentprint.results.stored import Stored
@@ -68,10 +69,12 @@ class Verification:
     Attributes:
         checks: every value derived again.
         trusted: parts that a stage noted and that no row says again.
+        signer: SHA-256 of the public key that signed the dossier; None: it is not signed, or there is none.
     """
 
     checks: tuple[Check, ...]
     trusted: tuple[str, ...]
+    signer: str | None = None
 
     @property
     def altered(self) -> tuple[Check, ...]:
@@ -93,6 +96,10 @@ class Verification:
         rest = [check.sentence for check in self.altered]
         if self.trusted:
             rest.append(f"Compared with the notes of their stages alone: {', '.join(self.trusted)}.")
+        if self.signer is not None:
+            rest.append(
+                f"The dossier is signed by the key with SHA-256 {self.signer}: compare it with the signer's."
+            )
         return [first, *rest]
 
     def to_dict(self) -> dict[str, Any]:
@@ -105,6 +112,7 @@ class Verification:
             "altered": altered,
             "checked": len(self.checks),
             "trusted": list(self.trusted),
+            "signer": self.signer,
             "exit_code": self.exit_code,
         }
 
@@ -122,7 +130,20 @@ def verify(folder: Path | str) -> Verification:
     checks = [*differences(written, derived), *_from_files(folder, run.record)]
     estimates = [f"q.{name}" for name, note in stored.notes.items() if "estimate" in note]
     trusted = [part for part in (*NOTED, *estimates) if _at(derived, part) is not None]
-    return Verification(tuple(checks), tuple(trusted))
+    sealed = Seal.read(folder)
+    if sealed is not None:
+        checks += _from_seal(folder, sealed)
+    signature = None if sealed is None else sealed.signature
+    return Verification(tuple(checks), tuple(trusted), None if signature is None else signature.fingerprint)
+
+
+def _from_seal(folder: Path, sealed: Seal) -> Iterator[Check]:
+    """The dossier and the files it was made from, against the hashes in dossier.json, and the signature."""
+    found = digests(folder)
+    for name in SEALED:
+        yield Check(f"dossier.json {name}", sealed.files.get(name, ABSENT), found.get(name, ABSENT), "files")
+    if sealed.signature is not None:
+        yield Check("dossier.json signature", "valid", "valid" if holds(sealed) else "not valid", "files")
 
 
 def differences(written: Mapping[str, Any], derived: Mapping[str, Any]) -> Iterator[Check]:

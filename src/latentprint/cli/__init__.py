@@ -19,7 +19,14 @@ app = typer.Typer(
 )
 for command in (audits.demo, audits.audit, audits.check, known.calibrate, models.convert):
     app.command()(answered(command))
-for command in (judgements.report, judgements.gate, judgements.compare, judgements.verify, judgements.card):
+for command in (
+    judgements.report,
+    judgements.gate,
+    judgements.compare,
+    judgements.verify,
+    judgements.card,
+    judgements.dossier,
+):
     app.command()(answered(command, reads=True))
 app.command(context_settings=reproduce.ANYTHING)(answered(reproduce.reproduce))
 

@@ -1,4 +1,4 @@
-"""Commands on finished runs: ``report``, ``gate``, ``compare``, ``verify``, ``card``; none loads torch."""
+"""Commands on finished runs: report, gate, compare, verify, card, dossier; none loads torch."""
 
 from __future__ import annotations
 
@@ -98,6 +98,32 @@ def card(
     text = read_text(into, MAX_JSON) if into.exists() else ""
     write(into, replace_section(text, section(results, record)).encode(), public=True)
     print(into)
+
+
+def dossier(
+    run: RunFolder,
+    policy: Annotated[
+        Path | None, typer.Option(help="TOML file with your thresholds: its answers enter.")
+    ] = None,
+    key: Annotated[
+        Path | None, typer.Option(help="Sign with this Ed25519 key (PEM file; extra sign).")
+    ] = None,
+) -> None:
+    """Write dossier.html of RUN: its numbers under the questions that a release must answer, for printing."""
+    from latentprint.files import write
+    from latentprint.gate import judge_file
+    from latentprint.report.dossier import render_dossier
+    from latentprint.report.public import RunFacts
+    from latentprint.report.seal import digests, private_key, seal
+    from latentprint.results.read import read_results
+
+    results, facts = read_results(run), RunFacts.read(run)
+    decision = None if policy is None else judge_file(results, policy)
+    signing = None if key is None else private_key(key)
+    text = render_dossier(results, facts, decision, digests(run, ("results.json", "run.json")))
+    write(run / "dossier.html", text.encode(), public=True)
+    seal(run, None if decision is None else decision.policy_sha256, signing)
+    print(run / "dossier.html")
 
 
 def _label(run: Path, runs: list[Path]) -> str:

@@ -1,0 +1,252 @@
+"""The numbers of an audit for whoever signs: each with its interval, what it stands beside, and its power.
+
+A number is *underpowered* where the audit could not have told what it is asked for, whatever it had seen: too
+few generated images, or too few images that no fit saw. That is a property of the design, so it is stamped on
+reassuring and on alarming numbers alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from latentprint import words
+from latentprint.report.provenance import weights
+from latentprint.report.public import RunFacts, public_source, said
+from latentprint.results import Results
+from latentprint.stats import Trials, samples_to_exclude
+from latentprint.verdict import evidence
+
+LEAST = 59
+"""Images of which none raises a false alarm before a rate of 5 % is excluded at 95 %: 0.95^59 < 0.05."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One number.
+
+    Attributes:
+        name: what it is, in plain words.
+        value: as it is written.
+        interval: of the value, with its level; "" where it has none.
+        beside: what it is to be compared with.
+        weak: why the audit was too small for it; "" where it was not.
+    """
+
+    name: str
+    value: str
+    interval: str = ""
+    beside: str = ""
+    weak: str = ""
+
+
+Make = Callable[[Results, RunFacts], "Measure | None"]
+
+
+def _within(low: float, high: float, level: float = 0.95) -> str:
+    return f"{words.percent(low)} to {words.percent(high)} ({level:.0%} interval)"
+
+
+def _share(name: str, found: Trials, beside: str, weak: str = "") -> Measure:
+    low, high = found.interval() if found.n else (0.0, 1.0)
+    return Measure(name, words.of(found.k, found.n), _within(low, high), beside, weak)
+
+
+def _verdict(results: Results, _: RunFacts) -> Measure:
+    return Measure(
+        "Verdict of the audit", results.verdict.state, "", said(" ".join(results.verdict.reasons[:1]), 300)
+    )
+
+
+def _t_prime(results: Results, _: RunFacts) -> Measure | None:
+    """Noise level, from the weights: the paper's indicator."""
+    found = results.t_prime
+    if found is None:
+        return None
+    base, weak = found.baseline, "No image that the model never saw was put through the same search."
+    beside = ""
+    if base is not None:
+        weak = ""
+        beside = (
+            f"Compared with {base.images:,} images never trained on: {words.noise(base.target.value)} against"
+            f" a median of {words.noise(base.median)}, p = {words.number(base.p_value, 2)}."
+        )
+        if base.smallest_p > 0.05:
+            weak = f"{base.images:,} images never trained on give no p-value below {base.smallest_p:.2g}."
+    return Measure(
+        "Highest noise level from which the private image was restored (t′)",
+        words.noise(found.value),
+        said(found.statement, 240),
+        beside,
+        weak,
+    )
+
+
+def _estimates(results: Results, _: RunFacts) -> Measure | None:
+    """The rate estimated from the weights, where counting sees nothing."""
+    usable = results.q.of_the_audited()
+    if not results.q.estimates:
+        return None
+    name = "Rate of the private image, estimated from the weights"
+    if not usable:
+        told = "; ".join(f"{key}: {said(one.diagnostic, 160)}" for key, one in results.q.estimates.items())
+        return Measure(name, "none that can be relied on", "", told, "Every estimator declined.")
+    key, one = min(usable.items(), key=lambda item: (item[1].high or 1.0) / (item[1].low or 1e-300))
+    low, high = one.low or 0.0, one.high if one.high is not None else 1.0
+    return Measure(
+        name, words.one_in(one.rate or 0.0), words.between(low, high), f"Estimator: {key.replace('_', ' ')}."
+    )
+
+
+def _count(results: Results, _: RunFacts) -> Measure:
+    """Detections among generated images: what somebody meets who only asks the model for images."""
+    count, counts = results.q.monte_carlo, evidence(results)
+    share, weak = results.expected_rate * counts.sensitivity(count.level), ""
+    if not count.hits:
+        needed = samples_to_exclude(share, count.level) + 1 if 0 < share < 1 else None
+        if needed is None:
+            weak = "It is not known how often the image would be overlooked."
+        elif needed > count.samples:
+            weak = (
+                f"{needed:,} generated images without the private one would be needed to exclude that it"
+                " comes back as often as every training image on average."
+            )
+    return Measure(
+        "Generated images recognised as the private image",
+        words.of(count.hits, count.samples),
+        _within(count.low, count.high, count.level),
+        f"If every training image came back equally often: {words.number(count.expected)}."
+        f" Rates above {words.one_in(count.missable)} would have been seen.",
+        weak,
+    )
+
+
+def _control(results: Results, _: RunFacts) -> Measure | None:
+    control = results.q.control
+    if control is None:
+        return None
+    name = "The same, of a model trained in the same way without that image"
+    return _share(name, control.trials, "All of these are false alarms.")
+
+
+def _alarms(results: Results, _: RunFacts) -> Measure:
+    fitted = results.detectors.fitted
+    fewest = min(fitted, key=lambda one: one.fpr.n).fpr
+    told = "; ".join(words.of(one.fpr.k, one.fpr.n) for one in fitted)
+    weak = "" if fewest.n >= LEAST else f"{LEAST} such images are needed to exclude a rate of 5 %."
+    return Measure(
+        "False alarms of the recognisers, on images that no fit saw",
+        told,
+        f"at most {words.percent(fewest.upper(0.95))} (95% bound of the one measured on fewest images)",
+        "Of images that do show it, "
+        + " and ".join(words.of(one.tpr.k, one.tpr.n) for one in fitted)
+        + " were recognised.",
+        weak,
+    )
+
+
+def _copies(results: Results, _: RunFacts) -> Measure | None:
+    found = results.whole_set
+    if found is None:
+        return None
+    alarms, weak = found.false_alarms, "No image that the model never saw was there to count false alarms."
+    beside = ""
+    if alarms is not None:
+        beside = f"Of images never trained on, {words.of(alarms.k, alarms.n)} are taken for copies."
+        weak = (
+            ""
+            if alarms.n >= LEAST
+            else f"{LEAST} images never trained on are needed, {alarms.n:,} were there."
+        )
+    return _share("Generated images that are copies of any training image", found.copies.trials, beside, weak)
+
+
+def _memorised(results: Results, _: RunFacts) -> Measure | None:
+    found = results.whole_set
+    if found is None:
+        return None
+    persons = "" if found.persons is None else f" Persons: {words.of(found.persons.k, found.persons.n)}."
+    beside = f"At least {found.at_least:,} of them cannot be false alarms.{persons}"
+    return _share("Training images that came back at least once", found.memorised.trials, beside)
+
+
+def _unseen(results: Results, _: RunFacts) -> Measure | None:
+    found = results.whole_set
+    if found is None:
+        return None
+    unseen, name = found.unseen, "Training images not seen so far that can come back too"
+    if unseen.low is None:
+        return Measure(name, "not known", "", "", said(unseen.assumptions, 240))
+    high = "no upper bound" if unseen.high is None else f"at most {unseen.high:,}"
+    return Measure(name, f"at least {unseen.low:,}", f"{high} (95% interval)", said(unseen.assumptions, 300))
+
+
+def _shown(results: Results, _: RunFacts) -> Measure | None:
+    found = results.whole_set
+    if found is None:
+        return None
+    one = found.shown[-1]
+    return Measure(
+        f"Chance that some training image is among the first {one.images:,} generated images",
+        words.chance(one.chance),
+        _within(one.low, one.high),
+        "Copies by chance are not taken off.",
+    )
+
+
+def _membership(results: Results, _: RunFacts) -> Measure | None:
+    found = results.membership
+    if found is None or found.auc is None or found.low is None or found.high is None:
+        return None
+    weak = "" if found.high - found.low <= 0.2 else "The interval is wider than 0.2: more images are needed."
+    counted = f"{words.whole(found.members)} training images, {words.whole(found.heldout)} never trained on."
+    return Measure(
+        "How well training images can be told from others (AUC; 0.5 is guessing)",
+        f"{found.auc:.3f}",
+        f"{found.low:.3f} to {found.high:.3f} ({found.level:.0%}, all scores together)",
+        counted,
+        weak,
+    )
+
+
+def _data(results: Results, _: RunFacts) -> Measure:
+    data = results.data
+    persons = "" if data.identities is None else f" of {data.identities:,} persons"
+    return Measure(
+        "Training images that were named to the audit",
+        f"{data.images:,}{persons}, {public_source(data.source)}",
+        f"SHA-256 of their list: {data.sha256}",
+        f"{words.whole(data.near_copies)} have a near copy among the others.",
+    )
+
+
+def _weights(results: Results, run: RunFacts) -> Measure:
+    found = weights(results, run)
+    weak = "" if found else "Only generated images were audited; nothing ties them to a file of weights."
+    return Measure("Weights that were audited", "identified" if found else "none", found or "", "", weak)
+
+
+def _settings(_: Results, run: RunFacts) -> Measure:
+    when = "" if run.finished is None else run.finished.date().isoformat()
+    return Measure(
+        "Settings of the audit", when or "not finished", f"SHA-256: {run.settings_sha256 or words.NOTHING}"
+    )
+
+
+MEASURES: Mapping[str, Make] = {
+    "verdict": _verdict,
+    "t_prime": _t_prime,
+    "estimates": _estimates,
+    "count": _count,
+    "control": _control,
+    "alarms": _alarms,
+    "copies": _copies,
+    "memorised": _memorised,
+    "unseen": _unseen,
+    "shown": _shown,
+    "membership": _membership,
+    "data": _data,
+    "weights": _weights,
+    "settings": _settings,
+}
+"""A number of the dossier: its key, by which clauses name it, and how it is read from the results."""
