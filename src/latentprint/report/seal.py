@@ -82,9 +82,7 @@ def _bytes(text: str) -> bytes:
     try:
         return base64.b64decode(text, validate=True)
     except binascii.Error as error:
-        raise InputError(
-            f"{NAME} holds a key or signature that is no base64; write it again"
-        ) from error
+        raise InputError(f"{NAME} holds a key or signature that is no base64; write it again") from error
 
 
 def digests(folder: Path, names: tuple[str, ...] = SEALED) -> dict[str, str]:
