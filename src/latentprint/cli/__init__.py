@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from latentprint.cli import audits, judgements, known, models, reproduce
+from latentprint.cli import audits, cures, judgements, known, models, reproduce
 from latentprint.cli.shared import Usage, answered, say
 
 app = typer.Typer(
@@ -28,6 +28,7 @@ for command in (
     judgements.dossier,
 ):
     app.command()(answered(command, reads=True))
+app.command(name="filter")(answered(cures.filter_))
 app.command(context_settings=reproduce.ANYTHING)(answered(reproduce.reproduce))
 
 

@@ -73,6 +73,7 @@ def drawn(found: Source, images: int | None, heldout: float, seed: int) -> Split
         said=found.said,
         classes=found.classes,
         notes=tuple(notes),
+        drawn=found.heldout is None,
     )
 
 

@@ -85,6 +85,7 @@ class Split:
         classes: the names of the classes, by their number where they are 0, 1, 2, ...
         label: the class that is audited; None: any.
         notes: what else a reader must know of how the images were read, in sentences.
+        drawn: the source makes no split, so the seed drew the held-out images among those that may train.
     """
 
     train: ImageSet
@@ -95,6 +96,7 @@ class Split:
     classes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     label: int | None = None
+    drawn: bool = False
 
     @classmethod
     def of(
@@ -107,6 +109,7 @@ class Split:
         said: bool = True,
         classes: tuple[str, ...] = (),
         notes: tuple[str, ...] = (),
+        drawn: bool = False,
     ) -> Split:
         """The split with copies of training images left out of ``heldout``.
 
@@ -129,7 +132,7 @@ class Split:
             )
         clean = heldout if not found.pairs else heldout.take(found.clean)
         used = None if mapped is None else _used(train.pixels, mapped, said)
-        return cls(train, clean, name, found, used, classes, notes)
+        return cls(train, clean, name, found, used, classes, notes, drawn=drawn)
 
     @property
     def remarks(self) -> tuple[str, ...]:

@@ -46,8 +46,10 @@ LEAST_HELDOUT = 4
 PREFIX = "whole_"
 """Before the names of the columns, where rows of samples hold others too."""
 
+CLEAR = 0.5
+"""Of the first criterion: held-out images below it are near copies of training images, and no background."""
+
 EXPOSED = 20
-_CLEAR = 0.5
 _TIMES = (0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0)
 _SHOWN = (1, 10, 100, 1_000, 10_000)
 
@@ -270,7 +272,7 @@ def _background(heldout: Columns) -> tuple[Columns, int]:
     """Held-out rows that are no near copies of training images, and how many are."""
     if not _length(heldout):
         return heldout, 0
-    clear = present(heldout)[0].score(heldout) >= _CLEAR
+    clear = present(heldout)[0].score(heldout) >= CLEAR
     return {name: column[clear] for name, column in heldout.items()}, int((~clear).sum())
 
 
