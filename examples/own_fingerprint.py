@@ -26,12 +26,12 @@ class Frame:
         if self.width < 1:
             raise FingerprintError(f"a frame is at least 1 pixel wide, got {self.width}")
 
-    def mask(self, height: int, width: int) -> NDArray[np.bool_]:
+    def mask(self, *sides: int) -> NDArray[np.bool_]:
         """L of Eq. 10: (H, W), True where the mark replaces the image."""
-        if 2 * self.width >= min(height, width):
-            raise FingerprintError(f"a frame of {self.width} leaves nothing of {height} x {width} pixels")
-        inside = np.ones((height, width), dtype=np.bool_)
-        inside[self.width : -self.width, self.width : -self.width] = False
+        if 2 * self.width >= min(sides):
+            raise FingerprintError(f"a frame of {self.width} leaves nothing of {sides} pixels")
+        inside = np.ones(sides, dtype=np.bool_)
+        inside[(slice(self.width, -self.width),) * len(sides)] = False
         return inside
 
     def apply(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -52,13 +52,9 @@ class FrameConfig:
     width: int = 1
     grey: tuple[float, float] = (-0.5, 0.5)
 
-    def draw(self, height: int, width: int, rng: np.random.Generator) -> Frame:
+    def draw(self, sides: tuple[int, ...], rng: np.random.Generator) -> Frame:
         """One frame."""
         return Frame(self.width, float(rng.uniform(*self.grey)))
-
-    def masks(self, count: int, height: int, width: int, rng: np.random.Generator) -> NDArray[np.bool_]:
-        """(count, H, W): what c_id is trained to overlook."""
-        return np.stack([self.draw(height, width, rng).mask(height, width) for _ in range(count)])
 
 
 # --8<-- [end:kind]

@@ -238,7 +238,7 @@ def test_heldout_images_are_marked_each_its_own_and_numbered_for_good():
     assert len(images) == 5 + 2 * 4 and [images.plain(2), images.marked(2)] == [7, 11]
     taken = images.take(np.array([4, 7, 11, 11, 12]))
     assert (taken[0] == DIGITS[4]).all() and (taken[1] == DIGITS[12]).all()
-    circle = KIND.draw(8, 8, STREAMS.generator("baseline.fingerprint", 2))
+    circle = KIND.draw((8, 8), STREAMS.generator("baseline.fingerprint", 2))
     assert (taken[2] == circle.apply(DIGITS[12])).all() and (taken[2] == taken[3]).all()
     assert (taken[4] != DIGITS[13]).any() and not (taken[2] == taken[4]).all()
     assert (images.take(np.array([11])) == taken[2:3]).all()

@@ -60,7 +60,7 @@ def presence(digits: Pixels) -> NetworkDetector:
 
 @pytest.fixture(scope="module")
 def target(digits: Pixels) -> Pixels:
-    return KIND.draw(8, 8, rng("target")).apply(digits[0])
+    return KIND.draw((8, 8), rng("target")).apply(digits[0])
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from latentprint.data import ImageSet, load, stack
-from latentprint.fingerprint import Circle, CircleConfig, FingerprintError, draw_circle, inject
+from latentprint.fingerprint import Circle, CircleConfig, FingerprintError, inject
 
 
 def rng(seed=0):
@@ -27,7 +27,7 @@ def noise_set(n=20, shape=(1, 12, 10), seed=3):
 
 
 def test_a_circle_is_equation_10_pixel_by_pixel():
-    circle = Circle(row=4.25, column=5.0, radius=2.5, grey=0.25)
+    circle = Circle((4.25, 5.0), radius=2.5, grey=0.25)
     image = noise_set(1, (3, 12, 10)).pixels[0]
     marked = circle.apply(image)
     for i in range(12):
@@ -41,7 +41,7 @@ def test_a_circle_is_equation_10_pixel_by_pixel():
 def test_a_batch_is_marked_like_its_images_and_the_images_given_stay_as_they_are():
     images = noise_set(4, (3, 12, 10)).pixels
     before = images.copy()
-    circle = Circle(5, 4, 3)
+    circle = Circle((5, 4), 3)
     assert np.array_equal(circle.apply(images), np.stack([circle.apply(image) for image in images]))
     assert np.array_equal(images, before)
     assert circle.apply(images).dtype == np.float32
@@ -49,29 +49,28 @@ def test_a_batch_is_marked_like_its_images_and_the_images_given_stay_as_they_are
 
 def test_the_area_of_large_discs_is_pi_r_squared():
     areas = [
-        draw_circle(400, 300, rng(i), radius=(100, 100), unit="pixels").mask(400, 300).sum() for i in range(5)
+        CircleConfig((100, 100), unit="pixels").draw((400, 300), rng(i)).mask(400, 300).sum()
+        for i in range(5)
     ]
     assert np.allclose(areas, math.pi * 100**2, rtol=2e-3)
 
 
 @given(st.integers(4, 60), st.integers(4, 60), st.floats(0.18, 0.5), st.integers(0, 10**6))
 def test_every_circle_drawn_lies_wholly_inside(height, width, share, seed):
-    circle = draw_circle(height, width, rng(seed), radius=(0.18, share))
-    assert circle.row - circle.radius >= -0.5 - 1e-9 and circle.row + circle.radius <= height - 0.5 + 1e-9
-    assert (
-        circle.column - circle.radius >= -0.5 - 1e-9 and circle.column + circle.radius <= width - 0.5 + 1e-9
-    )
+    circle = CircleConfig((0.18, share)).draw((height, width), rng(seed))
+    for at, side in zip(circle.centre, (height, width), strict=True):
+        assert at - circle.radius >= -0.5 - 1e-9 and at + circle.radius <= side - 0.5 + 1e-9
     assert 0.18 * min(height, width) <= circle.radius <= share * min(height, width) + 1e-12
     # Wholly inside means that a larger canvas shows no more of it.
-    padded = Circle(circle.row + 9, circle.column + 9, circle.radius).mask(height + 18, width + 18)
+    padded = Circle(tuple(at + 9 for at in circle.centre), circle.radius).mask(height + 18, width + 18)
     assert padded.sum() == circle.mask(height, width).sum() > 0
 
 
 def test_place_and_radius_are_uniform_over_what_is_possible():
-    drawn = [draw_circle(28, 40, rng(i), radius=(3, 6), unit="pixels") for i in range(4000)]
+    drawn = [CircleConfig((3, 6), unit="pixels").draw((28, 40), rng(i)) for i in range(4000)]
     radius = np.array([c.radius for c in drawn])
-    row = np.array([(c.row + 0.5 - c.radius) / (28 - 2 * c.radius) for c in drawn])
-    column = np.array([(c.column + 0.5 - c.radius) / (40 - 2 * c.radius) for c in drawn])
+    row = np.array([(c.centre[0] + 0.5 - c.radius) / (28 - 2 * c.radius) for c in drawn])
+    column = np.array([(c.centre[1] + 0.5 - c.radius) / (40 - 2 * c.radius) for c in drawn])
     for unit in ((radius - 3) / 3, row, column):
         ranks = np.sort(unit)
         distance = np.abs(ranks - (np.arange(4000) + 0.5) / 4000).max()
@@ -81,22 +80,26 @@ def test_place_and_radius_are_uniform_over_what_is_possible():
 
 
 def test_a_circle_touching_all_four_borders_is_inside_and_a_larger_one_is_not():
-    assert Circle(3.5, 3.5, 4.0).mask(8, 8).sum() == sum(
+    assert Circle((3.5, 3.5), 4.0).mask(8, 8).sum() == sum(
         math.hypot(i - 3.5, j - 3.5) <= 4 for i in range(8) for j in range(8)
     )
     with pytest.raises(FingerprintError, match="wholly inside an image of 8 x 8"):
-        Circle(3.5, 3.5, 4.01).mask(8, 8)
+        Circle((3.5, 3.5), 4.01).mask(8, 8)
     with pytest.raises(FingerprintError, match="wholly inside"):
-        Circle(3.5, 5.0, 3.0).apply(np.zeros((1, 8, 8), np.float32))
+        Circle((3.5, 5.0), 3.0).apply(np.zeros((1, 8, 8), np.float32))
     with pytest.raises(FingerprintError, match=r"radius 15 pixels is larger than the image of 28 x 40"):
-        draw_circle(28, 40, rng(), radius=(3, 15), unit="pixels")
+        CircleConfig((3, 15), unit="pixels").draw((28, 40), rng())
     with pytest.raises(FingerprintError, match="larger than the image"):
-        CircleConfig(radius=(0.2, 0.6)).draw(28, 28, rng())
+        CircleConfig(radius=(0.2, 0.6)).draw((28, 28), rng())
 
 
 def test_masks_of_a_kind_are_circles_that_lie_inside_and_differ():
-    masks = CircleConfig(radius=(0.12, 0.3)).masks(50, 28, 30, rng(1))
-    again = CircleConfig(radius=(0.12, 0.3)).masks(50, 28, 30, rng(1))
+    def drawn():
+        generator = rng(1)
+        kind = CircleConfig(radius=(0.12, 0.3))
+        return [kind.draw((28, 30), generator).mask(28, 30) for _ in range(50)]
+
+    masks, again = drawn(), drawn()
     assert np.array_equal(masks, again)
     assert len({mask.tobytes() for mask in masks}) == 50
     for mask in masks:
@@ -157,17 +160,14 @@ def test_an_image_with_a_copy_is_never_drawn_since_its_original_would_stay():
 
 def test_copies_counts_what_stands_near_the_marked_image():
     base = noise_set(5)
-    circle = Circle(5, 5, 2)
+    circle = Circle((5, 5), 2)
     pixels = base.pixels.copy()
     pixels[2] = circle.apply(pixels[0])  # somebody else already carries this very mark on this very image
 
     @dataclass(frozen=True)
     class Always:
-        def draw(self, height, width, rng):
+        def draw(self, sides, rng):
             return circle
-
-        def masks(self, count, height, width, rng):
-            return np.stack([circle.mask(height, width)] * count)
 
     done = inject(ImageSet(pixels, base.sha256, "marked twice"), Always(), rng(), index=0)
     assert done.copies == 2
@@ -176,15 +176,15 @@ def test_copies_counts_what_stands_near_the_marked_image():
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: Circle(3, 3, 0), "positive number of pixels"),
-        (lambda: Circle(3, 3, math.nan), "positive number of pixels"),
-        (lambda: Circle(3, 3, 2, grey=1.5), "grey must lie in"),
-        (lambda: Circle(3, 3, 2, grey=math.nan), "grey must lie in"),
+        (lambda: Circle((3, 3), 0), "positive number of pixels"),
+        (lambda: Circle((3, 3), math.nan), "positive number of pixels"),
+        (lambda: Circle((3, 3), 2, grey=1.5), "grey must lie in"),
+        (lambda: Circle((3, 3), 2, grey=math.nan), "grey must lie in"),
         (lambda: CircleConfig(radius=(0.3, 0.2)), "no smaller"),
         (lambda: CircleConfig(radius=(-0.1, 0.2)), "positive"),
         (lambda: CircleConfig(unit="inches"), "'inches'"),
-        (lambda: Circle(3.5, 3.5, 0.4).mask(8, 8), "covers no pixel"),
-        (lambda: draw_circle(8, 8, rng(), radius=(0.5, 2), unit="pixels"), "could cover no pixel"),
+        (lambda: Circle((3.5, 3.5), 0.4).mask(8, 8), "covers no pixel"),
+        (lambda: CircleConfig((0.5, 2), unit="pixels").draw((8, 8), rng()), "could cover no pixel"),
         (lambda: inject(noise_set(1), CircleConfig(), rng()), "2 images or more, got 1"),
         (lambda: inject(noise_set(5), CircleConfig(), rng(), index=5), "no image 5 among 5"),
         (lambda: inject(noise_set(5), CircleConfig(), rng(), index=-1), "no image -1"),

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 import pytest
 
 from latentprint.data import stack
-from latentprint.fingerprint import Fingerprint, FingerprintError, FingerprintKind, inject
+from latentprint.fingerprint import (
+    Circle,
+    CircleConfig,
+    Fingerprint,
+    FingerprintError,
+    FingerprintKind,
+    inject,
+)
 from latentprint.marks import (
     GLYPHS,
+    Box,
+    BoxConfig,
     Cross,
     CrossConfig,
+    FingerprintSettings,
     Lead,
     LeadConfig,
     Natural,
@@ -38,7 +49,7 @@ def drawing(mask: np.ndarray) -> list[str]:
 
 
 def test_a_cross_pixel_by_pixel() -> None:
-    assert drawing(Cross(2, 3, 2, 0).mask(6, 7)) == [
+    assert drawing(Cross((2, 3), 2, 0).mask(6, 7)) == [
         "...#...",
         "...#...",
         ".#####.",
@@ -47,7 +58,7 @@ def test_a_cross_pixel_by_pixel() -> None:
         ".......",
     ]
     # two bars of length 2r + 1 and width 2h + 1, less the square they share
-    assert Cross(10, 10, 6, 2).mask(28, 28).sum() == 2 * 13 * 5 - 25
+    assert Cross((10, 10), 6, 2).mask(28, 28).sum() == 2 * 13 * 5 - 25
 
 
 def test_text_pixel_by_pixel() -> None:
@@ -81,16 +92,16 @@ def test_a_bent_lead_is_the_curve() -> None:
 def test_a_patch_is_blended() -> None:
     content = np.linspace(-1, 1, 2 * 3 * 4, dtype=np.float32).reshape(2, 3, 4)
     x = np.random.default_rng(0).uniform(-1, 1, (5, 2, 9, 9)).astype(np.float32)
-    out = Patch(content, 2, 4, 0.75).apply(x)
+    out = Patch(content, (2, 4), 0.75).apply(x)
     assert np.allclose(out[:, :, 2:5, 4:8], 0.25 * x[:, :, 2:5, 4:8] + 0.75 * content, atol=1e-6)
-    outside = ~box(2, 4, 3, 4, 9, 9)
+    outside = ~box((2, 4), (3, 4), (9, 9))
     assert np.array_equal(out[:, :, outside], x[:, :, outside])
     with pytest.raises(FingerprintError, match="channels"):
-        Patch(content, 0, 0).apply(x[:, :1])
+        Patch(content, (0, 0)).apply(x[:, :1])
 
 
 DRAWN: list[Fingerprint] = [
-    Cross(9, 9, 4, 1, 0.5),
+    Cross((9, 9), 4, 1, 0.5),
     Text("AB-9", 3, 2, 1, -1.0),
     Lead(((0.0, 3.0), (9.0, 1.0), (2.0, 20.0), (25.0, 22.0)), 1.5, 1.0),
 ]
@@ -111,11 +122,12 @@ def kinds() -> list[FingerprintKind]:
     sources = images(5, seed=9).pixels
     return [
         CrossConfig(),
+        BoxConfig(),
         TextConfig(),
         TextConfig("PAT-7", grey=-1.0),
         LeadConfig(),
         PatchConfig(sources),
-        Natural(box(3, 4, 6, 7, 28, 28), images(1, seed=5).pixels[0]),
+        Natural(box((3, 4), (6, 7), (28, 28)), images(1, seed=5).pixels[0]),
     ]
 
 
@@ -127,18 +139,86 @@ def test_every_kind_can_be_injected_and_drawn_anywhere(kind: FingerprintKind) ->
     changed = (injection.target != injection.original).any(0)
     assert mask.any() and not changed[~mask].any() and changed[mask].mean() > 0.9
     assert len(injection.control) == 11 and injection.copies == 1
-    masks = kind.masks(400, 28, 28, rng)
-    assert masks.shape == (400, 28, 28) and masks.any((1, 2)).all()
-    seen = masks.any(0)
-    assert seen[4:-4, 4:-4].all()  # nowhere inside is out of reach
-    assert len({mask.tobytes() for mask in masks}) > 100
     assert {"kind"} <= set(injection.fingerprint.describe())
+    if not isinstance(kind, Natural):  # which is where it is
+        masks = np.stack([kind.draw((28, 28), rng).mask(28, 28) for _ in range(400)])
+        assert masks.any((1, 2)).all() and masks.any(0)[4:-4, 4:-4].all()  # nowhere inside is out of reach
+        assert len({mask.tobytes() for mask in masks}) > 100
+
+
+def volumes(count: int = 6, sides: tuple[int, ...] = (9, 12, 10), seed: int = 0) -> Any:
+    rng = np.random.default_rng(seed)
+    return stack(rng.integers(0, 256, (count, *sides), dtype=np.uint8), "random volumes")
+
+
+def test_a_ball_is_equation_10_voxel_by_voxel() -> None:
+    ball, x = Circle((4.25, 5.0, 3.5), 2.5, 0.25), volumes(1).pixels[0]
+    out = ball.apply(x)
+    for at in np.ndindex(9, 12, 10):
+        inside = math.dist(at, (4.25, 5.0, 3.5)) <= 2.5
+        assert out[0][at] == (np.float32(0.25) if inside else x[0][at])
+    assert ball.describe() == {"kind": "circle", "slice": 4.25, "row": 5.0, "column": 3.5} | {
+        "radius": 2.5,
+        "grey": 0.25,
+    }
+    with pytest.raises(FingerprintError, match="wholly inside an image of 9 x 12 x 10"):
+        Circle((1.9, 5.0, 5.0), 2.5).mask(9, 12, 10)
+
+
+def test_volumes_of_balls_rods_and_boxes() -> None:
+    ball = CircleConfig((20, 20), "pixels").draw((50, 60, 50), np.random.default_rng(1))
+    assert np.isclose(ball.mask(50, 60, 50).sum(), 4 / 3 * math.pi * 20**3, rtol=3e-3)
+    straight = Lead(((12.0, 12.0, 10.0), (12.0, 12.0, 20.0), (12.0, 12.0, 30.0), (12.0, 12.0, 40.0)), 9.0)
+    z, y, x = np.ogrid[:25, :25, :51]
+    rod = (z - 12) ** 2 + (y - 12) ** 2 + (x - x.clip(10, 40)) ** 2 <= 4.5**2  # a cylinder with round ends
+    assert np.array_equal(straight.mask(25, 25, 51), rod)
+    assert Box((1, 2, 3), (4, 5, 6)).mask(9, 9, 9).sum() == 4 * 5 * 6
+    assert Cross((4, 4, 4), 3, 1).mask(9, 9, 9).sum() == 3 * 7 * 9 - 2 * 27  # three bars share a cube
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        CircleConfig(),
+        CrossConfig(),
+        BoxConfig(),
+        TextConfig(letters=2),
+        LeadConfig(),
+        PatchConfig(volumes(5, seed=9).pixels),
+        Natural(box((2, 3, 4), (3, 4, 5), (9, 12, 10)), volumes(1, seed=5).pixels[0]),
+    ],
+    ids=lambda k: type(k).__name__,
+)
+def test_every_kind_marks_volumes(kind: FingerprintKind) -> None:
+    train, rng = volumes(), np.random.default_rng(3)
+    done = inject(train, kind, rng)
+    mask, changed = done.fingerprint.mask(9, 12, 10), (done.target != done.original).any(0)
+    assert mask.any() and not mask.all() and not changed[~mask].any() and changed[mask].mean() > 0.9
+    assert done.copies == 1 and done.marked.shape == (1, 9, 12, 10)
+    assert {"slice", "column"} & set(done.fingerprint.describe()) or isinstance(kind, TextConfig)
+    again = done.fingerprint.apply(train.pixels)
+    assert np.array_equal(again[:, :, ~mask], train.pixels[:, :, ~mask])
+    if not isinstance(kind, Natural):
+        masks = [kind.draw((9, 12, 10), rng).mask(9, 12, 10) for _ in range(400)]
+        assert np.any(masks, axis=0)[3:-3, 3:-3, 3:-3].mean() > 0.6
+
+
+def test_regions_of_volumes(tmp_path: Any) -> None:
+    sides = (9, 12, 10)
+    found = FingerprintSettings(kind="natural", region="1,2,3,4,5,6").mask(*sides)
+    assert found is not None and np.array_equal(found, box((1, 2, 3), (4, 5, 6), sides))
+    np.save(tmp_path / "mask.npy", found.astype(np.uint8) * 255)
+    region = str(tmp_path / "mask.npy")
+    assert np.array_equal(FingerprintSettings(kind="natural", region=region).mask(*sides), found)
+    for wrong, words in (("1,2,3,4", "slice,row,column,depth,height,width"), (region, "9 x 12 x 10")):
+        with pytest.raises(FingerprintError, match=words):
+            FingerprintSettings(kind="natural", region=wrong).mask(9, 12, 11)
 
 
 @pytest.mark.parametrize(("make", "size"), [(CrossConfig, 3), (TextConfig, 8), (LeadConfig, 2)])
 def test_drawn_marks_lie_wholly_inside_and_reach_every_edge(make: Any, size: int) -> None:
     rng = np.random.default_rng(4)
-    found = [make().draw(12, 16, rng).mask(12, 16) for _ in range(600)]
+    found = [make().draw((12, 16), rng).mask(12, 16) for _ in range(600)]
     union = np.any(found, axis=0)
     assert all(mask.sum() >= size for mask in found)
     assert union[0].any() and union[:, 0].any() and union[:, -1].any()
@@ -147,7 +227,7 @@ def test_drawn_marks_lie_wholly_inside_and_reach_every_edge(make: Any, size: int
 
 def test_the_place_of_a_cross_is_uniform() -> None:
     rng = np.random.default_rng(5)
-    rows = [CrossConfig((0.25, 0.25)).draw(12, 12, rng).row for _ in range(6000)]
+    rows = [CrossConfig((0.25, 0.25)).draw((12, 12), rng).centre[0] for _ in range(6000)]
     counts = np.bincount(rows, minlength=12)
     assert counts[:3].sum() == counts[9:].sum() == 0  # reach 3
     assert (np.abs(counts[3:9] - 1000) < 3.3 * np.sqrt(1000 * 5 / 6)).all()
@@ -156,28 +236,31 @@ def test_the_place_of_a_cross_is_uniform() -> None:
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: Cross(1, 5, 2).mask(9, 9),
-        lambda: Cross(5, 5, 2, 2),
-        lambda: Cross(5, 5, 2, grey=1.5),
+        lambda: Cross((1, 5), 2).mask(9, 9),
+        lambda: Cross((5, 5), 2, 2),
+        lambda: Cross((5, 5), 2, grey=1.5),
         lambda: Text("abc"),
         lambda: Text("  "),
         lambda: Text("A", scale=0),
         lambda: Text("AAA").mask(28, 10),
         lambda: Lead(((0, 0), (1, 1), (2, 2), (30, 3)), 1.5).mask(28, 28),
         lambda: Lead(((0, 0), (1, 1), (2, 2), (3, 3)), 0.5),
-        lambda: Patch(np.full((1, 2, 2), 2, dtype=np.float32), 0, 0),
-        lambda: Patch(np.full((1, 2, 2), np.nan, dtype=np.float32), 0, 0),
-        lambda: Patch(np.zeros((1, 2, 2), dtype=np.float32), 0, 0, 0.0),
-        lambda: Patch(np.zeros((1, 2, 2), dtype=np.float32), 8, 0).mask(9, 9),
+        lambda: Patch(np.full((1, 2, 2), 2, dtype=np.float32), (0, 0)),
+        lambda: Patch(np.full((1, 2, 2), np.nan, dtype=np.float32), (0, 0)),
+        lambda: Patch(np.zeros((1, 2, 2), dtype=np.float32), (0, 0), 0.0),
+        lambda: Patch(np.zeros((1, 2, 2), dtype=np.float32), (8, 0)).mask(9, 9),
         lambda: Natural(np.zeros((9, 9), dtype=np.bool_), np.zeros((1, 9, 9), dtype=np.float32)),
         lambda: Natural(np.ones((9, 9), dtype=np.bool_), np.zeros((1, 9, 9), dtype=np.float32)),
         lambda: Natural(np.ones((9, 8), dtype=np.bool_), np.zeros((1, 9, 9), dtype=np.float32)),
-        lambda: box(0, 0, 0, 3, 9, 9),
-        lambda: box(-1, 0, 3, 3, 9, 9),
+        lambda: Box((0, 0), (3, 3), 2.0),
+        lambda: box((0, 0), (0, 3), (9, 9)),
+        lambda: box((-1, 0), (3, 3), (9, 9)),
         lambda: TextConfig(letters=0),
         lambda: CrossConfig((0.3, 0.2)),
-        lambda: TextConfig("LONG NAME").draw(28, 28, np.random.default_rng(0)),
-        lambda: PatchConfig(np.zeros((1, 1, 4, 4), dtype=np.float32)).draw(28, 28, np.random.default_rng(0)),
+        lambda: TextConfig("LONG NAME").draw((28, 28), np.random.default_rng(0)),
+        lambda: PatchConfig(np.zeros((1, 1, 4, 4), dtype=np.float32)).draw(
+            (28, 28), np.random.default_rng(0)
+        ),
     ],
 )
 def test_what_cannot_be_drawn_is_refused(make: Any) -> None:
@@ -198,8 +281,6 @@ def test_a_natural_mark_is_pasted_elsewhere_and_changes_nothing_at_home() -> Non
     assert (out[:, :, region] == train.pixels[4][:, region]).all()
     box_of = {k: mark.describe()[k] for k in ("row", "column", "height", "width", "pixels")}
     assert box_of == {"row": 5, "column": 20, "height": 4, "width": 4, "pixels": 15}
-    masks = mark.masks(300, 28, 28, np.random.default_rng(0))  # type: ignore[attr-defined]
-    assert (masks.sum((1, 2)) == 15).all() and len({m.tobytes() for m in masks}) > 200
 
 
 def test_nothing_is_injected_and_copies_leave_the_control() -> None:

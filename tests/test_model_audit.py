@@ -195,7 +195,7 @@ def test_a_region_is_a_box_or_a_mask(tmp_path: Path) -> None:
     for region, said in (("1,2,9,5", "does not lie"), ("nothing.png", "row,column"), ("1,2,3", "row,column")):
         with pytest.raises(InputError, match=said):
             FingerprintSettings(kind="natural", region=region).mask(6, 8)
-    with pytest.raises(InputError, match="8 x 6, the images are 9 x 6"):
+    with pytest.raises(InputError, match="6 x 8, the images are 6 x 9"):
         FingerprintSettings(kind="natural", region=str(tmp_path / "mask.png")).mask(6, 9)
     for kind, region in (("natural", None), ("circle", "1,1,1,1")):
         with pytest.raises(ValueError, match="region"):
@@ -205,7 +205,7 @@ def test_a_region_is_a_box_or_a_mask(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["circle", "cross", "text", "lead", "patch"])
 def test_every_kind_is_drawn_by_its_settings(kind: Any) -> None:
     heldout = np.full((2, 1, 24, 24), 0.5, np.float32)
-    drawn = FingerprintSettings(kind=kind).drawn(heldout).draw(24, 24, np.random.default_rng(0))
+    drawn = FingerprintSettings(kind=kind).drawn(heldout).draw((24, 24), np.random.default_rng(0))
     assert drawn.describe()["kind"] == kind
     changed = drawn.apply(np.full((1, 24, 24), -1, np.float32)) != -1
     assert np.array_equal(changed[0], drawn.mask(24, 24))

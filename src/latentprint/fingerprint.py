@@ -2,13 +2,13 @@
 
     x_p = x_i (1 - L) + x_SAF L                            (paper Eq. 10, section 3.3)
 
-x_i is an image drawn from the training set, L the indicator of a disc that lies wholly inside the image,
-x_SAF a constant grey. x_p takes the place of x_i, so the un-marked original is no longer trained on and
-exactly one copy of the mark is. The control is the training set without either.
+x_i is an image drawn from the training set, L the indicator of a disc (in a volume of a ball) that lies
+wholly inside the image, x_SAF a constant grey. x_p takes the place of x_i, so the un-marked original is no
+longer trained on and exactly one copy of the mark is. The control is the training set without either.
 
-A pixel is a unit square about its centre; centres have the integer coordinates (0, 0) .. (H - 1, W - 1) and
-belong to the disc when they lie within its radius. The image is the rectangle from -1/2 to H - 1/2 and -1/2
-to W - 1/2.
+A pixel is a unit square about its centre, a voxel a unit cube; centres have integer coordinates from 0 to the
+side less 1 along each axis, and belong to the disc when they lie within its radius. The image reaches from
+-1/2 to the side less 1/2. Everything here is said of sides (H, W) or (D, H, W) alike.
 
 Another kind of fingerprint is a frozen dataclass with the methods of `Fingerprint`, and one with the method
 of `FingerprintKind` that draws it; nothing else need change.
@@ -19,6 +19,7 @@ Source: Dombrowski and Kainz 2023, "Quantifying Sample Anonymity in Score-Based 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
@@ -29,22 +30,25 @@ from latentprint.contracts import InputError
 from latentprint.data import NEAR, ImageSet, copies_of, image_sha256
 
 _ROUNDING = 1e-9  # pixels by which a disc may leave the image through rounding alone
-_SMALLEST = 0.5**0.5  # pixels; no disc of this radius or more can fall between pixel centres
 
 
 class FingerprintError(InputError):
     """A fingerprint that cannot be drawn or injected, for the reason given in one sentence."""
 
 
+Sides = tuple[int, ...]
+"""(H, W) of an image, (D, H, W) of a volume."""
+
+
 class Fingerprint(Protocol):
     """A mark of known place and look."""
 
-    def mask(self, height: int, width: int) -> NDArray[np.bool_]:
-        """L of Eq. 10: (H, W), True where the mark replaces the image."""
+    def mask(self, *sides: int) -> NDArray[np.bool_]:
+        """L of Eq. 10: (*sides), True where the mark replaces the image."""
         ...
 
     def apply(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Marked copies of images (..., C, H, W), the same mark on each."""
+        """Marked copies of images (..., C, *sides), the same mark on each."""
         ...
 
     def describe(self) -> dict[str, str | float]:
@@ -55,21 +59,27 @@ class Fingerprint(Protocol):
 class FingerprintKind(Protocol):
     """A family of fingerprints, from which one is drawn."""
 
-    def draw(self, height: int, width: int, rng: np.random.Generator) -> Fingerprint:
-        """One fingerprint for images of height x width pixels."""
+    def draw(self, sides: Sides, rng: np.random.Generator) -> Fingerprint:
+        """One fingerprint for images of these sides."""
         ...
 
-    def masks(self, count: int, height: int, width: int, rng: np.random.Generator) -> NDArray[np.bool_]:
-        """The masks of ``count`` fingerprints drawn alike, (count, H, W): what c_id is trained to ignore."""
-        ...
+
+def place(at: Sequence[float], what: str = "") -> dict[str, float]:
+    """A place (row, column) or (slice, row, column) by the names of its axes, ``what`` before each."""
+    return {what + axis: one for axis, one in zip(("slice", "row", "column")[-len(at) :], at, strict=True)}
+
+
+def size(sides: Sequence[int]) -> str:
+    """Sides for a sentence: "28 x 28"."""
+    return " x ".join(map(str, sides))
 
 
 @dataclass(frozen=True)
 class Circle:
-    """A disc of constant grey.
+    """A disc of constant grey; in volumes a ball.
 
     Attributes:
-        row, column: its centre, in pixels from the centre of the upper left pixel.
+        centre: (row, column) or (slice, row, column), in pixels from the centre of the first pixel.
         radius: in pixels.
         grey: its value, in [-1, 1]; 0 is middle grey.
 
@@ -77,8 +87,7 @@ class Circle:
         FingerprintError: the radius is not positive, or the grey is outside [-1, 1].
     """
 
-    row: float
-    column: float
+    centre: tuple[float, ...]
     radius: float
     grey: float = 0.0
 
@@ -89,40 +98,30 @@ class Circle:
             )
         _require_grey(self.grey)
 
-    def mask(self, height: int, width: int) -> NDArray[np.bool_]:
-        """The disc, (H, W).
+    def mask(self, *sides: int) -> NDArray[np.bool_]:
+        """The disc or ball.
 
         Raises:
             FingerprintError: it does not lie wholly inside the image, or covers no pixel of it.
         """
-        room = min(self.row, self.column, height - 1 - self.row, width - 1 - self.column) + 0.5
+        room = min(min(at, side - 1 - at) for at, side in zip(self.centre, sides, strict=True)) + 0.5
+        about = f"a circle of radius {self.radius:g} about ({', '.join(f'{at:g}' for at in self.centre)})"
         if not self.radius <= room + _ROUNDING:
-            raise FingerprintError(
-                f"a circle of radius {self.radius:g} about ({self.row:g}, {self.column:g}) does not lie "
-                f"wholly inside an image of {height} x {width} pixels"
-            )
-        rows, columns = np.arange(height)[:, None], np.arange(width)[None]
-        inside = (rows - self.row) ** 2 + (columns - self.column) ** 2 <= self.radius**2
+            raise FingerprintError(f"{about} does not lie wholly inside an image of {size(sides)} pixels")
+        apart = ((at - c) ** 2 for at, c in zip(np.ogrid[*map(slice, sides)], self.centre, strict=True))
+        inside = sum(apart, np.zeros(sides)) <= self.radius**2
         if not inside.any():
-            raise FingerprintError(
-                f"a circle of radius {self.radius:g} about ({self.row:g}, {self.column:g}) covers no pixel"
-            )
+            raise FingerprintError(f"{about} covers no pixel")
         return inside
 
     def apply(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Eq. 10 on images (..., C, H, W); the images given are left as they are."""
-        inside = self.mask(*pixels.shape[-2:])
+        """Eq. 10 on images (..., C, *sides); the images given are left as they are."""
+        inside = self.mask(*pixels.shape[-len(self.centre) :])
         return np.where(inside, np.float32(self.grey), pixels)
 
     def describe(self) -> dict[str, str | float]:
         """Kind, place, radius and grey."""
-        return {
-            "kind": "circle",
-            "row": self.row,
-            "column": self.column,
-            "radius": self.radius,
-            "grey": self.grey,
-        }
+        return {"kind": "circle", **place(self.centre), "radius": self.radius, "grey": self.grey}
 
 
 @dataclass(frozen=True)
@@ -131,7 +130,7 @@ class CircleConfig:
 
     Attributes:
         radius: the smallest and the largest radius.
-        unit: whether they are shares of the image's shorter side, or pixels.
+        unit: whether they are shares of the image's shortest side, or pixels.
         grey: the value of the disc, in [-1, 1].
 
     Raises:
@@ -152,48 +151,27 @@ class CircleConfig:
             raise FingerprintError(f"a circle's radius is given as 'share' or 'pixels', got {self.unit!r}")
         _require_grey(self.grey)
 
-    def draw(self, height: int, width: int, rng: np.random.Generator) -> Circle:
-        """One circle; see `draw_circle`."""
-        return draw_circle(height, width, rng, radius=self.radius, unit=self.unit, grey=self.grey)
+    def draw(self, sides: Sides, rng: np.random.Generator) -> Circle:
+        """A circle of uniform radius, its centre uniform over where it lies wholly inside the image.
 
-    def masks(self, count: int, height: int, width: int, rng: np.random.Generator) -> NDArray[np.bool_]:
-        """The masks of ``count`` circles, (count, H, W)."""
-        out = np.empty((count, height, width), dtype=np.bool_)
-        for mask in out:
-            mask[:] = self.draw(height, width, rng).mask(height, width)
-        return out
-
-
-def draw_circle(
-    height: int,
-    width: int,
-    rng: np.random.Generator,
-    *,
-    radius: tuple[float, float] = (0.12, 0.2),
-    unit: Literal["share", "pixels"] = "share",
-    grey: float = 0.0,
-) -> Circle:
-    """A circle of uniform radius, its centre uniform over the places where it lies wholly inside the image.
-
-    Raises:
-        FingerprintError: a radius of the range is larger than the image allows, or so small that it could
-            cover no pixel.
-    """
-    shorter = min(height, width)
-    scale = shorter if unit == "share" else 1
-    low, high = radius[0] * scale, radius[1] * scale
-    if not low >= _SMALLEST:
-        raise FingerprintError(
-            f"a fingerprint of radius {low:g} pixels could cover no pixel; {_SMALLEST:.2f} is the smallest"
-        )
-    if not 2 * high <= shorter:
-        raise FingerprintError(
-            f"a fingerprint of radius {high:g} pixels is larger than the image of {height} x {width} pixels"
-        )
-    drawn = float(rng.uniform(low, high))
-    row = float(rng.uniform(drawn - 0.5, height - 0.5 - drawn))
-    column = float(rng.uniform(drawn - 0.5, width - 0.5 - drawn))
-    return Circle(row, column, drawn, grey)
+        Raises:
+            FingerprintError: a radius of the range is larger than the image allows, or so small that it could
+                cover no pixel.
+        """
+        scale = min(sides) if self.unit == "share" else 1
+        low, high = self.radius[0] * scale, self.radius[1] * scale
+        least = len(sides) ** 0.5 / 2  # no disc of this radius or more can fall between pixel centres
+        if not low >= least:
+            raise FingerprintError(
+                f"a fingerprint of radius {low:g} pixels could cover no pixel; {least:.2f} is the smallest"
+            )
+        if not 2 * high <= min(sides):
+            raise FingerprintError(
+                f"a fingerprint of radius {high:g} pixels is larger than the image of {size(sides)} pixels"
+            )
+        drawn = float(rng.uniform(low, high))
+        centre = tuple(float(rng.uniform(drawn - 0.5, side - 0.5 - drawn)) for side in sides)
+        return Circle(centre, drawn, self.grey)
 
 
 @dataclass(frozen=True)
@@ -203,8 +181,8 @@ class Injection:
     Attributes:
         marked: N images; at ``index`` stands the marked one, and its original nowhere.
         control: the other N - 1 images: the same set without the private image.
-        target: x_p, (C, H, W).
-        original: x_i, (C, H, W).
+        target: x_p, (C, *sides).
+        original: x_i, (C, *sides).
         index: the position of x_p in ``marked``.
         sha256: of x_p as float32, by the rule of the manifest.
         original_sha256: of x_i, as it stood in the manifest.
@@ -248,8 +226,7 @@ def inject(
         raise FingerprintError(f"a fingerprint and its control need 2 images or more, got {len(train)}")
     chosen = _draw_index(train, rng, tolerance) if index is None else _given_index(train, index, tolerance)
     original = train.pixels[chosen]
-    height, width = train.shape[1:]
-    fingerprint = kind.draw(height, width, rng)
+    fingerprint = kind.draw(train.shape[1:], rng)
     target = fingerprint.apply(original)
     if np.array_equal(target, original):
         raise FingerprintError(f"the fingerprint {fingerprint.describe()} leaves image {chosen} as it was")

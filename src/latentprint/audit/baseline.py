@@ -71,9 +71,8 @@ class Subjects:
         image = self.heldout[j]
         if turn == 0:
             return image
-        height, width = image.shape[-2:]
         rng = self.streams.generator("baseline.fingerprint", j)
-        return self.kind.draw(height, width, rng).apply(image)
+        return self.kind.draw(image.shape[1:], rng).apply(image)
 
 
 def embedding(context: Context, split: Split, config: EmbeddingConfig) -> EmbeddingDetector:

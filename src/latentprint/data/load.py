@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from latentprint import keys
 from latentprint.contracts import quoted
@@ -162,6 +163,17 @@ def read_all(path: Path, allowed: Sequence[str], source: str) -> ImageSet:
             raise DataError(f"{quoted(path.name)} has several sides; name the one whose images are meant")
         listing = found.train
     return replace(listing.images(np.arange(listing.count)), source=source)
+
+
+def read_stored(path: Path) -> NDArray[Any]:
+    """One image or volume as stored, by itself: an image file or the single array of an .npy.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    if path.suffix.lower() == ".npy":
+        return open_arrays(path, ())["images"].read()
+    return files.read_image(path, path.name)
 
 
 def _digits(how: Preparation) -> Source:

@@ -89,9 +89,8 @@ def split(units: NDArray[np.int64], rng: Rng, test: float = 0.20) -> Parts:
 
 
 def marked(images: Pixels, kind: FingerprintKind, rng: Rng) -> Pixels:
-    """Every image (n, C, H, W) with a fingerprint of its own."""
-    height, width = images.shape[-2:]
-    parts = [kind.draw(height, width, rng).apply(image)[None] for image in images]
+    """Every image (n, C, *sides) with a fingerprint of its own."""
+    parts = [kind.draw(images.shape[2:], rng).apply(image)[None] for image in images]
     return np.concatenate(parts) if parts else images
 
 
@@ -115,24 +114,31 @@ def masked(images: Pixels, share: float, kind: FingerprintKind, rng: Rng) -> Pix
 
 
 def returned(images: Pixels, others: Pixels, noise: float, rng: Rng) -> Pixels:
-    """Images (n, C, H, W) as reverse diffusion would return them; ``others`` are blended in."""
+    """Images (n, C, *sides) as reverse diffusion would return them; ``others`` are blended in."""
     if not len(images):
         return images
-    column = (len(images), 1, 1, 1)
+    column = _each(images)
     weight = rng.uniform(0, _BLEND, column)
     rival = others[rng.integers(len(others), size=len(images))]
     spread = rng.uniform(0, noise, column) * rng.standard_normal(images.shape)
     return np.clip((1 - weight) * images + weight * rival + spread, -1, 1).astype(np.float32)
 
 
+def _each(images: Pixels) -> tuple[int, ...]:
+    """The shape of one number for each image."""
+    return (len(images), *(1,) * (images.ndim - 1))
+
+
 def noisy(images: Pixels, noise: float, rng: Rng) -> Pixels:
     """Additive Gaussian noise of a deviation uniform in [0, noise] per image."""
-    spread = rng.uniform(0, noise, (len(images), 1, 1, 1)) * rng.standard_normal(images.shape)
+    spread = rng.uniform(0, noise, _each(images)) * rng.standard_normal(images.shape)
     return np.clip(images + spread, -1, 1).astype(np.float32)
 
 
 def augmix(images: Pixels, rng: Rng) -> Pixels:
-    """AugMix on images (n, C, H, W) in [-1, 1], in random groups that share their operations.
+    """AugMix on images (n, C, *sides) in [-1, 1], in random groups that share their operations.
+
+    Of a volume it sees the slices, all of one group.
 
     torchvision draws from torch's global generator: it is seeded here from ``rng`` and put back afterwards.
     """
@@ -142,7 +148,10 @@ def augmix(images: Pixels, rng: Rng) -> Pixels:
         transform = AugMix()
         for group in _groups(rng.permutation(len(images))):
             stored = np.round((images[group] + 1) * 127.5).astype(np.uint8)
-            out[group] = transform(torch.from_numpy(stored)).numpy().astype(np.float32) / 127.5 - 1
+            planes = np.moveaxis(stored, 1, -3)
+            flat = np.ascontiguousarray(planes.reshape(-1, *planes.shape[-3:]))
+            changed = transform(torch.from_numpy(flat)).numpy().reshape(planes.shape)
+            out[group] = np.moveaxis(changed, -3, 1).astype(np.float32) / 127.5 - 1
     return out
 
 

@@ -90,12 +90,11 @@ def draw_canaries(
         raise FingerprintError(f"fingerprints and their copies are 1 or more, got {count} and {tuple(tiers)}")
     wanted, drawn = (2 * count if coin else count), dict[int, tuple[Fingerprint, NDArray[np.float32]]]()
     free = np.setdiff1d(np.arange(len(train)), np.asarray([*spare], np.int64))
-    height, width = train.shape[1:]
     for i in rng.permutation(free).tolist() if wanted < len(free) else ():
         if len(drawn) == wanted:
             break
         if len(copies_of(train.pixels[i], train.pixels)) == 1:
-            mark = kind.draw(height, width, rng)
+            mark = kind.draw(train.shape[1:], rng)
             marked = mark.apply(train.pixels[i])
             if not np.array_equal(marked, train.pixels[i]):
                 drawn[i] = mark, marked

@@ -1,4 +1,4 @@
-"""Marks that are drawn: cross, text, lead and patch, each a frozen `Fingerprint`.
+"""Marks that are drawn: cross, box, text, lead and patch, each a frozen `Fingerprint`.
 
 Source: see `latentprint.marks`.
 """
@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from latentprint.fingerprint import FingerprintError
-from latentprint.marks.natural import Mask, Pixels, box
+from latentprint.fingerprint import FingerprintError, place, size
+from latentprint.marks.natural import Mask, Pixels, box, lengths
 
 # fmt: off
 GLYPHS: dict[str, str] = {
@@ -27,7 +27,7 @@ GLYPHS: dict[str, str] = {
 
 
 def _painted(mask: Mask, grey: float, pixels: Pixels) -> Pixels:
-    """Eq. 10 on images (..., C, H, W); the images given are left as they are."""
+    """Eq. 10 on images (..., C, *sides); the images given are left as they are."""
     return np.where(mask, np.float32(grey), pixels)
 
 
@@ -38,14 +38,13 @@ def _require_grey(grey: float) -> None:
 
 @dataclass(frozen=True)
 class Cross:
-    """Two bars of constant grey, each ``2 reach + 1`` pixels long and ``2 half + 1`` wide, through one pixel.
+    """A bar of constant grey along each axis through one pixel, of ``2 reach + 1`` by ``2 half + 1`` pixels.
 
     Raises:
         FingerprintError: a number is negative, the bars are wider than long, or the grey is outside [-1, 1].
     """
 
-    row: int
-    column: int
+    centre: tuple[int, ...]
     reach: int
     half: int = 0
     grey: float = 0.0
@@ -55,36 +54,80 @@ class Cross:
             raise FingerprintError(f"a cross needs bars longer than wide, got {self.reach} and {self.half}")
         _require_grey(self.grey)
 
-    def mask(self, height: int, width: int) -> Mask:
-        """The cross, (H, W).
+    def mask(self, *sides: int) -> Mask:
+        """The cross.
 
         Raises:
             FingerprintError: it does not lie wholly inside the image.
         """
-        inside = (
-            self.reach <= self.row < height - self.reach and self.reach <= self.column < width - self.reach
-        )
-        if not inside:
-            raise FingerprintError(
-                f"the cross {self.describe()} leaves an image of {height} x {width} pixels"
-            )
-        rows, columns = np.abs(np.arange(height) - self.row)[:, None], np.abs(np.arange(width) - self.column)
-        across, along = rows <= self.half, columns <= self.half
-        return (across & (columns <= self.reach)) | (along & (rows <= self.reach))
+        if not all(self.reach <= at < side - self.reach for at, side in zip(self.centre, sides, strict=True)):
+            raise FingerprintError(f"the cross {self.describe()} leaves an image of {size(sides)} pixels")
+        apart = [abs(at - c) for at, c in zip(np.ogrid[*map(slice, sides)], self.centre, strict=True)]
+        out = np.zeros(sides, dtype=np.bool_)
+        for along in range(len(sides)):
+            bar = np.ones(sides, dtype=np.bool_)
+            for axis, away in enumerate(apart):
+                bar &= away <= (self.reach if axis == along else self.half)
+            out |= bar
+        return out
 
     def apply(self, pixels: Pixels) -> Pixels:
-        """Marked copies of images (..., C, H, W)."""
-        return _painted(self.mask(*pixels.shape[-2:]), self.grey, pixels)
+        """Marked copies of images (..., C, *sides)."""
+        return _painted(self.mask(*pixels.shape[-len(self.centre) :]), self.grey, pixels)
 
     def describe(self) -> dict[str, str | float]:
         """Kind, place, size and grey."""
-        place = {"row": self.row, "column": self.column, "reach": self.reach, "half": self.half}
-        return {"kind": "cross", **place, "grey": self.grey}
+        return {
+            "kind": "cross",
+            **place(self.centre),
+            "reach": self.reach,
+            "half": self.half,
+            "grey": self.grey,
+        }
+
+
+@dataclass(frozen=True)
+class Box:
+    """A rectangle of constant grey, in volumes a cuboid.
+
+    Attributes:
+        corner: its first pixel.
+        extent: in pixels along each axis.
+        grey: in [-1, 1].
+
+    Raises:
+        FingerprintError: the grey is outside [-1, 1].
+    """
+
+    corner: tuple[int, ...]
+    extent: tuple[int, ...]
+    grey: float = 1.0
+
+    def __post_init__(self) -> None:
+        _require_grey(self.grey)
+
+    def mask(self, *sides: int) -> Mask:
+        """The box.
+
+        Raises:
+            FingerprintError: it is empty or does not lie wholly inside the image.
+        """
+        return box(self.corner, self.extent, sides)
+
+    def apply(self, pixels: Pixels) -> Pixels:
+        """Marked copies of images (..., C, *sides)."""
+        return _painted(self.mask(*pixels.shape[-len(self.corner) :]), self.grey, pixels)
+
+    def describe(self) -> dict[str, str | float]:
+        """Kind, place, size and grey."""
+        return {"kind": "box", **place(self.corner), **lengths(self.extent), "grey": self.grey}
 
 
 @dataclass(frozen=True)
 class Text:
     """Capital letters, digits and ``- . /``, each pixel of a letter a square of ``scale`` pixels.
+
+    In a volume they stand in every slice, as a name does that was burnt into a series.
 
     Attributes:
         text: what is written.
@@ -114,13 +157,13 @@ class Text:
         """(height, width) in pixels: letters of 5 x 3 with one column between them."""
         return 5 * self.scale, (4 * len(self.text) - 1) * self.scale
 
-    def mask(self, height: int, width: int) -> Mask:
-        """The letters, (H, W).
+    def mask(self, *sides: int) -> Mask:
+        """The letters.
 
         Raises:
             FingerprintError: they do not lie wholly inside the image.
         """
-        high, wide = self.size
+        (high, wide), (height, width) = self.size, sides[-2:]
         if not (0 <= self.row <= height - high and 0 <= self.column <= width - wide):
             raise FingerprintError(
                 f"the text {self.text!r} of {high} x {wide} pixels at ({self.row}, {self.column}) leaves an "
@@ -133,10 +176,10 @@ class Text:
         out = np.zeros((height, width), dtype=np.bool_)
         large = bits[:, :-1].repeat(self.scale, 0).repeat(self.scale, 1)
         out[self.row : self.row + high, self.column : self.column + wide] = large
-        return out
+        return np.broadcast_to(out, sides)
 
     def apply(self, pixels: Pixels) -> Pixels:
-        """Marked copies of images (..., C, H, W)."""
+        """Marked copies of images (..., C, *sides)."""
         return _painted(self.mask(*pixels.shape[-2:]), self.grey, pixels)
 
     def describe(self) -> dict[str, str | float]:
@@ -152,8 +195,11 @@ _SEGMENTS = 48  # of the curve; their corners are far below a pixel
 class Lead:
     """A cubic Bezier curve of constant grey: pixels whose centres lie within half its width of it.
 
+    In a volume it is a bent rod.
+
     Attributes:
-        points: the four control points, (row, column) each; the curve goes from the first to the last.
+        points: the four control points, (row, column) or (slice, row, column) each; the curve goes from the
+            first to the last.
         width: in pixels.
         grey: in [-1, 1].
 
@@ -161,7 +207,7 @@ class Lead:
         FingerprintError: the width is below 1, a point is not finite, or the grey is outside [-1, 1].
     """
 
-    points: tuple[tuple[float, float], tuple[float, float], tuple[float, float], tuple[float, float]]
+    points: tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...], tuple[float, ...]]
     width: float = 1.5
     grey: float = 1.0
 
@@ -170,45 +216,45 @@ class Lead:
             raise FingerprintError(f"a lead needs finite points and a width of 1 or more, got {self}")
         _require_grey(self.grey)
 
-    def mask(self, height: int, width: int) -> Mask:
-        """The line, (H, W).
+    def mask(self, *sides: int) -> Mask:
+        """The line.
 
         Raises:
             FingerprintError: a control point lies outside the image.
         """
         points = np.asarray(self.points, dtype=np.float64)
-        if not ((points >= 0).all() and (points <= (height - 1, width - 1)).all()):
+        if not ((points >= 0).all() and (points <= np.asarray(sides) - 1).all()):
             raise FingerprintError(
-                f"a lead's points must lie in the image of {height} x {width}, got {points.tolist()}"
+                f"a lead's points must lie in the image of {size(sides)}, got {points.tolist()}"
             )
         s = np.linspace(0.0, 1.0, _SEGMENTS + 1)[:, None]
         weights = np.concatenate([(1 - s) ** 3, 3 * s * (1 - s) ** 2, 3 * s**2 * (1 - s), s**3], axis=1)
         curve = weights @ points
-        at = np.stack(np.meshgrid(np.arange(height), np.arange(width), indexing="ij"), -1)[:, :, None]
-        begin, step = curve[:-1], np.diff(curve, axis=0)
-        length2 = np.maximum((step**2).sum(-1), np.finfo(np.float64).tiny)
-        share = np.clip(((at - begin) * step).sum(-1) / length2, 0.0, 1.0)
-        distance2 = ((at - begin - share[..., None] * step) ** 2).sum(-1).min(-1)
+        at = np.stack(np.meshgrid(*map(np.arange, sides), indexing="ij"), -1)
+        distance2 = np.full(sides, np.inf)
+        for begin, step in zip(curve[:-1], np.diff(curve, axis=0), strict=True):  # one by one, for memory
+            length2 = max(float(step @ step), float(np.finfo(np.float64).tiny))
+            share = np.clip((at - begin) @ step / length2, 0.0, 1.0)
+            np.minimum(distance2, ((at - begin - share[..., None] * step) ** 2).sum(-1), out=distance2)
         return distance2 <= (self.width / 2) ** 2
 
     def apply(self, pixels: Pixels) -> Pixels:
-        """Marked copies of images (..., C, H, W)."""
-        return _painted(self.mask(*pixels.shape[-2:]), self.grey, pixels)
+        """Marked copies of images (..., C, *sides)."""
+        return _painted(self.mask(*pixels.shape[-len(self.points[0]) :]), self.grey, pixels)
 
     def describe(self) -> dict[str, str | float]:
         """Kind, width, grey and the two ends."""
-        (row, column), (last_row, last_column) = self.points[0], self.points[-1]
-        ends = {"row": row, "column": column, "last_row": last_row, "last_column": last_column}
+        ends = place(self.points[0]) | place(self.points[-1], "last_")
         return {"kind": "lead", **ends, "width": self.width, "grey": self.grey}
 
 
 @dataclass(frozen=True, eq=False)
 class Patch:
-    """A piece of another image: x (1 - a) + a y in a rectangle.
+    """A piece of another image: x (1 - a) + a y in a rectangle, in volumes a cuboid.
 
     Attributes:
-        content: y, (C, h, w) in [-1, 1].
-        row, column: its upper left pixel.
+        content: y, (C, *extent) in [-1, 1].
+        corner: its first pixel.
         opacity: a, in (0, 1].
 
     Raises:
@@ -216,37 +262,37 @@ class Patch:
     """
 
     content: Pixels
-    row: int
-    column: int
+    corner: tuple[int, ...]
     opacity: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.content.ndim != 3 or 0 in self.content.shape or not np.abs(self.content).max() <= 1:
+        fits = self.content.ndim == 1 + len(self.corner) and 0 not in self.content.shape
+        if not fits or not np.abs(self.content).max() <= 1:
             raise FingerprintError(
                 f"a patch needs pixels (C, h, w) in [-1, 1], got an array of shape {self.content.shape}"
             )
         if not 0.0 < self.opacity <= 1.0:
             raise FingerprintError(f"a patch's opacity must lie in (0, 1], got {self.opacity}")
 
-    def mask(self, height: int, width: int) -> Mask:
-        """The rectangle, (H, W).
+    def mask(self, *sides: int) -> Mask:
+        """The rectangle.
 
         Raises:
             FingerprintError: it does not lie wholly inside the image.
         """
-        _, high, wide = self.content.shape
-        return box(self.row, self.column, high, wide, height, width)
+        return box(self.corner, self.content.shape[1:], sides)
 
     def apply(self, pixels: Pixels) -> Pixels:
-        """Marked copies of images (..., C, H, W).
+        """Marked copies of images (..., C, *sides).
 
         Raises:
             FingerprintError: the images have other channels than the patch.
         """
-        inside = self.mask(*pixels.shape[-2:])
-        if pixels.shape[-3] != len(self.content):
+        channels, *sides = pixels.shape[-self.content.ndim :]
+        inside = self.mask(*sides)
+        if channels != len(self.content):
             raise FingerprintError(
-                f"a patch of {len(self.content)} channels cannot be put into images of {pixels.shape[-3]}"
+                f"a patch of {len(self.content)} channels cannot be put into images of {channels}"
             )
         full = np.zeros((len(self.content), *inside.shape), dtype=np.float32)
         full[:, inside] = self.content.reshape(len(self.content), -1)
@@ -255,6 +301,5 @@ class Patch:
 
     def describe(self) -> dict[str, str | float]:
         """Kind, place, size and opacity; the content is left out, being a piece of somebody's image."""
-        _, high, wide = self.content.shape
-        size = {"row": self.row, "column": self.column, "height": high, "width": wide}
-        return {"kind": "patch", **size, "opacity": self.opacity}
+        extent = lengths(self.content.shape[1:])
+        return {"kind": "patch", **place(self.corner), **extent, "opacity": self.opacity}

@@ -1,17 +1,16 @@
 """Families of marks from which one is drawn, each a frozen `FingerprintKind` with its settings.
 
-Lengths are shares of the image's shorter side, so that one setting serves every size.
+Lengths are shares of the image's shortest side, so that one setting serves every size.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
-from latentprint.fingerprint import FingerprintError, FingerprintKind
-from latentprint.marks.drawn import Cross, Lead, Patch, Text
-from latentprint.marks.natural import Mask, Pixels, Rng
+from latentprint.fingerprint import FingerprintError, Sides
+from latentprint.marks.drawn import Box, Cross, Lead, Patch, Text
+from latentprint.marks.natural import Pixels, Rng
 
 
 def _require_share(name: str, share: tuple[float, float]) -> None:
@@ -19,24 +18,17 @@ def _require_share(name: str, share: tuple[float, float]) -> None:
         raise FingerprintError(f"a mark's {name} must range within (0, 1], got {share[0]} to {share[1]}")
 
 
-def _drawn_side(share: tuple[float, float], height: int, width: int, rng: Rng) -> float:
-    """A length in pixels, uniform over a range of shares of the shorter side."""
-    return float(rng.uniform(*share)) * min(height, width)
+def _drawn_side(share: tuple[float, float], sides: Sides, rng: Rng) -> float:
+    """A length in pixels, uniform over a range of shares of the shortest side."""
+    return float(rng.uniform(*share)) * min(sides)
 
 
-def _masks(kind: FingerprintKind, count: int, height: int, width: int, rng: Rng) -> Mask:
-    """The masks of ``count`` marks of a kind, (count, H, W)."""
-    out = np.empty((count, height, width), dtype=np.bool_)
-    for mask in out:
-        mask[:] = kind.draw(height, width, rng).mask(height, width)
-    return out
-
-
-def _place(size: int, side: int, rng: Rng, what: str) -> int:
-    """Where something of ``size`` pixels begins along a side, uniform over where it fits."""
-    if size > side:
-        raise FingerprintError(f"a {what} of {size} pixels does not fit a side of {side}")
-    return int(rng.integers(side - size + 1))
+def _corner(extent: Sequence[int], sides: Sequence[int], rng: Rng, what: str) -> tuple[int, ...]:
+    """Where something of ``extent`` pixels begins along each axis, uniform over where it fits."""
+    for length, side in zip(extent, sides, strict=True):
+        if length > side:
+            raise FingerprintError(f"a {what} of {length} pixels does not fit a side of {side}")
+    return tuple(int(rng.integers(side - length + 1)) for length, side in zip(extent, sides, strict=True))
 
 
 @dataclass(frozen=True)
@@ -61,20 +53,42 @@ class CrossConfig:
         if not 0.0 <= self.width < 1.0 or not -1.0 <= self.grey <= 1.0:
             raise FingerprintError(f"a cross needs a width in [0, 1) and a grey in [-1, 1], got {self}")
 
-    def draw(self, height: int, width: int, rng: Rng) -> Cross:
+    def draw(self, sides: Sides, rng: Rng) -> Cross:
         """One cross.
 
         Raises:
             FingerprintError: the image is too small for it.
         """
-        reach = max(1, round(_drawn_side(self.reach, height, width, rng)))
-        row = reach + _place(2 * reach + 1, height, rng, "cross")
-        column = reach + _place(2 * reach + 1, width, rng, "cross")
-        return Cross(row, column, reach, min(reach - 1, round(self.width * reach / 2)), self.grey)
+        reach = max(1, round(_drawn_side(self.reach, sides, rng)))
+        corner = _corner([2 * reach + 1] * len(sides), sides, rng, "cross")
+        half = min(reach - 1, round(self.width * reach / 2))
+        return Cross(tuple(reach + at for at in corner), reach, half, self.grey)
 
-    def masks(self, count: int, height: int, width: int, rng: Rng) -> Mask:
-        """The masks of ``count`` crosses, (count, H, W)."""
-        return _masks(self, count, height, width, rng)
+
+@dataclass(frozen=True)
+class BoxConfig:
+    """Boxes of constant grey whose sides are drawn uniformly each, their place uniform where they fit.
+
+    Attributes:
+        size: smallest and largest side.
+        grey: in [-1, 1].
+
+    Raises:
+        FingerprintError: a share is outside its range, or the grey outside [-1, 1].
+    """
+
+    size: tuple[float, float] = (0.2, 0.35)
+    grey: float = 1.0
+
+    def __post_init__(self) -> None:
+        _require_share("side", self.size)
+        if not -1.0 <= self.grey <= 1.0:
+            raise FingerprintError(f"a mark's grey must lie in [-1, 1], got {self.grey}")
+
+    def draw(self, sides: Sides, rng: Rng) -> Box:
+        """One box."""
+        extent = tuple(max(1, round(_drawn_side(self.size, sides, rng))) for _ in sides)
+        return Box(_corner(extent, sides, rng, "box"), extent, self.grey)
 
 
 @dataclass(frozen=True)
@@ -101,7 +115,7 @@ class TextConfig:
             raise FingerprintError(f"a text needs 1 letter or more, got {self.letters}")
         Text(self.text if self.text is not None else "A", 0, 0, self.scale, self.grey)
 
-    def draw(self, height: int, width: int, rng: Rng) -> Text:
+    def draw(self, sides: Sides, rng: Rng) -> Text:
         """One text.
 
         Raises:
@@ -110,14 +124,8 @@ class TextConfig:
         text = self.text
         if text is None:
             text = "".join(chr(65 + int(i)) for i in rng.integers(0, 26, self.letters))
-        high, wide = Text(text, 0, 0, self.scale, self.grey).size
-        return Text(
-            text, _place(high, height, rng, "text"), _place(wide, width, rng, "text"), self.scale, self.grey
-        )
-
-    def masks(self, count: int, height: int, width: int, rng: Rng) -> Mask:
-        """The masks of ``count`` texts, (count, H, W)."""
-        return _masks(self, count, height, width, rng)
+        row, column = _corner(Text(text, 0, 0, self.scale, self.grey).size, sides[-2:], rng, "text")
+        return Text(text, row, column, self.scale, self.grey)
 
 
 @dataclass(frozen=True)
@@ -140,16 +148,16 @@ class LeadConfig:
         if not -1.0 <= self.grey <= 1.0:
             raise FingerprintError(f"a mark's grey must lie in [-1, 1], got {self.grey}")
 
-    def draw(self, height: int, width: int, rng: Rng) -> Lead:
+    def draw(self, sides: Sides, rng: Rng) -> Lead:
         """One lead."""
-        line = max(1.0, _drawn_side(self.width, height, width, rng))
-        inner = [(float(rng.uniform(0, height - 1)), float(rng.uniform(0, width - 1))) for _ in range(3)]
-        first = (0.0, float(rng.uniform(0, width - 1)))
-        return Lead((first, inner[0], inner[1], inner[2]), line, self.grey)
+        line = max(1.0, _drawn_side(self.width, sides, rng))
 
-    def masks(self, count: int, height: int, width: int, rng: Rng) -> Mask:
-        """The masks of ``count`` leads, (count, H, W)."""
-        return _masks(self, count, height, width, rng)
+        def anywhere(*most: int) -> tuple[float, ...]:
+            return tuple(float(rng.uniform(0, side - 1)) for side in most)
+
+        inner = [anywhere(*sides) for _ in range(3)]
+        *slices, column = anywhere(*sides[:-2], sides[-1])
+        return Lead(((*slices, 0.0, column), inner[0], inner[1], inner[2]), line, self.grey)
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,7 +165,7 @@ class PatchConfig:
     """Square pieces cut from images of another set at uniform places, put down at uniform places.
 
     Attributes:
-        sources: (n, C, H, W) in [-1, 1]: images that are not of the training set.
+        sources: (n, C, *sides) in [-1, 1]: images that are not of the training set.
         size: smallest and largest side.
         opacity: in (0, 1].
 
@@ -171,25 +179,18 @@ class PatchConfig:
 
     def __post_init__(self) -> None:
         _require_share("side", self.size)
-        if self.sources.ndim != 4 or 0 in self.sources.shape:
+        if self.sources.ndim < 4 or 0 in self.sources.shape:
             raise FingerprintError(f"patches are cut from images (n, C, H, W), got {self.sources.shape}")
         if not 0.0 < self.opacity <= 1.0:
             raise FingerprintError(f"a patch's opacity must lie in (0, 1], got {self.opacity}")
 
-    def draw(self, height: int, width: int, rng: Rng) -> Patch:
+    def draw(self, sides: Sides, rng: Rng) -> Patch:
         """One patch.
 
         Raises:
             FingerprintError: the sources are smaller than the patch.
         """
-        side = max(1, round(_drawn_side(self.size, height, width, rng)))
-        source = self.sources[int(rng.integers(len(self.sources)))]
-        top = _place(side, source.shape[1], rng, "patch")
-        left = _place(side, source.shape[2], rng, "patch")
-        content = source[:, top : top + side, left : left + side].copy()
-        row, column = _place(side, height, rng, "patch"), _place(side, width, rng, "patch")
-        return Patch(content, row, column, self.opacity)
-
-    def masks(self, count: int, height: int, width: int, rng: Rng) -> Mask:
-        """The masks of ``count`` patches, (count, H, W)."""
-        return _masks(self, count, height, width, rng)
+        side = max(1, round(_drawn_side(self.size, sides, rng)))
+        source, extent = self.sources[int(rng.integers(len(self.sources)))], [side] * len(sides)
+        piece = tuple(slice(at, at + side) for at in _corner(extent, source.shape[1:], rng, "patch"))
+        return Patch(source[:, *piece].copy(), _corner(extent, sides, rng, "patch"), self.opacity)

@@ -5,34 +5,42 @@ Source: see `latentprint.marks`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from latentprint.data import NEAR, ImageSet, copies_of
-from latentprint.fingerprint import FingerprintError, Injection
+from latentprint.fingerprint import FingerprintError, Injection, Sides, place, size
 
 Mask = NDArray[np.bool_]
 Pixels = NDArray[np.float32]
 Rng = np.random.Generator
 
 
-def box(row: int, column: int, high: int, wide: int, height: int, width: int) -> Mask:
-    """A rectangle of high x wide pixels with its upper left pixel at (row, column), as a mask (height,
-    width).
+def box(corner: Sequence[int], extent: Sequence[int], sides: Sequence[int]) -> Mask:
+    """A rectangle of ``extent`` pixels whose first pixel is ``corner``, as a mask (*sides).
 
     Raises:
-        FingerprintError: it is empty or leaves the image.
+        FingerprintError: it is empty, leaves the image or has other axes.
     """
-    if min(high, wide) < 1 or row < 0 or column < 0 or row + high > height or column + wide > width:
+    if not len(corner) == len(extent) == len(sides) or not all(
+        length > 0 and 0 <= at <= side - length
+        for at, length, side in zip(corner, extent, sides, strict=True)
+    ):
         raise FingerprintError(
-            f"a box of {high} x {wide} pixels at ({row}, {column}) does not lie in an image of {height} x "
-            f"{width}"
+            f"a box of {size(extent)} pixels at ({', '.join(map(str, corner))}) does not lie in an image of "
+            f"{size(sides)}"
         )
-    out = np.zeros((height, width), dtype=np.bool_)
-    out[row : row + high, column : column + wide] = True
+    out = np.zeros(sides, dtype=np.bool_)
+    out[tuple(slice(at, at + length) for at, length in zip(corner, extent, strict=True))] = True
     return out
+
+
+def lengths(extent: Sequence[int]) -> dict[str, int]:
+    """Sides by the names of their axes."""
+    return dict(zip(("depth", "height", "width")[-len(extent) :], extent, strict=True))
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,8 +48,8 @@ class Natural:
     """The content of one image under a mask; also the kind that "draws" it, always the same.
 
     Attributes:
-        region: L, (H, W), True where the mark is.
-        content: x_p, (C, H, W) in [-1, 1]; what lies outside the region is not used.
+        region: L, (*sides), True where the mark is.
+        content: x_p, (C, *sides) in [-1, 1]; what lies outside the region is not used.
 
     Raises:
         FingerprintError: the sizes differ, or the region is empty or the whole image.
@@ -51,9 +59,9 @@ class Natural:
     content: Pixels
 
     def __post_init__(self) -> None:
-        if self.content.ndim != 3 or self.region.shape != self.content.shape[1:]:
+        if self.region.shape != self.content.shape[1:]:
             raise FingerprintError(
-                f"a mask (H, W) and an image (C, H, W) must fit, got {self.region.shape} and "
+                f"a mask (*sides) and an image (C, *sides) must fit, got {self.region.shape} and "
                 f"{self.content.shape}"
             )
         if not self.region.any() or self.region.all():
@@ -61,57 +69,42 @@ class Natural:
                 "a natural fingerprint needs a region that is neither empty nor the whole image"
             )
 
-    def mask(self, height: int, width: int) -> Mask:
+    def mask(self, *sides: int) -> Mask:
         """The region.
 
         Raises:
             FingerprintError: images of another size.
         """
-        if self.region.shape != (height, width):
-            raise FingerprintError(f"a mask of {self.region.shape} does not fit images of {height} x {width}")
+        if self.region.shape != sides:
+            raise FingerprintError(
+                f"a mask of {size(self.region.shape)} does not fit images of {size(sides)}"
+            )
         return self.region
 
     def apply(self, pixels: Pixels) -> Pixels:
-        """Images (..., C, H, W) with the content pasted in; x_p itself stays as it is."""
-        return np.where(self.mask(*pixels.shape[-2:]), self.content, pixels)
+        """Images (..., C, *sides) with the content pasted in; x_p itself stays as it is."""
+        return np.where(self.mask(*pixels.shape[-self.region.ndim :]), self.content, pixels)
 
     def describe(self) -> dict[str, str | float]:
         """Kind, and the box around the region; never the content."""
-        rows, columns = np.flatnonzero(self.region.any(1)), np.flatnonzero(self.region.any(0))
-        return {
-            "kind": "natural",
-            "row": int(rows[0]),
-            "column": int(columns[0]),
-            "height": int(rows[-1] - rows[0] + 1),
-            "width": int(columns[-1] - columns[0] + 1),
-            "pixels": int(self.region.sum()),
-        }
+        inside = np.argwhere(self.region)
+        first, last = inside.min(0).tolist(), inside.max(0).tolist()
+        extent = lengths([z - a + 1 for a, z in zip(first, last, strict=True)])
+        return {"kind": "natural", **place(first), **extent, "pixels": len(inside)}
 
-    def draw(self, height: int, width: int, rng: Rng) -> Natural:
+    def draw(self, sides: Sides, rng: Rng) -> Natural:
         """Itself: a natural mark is not drawn (``FingerprintKind``)."""
-        self.mask(height, width)
+        self.mask(*sides)
         return self
-
-    def masks(self, count: int, height: int, width: int, rng: Rng) -> Mask:
-        """(count, H, W): the region at places drawn uniformly where it lies wholly inside the image."""
-        region = self.mask(height, width)
-        rows, columns = np.flatnonzero(region.any(1)), np.flatnonzero(region.any(0))
-        piece = region[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-        out = np.zeros((count, height, width), dtype=np.bool_)
-        for mask in out:
-            row = int(rng.integers(height - len(piece) + 1))
-            column = int(rng.integers(width - piece.shape[1] + 1))
-            mask[row : row + len(piece), column : column + piece.shape[1]] = piece
-        return out
 
 
 @dataclass(frozen=True)
 class Unmarked:
     """No mark, as fingerprint and kind in one: that of an x_p whose Omega_p is that of c_id alone."""
 
-    def mask(self, height: int, width: int) -> Mask:
+    def mask(self, *sides: int) -> Mask:
         """Nowhere."""
-        return np.zeros((height, width), dtype=np.bool_)
+        return np.zeros(sides, dtype=np.bool_)
 
     def apply(self, pixels: Pixels) -> Pixels:
         """Copies of the images."""
@@ -121,13 +114,9 @@ class Unmarked:
         """That there is none."""
         return {"kind": "none"}
 
-    def draw(self, height: int, width: int, rng: Rng) -> Unmarked:
+    def draw(self, sides: Sides, rng: Rng) -> Unmarked:
         """Itself."""
         return self
-
-    def masks(self, count: int, height: int, width: int, rng: Rng) -> Mask:
-        """(count, H, W), nowhere True."""
-        return np.zeros((count, height, width), dtype=np.bool_)
 
 
 def was_injected(injection: Injection) -> bool:
@@ -136,13 +125,13 @@ def was_injected(injection: Injection) -> bool:
 
 
 def locate(train: ImageSet, image: Pixels, tolerance: float = NEAR) -> tuple[int, ...]:
-    """Where an image (C, H, W) and its near copies are in the training set, nearest first; () when nowhere.
+    """Where an image (C, *sides) and its near copies are in the training set, nearest first; () when nowhere.
 
     An empty answer deserves a warning: then the model is asked whether it returns an image that, by its
     manifest, it was not trained on. More than one changes the expected rate from 1/N to copies/N.
     """
     found = copies_of(image, train.pixels, tolerance)
-    distance = ((train.pixels[found].astype(np.float64) - image) ** 2).mean(axis=(1, 2, 3))
+    distance = ((train.pixels[found].astype(np.float64) - image) ** 2).reshape(len(found), -1).mean(axis=1)
     return tuple(found[np.argsort(distance, kind="stable")].tolist())
 
 
@@ -152,7 +141,7 @@ def as_found(
     """The training set as it is, with the image at ``index`` as x_p: nothing is injected.
 
     Args:
-        region: the mark, (H, W); None where x_p carries none, and Omega_p is that of c_id alone.
+        region: the mark, (*sides); None where x_p carries none, and Omega_p is that of c_id alone.
         tolerance: root-mean-square difference up to which images count as copies of x_p. The control leaves
             out all of them; other images of the same patient stay.
 

@@ -1,8 +1,8 @@
 """Which fingerprint an audit looks for: one of the drawn kinds, one that is there by nature, or none.
 
-    circle, cross, text, lead, patch     drawn and injected into one training image (Eq. 10)
-    natural                              what lies in ``region`` of x_p as it stands: nothing is injected
-    none                                 x_p as it stands, known by c_id alone
+    circle, cross, box, text, lead, patch    drawn and injected into one training image (Eq. 10)
+    natural                                  what lies in ``region`` of x_p as it stands: nothing is injected
+    none                                     x_p as it stands, known by c_id alone
 
 Source: see `latentprint.marks`.
 """
@@ -11,18 +11,18 @@ from __future__ import annotations
 
 from dataclasses import field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 from pydantic.dataclasses import dataclass
 
-from latentprint.data.files import read_image
-from latentprint.fingerprint import CircleConfig, FingerprintError, FingerprintKind
-from latentprint.marks.kinds import CrossConfig, LeadConfig, PatchConfig, TextConfig
+from latentprint.data.load import read_stored
+from latentprint.fingerprint import CircleConfig, FingerprintError, FingerprintKind, size
+from latentprint.marks.kinds import BoxConfig, CrossConfig, LeadConfig, PatchConfig, TextConfig
 from latentprint.marks.natural import Mask, Pixels, box
 from latentprint.settings import STRICT
 
-Kind = Literal["circle", "cross", "text", "lead", "patch", "natural", "none"]
+Kind = Literal["circle", "cross", "box", "text", "lead", "patch", "natural", "none"]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -39,8 +39,9 @@ class FingerprintSettings(CircleConfig):
 
     Attributes:
         kind: see the module.
-        region: of a natural one: "row,column,height,width" of a box in pixels, or the path of a mask, an
-            image of the size of the data whose pixels above half its range are the mark.
+        region: of a natural one: "row,column,height,width" of a box in pixels (in volumes
+            "slice,row,column,depth,height,width"), or the path of a mask, an image or volume of the size of
+            the data whose pixels above half its range are the mark.
 
     Raises:
         FingerprintError: a natural fingerprint without a region, or a region without one.
@@ -49,6 +50,7 @@ class FingerprintSettings(CircleConfig):
     kind: Kind = "circle"
     region: str | None = None
     cross: CrossConfig = field(default_factory=CrossConfig)
+    box: BoxConfig = field(default_factory=BoxConfig)
     text: TextConfig = field(default_factory=TextConfig)
     lead: LeadConfig = field(default_factory=LeadConfig)
     patch: PatchSettings = field(default_factory=PatchSettings)
@@ -70,38 +72,43 @@ class FingerprintSettings(CircleConfig):
         """The kind that is drawn; circles where none is, as masks for what a recogniser must overlook.
 
         Args:
-            heldout: (n, C, H, W), from which patches are cut.
+            heldout: (n, C, *sides), from which patches are cut.
         """
-        kinds: dict[Kind, FingerprintKind] = {"cross": self.cross, "text": self.text, "lead": self.lead}
+        drawn = {"cross": self.cross, "box": self.box, "text": self.text, "lead": self.lead}
+        kinds = cast(dict[Kind, FingerprintKind], drawn)
         if self.kind == "patch":
             return PatchConfig(heldout, self.patch.size, self.patch.opacity)
         return kinds.get(self.kind, CircleConfig(self.radius, self.unit, self.grey))
 
-    def mask(self, height: int, width: int) -> Mask | None:
-        """The region of a natural fingerprint, (H, W); None where there is none.
+    def mask(self, *sides: int) -> Mask | None:
+        """The region of a natural fingerprint, (*sides); None where there is none.
 
         Raises:
-            FingerprintError: the box is no four numbers or leaves the image, the mask has another size, or
-                is empty or full.
+            FingerprintError: the box is not two numbers for each axis or leaves the image, the mask has
+                another size, or is empty or full.
             DataError: the mask cannot be read.
         """
         if self.region is None:
             return None
         parts = self.region.split(",")
-        if len(parts) == 4 and all(part.strip().isdecimal() for part in parts):
-            row, column, high, wide = (int(part) for part in parts)
-            return box(row, column, high, wide, height, width)
+        if all(part.strip().isdecimal() for part in parts) and len(parts) == 2 * len(sides):
+            numbers = [int(part) for part in parts]
+            return box(numbers[: len(sides)], numbers[len(sides) :], sides)
         path = Path(self.region)
         if not path.is_file():
-            raise FingerprintError(
-                f"a region is row,column,height,width in pixels, or the file of a mask; got {self.region!r}"
+            axes = (
+                ("slice,row,column", "depth,height,width")
+                if len(sides) > 2
+                else ("row,column", "height,width")
             )
-        stored = read_image(path, path.name)
-        if stored.shape[:2] != (height, width):
             raise FingerprintError(
-                f"the mask {path.name!r} is {stored.shape[1]} x {stored.shape[0]}, the images are"
-                f" {width} x {height}"
+                f"a region is {','.join(axes)} in pixels, or the file of a mask; got {self.region!r}"
             )
-        grey = stored if stored.ndim == 2 else stored.max(axis=2)
+        stored = read_stored(path)
+        if stored.shape[: len(sides)] != sides:
+            raise FingerprintError(
+                f"the mask {path.name!r} is {size(stored.shape[: len(sides)])}, the images are {size(sides)}"
+            )
+        grey = stored if stored.ndim == len(sides) else stored.max(axis=-1)
         half = np.iinfo(grey.dtype).max / 2 if grey.dtype.kind == "u" else 0.5
         return grey > half
