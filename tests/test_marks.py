@@ -193,14 +193,14 @@ def test_every_kind_marks_volumes(kind: FingerprintKind) -> None:
     train, rng = volumes(), np.random.default_rng(3)
     done = inject(train, kind, rng)
     mask, changed = done.fingerprint.mask(9, 12, 10), (done.target != done.original).any(0)
-    assert mask.any() and not mask.all() and not changed[~mask].any() and changed[mask].mean() > 0.9
+    assert mask.any() and not mask.all() and not changed[~mask].any() and changed[mask].mean() > 0.7
     assert done.copies == 1 and done.marked.shape == (1, 9, 12, 10)
     assert {"slice", "column"} & set(done.fingerprint.describe()) or isinstance(kind, TextConfig)
     again = done.fingerprint.apply(train.pixels)
     assert np.array_equal(again[:, :, ~mask], train.pixels[:, :, ~mask])
     if not isinstance(kind, Natural):
         masks = [kind.draw((9, 12, 10), rng).mask(9, 12, 10) for _ in range(400)]
-        assert np.any(masks, axis=0)[3:-3, 3:-3, 3:-3].mean() > 0.6
+        assert np.any(masks, axis=0)[3:-3, 3:-3, 3:-3].mean() > 0.9
 
 
 def test_regions_of_volumes(tmp_path: Any) -> None:
