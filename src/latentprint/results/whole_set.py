@@ -46,9 +46,7 @@ LEAST_HELDOUT = 4
 PREFIX = "whole_"
 """Before the names of the columns, where rows of samples hold others too."""
 
-CLEAR = 0.5
-"""Of the first criterion: held-out images below it are near copies of training images, and no background."""
-
+CLEAR = 0.5  # held-out images below it, by the first criterion, are near copies of training images
 EXPOSED = 20
 _TIMES = (0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0)
 _SHOWN = (1, 10, 100, 1_000, 10_000)
