@@ -131,7 +131,9 @@ def locate(train: ImageSet, image: Pixels, tolerance: float = NEAR) -> tuple[int
     manifest, it was not trained on. More than one changes the expected rate from 1/N to copies/N.
     """
     found = copies_of(image, train.pixels, tolerance)
-    distance = ((train.pixels[found].astype(np.float64) - image) ** 2).mean(axis=tuple(range(1, train.pixels.ndim)))
+    distance = ((train.pixels[found].astype(np.float64) - image) ** 2).mean(
+        axis=tuple(range(1, train.pixels.ndim))
+    )
     return tuple(found[np.argsort(distance, kind="stable")].tolist())
 
 
