@@ -22,6 +22,7 @@ from latentprint.adapters.monai import open_monai
 from latentprint.adapters.opened import Asked, Opened, require_sound
 from latentprint.adapters.own import on_times
 from latentprint.adapters.recognise import Kind, no_model, recognise
+from latentprint.adapters.text.opening import with_prompt
 from latentprint.adapters.timesteps import ConsistencyDenoiser, DiscreteDenoiser
 from latentprint.networks import ModelError
 
@@ -48,6 +49,7 @@ __all__ = [
     "open_model",
     "recognise",
     "require_sound",
+    "with_prompt",
 ]
 
 
@@ -79,5 +81,7 @@ def open_model(
         "monai": open_monai,
         "lucidrains": open_lucidrains,
     }
-    opener = openers[kind]
-    return opener(folder, asked or Asked(label))
+    opened = openers[kind](folder, asked or Asked(label))
+    if opened.text is None and asked is not None and asked.lora is not None:
+        raise ModelError("a LoRA (--lora) is added to a text-to-image model of diffusers, and this is none")
+    return opened

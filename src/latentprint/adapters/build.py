@@ -33,6 +33,7 @@ from latentprint.adapters.fields import (
     short,
 )
 from latentprint.adapters.files import inside, read_json, read_tensors, weight_files
+from latentprint.adapters.text.networks import CONDITIONAL
 from latentprint.networks import ModelError
 
 MAX_SIDE = 4096
@@ -150,6 +151,7 @@ _KINDS: dict[str, tuple[Callable[..., nn.Module], dict[str, Field]]] = {
     "AutoencoderKL": (AutoencoderKL, AUTOENCODER_KL),
     "VQModel": (VQModel, VQ),
     "DiTTransformer2DModel": (DiTTransformer2DModel, DIT),
+    **CONDITIONAL,
 }
 
 

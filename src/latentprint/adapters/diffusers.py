@@ -27,6 +27,7 @@ from latentprint.adapters.latent import LatentCodec
 from latentprint.adapters.opened import Asked, Opened, written_down
 from latentprint.adapters.own import own_sampler
 from latentprint.adapters.schedulers import SCHEDULERS, Network, complete, denoiser_of, hint
+from latentprint.adapters.text.opening import is_text, open_text
 from latentprint.adapters.timesteps import require_label
 from latentprint.denoiser import Codec, IdentityCodec
 from latentprint.networks import ModelError
@@ -63,6 +64,8 @@ def open_diffusers(folder: Path, asked: Asked) -> Opened:
         ModelError: the folder holds a pickle instead of safetensors, custom code, another kind of model,
             settings that are not understood, or damaged files; or the label is missing, needless or unknown.
     """
+    if is_text(folder):
+        return open_text(folder, asked)
     pipeline = _pipeline(folder)
     parts = _parts(folder)
     module, config, files = read_network(parts["network"], NETWORKS)
@@ -174,11 +177,6 @@ def _require_known(index: Mapping[str, Any]) -> None:
     """Refuses pipelines and parts that are not in the tables."""
     name, version = index.get("_class_name"), index.get("_diffusers_version")
     of = f"a {short(name)} of diffusers" + (f" {version}" if isinstance(version, str) else "")
-    if "text_encoder" in index or "tokenizer" in index:
-        raise ModelError(
-            f"{of} is conditioned on text (it has a text encoder), and prompts are not audited yet; generate "
-            "images with the prompts that you will publish it for, and audit these: --samples FOLDER"
-        )
     if not isinstance(name, str) or name not in _PIPELINES:
         raise ModelError(
             f"{of} is not understood, and custom pipeline code is never run; understood are "

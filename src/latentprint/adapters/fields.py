@@ -76,6 +76,11 @@ def maybe(field: Field) -> Field:
     return lambda value, name: None if value is None else field(value, name)
 
 
+def either(one: Field, other: Field) -> Field:
+    """What ``one`` takes, or for a list what ``other`` does."""
+    return lambda value, name: (other if isinstance(value, list | tuple) else one)(value, name)
+
+
 def several(field: Field, low: int, high: int) -> Field:
     """A list of low to high entries, as a tuple."""
 

@@ -190,14 +190,16 @@ def _whole_numbers(value: object) -> TypeGuard[list[int]]:
     return all(isinstance(v, int) and not isinstance(v, bool) and 0 <= v < 2**63 for v in entries)
 
 
-def weight_files(folder: Path) -> list[Path]:
+def weight_files(folder: Path, usual_name: str = WEIGHTS) -> list[Path]:
     """The safetensors files that hold the weights of a network's folder; sharded ones by their index.
+
+    ``usual_name`` is what its library calls the file.
 
     Raises:
         ModelError: there are none, or only pickles, or several of which none is the usual one; an index names
             files outside the folder.
     """
-    index = inside(folder, f"{WEIGHTS}.index.json")
+    index = inside(folder, f"{usual_name}.index.json")
     if index.is_file():
         named = read_json(index).get("weight_map")
         if not isinstance(named, dict) or not named:
@@ -206,7 +208,7 @@ def weight_files(folder: Path) -> list[Path]:
         if len(shards) > MAX_SHARDS or not all(isinstance(s, str) for s in shards):
             raise ModelError(f"{index.name!r} must name up to {MAX_SHARDS} files")
         return [_shard(folder, name, index.name) for name in sorted(cast(set[str], shards))]
-    usual = inside(folder, WEIGHTS)
+    usual = inside(folder, usual_name)
     if usual.is_file():
         return [usual]
     names = sorted(os.listdir(folder)) if folder.is_dir() else []
@@ -215,10 +217,10 @@ def weight_files(folder: Path) -> list[Path]:
         return [inside(folder, others[0])]
     if others:
         raise ModelError(
-            f"{str(folder)!r} holds several safetensors files and no {WEIGHTS!r}: {short(others)}"
+            f"{str(folder)!r} holds several safetensors files and no {usual_name!r}: {short(others)}"
         )
     refuse_pickle(next((n for n in names if n.lower().endswith(PICKLES)), ""))
-    raise ModelError(f"{str(folder)!r} holds no weights: {WEIGHTS!r} is looked for")
+    raise ModelError(f"{str(folder)!r} holds no weights: {usual_name!r} is looked for")
 
 
 def _shard(folder: Path, name: str, index: str) -> Path:
@@ -248,9 +250,14 @@ Rename = Callable[[str, Mapping[str, tuple[int, ...]]], str]
 
 
 def read_tensors(
-    files: Sequence[Path], expected: Mapping[str, tuple[int, ...]], rename: Rename | None = None
+    files: Sequence[Path],
+    expected: Mapping[str, tuple[int, ...]],
+    rename: Rename | None = None,
+    ignored: Callable[[str], bool] = lambda name: False,
 ) -> dict[str, Tensor]:
     """The tensors of ``files``, which must be those expected, in float32 (whole numbers as they are).
+
+    Those whose name is ``ignored`` are left where they are, unless they are expected.
 
     Names and shapes are compared on the headers, so nothing is loaded that the network would not take.
 
@@ -262,7 +269,7 @@ def read_tensors(
         header = read_header(file)
         if doubled := sorted(set(header) & set(stated)):
             raise ModelError(f"tensor {short(doubled[0])} comes in two files")
-        stated |= header
+        stated |= {name: one for name, one in header.items() if name in expected or not ignored(name)}
     names = {name: (rename or renamed)(name, expected) for name in stated}
     if len(set(names.values())) != len(names):
         raise ModelError("two tensors of the weights stand for the same part of the network")
@@ -274,6 +281,8 @@ def read_tensors(
         except (OSError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
             raise ModelError(f"{file.name!r} cannot be read as safetensors: {short(str(error))}") from error
         for name, tensor in loaded.items():
+            if name not in names:
+                continue
             values = tensor.to(torch.float32) if tensor.is_floating_point() else tensor
             if not bool(torch.isfinite(values).all()):
                 raise ModelError(f"tensor {short(name)} of {file.name!r} holds NaN or infinite values")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -18,6 +18,9 @@ from latentprint.adapters.own import Own
 from latentprint.denoiser import Codec, Denoiser, checked
 from latentprint.networks import ModelError
 from latentprint.schedule import Schedule, expand
+
+if TYPE_CHECKING:
+    from latentprint.adapters.text.model import Text
 
 _LOOKS = 5  # noise levels at which a schedule is written down and a model is tried
 
@@ -33,6 +36,7 @@ class Asked:
         images: gives the training images (n, C, H, W) in [-1, 1], for what is measured on them.
         unit: whether its images lie in [0, 1]; False: in [-1, 1]; None: as its files say.
         beside: the folder of the model that this is a checkpoint of, for what the checkpoint does not repeat.
+        lora: a LoRA to add to its weights, ``lora_weight`` times.
     """
 
     label: int | None = None
@@ -42,6 +46,8 @@ class Asked:
     images: Callable[[], NDArray[np.float32]] | None = None
     unit: bool | None = None
     beside: Path | None = None
+    lora: Path | None = None
+    lora_weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,7 @@ class Opened:
         networks: the modules behind denoiser and codec.
         identity: plain values beside the weights that its numbers follow from; a run goes on with these only.
         own: the sampler it came with, and the model as that sampler sees it; None where it came with none.
+        text: asks a model of text under any prompt; ``denoiser`` and ``own`` are under the empty one.
     """
 
     denoiser: Denoiser
@@ -74,6 +81,7 @@ class Opened:
     networks: tuple[nn.Module, ...]
     identity: Mapping[str, Any] = field(default_factory=dict[str, Any])
     own: Own | None = None
+    text: Text | None = None
 
     def to(self, device: torch.device | str) -> Opened:
         """This model, with its networks moved (in place) to a device."""

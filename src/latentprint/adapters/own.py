@@ -32,6 +32,7 @@ from torch import Tensor
 
 from latentprint.adapters.discrete import DiscreteSchedule
 from latentprint.adapters.fields import short
+from latentprint.adapters.text.families import FAMILIES
 from latentprint.denoiser import Denoiser
 from latentprint.networks import ModelError
 from latentprint.sampler import (
@@ -56,6 +57,7 @@ PIPELINE_STEPS = {
     "LDMPipeline": 50,
     "DiTPipeline": 50,
     "ConsistencyModelPipeline": 1,
+    **{name: family.steps for name, family in FAMILIES.items()},
 }
 """Steps that a pipeline takes where its user says nothing."""
 

@@ -1,0 +1,1 @@
+"""Text-to-image models of diffusers: components opened one by one, no pipeline code run."""

@@ -1,0 +1,225 @@
+"""Text encoders and tokenizers of transformers, opened without trust in their files.
+
+Classes come from literal tables. As in ``adapters.build``, an encoder is first made without memory, and its
+files must hold exactly its weights. Of a configuration the settings of the network are read, each in a
+range; the rest of what transformers writes there changes nothing here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from latentprint.adapters.build import MAX_COMPUTED
+from latentprint.adapters.fields import Field, a_flag, a_number, a_whole, maybe, one_of, short
+from latentprint.adapters.files import inside, read_json, read_tensors, weight_files
+from latentprint.networks import ModelError
+
+MAX_TOKENIZER = 2**26
+"""The most bytes of one file of a tokenizer (64 MiB)."""
+
+MAX_TOKENS = 4096
+
+_WIDE = a_whole(1, 65536)
+_TOKEN = maybe(a_whole(0, 10**7))
+
+_CLIP: dict[str, Field] = {
+    "vocab_size": a_whole(1, 10**7),
+    "hidden_size": _WIDE,
+    "intermediate_size": _WIDE,
+    "projection_dim": _WIDE,
+    "num_hidden_layers": a_whole(1, 256),
+    "num_attention_heads": a_whole(1, 256),
+    "max_position_embeddings": a_whole(2, MAX_TOKENS),
+    "hidden_act": one_of("quick_gelu", "gelu", "gelu_new"),
+    "layer_norm_eps": a_number(0.0, 1.0),
+    "attention_dropout": a_number(0.0, 1.0),
+    "pad_token_id": _TOKEN,
+    "bos_token_id": _TOKEN,
+    "eos_token_id": _TOKEN,
+}
+
+_T5: dict[str, Field] = {
+    "vocab_size": a_whole(1, 10**7),
+    "d_model": _WIDE,
+    "d_kv": _WIDE,
+    "d_ff": _WIDE,
+    "num_layers": a_whole(1, 256),
+    "num_heads": a_whole(1, 256),
+    "relative_attention_num_buckets": a_whole(1, 4096),
+    "relative_attention_max_distance": a_whole(1, 65536),
+    "dropout_rate": a_number(0.0, 1.0),
+    "layer_norm_epsilon": a_number(0.0, 1.0),
+    "feed_forward_proj": one_of("relu", "gated-gelu"),
+    "tie_word_embeddings": a_flag,
+    "pad_token_id": _TOKEN,
+    "eos_token_id": _TOKEN,
+}
+
+ENCODERS: dict[str, tuple[str, dict[str, Field]]] = {
+    "CLIPTextModel": ("CLIPTextConfig", _CLIP),
+    "CLIPTextModelWithProjection": ("CLIPTextConfig", _CLIP),
+    "T5EncoderModel": ("T5Config", _T5),
+}
+"""A class of transformers: that of its configuration, and the settings it may have."""
+
+TOKENIZERS = {
+    "CLIPTokenizer": "CLIPTokenizer",
+    "CLIPTokenizerFast": "CLIPTokenizer",
+    "T5Tokenizer": "T5TokenizerFast",
+    "T5TokenizerFast": "T5TokenizerFast",
+}
+"""A tokenizer as an index names it, and the class that reads its files."""
+
+_TIED = {"encoder.embed_tokens.weight": "shared.weight"}
+_POSITIONS = "embeddings.position_ids"
+
+
+def transformers() -> Any:
+    """The library.
+
+    Raises:
+        ModelError: it is not installed.
+    """
+    try:
+        import transformers as library
+    except ImportError as error:
+        raise ModelError(
+            "this model is conditioned on text, and reading its text encoder needs transformers: "
+            "pip install 'latentprint[text]'"
+        ) from error
+    return library
+
+
+def read_encoder(folder: Path, kind: str) -> tuple[nn.Module, list[Path]]:
+    """The encoder of class ``kind`` in a folder, in float32 and evaluation mode, and the files it came from.
+
+    Raises:
+        ModelError: it is missing, a setting is refused, or the weights are not those of this encoder.
+    """
+    if not folder.is_dir():
+        raise ModelError(
+            f"the text encoder {folder.name!r} is missing: {str(folder)!r} is no folder; save the whole "
+            "pipeline (save_pretrained), or copy the encoder of the model that was fine-tuned into it"
+        )
+    named, fields = ENCODERS[kind]
+    config = read_json(inside(folder, "config.json"))
+    values = {key: fields[key](config[key], f"{key} of {kind}") for key in fields if key in config}
+    library = transformers()
+
+    def made() -> nn.Module:
+        return cast(nn.Module, getattr(library, kind)(getattr(library, named)(**values)))
+
+    level = library.logging.get_verbosity()
+    library.logging.set_verbosity_error()
+    try:
+        with torch.device("meta"):
+            network = made()
+        expected = {key: tuple(one.shape) for key, one in network.state_dict().items() if key not in _TIED}
+        files = weight_files(folder, "model.safetensors")
+        tensors = read_tensors(files, expected, _renamed, lambda name: name.endswith(_POSITIONS))
+        computed = sum(buffer.numel() for _, buffer in network.named_buffers())
+        if computed > MAX_COMPUTED:
+            raise ModelError(f"{kind} would compute {computed:,} numbers beside its weights")
+        with torch.random.fork_rng(devices=[]):  # it draws weights, which are replaced at once
+            network = made()
+    except ModelError:
+        raise
+    except Exception as error:  # constructors of transformers let errors of any type through
+        raise ModelError(f"the settings of {kind} do not fit together: {short(error)}") from error
+    finally:
+        library.logging.set_verbosity(level)
+    whole = dict(tensors) | {tied: tensors[own] for tied, own in _TIED.items() if own in tensors}
+    network.load_state_dict(cast(dict[str, Any], whole), strict=True, assign=True)
+    return network.eval().requires_grad_(False), files
+
+
+def _renamed(name: str, expected: Mapping[str, tuple[int, ...]]) -> str:
+    """The name of today: transformers once kept CLIP's tensors below text_model, and T5's tied ones twice."""
+    for one in (name, name.removeprefix("text_model."), f"text_model.{name}", _TIED.get(name, name)):
+        if one in expected:
+            return one
+    return name
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Prompts as an encoder takes them.
+
+    Attributes:
+        ids, mask: (n, length).
+        lost: of each prompt, how many tokens were cut off its end.
+    """
+
+    ids: Tensor
+    mask: Tensor
+    lost: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Tokenizer:
+    """A tokenizer of transformers with the most tokens that its encoder takes."""
+
+    own: Any
+    most: int
+
+    def __call__(self, prompts: Sequence[str], length: int | None = None) -> Tokens:
+        """Prompts padded and cut to ``length`` tokens (None: the most that it takes)."""
+        size = length or self.most
+        level = transformers().logging.get_verbosity()
+        transformers().logging.set_verbosity_error()  # what is cut off is said in the report
+        try:
+            cut = self.own(
+                list(prompts), padding="max_length", max_length=size, truncation=True, return_tensors="pt"
+            )
+            lost = tuple(max(0, len(self.own(one).input_ids) - size) for one in prompts)
+        finally:
+            transformers().logging.set_verbosity(level)
+        return Tokens(cut.input_ids, cut.attention_mask, lost)
+
+
+_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "spiece.model",
+)
+
+
+def read_tokenizer(folder: Path, kind: str, most: int) -> Tokenizer:
+    """The tokenizer of class ``kind`` in a folder; ``most`` tokens are taken by its encoder.
+
+    Raises:
+        ModelError: it is missing or damaged.
+    """
+    files = [inside(folder, name) for name in _FILES]
+    there = [file for file in files if file.is_file()]
+    if not there:
+        raise ModelError(
+            f"the tokenizer {folder.name!r} is missing in {str(folder.parent)!r}; save the whole pipeline "
+            "(save_pretrained), or copy the tokenizer of the model that was fine-tuned into it"
+        )
+    if large := next((file for file in there if file.stat().st_size > MAX_TOKENIZER), None):
+        raise ModelError(f"{large.name!r} has more than the {MAX_TOKENIZER} bytes that are read of it")
+    for file in there:
+        if file.suffix == ".json" and file.name != "tokenizer.json" and file.name != "vocab.json":
+            read_json(file)
+    library = transformers()
+    try:
+        own = getattr(library, TOKENIZERS[kind]).from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=False
+        )
+        length = int(min(own.model_max_length, most))
+        if length < 2 or len(own("a").input_ids) < 1:
+            raise ValueError(f"it takes {length} tokens")
+    except Exception as error:  # parsers of transformers let errors of any type through
+        raise ModelError(f"the tokenizer {folder.name!r} cannot be read: {short(error)}") from error
+    return Tokenizer(own, length)

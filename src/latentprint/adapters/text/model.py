@@ -1,0 +1,114 @@
+"""A text-to-image model under its prompts: opened once, asked under any of them.
+
+    out = free + w (asked - free)        w: the scale of guidance, above 1 (Ho and Salimans 2022)
+
+Prompts are embedded once, before anything is measured. Which prompt, and which scale, belong to the identity
+of the sampler: q and t' under one say nothing of another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+
+import torch
+from torch import Tensor, nn
+
+from latentprint.adapters.own import Own
+from latentprint.adapters.text.families import About, Ask, Family, Reader, Rows
+from latentprint.denoiser import Denoiser
+
+TOGETHER = 64
+"""Prompts that are embedded in one pass."""
+
+
+class Prompted(nn.Module):
+    """The network under one prompt: (x, time) -> its prediction, guided where ``free`` is given."""
+
+    def __init__(self, network: nn.Module, ask: Ask, asked: Rows, free: Rows | None, guidance: float) -> None:
+        super().__init__()
+        self.network, self.ask, self.asked, self.free, self.guidance = network, ask, asked, free, guidance
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        """The prediction for x (n, ...) at times (n,)."""
+        if self.free is None:
+            return self.ask(self.network, x, time, _repeated(self.asked, x))
+        both = {name: torch.cat([_to(self.free[name], x), _to(one, x)]) for name, one in self.asked.items()}
+        rows = {name: one.repeat_interleave(len(x), dim=0) for name, one in both.items()}
+        free, asked = self.ask(self.network, torch.cat([x, x]), torch.cat([time, time]), rows).chunk(2)
+        return torch.lerp(free, asked, self.guidance)
+
+
+def _to(row: Tensor, x: Tensor) -> Tensor:
+    return row.to(device=x.device, dtype=x.dtype if row.is_floating_point() else row.dtype)
+
+
+def _repeated(rows: Rows, x: Tensor) -> Rows:
+    return {name: _to(one, x).expand(len(x), *one.shape[1:]) for name, one in rows.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class Text:
+    """What is needed to ask a model under a prompt.
+
+    Attributes:
+        guidance: the scale that its pipeline takes where nobody says otherwise.
+        finish: from the network under a prompt to the denoiser and its own sampler.
+    """
+
+    family: Family
+    network: nn.Module
+    readers: Mapping[str, Reader]
+    about: About
+    guidance: float
+    finish: Callable[[nn.Module], tuple[Denoiser, Own]]
+    zeros: bool = False
+    _known: dict[str, Rows] = field(default_factory=dict[str, Rows])
+
+    @torch.no_grad()
+    def learn(self, prompts: Sequence[str]) -> None:
+        """Embed these prompts, each once."""
+        new = [one for one in dict.fromkeys(prompts) if one not in self._known]
+        for first in range(0, len(new), TOGETHER):
+            some = new[first : first + TOGETHER]
+            rows = self.family.encode(self.readers, [self.family.words(one) for one in some], self.about)
+            for i, one in enumerate(some):
+                self._known[one] = {name: values[i : i + 1].cpu() for name, values in rows.items()}
+
+    def rows(self, prompt: str) -> Rows:
+        """What the network is given under a prompt, a row each."""
+        self.learn([prompt])
+        return self._known[prompt]
+
+    @property
+    def nothing(self) -> Rows:
+        """What it is given where nothing is asked: zeros, or the empty prompt."""
+        rows = self.rows("")
+        if not self.zeros:
+            return rows
+        cleared = {name: torch.zeros_like(rows[name]) for name in ("hidden", "text_embeds") if name in rows}
+        return {**rows, **cleared}
+
+    def prompted(self, prompt: str, guidance: float) -> Prompted:
+        """The network under a prompt; a scale of 1 or less is no guidance, as in the pipeline."""
+        free = self.nothing if guidance > 1 else None
+        return Prompted(self.network, self.family.ask, self.rows(prompt), free, guidance)
+
+    def under(self, prompt: str, guidance: float) -> tuple[Denoiser, Own]:
+        """The denoiser under a prompt, and the model's own sampler of it."""
+        return self.finish(self.prompted(prompt, guidance))
+
+    def lost(self, prompts: Sequence[str]) -> tuple[int, ...]:
+        """Of each prompt, how many tokens the model never sees, for they are beyond its encoder's limit.
+
+        Where several encoders read it, what none of them sees.
+        """
+        words = [self.family.words(one) for one in prompts]
+        each = [one.tokenizer(words, self.family.length).lost for one in self.readers.values()]
+        return tuple(map(min, zip(*each, strict=True))) if prompts else ()
+
+
+def prompt_sha256(prompt: str) -> str:
+    """By which a prompt is known again, where its words must not be shown."""
+    return sha256(prompt.encode("utf-8", "surrogatepass")).hexdigest()

@@ -1,0 +1,245 @@
+"""Text-to-image pipelines of diffusers, opened part by part.
+
+    model_index.json                        the pipeline's class and parts, each from a literal table
+    unet/ or transformer/                   the network
+    text_encoder/, tokenizer/, ..._2, ..._3 what reads prompts (extra ``text``)
+    vae/                                    an AutoencoderKL
+    scheduler/scheduler_config.json         which noise, and what the network predicts
+
+No code of the folder is run, and what it may lack (safety checker, feature extractor) is not asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+from torch import nn
+
+from latentprint.adapters.build import read_network, sides
+from latentprint.adapters.fields import number, short
+from latentprint.adapters.files import files_sha256, inside, read_json, subfolder
+from latentprint.adapters.latent import LatentCodec
+from latentprint.adapters.opened import Asked, Opened, written_down
+from latentprint.adapters.own import Own, own_sampler
+from latentprint.adapters.schedulers import SCHEDULERS, Network, complete, denoiser_of, hint
+from latentprint.adapters.text.encoders import TOKENIZERS, read_encoder, read_tokenizer
+from latentprint.adapters.text.families import FAMILIES, About, Family, Reader
+from latentprint.adapters.text.lora import add_lora, lora_file
+from latentprint.adapters.text.model import Text
+from latentprint.denoiser import Denoiser
+from latentprint.networks import ModelError
+from latentprint.sampler import sampler_from
+
+INDEX = "model_index.json"
+
+_LEFT_OUT = {
+    "safety_checker": "the pipeline's safety checker is left out: what it would black out is audited",
+    "feature_extractor": "",
+    "image_encoder": "",
+}
+"""Parts that change nothing of what the model generates, and what a reader must know of each."""
+
+
+def is_text(folder: Path) -> bool:
+    """Whether the folder's index names a text encoder or a tokenizer."""
+    if not inside(folder, INDEX).is_file():
+        return False
+    index = read_json(folder / INDEX)
+    return any(name.startswith(("text_encoder", "tokenizer")) for name in index)
+
+
+def open_text(folder: Path, asked: Asked) -> Opened:
+    """The text-to-image model in ``folder``, under the empty prompt; ``Opened.text`` asks it under others.
+
+    Raises:
+        ModelError: a part is missing, is of a class that is not in the tables, a pickle or damaged; the
+            images are of a size that its parts cannot make.
+    """
+    index = read_json(inside(folder, INDEX))
+    family = _family(index)
+    if asked.label is not None:
+        raise ModelError("a label was given, but this model is conditioned on text: give prompts (--prompts)")
+    readers, files = _readers(folder, index, family)
+    module, config, own_files = read_network(subfolder(folder, family.folder), (family.network,))
+    adapted, remarks = _adapted(module, readers, family, asked)
+    autoencoder, vae_config, vae_files = read_network(subfolder(folder, "vae"), ("AutoencoderKL",))
+    scheduler = complete(read_json(inside(subfolder(folder, "scheduler"), "scheduler_config.json")))
+    shape, notes = _shape(config, vae_config, asked)
+    codec = LatentCodec.of(autoencoder, vae_config, shape)
+    name = str(index["_class_name"])
+    channels = int(config["in_channels"]), int(config.get("out_channels") or config["in_channels"])
+
+    def finish(prompted: nn.Module) -> tuple[Denoiser, Own]:
+        network = Network(prompted, channels, variance=channels[1] == 2 * channels[0])
+        denoiser, _ = denoiser_of(network, scheduler)
+        nearest = sampler_from(hint(scheduler, denoiser))
+        found = own_sampler(scheduler, denoiser, nearest, asked.steps, name, _mu(scheduler), asked.most)
+        return denoiser, found
+
+    size = codec.image_shape[1], codec.image_shape[2]
+    guidance = number(family.guidance if asked.guidance is None else asked.guidance, "guidance", 0.0, 1000.0)
+    zeros = family.zeros and index.get("force_zeros_for_empty_prompt", True) is not False
+    text = Text(family, module, readers, About(size, config, index), guidance, finish, zeros)
+    _require_fit(text, family)
+    denoiser, own = text.under("", guidance)
+    said = denoiser_of(Network(module, channels, variance=channels[1] == 2 * channels[0]), scheduler)[1]
+    used = [*files, *own_files, *vae_files]
+    return Opened(
+        denoiser=denoiser,
+        codec=codec,
+        shape=shape,
+        image_shape=codec.image_shape,
+        sampler_hint=hint(scheduler, denoiser),
+        weights_sha256=files_sha256([file.resolve() for file in used], folder.resolve()),
+        kind="diffusers text-to-image",
+        notes=(*said, *notes, *_notes(index), *remarks),
+        networks=(module, autoencoder, *(reader.encoder for reader in readers.values())),
+        identity={"schedule": written_down(denoiser.schedule), "pipeline": name, **adapted},
+        own=own,
+        text=text,
+    )
+
+
+def _family(index: Mapping[str, Any]) -> Family:
+    """The pipeline's row, after every part of the index was held against the tables."""
+    name = index.get("_class_name")
+    if not isinstance(name, str) or name not in FAMILIES:
+        raise ModelError(
+            f"a {short(name)} is not understood, and the code of a pipeline is never run; understood are "
+            f"{', '.join(FAMILIES)}. Generate images with the prompts that you will publish it for, and "
+            "audit these: --samples FOLDER"
+        )
+    family = FAMILIES[name]
+    allowed: dict[str, tuple[str, tuple[str, ...]]] = {
+        family.folder: ("diffusers", (family.network,)),
+        "vae": ("diffusers", ("AutoencoderKL",)),
+        "scheduler": ("diffusers", tuple(SCHEDULERS)),
+    }
+    for part in family.parts:
+        allowed[part.encoder] = ("transformers", part.classes)
+        allowed[part.tokenizer] = ("transformers", tuple(TOKENIZERS))
+    for part, value in index.items():
+        entry = cast(list[object], value) if isinstance(value, list) else []
+        if part.startswith("_") or part in _LEFT_OUT or len(entry) != 2 or entry == [None, None]:
+            if part in allowed and not (entry == [None, None] or value is None):
+                raise ModelError(f"part {short(part)} of {INDEX} must be a library and a class")
+            continue
+        library, kind = entry
+        if part not in allowed:
+            raise ModelError(
+                f"part {short(part)} ({short(library)}, {short(kind)}) of the pipeline is not understood: "
+                "code and networks from outside diffusers and transformers are not run"
+            )
+        of, classes = allowed[part]
+        if library != of or kind not in classes:
+            raise ModelError(
+                f"part {part!r} is of class {short(kind)} from {short(library)}; understood are "
+                f"{', '.join(classes)} from {of}, and no other code is run"
+            )
+    return family
+
+
+def _readers(folder: Path, index: Mapping[str, Any], family: Family) -> tuple[dict[str, Reader], list[Path]]:
+    readers, files = dict[str, Reader](), list[Path]()
+    for part in family.parts:
+        kind = index.get(part.encoder)
+        named = isinstance(kind, list) and kind != [None, None]
+        if part.optional and not named:
+            continue
+        name = cast(list[str], kind)[1] if named else part.classes[0]
+        encoder, found = read_encoder(subfolder(folder, part.encoder), name)
+        most = int(getattr(cast(Any, encoder).config, "max_position_embeddings", 512))
+        of = index.get(part.tokenizer)
+        usual = "CLIPTokenizer" if name.startswith("CLIP") else "T5TokenizerFast"
+        kept = cast(list[str], of)[1] if isinstance(of, list) and of != [None, None] else usual
+        tokenizer = read_tokenizer(subfolder(folder, part.tokenizer), kept, most)
+        readers[part.encoder] = Reader(encoder, tokenizer)
+        files += found
+    return readers, files
+
+
+def _adapted(
+    module: nn.Module, readers: Mapping[str, Reader], family: Family, asked: Asked
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Adds the LoRA that is asked for; (what its numbers follow from, notes)."""
+    if asked.lora is None:
+        return {}, ()
+    weight = number(asked.lora_weight, "the weight of the LoRA", -1000.0, 1000.0)
+    file = lora_file(asked.lora)
+    parts = {family.folder: module, **{name: reader.encoder for name, reader in readers.items()}}
+    changed = add_lora(parts, family.folder, file, weight)
+    note = f"a LoRA was added to {changed} of its weights, {weight:g} times"
+    return {"lora_sha256": files_sha256([file], file.parent), "lora_weight": weight}, (note,)
+
+
+def _shape(
+    config: Mapping[str, Any], vae: Mapping[str, Any], asked: Asked
+) -> tuple[tuple[int, int, int], tuple[str, ...]]:
+    """The latents' (C, h, w): those of the training images where their size is known, as fine-tuning does."""
+    channels, notes = int(config["in_channels"]), ("images are encoded as the mean of the posterior",)
+    factor = 2 ** (len(vae["block_out_channels"]) - 1)
+    own = config.get("sample_size")
+    if asked.images is None:
+        if own is None:
+            raise ModelError("the network's config.json must state its sample_size, the side of its latents")
+        return (channels, *sides(own)), notes
+    height, width = asked.images().shape[2:]
+    levels = len(config["block_out_channels"]) - 1 if "block_out_channels" in config else 0
+    step = factor * (2**levels if levels else int(config.get("patch_size", 1)))
+    if height % step or width % step:
+        near = max(step, round(min(height, width) / step) * step)
+        raise ModelError(
+            f"the images are {height} x {width} pixels, and this model makes images whose sides are "
+            f"multiples of {step}: --resize {near} brings them to a size that it can "
+            "make, if its training did the same"
+        )
+    shape = (channels, height // factor, width // factor)
+    if own is not None and shape[1:] != sides(own):
+        usual = " x ".join(str(side * factor) for side in sides(own))
+        notes += (
+            f"the network's own size is {usual} pixels; it was asked for the size of the training images",
+        )
+    return shape, notes
+
+
+def _mu(scheduler: Mapping[str, Any]) -> float | None:
+    if scheduler.get("use_dynamic_shifting"):
+        raise ModelError(
+            "the scheduler shifts its times by the size of the image (use_dynamic_shifting), which is not "
+            "understood for this pipeline"
+        )
+    return None
+
+
+def _notes(index: Mapping[str, Any]) -> tuple[str, ...]:
+    there = [name for name in _LEFT_OUT if index.get(name) not in (None, [None, None])]
+    return tuple(_LEFT_OUT[name] for name in there if _LEFT_OUT[name])
+
+
+def _require_fit(text: Text, family: Family) -> None:
+    """Refuses encoders whose numbers are not those that the network takes."""
+    rows = text.rows("")
+    settings = text.about.network
+    wanted = settings.get("caption_channels") or settings.get("joint_attention_dim")
+    wanted = wanted or settings.get("cross_attention_dim")
+    width = rows["hidden"].shape[-1]
+    if isinstance(wanted, int) and width != wanted:
+        raise ModelError(
+            f"the text encoder gives {width} numbers a token, but {family.folder}/ takes {wanted}: they are "
+            "not of one model"
+        )
+
+
+def with_prompt(opened: Opened, prompt: str, guidance: float) -> Opened:
+    """The same model under a prompt.
+
+    Raises:
+        ValueError: it is not conditioned on text.
+    """
+    if opened.text is None:
+        raise ValueError("this model is not conditioned on text")
+    denoiser, own = opened.text.under(prompt, guidance)
+    return replace(opened, denoiser=denoiser, own=own)
