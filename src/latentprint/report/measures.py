@@ -199,7 +199,7 @@ def _membership(results: Results, _: RunFacts) -> Measure | None:
     if found is None or found.auc is None or found.low is None or found.high is None:
         return None
     weak = "" if found.high - found.low <= 0.2 else "The interval is wider than 0.2: more images are needed."
-    counted = f"{words.whole(found.members)} training images, {words.whole(found.heldout)} never trained on."
+    counted = f"{words.integer(found.members)} training images, {words.integer(found.heldout)} never trained on."
     return Measure(
         "How well training images can be told from others (AUC; 0.5 is guessing)",
         f"{found.auc:.3f}",
@@ -216,7 +216,7 @@ def _data(results: Results, _: RunFacts) -> Measure:
         "Training images that were named to the audit",
         f"{data.images:,}{persons}, {public_source(data.source)}",
         f"SHA-256 of their list: {data.sha256}",
-        f"{words.whole(data.near_copies)} have a near copy among the others.",
+        f"{words.integer(data.near_copies)} have a near copy among the others.",
     )
 
 
