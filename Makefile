@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: setup demo test edges examples check coverage lint format types layers docstrings docs lock clean
+.PHONY: setup demo test edges examples check coverage lint format types layers docstrings docs lock wheel-test clean
 
 setup: $(STAMP)
 
@@ -67,8 +67,12 @@ coverage: setup
 
 # No index address may enter the lock: it must install from whatever index the user has.
 lock: setup
-	$(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --extra accelerate --extra dev --extra docs --extra examples --extra dicom --extra dp --extra fid --extra lucidrains --extra medmnist --extra monai --extra nifti --extra ray --extra sign --extra text \
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --extra accelerate --extra dev --extra docs --extra examples --extra dicom --extra dp --extra fid --extra lucidrains --extra medmnist --extra monai --extra nifti --extra ray --extra sign --extra text --extra torch \
 	  --no-emit-index-url --no-header pyproject.toml --output-file requirements.lock
+
+# The wheel as a stranger gets it: built, installed into fresh environments outside the tree, and run there.
+wheel-test: setup
+	$(BIN)/python -m tools.wheel_test --python $(PYTHON)
 
 clean:
 	rm -rf $(VENV) build dist site .pytest_cache .ruff_cache

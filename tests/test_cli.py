@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import small_runs
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -160,3 +162,32 @@ def test_ctrl_c_keeps_what_was_finished_and_says_how_to_continue(tmp_path: Path,
     assert "training model: " in finished.stderr
     again = CliRunner().invoke(app, ["report", str(tmp_path / "run")])
     assert again.exit_code == 0
+
+
+def test_without_pytorch_reading_works_and_the_rest_names_the_extra(tmp_path: Path) -> None:
+    """As in a light install: every import of the extra ``torch`` fails."""
+    shutil.copytree(small_runs.RUNS / "marked", tmp_path / "run")
+    small_runs.written(small_runs.run("marked"), tmp_path / "run")
+    script = """
+import sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("torch", "torchvision", "diffusers", "sklearn"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Absent())
+from latentprint.cli import answer
+sys.exit(answer(sys.argv[1:]))
+"""
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        line = [sys.executable, "-c", script, *words]
+        return subprocess.run(line, capture_output=True, text=True, cwd=tmp_path, timeout=120, check=False)
+
+    for command in ("verify", "report", "card", "dossier"):
+        assert run(command, "run").returncode == 0, command
+    for command in (("audit", "digits"), ("demo",), ("calibrate", "--quick"), ("check", "digits")):
+        refused = run(*command)
+        assert refused.returncode == 2 and "latentprint[torch]" in refused.stderr, command
+        assert refused.stderr.count("\n") == 1 and len(refused.stderr) < 400

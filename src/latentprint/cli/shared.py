@@ -31,6 +31,9 @@ Fresh = Annotated[bool, typer.Option("--fresh", help="Put a run that the folder 
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")]
 RunFolder = Annotated[Path, typer.Argument(help="Folder of a finished run.")]
 
+HEAVY = ("torch", "torchvision", "diffusers", "sklearn")
+"""Packages of the extra ``torch``, which a light install lacks."""
+
 LONGEST = 400
 """The most letters of a sentence on stderr."""
 
@@ -94,6 +97,11 @@ def refusal(error: Exception) -> str | None:
         from latentprint.settings import ValidationError, sentence
 
         return sentence(error) if isinstance(error, ValidationError) else None
+    if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] in HEAVY:
+        return (
+            f"this command needs PyTorch and the libraries around it ({error.name} is not installed):"
+            " pip install 'latentprint[torch]'. report, gate, compare, verify, card and dossier need none"
+        )
     # torch and Ray have errors of their own for it, and neither is imported for a refusal
     memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     if memory or "can't allocate memory" in str(error):

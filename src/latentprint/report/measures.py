@@ -199,7 +199,9 @@ def _membership(results: Results, _: RunFacts) -> Measure | None:
     if found is None or found.auc is None or found.low is None or found.high is None:
         return None
     weak = "" if found.high - found.low <= 0.2 else "The interval is wider than 0.2: more images are needed."
-    counted = f"{words.integer(found.members)} training images, {words.integer(found.heldout)} never trained on."
+    counted = (
+        f"{words.integer(found.members)} training images, {words.integer(found.heldout)} never trained on."
+    )
     return Measure(
         "How well training images can be told from others (AUC; 0.5 is guessing)",
         f"{found.auc:.3f}",
