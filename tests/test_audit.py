@@ -15,7 +15,7 @@ import jsonschema
 import numpy as np
 import pytest
 
-from latentprint import resolve, run_audit
+from latentprint import Where, resolve, run_audit
 from latentprint.config import AuditConfig
 from latentprint.results import Results
 from latentprint.results.read import read_results
@@ -112,7 +112,7 @@ def test_the_report_and_results_hold_no_pixels_and_no_paths(finished: tuple[Path
 
 def test_hits_do_not_depend_on_the_batch(finished: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     out, results = finished
-    other = run_audit(tiny(), tmp_path / "other", batch=7).plain()
+    other = run_audit(tiny(), tmp_path / "other", where=Where(batch=7)).plain()
     assert other["t_prime"]["hits"] == results["t_prime"]["hits"]
     assert other["q"]["monte_carlo"]["hits"] == results["q"]["monte_carlo"]["hits"]
     one, two = Run.read(out).rows("samples.model"), Run.read(tmp_path / "other").rows("samples.model")

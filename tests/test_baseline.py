@@ -26,7 +26,6 @@ from latentprint.detector.embedding import Embedder, EmbeddingConfig, EmbeddingD
 from latentprint.fingerprint import CircleConfig, inject
 from latentprint.known import Gaussian, Memorised
 from latentprint.probe import ModelProbe, from_image
-from latentprint.progress import silent
 from latentprint.results import tprime
 from latentprint.results.notes import Ranked
 from latentprint.results.searched import Profile
@@ -119,7 +118,7 @@ def context(tmp_path: Path) -> Iterator[Context]:
         {"seed": 4, "fingerprint": {"radius": [0.2, 0.25]}, "sampler": {"steps": 6}}, preset="demo"
     )
     with Run.open(tmp_path / "run", {"test": 1}) as run:
-        yield Context(config, run, CPU, 256, silent)
+        yield Context(config, run)
 
 
 # The probe

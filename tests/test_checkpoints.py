@@ -12,7 +12,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from latentprint import resolve, run_audit
+from latentprint import Where, resolve, run_audit
 from latentprint.cli import app
 from latentprint.detector import backbone
 from latentprint.files import parse_toml
@@ -124,7 +124,7 @@ def test_a_kill_between_a_checkpoint_and_the_weights_kept_there_changes_nothing(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_audit(config, tmp_path / "run", progress=dies)
+        run_audit(config, tmp_path / "run", where=Where(say=dies))
     assert not (tmp_path / "run" / "snapshots").exists()
     again = run_audit(config, tmp_path / "run")
     assert again.plain()["checkpoints"] == results["checkpoints"]

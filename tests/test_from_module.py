@@ -61,8 +61,8 @@ def test_a_network_is_audited_whole_and_goes_on_with_the_same_weights_only(tmp_p
     first: Any = run_audit(settings(), tmp_path / "run", model=model, target=5)
     assert first.model.kind == "python" and first.model.weights_sha256 == model.weights_sha256
     assert any("code" in note for note in first.model.notes)
-    again = {"schedule": ddpm_schedule(), "predicts": "epsilon", "shape": DIGIT}
-    second: Any = run_audit(settings(), tmp_path / "run", model=Network(), target=5, **cast(Any, again))
+    again = from_module(Network(), ddpm_schedule(), shape=DIGIT)
+    second: Any = run_audit(settings(), tmp_path / "run", model=again, target=5)
     assert second.q.monte_carlo == first.q.monte_carlo
     others = {
         "other weights": from_module(Network(1), ddpm_schedule(), shape=DIGIT),
@@ -179,12 +179,8 @@ def test_what_is_no_function_of_x_and_t_is_refused_before_anything_runs(
         (lambda: from_module(Network(), VP(), cast(Any, "wave"), shape=DIGIT), "predicts one of"),
         (lambda: from_module(Network(), VP(), shape=(8, 8)), "channels, height, width"),
         (lambda: from_function(lambda x, t: x, cast(Any, VP)), "ddpm_schedule|schedule"),
-        (lambda: as_opened(Network(), None, None, DIGIT, None), "give schedule="),
-        (lambda: as_opened(cast(Any, 3), None, None, DIGIT, None), "got int"),
-        (
-            lambda: as_opened(from_module(Network(), VP(), shape=DIGIT), VP(), None, DIGIT, None),
-            "brings its own",
-        ),
+        (lambda: as_opened(cast(Any, Network()), lambda: DIGIT), "from_module"),
+        (lambda: as_opened(cast(Any, 3), lambda: DIGIT), "got int"),
     ],
 )
 def test_what_cannot_be_told_is_refused(make: Callable[[], Any], said: str) -> None:
@@ -199,9 +195,7 @@ def test_a_function_with_its_networks_named_is_known_by_them() -> None:
     assert opened.weights_sha256 != from_module(Network(1), VP(), shape=DIGIT).weights_sha256
 
 
-def test_a_description_without_a_network_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="describe a network"):
-        run_audit(settings(), tmp_path / "run", model=tmp_path, schedule=VP())
+def test_a_label_is_none_of_a_model_from_python(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="label"):
         run_audit(settings(), tmp_path / "run", model=from_module(Network(), VP(), shape=DIGIT), label=1)
 

@@ -17,10 +17,10 @@ from typer.testing import CliRunner
 from latentprint import resolve, run_audit
 from latentprint.adapters import open_model
 from latentprint.audit import stages
-from latentprint.audit.context import Context
+from latentprint.audit.context import Context, Where
 from latentprint.audit.given import as_it_is, given_images, open_given
 from latentprint.audit.images import read_images
-from latentprint.audit.stages import Detectors
+from latentprint.audit.stages import Audited, Detectors
 from latentprint.cli import app
 from latentprint.contracts import InputError
 from latentprint.data import load
@@ -28,7 +28,6 @@ from latentprint.denoiser import NetworkDenoiser
 from latentprint.files import parse_toml
 from latentprint.gate import judge, read_policy
 from latentprint.networks import build_unet, save_model
-from latentprint.progress import silent
 from latentprint.report import RunFacts
 from latentprint.report.modelcard import model_card
 from latentprint.results.read import read_results
@@ -284,13 +283,13 @@ def test_a_latent_model_is_noised_and_sampled_in_its_own_space(tmp_path: Path) -
     given = open_given(tmp_path / "latent", None, None, torch.device("cpu"), resolve(preset="small"))
     assert given is not None and not given.pixels
     opened, config = given.opened, resolve({"sampler": {"steps": 2}}, preset="demo")
-    context = Context(config, cast(Any, None), torch.device("cpu"), 512, silent, opened.codec, opened.shape)
+    context = Context(config, cast(Any, None), Where(batch=512), opened.codec, opened.shape)
     target = np.linspace(-1, 1, 256, dtype=np.float32).reshape(1, 16, 16)
-    nobody = Detectors(None, cast(Any, None))
+    audited = Audited(opened.denoiser, Detectors(None, cast(Any, None)), target)
 
     n, t = 2000, 0.3
     ids, at = torch.arange(n), torch.full((n,), t, dtype=torch.float64)
-    begun = stages.noised_probe(context, opened.denoiser, nobody, target, "search").begin(at, ids)
+    begun = stages.noised_probe(context, audited).begin(at, ids)
     schedule = opened.denoiser.schedule
     with torch.no_grad():
         clean = 0.4 * coder.eval().encode(torch.from_numpy(target)[None]).latent_dist.mean[0]
@@ -299,7 +298,7 @@ def test_a_latent_model_is_noised_and_sampled_in_its_own_space(tmp_path: Path) -
     assert float((begun.mean(0) - alpha * clean).abs().max()) < 4.5 * sigma / n**0.5
     assert float(begun.std(0).mean()) == pytest.approx(sigma, rel=0.02)
 
-    prior = stages.prior_probe(context, opened.denoiser, nobody, target, "samples")
+    prior = stages.prior_probe(context, audited)
     assert prior.begin(at, ids).shape == (n, 2, 8, 8)
     ((_, images, _),) = prior.images(stages.at(schedule.start, 2), np.arange(2))
     assert images.shape == (2, 1, 16, 16) and not images.requires_grad

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -20,13 +21,12 @@ from latentprint.audit.checkpoints import (
     own_checkpoints,
     require_checkpoints,
 )
-from latentprint.audit.context import Context
-from latentprint.audit.stages import Detectors, search, snapshots_due
+from latentprint.audit.context import Context, Where
+from latentprint.audit.stages import Audited, Detectors, search, snapshots_due
 from latentprint.config import resolve
 from latentprint.contracts import InputError
 from latentprint.denoiser import IdentityCodec
 from latentprint.known import Coin, Memorised
-from latentprint.progress import silent
 from latentprint.results import tprime
 from latentprint.results.searched import Checkpoints
 from latentprint.results.stored import Stored
@@ -143,11 +143,12 @@ IMAGES = torch.rand(12, 1, 4, 4, generator=torch.Generator().manual_seed(3)) * 2
 OTHERS, ALL = Memorised(IMAGES[1:], SubVP()), Memorised(IMAGES, SubVP())
 TARGET = IMAGES[0].numpy()
 DETECTORS = Detectors(None, cast(Any, Near(IMAGES[0])))
+SEARCHED = Audited(ALL, DETECTORS, TARGET)
 
 
 def seen_over_training(context: Context, checkpoints: list[Checkpoint]) -> Checkpoints:
     """What results say of checkpoints, with a control that never saw the image."""
-    over_training(context, checkpoints, DETECTORS, TARGET, OTHERS)
+    over_training(context, checkpoints, SEARCHED, replace(SEARCHED, model=OTHERS))
     found = tprime.checkpoints(Stored.of(context.run), DETECTORS.values)
     assert found is not None
     return found
@@ -162,7 +163,7 @@ def work_in(folder: Path, **search_settings: Any) -> Context:
     run = Run.open(folder, plain(config))
     run.begin("model")
     run.finish("model", {"weights_sha256": "c" * 64})
-    return Context(config, run, torch.device("cpu"), 64, silent)
+    return Context(config, run, Where(batch=64))
 
 
 @pytest.fixture
@@ -178,7 +179,7 @@ def at(step: int, sha: str, model: Memorised) -> Checkpoint:
 
 def test_a_model_that_learns_the_image_between_two_checkpoints(context: Context):
     checkpoints = [at(10, "a", OTHERS), at(20, "b", ALL), at(30, "c", ALL)]
-    final = search(context, "model", ALL, DETECTORS, TARGET)
+    final = search(context, "model", SEARCHED)
     found = seen_over_training(context, checkpoints)
     assert found.onset == 20 and found.against == "control"
     early, late, last = found.steps
@@ -204,7 +205,7 @@ def test_another_method_for_the_model_leaves_its_rows_alone(tmp_path: Path):
     """Checkpoints are searched exhaustively, beside a bisection that asked fewer tries."""
     context = work_in(tmp_path / "run", method="bisection", levels=16, anchors=2)
     with context.run:
-        final = search(context, "model", ALL, DETECTORS, TARGET)
+        final = search(context, "model", SEARCHED)
         before = len(context.run.rows("search.model")["id"])
         found = seen_over_training(context, [at(30, "c", ALL)])
         assert len(found.steps[0].hits) == 16
@@ -326,8 +327,6 @@ def test_a_detector_too_uncertain_for_the_sequential_search_is_refused_before_an
 
 def test_a_run_whose_kept_weights_are_gone_says_so(tmp_path: Path):
     run = Run.open(tmp_path / "run", {"test": 1})
-    context = Context(
-        resolve({"checkpoints": {"keep": 2}}, preset="demo"), run, torch.device("cpu"), 64, silent
-    )
+    context = Context(resolve({"checkpoints": {"keep": 2}}, preset="demo"), run)
     with run, pytest.raises(RunError, match="after step 450 are missing"):
         own_checkpoints(context)

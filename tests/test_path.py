@@ -12,8 +12,9 @@ import torch
 from scipy import stats as scipy_stats
 from torch import Tensor
 
-from latentprint.audit.context import Context
+from latentprint.audit.context import Context, Where
 from latentprint.audit.estimates import estimates
+from latentprint.audit.stages import Audited
 from latentprint.config import AuditConfig, RareSettings, SamplerSettings
 from latentprint.denoiser import IdentityCodec
 from latentprint.known import Gaussian, Memorised, Mixture
@@ -324,10 +325,9 @@ def test_an_audit_leads_its_sampler_says_so_and_goes_on_where_it_was_killed(tmp_
                 raise KeyboardInterrupt
 
         with Run.open(tmp_path / folder, plain(config)) as run:
-            context = Context(config, run, torch.device("cpu"), 64, say)
-            about: Any = SimpleNamespace(target=target, control=SimpleNamespace(pixels=others))
+            context = Context(config, run, Where(batch=64, say=say))
             detectors: Any = SimpleNamespace(presence=None, identity=Near())
-            estimates(context, Memorised(some, SubVP()), detectors, about)
+            estimates(context, Audited(Memorised(some, SubVP()), detectors, target), others)
             return Estimate(**run.stage("path").payload["estimate"])
 
     straight = audit("straight", 10**6)

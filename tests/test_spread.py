@@ -118,7 +118,7 @@ def test_bad_input_in_a_worker_is_said_in_its_own_words(over_ray: Map) -> None:
 
 
 def test_an_audit_over_ray_is_the_audit_of_one_process(over_ray: Map, tmp_path: Path) -> None:
-    from latentprint import resolve, run_audit
+    from latentprint import Where, resolve, run_audit
 
     settings = resolve(
         {
@@ -136,7 +136,7 @@ def test_an_audit_over_ray_is_the_audit_of_one_process(over_ray: Map, tmp_path: 
         preset="demo",
     )
     run_audit(settings, tmp_path / "here")
-    run_audit(settings, tmp_path / "there", map=over_ray)
+    run_audit(settings, tmp_path / "there", where=Where(map=over_ray))
     here, there = ((tmp_path / name / "results.json").read_bytes() for name in ("here", "there"))
     assert here == there
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     __version__: str
+    from latentprint.audit import Where as Where
     from latentprint.audit import run_audit as run_audit
     from latentprint.config import AuditConfig as AuditConfig
     from latentprint.config import resolve as resolve
@@ -25,6 +26,7 @@ _HOMES = {
     "InputError": "contracts",
     "Streams": "streams",
     "Trials": "stats",
+    "Where": "audit",
     "run_audit": "audit",
     "inject": "fingerprint",
     "load": "data",
@@ -37,6 +39,7 @@ __all__ = [
     "InputError",
     "Streams",
     "Trials",
+    "Where",
     "__version__",
     "inject",
     "load",

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from latentprint.audit import Where
 from latentprint.contracts import InputError
 from latentprint.progress import Report, silent
 from latentprint.spread import Executor, executor
@@ -84,13 +85,13 @@ def reproduce(
         raise ExperimentError(f"{source.name} keeps the weights of one training as it goes, in one process")
     if source.kind == "lengths" and tuned:
         raise ExperimentError(f"{source.name} is no table: its arithmetic is that of its file")
-    place = Place(runs, device, root, download, progress, processes=processes, tuned=tuned)
+    place = Place(runs, Where(device, root=root, download=download, say=progress, processes=processes), tuned)
     record = Record.read(docs / "paper")
     refused: InputError | None = None
     try:
         with executor(spread, device=device) as over:
             if source.kind == "lengths":
-                row, entry = _lengths(source, size, replace(place, map=over))
+                row, entry = _lengths(source, size, replace(place, where=replace(place.where, map=over)))
                 record.keep(source.name, size, row, entry)
             else:
                 there = place if spread == "local" else _elsewhere(place)
@@ -110,13 +111,9 @@ def reproduce(
 
 def _elsewhere(place: Place) -> Place:
     """The same place as another process sees it: whole paths, and no voice, which cannot be sent."""
-    root = place.root or (Path(os.environ["MEDMNIST_ROOT"]) if "MEDMNIST_ROOT" in os.environ else None)
-    return replace(
-        place,
-        runs=place.runs.resolve(),
-        root=None if root is None else root.resolve(),
-        progress=silent,
-    )
+    root = place.where.root or (Path(os.environ["MEDMNIST_ROOT"]) if "MEDMNIST_ROOT" in os.environ else None)
+    there = replace(place.where, root=None if root is None else Path(root).resolve(), say=silent)
+    return replace(place, runs=place.runs.resolve(), where=there)
 
 
 def _lengths(source: Experiment, size: Size, place: Place) -> tuple[str, Entry]:
@@ -126,11 +123,7 @@ def _lengths(source: Experiment, size: Size, place: Place) -> tuple[str, Entry]:
         scale.config(row),
         scale.steps,
         place.folder(source.name, size, row.name),
-        device=place.device,
-        root=place.root,
-        download=place.download,
-        progress=place.progress,
-        map=place.map,
+        place.where,
     )
 
 
@@ -146,4 +139,4 @@ def _figure(one: Experiment, source: Experiment, size: Size, place: Place, recor
         for row in source.scale(size).rows
         if row.name in kept and (where(row.name) / "results.json").is_file()
     }
-    return draw(one.name, rows, where, place.root)
+    return draw(one.name, rows, where, place.where.root)

@@ -124,7 +124,7 @@ def svg(figure: Figure) -> bytes:
     return out.getvalue()
 
 
-def draw(name: str, rows: Mapping[str, Entry], where: Source, root: Path | None) -> Files:
+def draw(name: str, rows: Mapping[str, Entry], where: Source, root: Path | str | None) -> Files:
     """The files of figure ``name``, by file name; a picture that has nothing to show is left out.
 
     Args:
@@ -148,12 +148,12 @@ def draw(name: str, rows: Mapping[str, Entry], where: Source, root: Path | None)
     return {}
 
 
-def _fig4(row: str, where: Source, root: Path | None) -> Files:
+def _fig4(row: str, where: Source, root: Path | str | None) -> Files:
     begun, ended, _ = pictures.back_and_forth(pictures.reopen(where(row), root=root), SHOWN)
     return {"fig4.png": pictures.grid([list(begun), list(ended)])}
 
 
-def _fig8(rows: Mapping[str, Entry], where: Source, root: Path | None) -> Files:
+def _fig8(rows: Mapping[str, Entry], where: Source, root: Path | str | None) -> Files:
     alone: list[list[np.ndarray[Any, Any]]] = []
     for row in rows:
         by_presence, by_identity = pictures.false_positives(pictures.reopen(where(row), root=root), SHOWN)

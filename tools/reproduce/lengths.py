@@ -20,13 +20,12 @@ from numpy.typing import NDArray
 
 from latentprint.attacks.nearest import nearest
 from latentprint.audit import evidence, stages
-from latentprint.audit.context import Context, describe, open_device
+from latentprint.audit.context import Context, Where, describe
 from latentprint.config import AuditConfig
-from latentprint.contracts import Map, Outcome
+from latentprint.contracts import Outcome
 from latentprint.fingerprint import Injection
 from latentprint.networks import build_unet, load_model, save_model
 from latentprint.networks.saved import ABOUT
-from latentprint.progress import Report, silent
 from latentprint.results import rates, tprime
 from latentprint.results.stored import Stored
 from latentprint.settings import plain
@@ -34,20 +33,12 @@ from latentprint.store import Run
 from latentprint.training import train
 from tools.reproduce.summary import Entry, circumstances, count_entry, search_entry
 
-BATCH = 256
-
 
 def run_lengths(
     config: AuditConfig,
     steps: Sequence[int],
     out: Path,
-    *,
-    device: str = "cpu",
-    batch: int = BATCH,
-    root: Path | None = None,
-    download: bool = False,
-    progress: Report = silent,
-    map: Map = map,  # noqa: A002 (it is one)
+    where: Where = Where(),  # noqa: B008 (frozen)
 ) -> Entry:
     """Train once and audit the weights after each of ``steps``; the same call continues it.
 
@@ -56,11 +47,10 @@ def run_lengths(
     Raises:
         InputError: as ``run_audit``.
     """
-    place = open_device(device)
-    split, injection = stages.images(config, root, download)
+    split, injection = stages.images(config, where.root, where.download)
     with Run.open(out, plain(config) | {"lengths": list(steps)}) as run:
-        context = Context(config, run, place, batch, progress, map=map)
-        run.note({"device": describe(place)})
+        context = Context(config, run, where)
+        run.note({"device": describe(where.place)})
         stages.remember(context, split, injection)
         detectors = stages.detectors(context, split, injection)
         snapshots(context, injection.marked.pixels, steps)
@@ -112,18 +102,19 @@ def snapshots(context: Context, pixels: NDArray[np.float32], steps: Sequence[int
 def _look(
     context: Context, detectors: stages.Detectors, injection: Injection, step: int, expected: float
 ) -> dict[str, Any]:
-    name, private, count = f"at-{step}", injection.target, context.config.samples.count
+    name = f"at-{step}"
     loaded = load_model(folder(context.run.path, step), context.device)
     model = stages.for_sampling(loaded, context.config.speed.sampling, context.batch)
-    stages.search(context, name, model, detectors, private)
-    samples = stages.sample(context, name, model, detectors, private, count, None)
+    audited = stages.Audited(model, detectors, injection.target)
+    stages.search(context, name, audited)
+    samples = stages.sample(context, name, audited, context.config.samples.count, None)
     stored, values = Stored.of(context.run), detectors.values
     found = tprime.search(stored, f"search.{name}", values)
     counted = rates.counted(stored, f"samples.{name}", values, expected)
     assert found is not None and counted is not None  # both stages are finished
     hits = np.flatnonzero(samples.hit)
     # The nearest training image needs the images that came back, drawn again from their ids.
-    prior = replace(stages.prior_probe(context, model, detectors, private, "samples"), watch=None)
+    prior = replace(stages.prior_probe(context, audited), watch=None)
     detected = evidence.pictures(prior, stages.at(model.schedule.start, len(hits)), hits)
     return {
         "step": step,

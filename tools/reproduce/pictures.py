@@ -18,11 +18,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from latentprint.audit import evidence, stages
-from latentprint.audit.context import Context, open_device
+from latentprint.audit.context import Context, Where
 from latentprint.config import AuditConfig
 from latentprint.denoiser import Denoiser
 from latentprint.fingerprint import Injection
-from latentprint.progress import silent
 from latentprint.settings import read
 from latentprint.store import Run
 from tools.reproduce.summary import settings_of
@@ -51,13 +50,19 @@ class Reopened:
         loaded = load_model(context.run.path / folder, context.device)
         return stages.for_sampling(loaded, context.config.speed.sampling, context.batch)
 
+    def audited(self, model: Denoiser) -> stages.Audited:
+        """A model of the run with its detectors and x_p."""
+        return stages.Audited(model, self.detectors, self.injection.target)
+
     def drawn(self, model: Denoiser, ids: NDArray[np.int64]) -> Pixels:
         """Samples (n, C, H, W) by their ids."""
-        prior = stages.prior_probe(self.context, model, self.detectors, self.injection.target, "samples")
+        prior = stages.prior_probe(self.context, self.audited(model))
         return evidence.pictures(prior, stages.at(model.schedule.start, len(ids)), ids)
 
 
-def reopen(folder: Path, *, device: str = "cpu", batch: int = 256, root: Path | None = None) -> Reopened:
+def reopen(
+    folder: Path, *, device: str = "cpu", batch: int = 256, root: Path | str | None = None
+) -> Reopened:
     """Read a finished run.
 
     Raises:
@@ -66,7 +71,7 @@ def reopen(folder: Path, *, device: str = "cpu", batch: int = 256, root: Path | 
     run = Run.read(folder)
     config = read(AuditConfig, settings_of(run))
     split, injection = stages.images(config, root, False)
-    context = Context(config, run, open_device(device), batch, silent)
+    context = Context(config, run, Where(device, batch, root))
     stages.remember(context, split, injection)
     return Reopened(context, injection, stages.detectors(context, split, injection))
 
@@ -84,7 +89,7 @@ def back_and_forth(run: Reopened, levels: int) -> tuple[Pixels, Pixels, list[tup
     grid = grid[np.unique(np.linspace(0, len(grid) - 1, levels).round().astype(int))]
     first = np.array([int(np.flatnonzero(rows["t"] == t)[0]) for t in grid], np.int64)
     t, ids = rows["t"][first], rows["id"][first]
-    probe = stages.noised_probe(run.context, model, run.detectors, run.injection.target, "search")
+    probe = stages.noised_probe(run.context, run.audited(model))
     with torch.no_grad():
         begun = probe.begin(torch.as_tensor(t), torch.as_tensor(ids)).clamp(-1, 1).float().cpu().numpy()
     told = [(float(a), bool(b)) for a, b in zip(t, rows["hit"][first], strict=True)]

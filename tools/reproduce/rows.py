@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 
-from latentprint.audit import run_audit
+from latentprint.audit import Where, run_audit
 from latentprint.audit.images import read_images
 from latentprint.config import AuditConfig
 from latentprint.contracts import InputError, Map
 from latentprint.files import read_json, write
-from latentprint.progress import Report, silent
+from latentprint.progress import Report
 from latentprint.settings import merge, plain, read
 from latentprint.tuning import tune
 from tools.reproduce.plan import Experiment, ExperimentError, Row, Size
@@ -27,22 +27,15 @@ from tools.reproduce.summary import Entry, holds, summary, tuning_of
 
 @dataclass(frozen=True)
 class Place:
-    """Where rows run: the folder of all runs, the device, the data, and who is told how far they are.
+    """Where rows run: the folder of all runs, and where each audit runs.
 
     Attributes:
-        map: what spreads the samples of one audit, where rows themselves are not spread.
-        processes: how many train one model together.
         tuned: whether arithmetic and threads are those that this processor is measured to be fastest with,
             instead of the experiment's (``latentprint.tuning``).
     """
 
     runs: Path
-    device: str = "cpu"
-    root: Path | None = None
-    download: bool = False
-    progress: Report = silent
-    map: Map = map
-    processes: int = 1
+    where: Where = Where()  # noqa: RUF009 (frozen)
     tuned: bool = False
 
     def folder(self, name: str, size: Size, row: str) -> Path:
@@ -64,19 +57,13 @@ class RunRow:
         if place.tuned:
             config = tuned(config, folder, place)
         if not holds(folder, config):
-            run_audit(
-                config,
-                folder,
-                device=place.device,
-                root=place.root,
-                download=place.download,
-                progress=lambda stage, done, total, unit: place.progress(
-                    f"{name}: {stage}", done, total, unit
-                ),
-                map=place.map,
-                processes=place.processes,
-            )
+            run_audit(config, folder, where=replace(place.where, say=_named(name, place.where.say)))
         return name, summary(folder)
+
+
+def _named(row: str, say: Report) -> Report:
+    """A voice that says which row it speaks of."""
+    return lambda stage, done, total, unit: say(f"{row}: {stage}", done, total, unit)
 
 
 def tuned(config: AuditConfig, folder: Path, place: Place) -> AuditConfig:
@@ -87,7 +74,7 @@ def tuned(config: AuditConfig, folder: Path, place: Place) -> AuditConfig:
     Raises:
         ExperimentError: the row does not run on a CPU.
     """
-    if torch.device(place.device).type != "cpu":
+    if torch.device(place.where.device).type != "cpu":
         raise ExperimentError("--tune measures CPUs; for a GPU the experiment's file says what is used")
     note = tuning_of(folder)
     if note.is_file():
@@ -95,8 +82,8 @@ def tuned(config: AuditConfig, folder: Path, place: Place) -> AuditConfig:
         kept = merge(plain(config), found["settings"])
         torch.set_num_threads(found["threads"])
         return read(AuditConfig, kept)
-    place.progress("tuning", 0, 1, "measurements")
-    answer = tune(config, read_images(config, place.root, place.download).train.shape)
+    place.where.say("tuning", 0, 1, "measurements")
+    answer = tune(config, read_images(config, place.where.root, place.where.download).train.shape)
     model, sampling = answer.config.model, answer.config.speed.sampling
     said = {
         "settings": {

@@ -187,43 +187,29 @@ def from_module(
     return _opened(denoiser, codec, shapes, modules, weights, {"predicts": predicts, "time": times})
 
 
-def as_opened(
-    model: Opened | Denoiser | nn.Module,
-    schedule: Schedule | None,
-    predicts: Predicts | None,
-    shape: tuple[int, ...],
-    time: Time | None,
-) -> Opened:
+def as_opened(model: Opened | Denoiser, shape: Callable[[], tuple[int, ...]]) -> Opened:
     """What a caller has in hand as a model to audit.
 
     Args:
-        model: what an adapter or ``from_module`` gave; a denoiser, with a schedule of its own; or a network.
-        schedule: of a network, and so are ``predicts`` ("epsilon" where not said) and ``time``.
-        shape: of what it works on; not that of an ``Opened``.
+        model: what an adapter or ``from_module`` gave; or a denoiser, with a schedule of its own.
+        shape: of the images, asked for where a denoiser is to make them.
 
     Raises:
-        ModelError: it is none of these, or something is said of it that it says itself.
+        ModelError: it is neither.
     """
-    own = isinstance(model, Opened) or hasattr(model, "schedule")
-    if own and not (schedule is None and predicts is None and time is None):
-        raise ModelError("schedule, predicts and time describe a bare network; this model brings its own")
     if isinstance(model, Opened):
         return model
-    if own:
-        denoiser = cast(Denoiser, model)
-        modules = (model,) if isinstance(model, nn.Module) else _modules(denoiser)
-        return _opened(denoiser, None, (shape, shape), modules, sha256_of(denoiser), {})
-    if not callable(model):
+    if hasattr(model, "schedule"):
+        modules = (model,) if isinstance(model, nn.Module) else _modules(model)
+        return _opened(model, None, (shape(), shape()), modules, sha256_of(model), {})
+    if callable(model):
         raise ModelError(
-            f"a model is a folder, what from_module or open_model gave, a denoiser or a network; got "
-            f"{type(model).__name__}"
+            "a network by itself does not say with which noise it was trained: give"
+            " adapters.from_module(network, schedule, shape=(C, H, W)), its schedule such as ddpm_schedule()"
         )
-    if schedule is None:
-        raise ModelError(
-            "a network by itself does not say with which noise it was trained: give schedule=, e.g. "
-            "ddpm_schedule(), and predicts= where it predicts something else than the noise"
-        )
-    return from_module(model, schedule, predicts or "epsilon", shape=shape, time=time)
+    raise ModelError(
+        f"a model is a folder, what from_module or open_model gave, or a denoiser; got {type(model).__name__}"
+    )
 
 
 def _opened(

@@ -10,22 +10,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from latentprint.audit.context import Context, one_image
-from latentprint.audit.stages import UNIT, Detectors, noised_probe
-from latentprint.denoiser import Denoiser
+from latentprint.audit.context import Context
+from latentprint.audit.stages import UNIT, Audited, noised_probe
 from latentprint.detector.embedding import EmbeddingDetector
 from latentprint.execute import Stored
-from latentprint.fingerprint import Injection
 
 
-def agreement(
-    context: Context, model: Denoiser, detectors: Detectors, matcher: EmbeddingDetector, injection: Injection
-) -> None:
+def agreement(context: Context, audited: Audited, matcher: EmbeddingDetector) -> None:
     """The trajectories of x_p's search judged by the embedding too; rows are kept as ``agreement``."""
     searched = context.run.rows("search.model")
-    image = one_image(injection.target, context.device)
-    probe = noised_probe(context, model, detectors, injection.target, "search")
-    judged = replace(probe, identity=matcher.for_target(image), presence=None)
+    probe = noised_probe(context, audited)
+    judged = replace(probe, identity=matcher.for_target(probe.target), presence=None)
     with context.stage("agreement"):
         progress = context.progress("comparing the recognisers", "trajectories")
         stored = Stored(judged, "agreement", context.run, UNIT, progress, context.map)

@@ -20,14 +20,12 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from latentprint.adapters import Opened, open_model, recognise
 from latentprint.audit.context import Context
 from latentprint.audit.given import Given, asked, in_unit_time
-from latentprint.audit.stages import Detectors, for_sampling, noised_probe, searched, snapshot, snapshots_due
+from latentprint.audit.stages import Audited, for_sampling, searched, snapshot, snapshots_due
 from latentprint.config import AuditConfig
 from latentprint.contracts import InputError
 from latentprint.data import Split
@@ -38,8 +36,6 @@ from latentprint.results.tprime import exhaustive
 from latentprint.schedule import Schedule
 from latentprint.search import SearchSettings
 from latentprint.store import RunError
-
-Pixels = NDArray[np.float32]
 
 
 class CheckpointError(InputError):
@@ -205,11 +201,10 @@ def alike(one: Schedule, other: Schedule) -> bool:
 def over_training(
     context: Context,
     checkpoints: Sequence[Checkpoint],
-    detectors: Detectors,
-    target: Pixels,
-    control: Denoiser | None,
+    audited: Audited,
+    control: Audited | None,
 ) -> None:
-    """The search for x_p (C, H, W) at each checkpoint.
+    """The search for x_p at each checkpoint, in the place of the finished model.
 
     Rows are kept as ``search.step-N``; those of the finished model and of the control are the search's own
     where that was exhaustive.
@@ -225,11 +220,11 @@ def over_training(
         purposes.append("search.model" if own else f"search.step-{one.step:07d}")
         denoiser, codec = one.open()
         fast = for_sampling(denoiser, context.config.speed.sampling, context.batch)
-        _search(replace(context, codec=codec), purposes[-1], fast, detectors, target, settings)
+        _search(replace(context, codec=codec), purposes[-1], replace(audited, model=fast), settings)
     of_control = None
     if control is not None:
         of_control = "search.control" if shared else "search.step-control"
-        _search(context, of_control, control, detectors, target, settings)
+        _search(context, of_control, control, settings)
     if not context.run.stage("checkpoints").done:
         noted = Snapshots(
             steps=tuple(one.step for one in checkpoints),
@@ -240,14 +235,6 @@ def over_training(
         context.run.finish("checkpoints", {"snapshots": noted.plain()})
 
 
-def _search(
-    context: Context,
-    purpose: str,
-    denoiser: Denoiser,
-    detectors: Detectors,
-    target: Pixels,
-    settings: SearchSettings,
-) -> None:
-    probe = noised_probe(context, denoiser, detectors, target, "search")
+def _search(context: Context, purpose: str, audited: Audited, settings: SearchSettings) -> None:
     said = purpose.replace("search.", "search ").replace("step-", "step ")
-    searched(context, purpose, said, probe, detectors, settings)
+    searched(context, purpose, said, audited, settings)

@@ -1,10 +1,12 @@
-"""What every stage of an audit is given: the settings, the run on disk, noise, the device, a voice."""
+"""What every stage of an audit is given: the settings, the run on disk, noise, and where it runs."""
 
 from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -13,7 +15,7 @@ from latentprint.config import AuditConfig
 from latentprint.contracts import InputError, Map
 from latentprint.denoiser import Codec, IdentityCodec
 from latentprint.execute import Progress
-from latentprint.progress import Report
+from latentprint.progress import Report, silent
 from latentprint.results.searched import Sampler as SamplerValue
 from latentprint.sampler import Sampler
 from latentprint.store import Run
@@ -21,24 +23,71 @@ from latentprint.streams import Streams
 
 
 @dataclass(frozen=True)
+class Where:
+    """Where an audit runs and what it may use; no result depends on it, save by rounding on ``processes``.
+
+    Attributes:
+        device: where networks run, by torch's name of it.
+        batch: how many trajectories share a network call; more take more memory.
+        root: where the MedMNIST files are.
+        download: whether a missing one may be fetched.
+        say: told how far each stage is.
+        map: works through units of trajectories, here or on many machines (``spread.executor``).
+        processes: how many train one model together (``together``).
+    """
+
+    device: str = "cpu"
+    batch: int = 256
+    root: Path | str | None = None
+    download: bool = False
+    say: Report = silent
+    map: Map = map
+    processes: int = 1
+
+    @cached_property
+    def place(self) -> torch.device:
+        """The device, tried.
+
+        Raises:
+            InputError: there is no such device on this machine.
+        """
+        return open_device(self.device)
+
+
+@dataclass(frozen=True)
 class Context:
-    """See the module; ``batch`` is how many trajectories share a network call, and changes no result.
+    """See the module.
 
     ``codec`` leads from images to the space the model works in, ``space`` is that space's (C, H, W); None:
-    that of the images. ``map`` works through units of trajectories (``spread.executor``); ``processes`` train
-    one model together (``together``). ``own`` is the sampler that a given model came with.
+    that of the images. ``own`` is the sampler that a given model came with.
     """
 
     config: AuditConfig
     run: Run
-    device: torch.device
-    batch: int
-    say: Report
+    where: Where = Where()
     codec: Codec = IdentityCodec()  # noqa: RUF009 (frozen and stateless)
     space: tuple[int, int, int] | None = None
-    map: Map = map
-    processes: int = 1
     own: Sampler | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where networks run."""
+        return self.where.place
+
+    @property
+    def batch(self) -> int:
+        """How many trajectories share a network call."""
+        return self.where.batch
+
+    @property
+    def map(self) -> Map:
+        """What works through units of trajectories."""
+        return self.where.map
+
+    @property
+    def say(self) -> Report:
+        """Told how far each stage is."""
+        return self.where.say
 
     @property
     def streams(self) -> Streams:

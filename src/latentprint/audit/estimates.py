@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from latentprint.audit.context import Context, one_image
-from latentprint.audit.stages import Detectors
-from latentprint.denoiser import Denoiser
-from latentprint.fingerprint import Injection
+from latentprint.audit.stages import Audited, Detectors
 from latentprint.metrics.error import mse
 from latentprint.rate import Inside, Rate, SamplerPushforward
 from latentprint.rate.table import ESTIMATORS, Effort, Estimator, Subject
@@ -23,23 +23,26 @@ from latentprint.results.counted import Estimate
 from latentprint.results.searched import Sampler
 
 
-def estimates(context: Context, model: Denoiser, detectors: Detectors, injection: Injection) -> None:
-    """Each estimator that the settings name, as a stage: finished it is read, interrupted it goes on."""
+def estimates(context: Context, audited: Audited, others: NDArray[np.float32]) -> None:
+    """Each estimator that the settings name, as a stage: finished it is read, interrupted it goes on.
+
+    ``others`` are the training images (n, C, H, W) without x_p.
+    """
     asked = [one for one in ESTIMATORS if getattr(context.config.rare, one.name)]
     if not asked:
         return
-    target = one_image(injection.target, context.device)
-    others = one_image(injection.control.pixels, context.device)
+    target, model = one_image(audited.target, context.device), audited.model
+    rest = one_image(others, context.device)
     with torch.no_grad():
         latent = context.codec.encode(target[None])[0]  # x_p in the model's own space
         subject = Subject(
             push=SamplerPushforward(model, context.sampler, tuple(latent.shape), context.codec),
             sampler=context.sampler.describe(),
-            inside=omega(detectors),
+            inside=omega(audited.detectors),
             score=lambda images: mse(images.clamp(-1, 1), target),
             target=latent,
             model=model,
-            others=torch.cat([context.codec.encode(part) for part in others.split(context.batch)]),
+            others=torch.cat([context.codec.encode(part) for part in rest.split(context.batch)]),
             codec=context.codec,
             device=context.device,
         )

@@ -27,7 +27,7 @@ from latentprint.audit.checkpoints import (
     over_training,
     own_checkpoints,
 )
-from latentprint.audit.context import Context
+from latentprint.audit.context import Context, Where
 from latentprint.audit.costs import require_memory
 from latentprint.audit.distance import distance, extractor
 from latentprint.audit.estimates import estimates
@@ -38,7 +38,7 @@ from latentprint.audit.membership import membership
 from latentprint.audit.pool import pool
 from latentprint.audit.profile import profile, require_targets
 from latentprint.audit.samplers import further_samplers
-from latentprint.audit.stages import Detectors
+from latentprint.audit.stages import Audited
 from latentprint.audit.whole_set import joined, whole_set
 from latentprint.config import AuditConfig
 from latentprint.contracts import InputError, Outcome
@@ -74,10 +74,8 @@ class Subject:
 
 def subject(
     config: AuditConfig,
-    place: torch.device,
+    where: Where,
     *,
-    root: Path | str | None,
-    download: bool,
     model: Path | str | Opened | None,
     label: int | None,
     target: int | str | Path | None,
@@ -88,13 +86,13 @@ def subject(
     Raises:
         InputError: one of them cannot be had or does not fit the others.
     """
-    read = config
-    reading = cache(lambda: read_images(read, root, download))
+    read, place = config, where.place
+    reading = cache(lambda: read_images(read, where.root, where.download))
     given = open_given(model, label, target, place, config, reading)
     if given is None:
         if config.sampler.own or config.sampler.guidance is not None:
             raise InputError('the sampler "own" and guidance belong to a model that is given (--model)')
-        split, injection = stages.images(config, root, download, target)
+        split, injection = stages.images(config, where.root, where.download, target)
         require_memory(config, split.train.shape, place, trains=True)
         settings = plain(config) | ({} if target is None else {"target": named(target)})
     else:
@@ -122,13 +120,19 @@ def in_its_space(context: Context, about: Subject) -> Context:
 
 @dataclass(frozen=True)
 class Prepared:
-    """Detectors and models. ``main`` and ``control`` are the forms that sample; ``trained`` has gradients."""
+    """What is measured, and by what.
 
-    detectors: Detectors
-    matcher: EmbeddingDetector | None
+    Attributes:
+        main: the model in the form that samples, its detectors and x_p.
+        control: the same of a model that was trained without x_p; None: none was.
+        trained: the model with its gradients.
+        matcher: the embedding that knows any image; None: no two images are compared.
+    """
+
+    main: Audited
+    control: Audited | None
     trained: Denoiser
-    main: Denoiser
-    control: Denoiser | None
+    matcher: EmbeddingDetector | None
 
 
 def prepare(context: Context, about: Subject) -> Prepared:
@@ -148,27 +152,28 @@ def prepare(context: Context, about: Subject) -> Prepared:
         control = stages.score_model(context, "control", about.injection.control.pixels)
         control = stages.for_sampling(control, config.speed.sampling, context.batch)
     main = stages.for_sampling(trained, config.speed.sampling, context.batch)
-    return Prepared(detectors, matcher, trained, main, control)
+    audited = Audited(main, detectors, about.injection.target)
+    return Prepared(audited, control and replace(audited, model=control), trained, matcher)
 
 
 def search(context: Context, about: Subject, prepared: Prepared) -> None:
     """t' of x_p, of the control, over training, and of other images."""
-    private, split, injection = about.injection.target, about.split, about.injection
-    stages.search(context, "model", prepared.main, prepared.detectors, private)
+    main, split, injection = prepared.main, about.split, about.injection
+    stages.search(context, "model", main)
     if prepared.control is not None:
-        stages.search(context, "control", prepared.control, prepared.detectors, private)
+        stages.search(context, "control", prepared.control)
     along = own_checkpoints(context) if about.given is None else about.left
-    over_training(context, along, prepared.detectors, private, prepared.control)
+    over_training(context, along, main, prepared.control)
     if prepared.matcher is not None:
-        baseline(context, prepared.main, prepared.matcher, split, injection, context.config.baseline)
-        profile(context, prepared.main, prepared.matcher, split, injection, context.config.profile)
-        agreement(context, prepared.main, prepared.detectors, prepared.matcher, injection)
+        baseline(context, main.model, prepared.matcher, split, injection, context.config.baseline)
+        profile(context, main.model, prepared.matcher, split, injection, context.config.profile)
+        agreement(context, main, prepared.matcher)
 
 
 def count(context: Context, about: Subject, prepared: Prepared, extract: Extractor) -> Outcome:
     """n samples from the prior, as many of the control as were drawn (paper section 5.3)."""
-    asked, private = context.config.samples, about.injection.target
-    until = Until.of(asked.until, asked.count, prepared.detectors.values)
+    asked, main = context.config.samples, prepared.main
+    until = Until.of(asked.until, asked.count, main.detectors.values)
 
     def stops(seen: Outcome) -> bool:
         return until is not None and until.answer(until.counts(seen.hit)) is not None
@@ -177,9 +182,7 @@ def count(context: Context, about: Subject, prepared: Prepared, extract: Extract
     model = stages.sample(
         context,
         "model",
-        prepared.main,
-        prepared.detectors,
-        private,
+        main,
         asked.count,
         extract,
         None if until is None else stops,
@@ -187,30 +190,28 @@ def count(context: Context, about: Subject, prepared: Prepared, extract: Extract
     )
     if prepared.control is not None:
         n = asked.control or len(model.hit)
-        stages.sample(
-            context, "control", prepared.control, prepared.detectors, private, n, None, compare=every
-        )
+        stages.sample(context, "control", prepared.control, n, None, compare=every)
     return model
 
 
 def measure(context: Context, about: Subject, prepared: Prepared) -> Evidence:
     """Every stage that measures, each leaving rows and notes in the run; the pictures that show it."""
-    split, injection, given = about.split, about.injection, about.given
+    split, injection, given, main = about.split, about.injection, about.given, prepared.main
     search(context, about, prepared)
-    extract = extractor(context, prepared.detectors, split.train.shape)
+    extract = extractor(context, main.detectors, split.train.shape)
     counted = count(context, about, prepared, extract)
     plain = prepared.trained if given is None else given.opened.denoiser  # from T, whatever its sampler
     if given is None or given.pixels:  # a likelihood of latents is none of images
         likelihood(context, plain, split, injection)
-    further_samplers(context, prepared.main, prepared.detectors, injection.target)
+    further_samplers(context, main)
     membership(context, plain, split, injection)
     distance(context, injection.marked.pixels, split.heldout.pixels, extract)
-    estimates(context, prepared.trained, prepared.detectors, injection)
+    estimates(context, replace(main, model=prepared.trained), injection.control.pixels)
 
-    noised = stages.noised_probe(context, prepared.main, prepared.detectors, injection.target, "search")
-    prior = stages.prior_probe(context, prepared.main, prepared.detectors, injection.target, "samples")
+    noised = stages.noised_probe(context, main)
+    prior = stages.prior_probe(context, main)
     hits = ids_held(context.run, "samples.model")[counted.hit]
-    detected = evidence.pictures(prior, stages.at(prepared.main.schedule.start, len(hits)), hits)
+    detected = evidence.pictures(prior, stages.at(main.model.schedule.start, len(hits)), hits)
     memorised(context, detected, injection)
     return evidence.collect(context.run, injection, noised, prior)
 

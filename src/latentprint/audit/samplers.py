@@ -10,26 +10,20 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
-from numpy.typing import NDArray
-
 from latentprint.audit import stages
 from latentprint.audit.context import Context
-from latentprint.audit.stages import Detectors
-from latentprint.denoiser import Denoiser
+from latentprint.audit.stages import Audited
 from latentprint.results.notes import Further
 
 
-def further_samplers(
-    context: Context, model: Denoiser, detectors: Detectors, target: NDArray[np.float32]
-) -> None:
+def further_samplers(context: Context, audited: Audited) -> None:
     """t' and q by each further sampler of the settings, as stages of their own."""
     names = list[str]()
     for settings in context.config.sampler.others():
         one = replace(context, config=replace(context.config, sampler=settings))
-        stages.search(one, f"model.{settings.label}", model, detectors, target)
+        stages.search(one, f"model.{settings.label}", audited)
         count = context.config.samples.count
-        stages.sample(one, f"model.{settings.label}", model, detectors, target, count, None)
+        stages.sample(one, f"model.{settings.label}", audited, count, None)
         names.append(settings.label)
     if names and not context.run.stage("samplers").done:
         context.run.finish("samplers", {"further": Further(names=tuple(names)).plain()})

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from latentprint.adapters.samples import CANNOT, SamplesAudit, audit_samples, open_samples
 from latentprint.audit import evidence, stages
-from latentprint.audit.context import Context, one_image, open_device
+from latentprint.audit.context import Context, Where, one_image
 from latentprint.audit.distance import extractor
 from latentprint.audit.distance import finish as fid
 from latentprint.audit.given import as_it_is, named
@@ -36,7 +36,6 @@ from latentprint.execute import run_probe
 from latentprint.fingerprint import Injection
 from latentprint.metrics.error import mae, mse
 from latentprint.probe import Compare
-from latentprint.progress import Report
 from latentprint.report.evidence import Evidence, NearestPair, Sample
 from latentprint.results.model import Copies, Distances, Model, Pair, Results, Spread
 from latentprint.results.notes import NotDone
@@ -89,24 +88,21 @@ def run_samples_audit(
     config: AuditConfig,
     out: Path | str,
     samples: Path | str,
+    where: Where,
     *,
-    device: str,
-    root: Path | str | None,
-    download: bool,
+    target: int | str | Path | None,
     fresh: bool,
     authorised_by: str | None,
-    target: int | str | Path | None,
-    progress: Report,
 ) -> Results:
     """Audit generated images; see ``run_audit`` for the arguments.
 
     Raises:
         InputError: one sentence about the samples, the images, the settings or the folder.
     """
-    place, config = open_device(device), as_it_is(config)
-    given, split, injection = samples_and_images(config, samples, target, root, download)
+    place, config = where.place, as_it_is(config)
+    given, split, injection = samples_and_images(config, samples, target, where.root, where.download)
     with Run.open(out, settings_of(config, given, target), fresh=fresh) as run:
-        context = Context(config, run, place, _BATCH, progress)
+        context = Context(config, run, where)
         begin(context, split, injection, authorised_by)
         if not run.stage("model").done:
             said = NotDone(sentences=CANNOT)

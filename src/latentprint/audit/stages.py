@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -40,7 +40,7 @@ from latentprint.marks import Natural, Unmarked, was_injected
 from latentprint.metrics.frechet import Extractor
 from latentprint.networks import build_unet, load_model, save_model
 from latentprint.networks.speed import Evaluation, for_evaluation
-from latentprint.probe import Compare, ModelProbe, from_image, from_prior
+from latentprint.probe import Begin, Compare, ModelProbe, from_image, from_prior
 from latentprint.results import model as results
 from latentprint.results.notes import Searched
 from latentprint.results.stopping import FIRST_LOOK
@@ -155,7 +155,7 @@ def score_model(context: Context, name: str, pixels: NDArray[np.float32]) -> Net
             network = build_unet(settings.network, pixels.shape[1], pixels.shape[2:], context.streams)
             torch.nn.Module.to(network, context.device)
             checkpoint = context.run.path / "checkpoints" / name
-            if context.processes > 1:
+            if context.where.processes > 1:
                 # The others leave a checkpoint at the last step, which is continued from below.
                 job = context.run.path / "jobs" / name
                 write_job(
@@ -168,7 +168,7 @@ def score_model(context: Context, name: str, pixels: NDArray[np.float32]) -> Net
                     checkpoint,
                 )
                 try:
-                    launch(job, context.processes, context.device)
+                    launch(job, context.where.processes, context.device)
                 finally:
                     shutil.rmtree(job, ignore_errors=True)  # it holds the training images
             states = train(
@@ -291,63 +291,56 @@ def _detector(
     return found
 
 
-def noised_probe(
-    context: Context, denoiser: Denoiser, detectors: Detectors, target: NDArray[np.float32], purpose: str
-) -> ModelProbe:
+@dataclass(frozen=True)
+class Audited:
+    """A model, what recognises x_p among its images, and x_p (C, H, W) itself."""
+
+    model: Denoiser
+    detectors: Detectors
+    target: NDArray[np.float32]
+
+
+def noised_probe(context: Context, audited: Audited) -> ModelProbe:
     """The probe of Alg. 1: x_p noised to t, then the reverse process and both detectors."""
-    image = one_image(target, context.device)
+    image = one_image(audited.target, context.device)
     # Every model gets the same noise: main and control differ by their weights alone.
     with torch.no_grad():
-        begin = from_image(image, denoiser, context.streams, purpose, context.codec)
-    return _probe(context, denoiser, detectors, image, begin, purpose)
+        begin = from_image(image, audited.model, context.streams, "search", context.codec)
+    return _probe(context, audited, image, begin, "search")
 
 
-def prior_probe(
-    context: Context, denoiser: Denoiser, detectors: Detectors, target: NDArray[np.float32], purpose: str
-) -> ModelProbe:
+def prior_probe(context: Context, audited: Audited) -> ModelProbe:
     """The probe of §5.3: samples of the model."""
-    image = one_image(target, context.device)
+    image = one_image(audited.target, context.device)
     space = context.space or tuple(image.shape)
-    begin = from_prior(space, denoiser, context.streams, purpose, context.device)
-    return _probe(context, denoiser, detectors, image, begin, purpose)
+    begin = from_prior(space, audited.model, context.streams, "samples", context.device)
+    return _probe(context, audited, image, begin, "samples")
 
 
-def _probe(
-    context: Context, denoiser: Denoiser, detectors: Detectors, image: Tensor, begin: Any, purpose: str
-) -> ModelProbe:
+def _probe(context: Context, audited: Audited, image: Tensor, begin: Begin, purpose: str) -> ModelProbe:
     return ModelProbe(
-        denoiser=denoiser,
+        denoiser=audited.model,
         sampler=context.sampler,
         begin=begin,
         streams=context.streams,
         purpose=purpose,
         target=image,
-        identity=detectors.identity,
-        presence=detectors.presence,
+        identity=audited.detectors.identity,
+        presence=audited.detectors.presence,
         codec=context.codec,
         batch=context.batch,
     )
 
 
-def search(
-    context: Context, name: str, denoiser: Denoiser, detectors: Detectors, target: NDArray[np.float32]
-) -> TPrime:
+def search(context: Context, name: str, audited: Audited) -> TPrime:
     """Alg. 1, by the method that the settings choose; rows are kept as ``search.<name>``."""
-    probe = noised_probe(context, denoiser, detectors, target, "search")
-    return searched(context, f"search.{name}", f"search {name}", probe, detectors, context.config.search)
+    return searched(context, f"search.{name}", f"search {name}", audited, context.config.search)
 
 
-def searched(
-    context: Context,
-    purpose: str,
-    said: str,
-    probe: ModelProbe,
-    detectors: Detectors,
-    settings: SearchSettings,
-) -> TPrime:
+def searched(context: Context, purpose: str, said: str, audited: Audited, settings: SearchSettings) -> TPrime:
     """A search as a stage of its own: rows under ``purpose``, resumed by id."""
-    horizon = probe.denoiser.schedule.start
-    plan = settings.plan(horizon, detectors.false_positives)
+    probe, horizon = noised_probe(context, audited), audited.model.schedule.start
+    plan = settings.plan(horizon, audited.detectors.false_positives)
     with context.stage(purpose):
         stored = Stored(
             probe, purpose, context.run, UNIT, context.progress(said, "trajectories"), context.map
@@ -363,9 +356,7 @@ def searched(
 def sample(
     context: Context,
     name: str,
-    denoiser: Denoiser,
-    detectors: Detectors,
-    target: NDArray[np.float32],
+    audited: Audited,
     count: int,
     extract: Extractor | None,
     stops: Callable[[Outcome], bool] | None = None,
@@ -377,7 +368,7 @@ def sample(
     says whether they are enough.
     """
     purpose = f"samples.{name}"
-    probe, over = prior_probe(context, denoiser, detectors, target, "samples"), context.map
+    probe, over = prior_probe(context, audited), context.map
     probe = replace(probe, compare=compare)
     if extract is not None:
         features = Features(context.config.fid.samples, extract)
@@ -387,7 +378,7 @@ def sample(
         def drawn(n: int) -> Outcome:
             return run_probe(
                 probe,
-                at(denoiser.schedule.start, n),
+                at(audited.model.schedule.start, n),
                 np.arange(n, dtype=np.int64),
                 purpose=purpose,
                 unit=UNIT,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -11,9 +11,6 @@ from latentprint.cli.options import AuditOptions, taking
 from latentprint.cli.shared import Device, Fresh, Json, Out, Seed, print_json
 from latentprint.contracts import InputError
 from latentprint.signals import interruptible
-
-if TYPE_CHECKING:
-    from latentprint.adapters import Opened
 
 Authority = Annotated[
     str | None, typer.Option("--authorised-by", help="Who stated which authority for this audit; it is kept.")
@@ -33,7 +30,8 @@ def demo(
     as_json: Json = False,
 ) -> None:
     """The whole method on 100 real handwritten digits: a few minutes on two CPU cores, with a report."""
-    _audit({"seed": seed}, "demo", out, device, as_json, fresh=fresh)
+    demo = AuditOptions("digits", out=out, preset="demo", seed=seed, device=device, as_json=as_json)
+    _audit(demo, fresh=fresh)
 
 
 @taking(AuditOptions)
@@ -53,24 +51,7 @@ def audit(
         raise InputError(
             "--control trains a second model as the first was, which nothing says of a given one"
         )
-    _audit(
-        options.settings(),
-        options.preset,
-        options.folder,
-        options.device,
-        options.as_json,
-        fresh=fresh,
-        root=options.root,
-        download=options.download,
-        authorised_by=authorised_by,
-        model=options.opened(),
-        samples=options.given_samples,
-        target=options.private,
-        label=options.label,
-        checkpoints=options.left,
-        spread=spread,
-        processes=processes,
-    )
+    _audit(options, fresh=fresh, authorised_by=authorised_by, spread=spread, processes=processes)
 
 
 @taking(AuditOptions)
@@ -103,50 +84,42 @@ def check(options: AuditOptions) -> None:
 
 
 def _audit(
-    over: dict[str, Any],
-    preset: str,
-    out: Path,
-    device: str,
-    as_json: bool,
+    options: AuditOptions,
     *,
-    fresh: bool = False,
-    root: Path | None = None,
-    download: bool = False,
+    fresh: bool,
     authorised_by: str | None = None,
-    model: Path | Opened | None = None,
-    samples: Path | None = None,
-    target: int | str | None = None,
-    label: int | None = None,
-    checkpoints: str | None = None,
     spread: str = "local",
     processes: int = 1,
 ) -> None:
-    from latentprint.audit import run_audit  # torch is imported only where it is needed
+    from latentprint.audit import Where, run_audit  # torch is imported only where it is needed
     from latentprint.config import resolve
     from latentprint.progress import Bars
     from latentprint.spread import executor
 
     interruptible()
-    settings = resolve(over, preset=preset)
-    with executor(spread, device=device) as over_units, Bars() as bars:
+    settings = resolve(options.settings(), preset=options.preset)
+    model, out = options.opened(), options.folder
+    with executor(spread, device=options.device) as over_units, Bars() as bars:
         results = run_audit(
             settings,
             out,
-            device=device,
-            root=root,
-            download=download,
+            model=model,
+            samples=options.given_samples,
+            target=options.private,
+            label=options.label,
+            checkpoints=options.left,
             fresh=fresh,
             authorised_by=authorised_by,
-            model=model,
-            samples=samples,
-            target=target,
-            label=label,
-            checkpoints=checkpoints,
-            progress=bars,
-            map=over_units,
-            processes=processes,
+            where=Where(
+                options.device,
+                root=options.root,
+                download=options.download,
+                say=bars,
+                map=over_units,
+                processes=processes,
+            ),
         )
-    if as_json:
+    if options.as_json:
         print_json(results.plain())
         return
     print(f"\n{results.verdict.state.upper()}")
