@@ -153,7 +153,8 @@ def prepare(context: Context, about: Subject) -> Prepared:
         control = stages.for_sampling(control, config.speed.sampling, context.batch)
     main = stages.for_sampling(trained, config.speed.sampling, context.batch)
     audited = Audited(main, detectors, about.injection.target)
-    return Prepared(audited, control and replace(audited, model=control), trained, matcher)
+    other = None if control is None else replace(audited, model=control)
+    return Prepared(audited, other, trained, matcher)
 
 
 def search(context: Context, about: Subject, prepared: Prepared) -> None:
