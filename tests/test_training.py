@@ -200,7 +200,7 @@ def test_a_checkpoint_of_another_training_is_refused_by_name(tmp_path: Path):
     with pytest.raises(TrainingError, match=r"its config\.batch is 8, not 9"):
         run(config=replace(SHORT, batch=9))
     next(tmp_path.glob("tensors-*")).write_bytes(b"")
-    with pytest.raises(TrainingError, match="delete that folder to train anew"):
+    with pytest.raises(TrainingError, match="delete that folder to train again"):
         run()
 
 

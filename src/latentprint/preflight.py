@@ -209,19 +209,16 @@ def _no_denoiser(lost: tuple[float, ...], count: int) -> str:
         "no noise level" if len(lost) == count else f"noise of {', '.join(f'{one:.2g}' for one in lost)} not"
     )
     return (
-        f"at {where} does the model take noise off these images better than a plain blur: what it "
-        "predicts, its "
-        "noise, its time or the range of its images is probably not what was understood, or it was "
-        "trained on "
-        "quite other images; an audit of it would mean little"
+        f"at {where} does the model take noise off these images better than a plain blur: what it predicts,"
+        " its noise, its time or the range of its images is probably not what was understood, or it was"
+        " trained on quite other images; an audit of it would mean little"
     )
 
 
 def _error(one: Denoising) -> str:
     return (
-        f"{one.train:.2g} on training images, {one.heldout:.2g} on held-out ones, {one.blur:.2g} by a "
-        "plain blur "
-        "(shares of the images' variance)"
+        f"{one.train:.2g} on training images, {one.heldout:.2g} on held-out ones, {one.blur:.2g} by a plain"
+        " blur (shares of the images' variance)"
     )
 
 

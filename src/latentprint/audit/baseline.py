@@ -97,7 +97,7 @@ def embedding(context: Context, split: Split, config: EmbeddingConfig) -> Embedd
                     context.run.finish("embedding", noted | {"detector": kept})
     found = load_embedding(folder, context.device, how)
     if found is None:
-        raise RunError(f"the embedding is missing in {folder}; begin anew with --fresh")
+        raise RunError(f"the embedding is missing in {folder}; start again with --fresh")
     return found
 
 

@@ -99,7 +99,7 @@ def own_checkpoints(context: Context) -> tuple[Checkpoint, ...]:
 def _own(context: Context, step: int, folder: Path) -> Checkpoint:
     weights = folder / "diffusion_pytorch_model.safetensors"
     if not weights.is_file():
-        raise RunError(f"the weights after step {step} are missing in {folder}; begin anew with --fresh")
+        raise RunError(f"the weights after step {step} are missing in {folder}; start again with --fresh")
 
     def read() -> tuple[Denoiser, Codec]:
         return load_model(folder, context.device), IdentityCodec()

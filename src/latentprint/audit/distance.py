@@ -60,7 +60,7 @@ def distance(
         return
     kept = context.run.array("features.model")
     if kept is None:  # sampling keeps them before any row
-        raise RunError("the features of the samples are missing in arrays/; begin anew with --fresh")
+        raise RunError("the features of the samples are missing in arrays/; start again with --fresh")
     finish(context, kept[1], train, heldout, extract)
 
 

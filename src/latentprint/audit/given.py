@@ -81,8 +81,8 @@ class Given:
         """Kind, hash, and what a reader must know; ``sampler`` is the audit's."""
         notes = [
             f"Trained by others and audited as it is ({self.opened.kind}).",
-            "That it was trained on the images named here, on no others and on none of those held out, is the"
-            " word of whoever ran the audit; 1/N rests on it.",
+            "Whoever ran the audit stated that it was trained on exactly the images named here, and on none"
+            " of those held out. The expected rate 1/N depends on that.",
             self._sampled(sampler),
             *(f"{note[:1].upper()}{note[1:]}." for note in self.opened.notes),
         ]
@@ -96,7 +96,7 @@ class Given:
     def _sampled(self, sampler: Sampler) -> str:
         own = self.opened.own
         if own is not None and sampler == Sampler(**own.sampler.describe()):
-            stands = "" if own.exact else ", which stands in for a step that is none of ours"
+            stands = "" if own.exact else ", which replaces a step that latentprint does not have"
             said = f"Images were generated as the model's own scheduler does ({sampler.words}{stands})."
             if own.pipeline_steps is None or (sampler.steps or 0) >= own.pipeline_steps - 1:
                 return said

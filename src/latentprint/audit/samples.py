@@ -183,8 +183,8 @@ def _model(samples: ImageSet, split: Split) -> Model:
     notes = [
         f"No model was given but {len(samples):,} generated images; nothing is known of any other image that"
         " the model behind them can make.",
-        "That they come from a model that was trained on the images named here, on no others and on none of"
-        " those held out, and that they were not chosen, is the word of whoever ran the audit.",
+        "Whoever ran the audit stated that the model was trained on exactly the images named here, and on"
+        " none of those held out. They also stated that the generated images were not selected.",
     ]
     held = len(split.heldout)
     if held < 100:

@@ -137,7 +137,9 @@ def for_sampling(model: Denoiser, how: Evaluation | None = None, batch: int = 25
     if isinstance(model, NetworkDenoiser):
         return replace(model, network=for_evaluation(model.network, how, batch))
     if how != Evaluation():
-        raise InputError("speed.sampling is for a single network, and this model is none; leave it out")
+        raise InputError(
+            "speed.sampling works only where the model is a single network, and this one is not; leave it out"
+        )
     return model
 
 
@@ -287,7 +289,7 @@ def _detector(
             context.run.finish(name, noted | {"detector": detector_value(last.detector).plain()})
     found = load_detector(folder, context.device, context.config.speed.detectors)
     if found is None:
-        raise RunError(f"the {name} detector is missing in {folder}; begin anew with --fresh")
+        raise RunError(f"the {name} detector is missing in {folder}; start again with --fresh")
     return found
 
 

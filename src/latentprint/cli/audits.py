@@ -49,7 +49,8 @@ def audit(
     """
     if options.model is not None and options.control:
         raise InputError(
-            "--control trains a second model as the first was, which nothing says of a given one"
+            "--control trains a second model with the same recipe, which is not known of a given model; leave"
+            " it out"
         )
     _audit(options, fresh=fresh, authorised_by=authorised_by, spread=spread, processes=processes)
 
@@ -62,7 +63,8 @@ def check(options: AuditOptions) -> None:
 
     if options.given_samples is not None:
         raise InputError(
-            "check measures a model's network, which an audit of --samples has not; it takes minutes"
+            "check measures a network, and an audit of generated images (--samples) uses none; run the audit"
+            " itself, it takes minutes"
         )
     interruptible()
     config = resolve(options.settings(), preset=options.preset)

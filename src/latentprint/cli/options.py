@@ -40,8 +40,8 @@ class AuditOptions:
     samples: Annotated[
         str | None,
         typer.Option(
-            help="Images to sample from the model; or a folder, .npz or .npy of generated images to audit in"
-            " the place of a model.",
+            help="Images to sample from the model; or a folder, .npz or .npy of generated images to audit"
+            " instead of a model.",
             metavar="N|PATH",
         ),
     ] = None

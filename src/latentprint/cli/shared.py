@@ -27,7 +27,9 @@ Seed = Annotated[int, typer.Option(help="Everything random follows from this num
 Json = Annotated[
     bool, typer.Option("--json", help="Print results as JSON on stdout, and nothing else there.")
 ]
-Fresh = Annotated[bool, typer.Option("--fresh", help="Put a run that the folder holds aside; begin anew.")]
+Fresh = Annotated[
+    bool, typer.Option("--fresh", help="Set aside a run that the folder holds, and start again.")
+]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")]
 RunFolder = Annotated[Path, typer.Argument(help="Folder of a finished run.")]
 

@@ -87,7 +87,7 @@ class Overlap:
         return (
             f"{len(self.pairs)} of {self.heldout} held-out images are copies or near copies of training "
             f"images ({self.within_near} differ by {NEAR:g} at most, the others by up to "
-            f"{self.tolerance:.2g}, an eighth of what two training images usually do), so they were left "
+            f"{self.tolerance:.2g}, an eighth of what two training images usually do). They were left "
             "out: they cannot show what comes back by chance"
         )
 

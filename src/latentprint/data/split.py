@@ -47,13 +47,10 @@ class RangeInUse:
             return ""
         (low, high), (least, most) = self.of, self._likely()
         return (
-            f"the training images use {self.share:.0%} of the range of their type (values from {self.low:g} "
-            "to "
-            f"{self.high:g}, of {low:g} to {high:g}), so a model that was trained on them stretched saw "
-            "other "
-            f"images than these: --stored-range {least:g},{most:g} stretches them, --stored-range "
-            f"{low:g},{high:g} "
-            "says that they are meant as they are (data.stored_range in a settings file)"
+            f"the training images use {self.share:.0%} of the range of their type (values from {self.low:g}"
+            f" to {self.high:g}, of {low:g} to {high:g}), and a model that was trained on them stretched saw"
+            f" other images than these: --stored-range {least:g},{most:g} stretches them, --stored-range"
+            f" {low:g},{high:g} says that they are meant as they are (data.stored_range in a settings file)"
         )
 
     def require(self) -> None:
@@ -150,11 +147,9 @@ class Split:
             return self
         if self.train.labels is None:
             raise DataError(
-                f"the model is audited under label {label}, but nothing says which images are of that "
-                "class: an "
-                ".npz may hold train_labels, a folder one subfolder for each class, or name a CSV of file "
-                "names "
-                "and classes with --labels"
+                f"the model is audited under label {label}, but nothing says which images are of that class:"
+                " an .npz may hold train_labels, a folder one subfolder for each class, or name a CSV of file"
+                " names and classes with --labels"
             )
         if label not in self.train.labels:
             known = ", ".join(map(str, sorted(set(self.train.labels))))
@@ -182,10 +177,9 @@ class Split:
         if 0 <= target < len(self.train) and target not in self.peers:
             own = (self.train.labels or ())[target]
             raise DataError(
-                f"training image {target} is of class {own}, and a model that is asked for class "
-                f"{self.label} "
-                f"does not give it back: audit it under --label {own}, or name one of class {self.label}, as "
-                f"{self.peers[0]}"
+                f"training image {target} is of class {own}, and a model that is asked for class {self.label}"
+                f" does not give it back: audit it under --label {own}, or name one of class {self.label}, as"
+                f" {self.peers[0]}"
             )
 
 

@@ -179,7 +179,7 @@ class Fitted(Generic[Network, Config]):
             return None if found is None else cls._rebuilt(config, *found, device, how or Evaluation())
         except (FileError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise DetectorError(
-                f"the recogniser in {folder} is damaged, or of an earlier version, and must be fitted anew;"
+                f"the recogniser in {folder} is damaged, or of an earlier version, and must be fitted again;"
                 f" delete that folder: {error}"
             ) from error
 

@@ -226,8 +226,8 @@ def _excluded(
     limit = min(1.0, share * evidence.expected)
     if sensitivity < least_sensitivity:
         return False, (
-            f"The detectors are only known to notice the image in {one_in(sensitivity)} cases where it is"
-            f" there; at least {one_in(least_sensitivity)} is needed to judge by them.",
+            f"When the image is present, the detectors are known to notice it in only {one_in(sensitivity)}"
+            f" cases. To judge by them, at least {one_in(least_sensitivity)} is needed.",
         )
     missed = min(1.0, evidence.hits.upper(level) / sensitivity)
     said = (

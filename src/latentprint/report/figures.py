@@ -83,7 +83,7 @@ def beside_figure(law: Baseline, level: float) -> Figure | None:
         _Line.of("This image", "model", law.grid, own, level),
         _Line.of("Never trained on", "baseline", law.grid, others, level),
     )
-    title = f"The same beside images never trained on, all judged by the {law.question.recogniser}"
+    title = f"The same search on images never trained on, all judged by the {law.question.recogniser}"
     return _curves("beside", title, [one for one in lines if one is not None], level)
 
 
@@ -248,9 +248,9 @@ def growth_figure(found: Checkpoints, control: float | None, with_control: bool)
             ("Step", "t′", "Between", "Came back", "p", "Smallest squared error", "Absolute error"),
             [_checkpoint(one) for one in steps],
             (True,) * 7,
-            "p: against the control, or the first checkpoint where there is none. Errors are to the private"
-            " image, pixels in [0, 1], of the closest image that came from"
-            f" t = {found.closest_from:.3g} or more.",
+            "p: against the control, or against the first checkpoint if there was no control. Errors are to"
+            " the private image, pixels in [0, 1], of the closest image that came from t ="
+            f" {found.closest_from:.3g} or more.",
         ),
         [(one.css, one.name) for one in series],
         POINT,

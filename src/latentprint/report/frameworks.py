@@ -143,8 +143,8 @@ FRAMEWORKS: tuple[Framework, ...] = (
                 "“Generatable or reverse engineerable personal data?”",
                 "Can personal data be generated, or be had from the weights?",
                 ("copies", "memorised", "count", "t_prime", "unseen"),
-                "The field asks for yes or no. A count of zero is no “no”: what could have been missed stands"
-                " beside it.",
+                "The field asks for yes or no. A count of zero is not a “no”: read it together with what"
+                " could have been missed.",
             ),
             Clause(
                 "“Is there provenance for all datasets used in training?”",

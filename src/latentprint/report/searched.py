@@ -81,7 +81,7 @@ def growth(results: Results, _: RunFacts) -> Section | None:
         "The same search after several numbers of training steps, with the same tries each time: what changes"
         " from step to step is the model's memory, and its skill."
     )
-    plain = "It is not shown that the model began to memorise the image."
+    plain = "No checkpoint shows that the model had begun to memorise the image."
     if found.onset is not None:
         other = "a model never given it" if found.against == "control" else "the first checkpoint"
         plain = f"The model knows the image better than {other} from step {found.onset:,} on."

@@ -69,7 +69,7 @@ CRITERIA = (
     ),
     Criterion(
         "patches",
-        "the same with the worst 30 % of the pixels left out, for images partly painted anew",
+        "the same without the 30 % of pixels that differ most, for images that were partly repainted",
         "patches_of",
         _is("patches"),
     ),

@@ -93,7 +93,7 @@ class Stored:
         if found is None:
             raise RunError(
                 f"run.json holds no {key!r} of stage {stage!r}: the run has not got that far, or another"
-                " version began it; repeat the command to continue it, or begin anew with --fresh"
+                " version began it; repeat the command to continue it, or start again with --fresh"
             )
         return found
 

@@ -391,9 +391,9 @@ def _notes(heldout: int, left_out: int, without: bool) -> tuple[str, ...]:
         )
     if without:
         notes.append(
-            f"With {heldout:,} held-out images no threshold can be calibrated ({LEAST_HELDOUT} are the"
-            " least): only images that are a training image stored again were counted, and nothing says how"
-            " many of them come by chance."
+            f"With {heldout:,} held-out images no threshold can be calibrated; at least {LEAST_HELDOUT} are"
+            " needed. Only exact copies of a training image, stored again, were counted. How many of these"
+            " come by chance is not known."
         )
     return tuple(notes)
 

@@ -338,5 +338,5 @@ def falling_test(plan: Plan, trials: Sequence[Trials], design: Sequence[int]) ->
         span,
         f"P(return | t) rises between t = {span[0]:.4g} and t = {span[1]:.4g}: {k_low[best]} of "
         f"{n_low[best]} tries came back from the lower levels and {k_high[best]} of {n_high[best]} from the "
-        f"higher ones (p = {p_value:.2g}), so results that assume a falling curve do not hold.",
+        f"higher ones (p = {p_value:.2g}). Results that assume a falling curve do not hold.",
     )

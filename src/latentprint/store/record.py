@@ -120,13 +120,13 @@ def continued(folder: Path, wanted: dict[str, Any]) -> dict[str, Any]:
     if sealed(record) != to_json(record, "run.json"):
         raise RunError(
             f"{quoted(folder / 'run.json')} was changed after the run wrote it, so the run cannot go on;"
-            " begin anew with --fresh"
+            " start again with --fresh"
         )
     difference = _difference(record["settings"], wanted, "")
     if difference is not None:
         raise RunError(
             f"{quoted(folder)} holds a run with other settings: {difference}; name another "
-            "folder, or begin anew with --fresh"
+            "folder, or start again with --fresh"
         )
     return record
 

@@ -242,7 +242,7 @@ class _Run:
         try:
             found = committed(folder)
         except FileError as error:
-            raise TrainingError(f"{error}; delete that folder to train anew") from error
+            raise TrainingError(f"{error}; delete that folder to train again") from error
         if found is None:
             return
         tensors, about = found
