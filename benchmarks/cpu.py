@@ -1,4 +1,4 @@
-"""An audit's work on a processor: float32 as it was, beside what ``latentprint.tuning`` may choose.
+"""An audit's work on a processor: float32 as it was, beside what ``tools.reproduce.tuning`` may choose.
 
 Compares, in alternating rounds of one process and by medians, on the U-Net of the preset `small` at 28 x 28:
 
@@ -35,7 +35,7 @@ from latentprint.networks import build_unet
 from latentprint.networks.speed import Evaluation, for_evaluation
 from latentprint.sampler import trajectories
 from latentprint.streams import Streams
-from latentprint.tuning import PRECISIONS, Precision, step_of
+from tools.reproduce.tuning import PRECISIONS, Precision, step_of
 
 SHAPE = (1, 28, 28)
 CONFIG = resolve({"model": {"training": {"batch": 64}}}, preset="small")

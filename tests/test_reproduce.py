@@ -344,7 +344,7 @@ def test_differences_name_what_is_not_the_papers(done: Path) -> None:
     told = [one for one in differences({"settings": plain(half), "fid": None}, paper) if one not in same]
     assert len(told) == 1 and "bfloat16 inside the networks in detectors, which" in told[0]
     entry = json.loads((done / "docs" / "paper" / "results.json").read_text())
-    said = "\n".join(differences(entry["experiments"]["experiments"]["table"]["mini"]["24"], paper))
+    said = "\n".join(differences(entry["experiments"]["table"]["mini"]["24"], paper))
     assert "30 steps of 8 images" in said and "channels 32-64" in said
     assert "c_p is the backbone 'small'" in said and "ancestral with 3 steps" in said
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from latentprint import tuning
 from latentprint.config import resolve
-from latentprint.tuning import Timing, chosen, pass_of, step_of, tune
+from tools.reproduce import tuning
+from tools.reproduce.tuning import Timing, chosen, pass_of, step_of, tune
 
 SHAPE = (1, 8, 8)
 CONFIG = resolve({"control": False}, preset="demo")

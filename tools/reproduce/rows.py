@@ -20,9 +20,9 @@ from latentprint.contracts import InputError, Map
 from latentprint.files import read_json, write
 from latentprint.progress import Report
 from latentprint.settings import merge, plain, read
-from latentprint.tuning import tune
 from tools.reproduce.plan import Experiment, ExperimentError, Row, Size
 from tools.reproduce.summary import Entry, holds, summary, tuning_of
+from tools.reproduce.tuning import tune
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Place:
 
     Attributes:
         tuned: whether arithmetic and threads are those that this processor is measured to be fastest with,
-            instead of the experiment's (``latentprint.tuning``).
+            instead of the experiment's (``tools.reproduce.tuning``).
     """
 
     runs: Path
