@@ -301,6 +301,11 @@ class AuditConfig:
                 f"weights can be kept every {REPORT} steps, so {steps} steps give {max(1, steps // REPORT)} "
                 f"checkpoints at most, got {keep}"
             )
+        if keep > 1 and self.model.training.guidance.stop is not None:
+            raise ValueError(
+                f"{keep} checkpoints along a training that guidance.stop may end before cannot be promised;"
+                " leave out one of the two"
+            )
         if (
             self.rare.splitting
             and not self.sampler.own

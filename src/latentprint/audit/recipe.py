@@ -138,18 +138,19 @@ class Prepared:
 def prepare(context: Context, about: Subject) -> Prepared:
     """c_p, c_id, the embedding where it is asked for, the model and its control."""
     config, pixels = context.config, about.injection.marked.pixels
+    heldout = about.split.heldout.pixels
     # Detectors first: where there are too few images for them, that is said before an hour of training.
     detectors = stages.detectors(context, about.split, about.injection)
     compares = config.baseline.images > 0 or config.profile.targets != 0
     matcher = embedding(context, about.split, config.embedding) if compares else None
     trained = (
-        stages.score_model(context, "model", pixels)
+        stages.score_model(context, "model", pixels, heldout)
         if about.given is None
         else take_model(context, about.given)
     )
     control = None
     if config.control:
-        control = stages.score_model(context, "control", about.injection.control.pixels)
+        control = stages.score_model(context, "control", about.injection.control.pixels, heldout)
         control = stages.for_sampling(control, config.speed.sampling, context.batch)
     main = stages.for_sampling(trained, config.speed.sampling, context.batch)
     audited = Audited(main, detectors, about.injection.target)

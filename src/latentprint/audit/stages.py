@@ -49,7 +49,7 @@ from latentprint.search import SearchSettings, TPrime
 from latentprint.stats import Trials, looks
 from latentprint.store import RunError
 from latentprint.together import launch, write_job
-from latentprint.training import REPORT, TrainState, train
+from latentprint.training import REPORT, TrainingError, TrainState, train
 
 UNIT = FIRST_LOOK
 """Trajectories between two writes to disk: what a kill loses at most."""
@@ -143,10 +143,16 @@ def for_sampling(model: Denoiser, how: Evaluation | None = None, batch: int = 25
     return model
 
 
-def score_model(context: Context, name: str, pixels: NDArray[np.float32]) -> NetworkDenoiser:
+def score_model(
+    context: Context, name: str, pixels: NDArray[np.float32], heldout: NDArray[np.float32]
+) -> NetworkDenoiser:
     """Train the score model ``name`` on images (N, C, H, W) by Eq. 4, or read it where that is done.
 
-    Of ``model``, weights are kept along the way where the settings ask for it (``snapshot``).
+    Of ``model``, weights are kept along the way where the settings ask for it (``snapshot``). ``heldout``
+    (m, C, H, W) is what a guided training compares with.
+
+    Raises:
+        TrainingError: a guided training by several processes.
     """
     settings, folder = context.config.model, context.run.path / name
     due = snapshots_due(settings.training.steps, context.config.checkpoints.keep) if name == "model" else ()
@@ -157,6 +163,8 @@ def score_model(context: Context, name: str, pixels: NDArray[np.float32]) -> Net
             network = build_unet(settings.network, pixels.shape[1], pixels.shape[2:], context.streams)
             torch.nn.Module.to(network, context.device)
             checkpoint = context.run.path / "checkpoints" / name
+            if context.where.processes > 1 and settings.training.guided:
+                raise TrainingError("a guided training is done by one process; leave out --processes")
             if context.where.processes > 1:
                 # The others leave a checkpoint at the last step, which is continued from below.
                 job = context.run.path / "jobs" / name
@@ -181,6 +189,7 @@ def score_model(context: Context, name: str, pixels: NDArray[np.float32]) -> Net
                 context.streams,
                 context.device,
                 checkpoint,
+                heldout=heldout,
                 show_resumed=bool(due),  # a kill between a checkpoint and the weights kept at that very step
             )
 
@@ -192,7 +201,7 @@ def score_model(context: Context, name: str, pixels: NDArray[np.float32]) -> Net
             last = _last(states, see)
             save_model(folder, last.denoiser)
             digest = sha256((folder / "diffusion_pytorch_model.safetensors").read_bytes()).hexdigest()
-            context.run.finish(name, {"weights_sha256": digest, "steps": last.steps, "images": last.images})
+            context.run.finish(name, {"weights_sha256": digest, "steps": last.step, "images": last.images})
     return load_model(folder, context.device)
 
 

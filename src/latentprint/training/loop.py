@@ -27,6 +27,8 @@ from latentprint.networks.speed import compiled, laid_out, new_step, rounding
 from latentprint.schedule import Schedule
 from latentprint.settings import plain
 from latentprint.streams import Streams
+from latentprint.training.augment import moved
+from latentprint.training.guided import Guide
 from latentprint.training.objective import draw_indices, draw_times, loss_of
 from latentprint.training.settings import TrainConfig, TrainingError
 from latentprint.training.team import Alone, Team, averaged
@@ -48,6 +50,8 @@ class TrainState:
         loss: mean of Eq. 4 over the steps since the last state; None where no step was made.
         learning_rate: of the last step.
         denoiser: the model with averaged weights. It is the living one: the next state changes its weights.
+        known: of the training images last searched, the share that is known; None where none is searched.
+        stopped: whether the rule of a guided training ended it here.
     """
 
     step: int
@@ -56,6 +60,8 @@ class TrainState:
     loss: float | None
     learning_rate: float
     denoiser: NetworkDenoiser
+    known: float | None = None
+    stopped: bool = False
 
 
 def train(
@@ -67,6 +73,7 @@ def train(
     device: torch.device | str = "cpu",
     checkpoint: Path | None = None,
     *,
+    heldout: NDArray[np.float32] | None = None,
     show_resumed: bool = False,
     team: Team = Alone(),  # noqa: B008 (frozen)
 ) -> Iterator[TrainState]:
@@ -75,25 +82,28 @@ def train(
     With ``checkpoint``, a folder, training continues from what that folder holds and saves itself there every
     ``config.checkpoint_seconds`` and at the end; a finished training yields its last state at once. With
     ``show_resumed`` the state that is continued from is yielded too, without a loss. The processes of a
-    ``team`` each call this with the same arguments; the first of them saves.
+    ``team`` each call this with the same arguments; the first of them saves. A guided training needs images
+    ``heldout`` (m, C, H, W) to compare with, and may end early.
 
     Raises:
         ValueError: ``images`` has another shape or type, or is empty, or is not finite.
-        TrainingError: the loss stopped being finite, or ``checkpoint`` belongs to another training.
+        TrainingError: the loss stopped being finite, ``checkpoint`` belongs to another training, or training
+            cannot be guided.
     """
     pixels = _checked(images)
     if config.batch % team.size:
         raise TrainingError(f"a batch of {config.batch} images has no equal shares for {team.size} processes")
-    run = _Run.begin(pixels, network, schedule, config, streams, torch.device(device), team)
+    strangers = _compared(pixels, heldout, team) if config.guided else None
+    run = _Run.begin(pixels, strangers, network, schedule, config, streams, torch.device(device), team)
     if checkpoint is not None:
         run.resume(checkpoint)
-    if run.step == config.steps or (show_resumed and run.step):
+    if run.over or (show_resumed and run.step):
         yield run.state(None)
     losses: list[Tensor] = []
     saved = time.monotonic()
-    while run.step < config.steps:
+    while not run.over:
         losses.append(run.advance())
-        last = run.step == config.steps
+        last = run.over
         if run.step % REPORT and not last:
             continue
         loss = run.mean_loss(losses)
@@ -119,6 +129,20 @@ def _checked(images: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.ascontiguousarray(images)
 
 
+def _compared(
+    pixels: NDArray[np.float32], heldout: NDArray[np.float32] | None, team: Team
+) -> NDArray[np.float32]:
+    if heldout is None or not len(heldout):
+        raise TrainingError("guided training compares with images that are held out, and none were given")
+    if heldout.shape[1:] != pixels.shape[1:]:
+        raise TrainingError(
+            f"held-out images must be {pixels.shape[1:]} like those trained on, got {heldout.shape[1:]}"
+        )
+    if team.size > 1:
+        raise TrainingError(f"one process trains where training is guided, and {team.size} were asked for")
+    return _checked(heldout)
+
+
 @dataclass
 class _Run:
     """What changes while training; ``step`` is how many steps are done."""
@@ -132,12 +156,18 @@ class _Run:
     optimiser: torch.optim.AdamW
     team: Team
     forward: NetworkDenoiser
+    guide: Guide | None
     step: int = 0
+
+    @property
+    def over(self) -> bool:
+        return self.step == self.config.steps or (self.guide is not None and self.guide.stopped)
 
     @classmethod
     def begin(
         cls,
         pixels: NDArray[np.float32],
+        heldout: NDArray[np.float32] | None,
         network: nn.Module,
         schedule: Schedule,
         config: TrainConfig,
@@ -167,11 +197,14 @@ class _Run:
             "config": {k: v for k, v in plain(config).items() if k not in _NO_RESULT},
             "denoiser": dict(denoiser.config()),
         }
-        data = torch.from_numpy(pixels).to(device)
+        data, guide = torch.from_numpy(pixels).to(device), None
+        if heldout is not None:
+            identity["heldout"] = sha256(heldout.tobytes()).hexdigest()
+            guide = Guide.begin(config, schedule, streams, data, torch.from_numpy(heldout).to(device))
         average = replace(denoiser, network=mean)
         # What is compiled shares the weights of what is saved.
         fast = replace(denoiser, network=compiled(network, config.speed))
-        return cls(identity, data, config, streams, denoiser, average, optimiser, team, fast)
+        return cls(identity, data, config, streams, denoiser, average, optimiser, team, fast, guide)
 
     def advance(self) -> Tensor:
         """One optimiser step; its loss, on the device."""
@@ -189,10 +222,17 @@ class _Run:
         noise = self.streams.noise("train.noise", ids, 0, shape, device=device)
         for group in self.optimiser.param_groups:
             group["lr"] = config.rate(self.step)
-        images = laid_out(self.pixels[rows], config.speed)
+        images = moved(self.pixels[rows], config.augment, self.streams, first + begin)
+        if self.guide is not None:
+            images = self.guide.seen(rows, images, first)
+        images = laid_out(images, config.speed)
         new_step(config.speed)
         with rounding(config.speed, device), _precision(config, device):
-            loss = loss_of(config, self.forward, images, t, noise)
+            if self.guide is None:
+                loss = loss_of(config, self.forward, images, t, noise)
+            else:
+                self.guide.look(self.step, self.forward, self.average)
+                loss = self.guide.loss(self.forward, rows, images, t, noise)
         self.optimiser.zero_grad(set_to_none=True)
         with rounding(config.speed, device):
             loss.backward()
@@ -223,12 +263,16 @@ class _Run:
 
     def state(self, loss: float | None) -> TrainState:
         seen, rate = self.step * self.config.batch, self.config.rate(self.step - 1)
-        return TrainState(self.step, self.config.steps, seen, loss, rate, self.average)
+        known = None if self.guide is None else self.guide.known_share
+        stopped = self.guide is not None and self.guide.stopped
+        return TrainState(self.step, self.config.steps, seen, loss, rate, self.average, known, stopped)
 
     def checkpoint(self, folder: Path) -> None:
         """Write weights, average and optimiser state; a crash leaves the previous checkpoint whole."""
         tensors = {f"network.{k}": v for k, v in self.denoiser.network.state_dict().items()}
         tensors |= {f"average.{k}": v for k, v in self.average.network.state_dict().items()}
+        if self.guide is not None:
+            tensors |= {f"guide.{k}": v for k, v in self.guide.tensors().items()}
         for index, values in self.optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser.{index}.{k}": v for k, v in values.items()}
         commit(folder, tensors, self.identity | {"step": self.step})
@@ -258,12 +302,14 @@ class _Run:
         self.step = int(step)
 
     def _load(self, tensors: dict[str, Tensor]) -> None:
-        parts: dict[str, dict[str, Tensor]] = {"network": {}, "average": {}, "optimiser": {}}
+        parts: dict[str, dict[str, Tensor]] = {"network": {}, "average": {}, "optimiser": {}, "guide": {}}
         for key, value in tensors.items():
             part, name = key.split(".", 1)
             parts[part][name] = value
         self.denoiser.network.load_state_dict(parts["network"])
         self.average.network.load_state_dict(parts["average"])
+        if self.guide is not None:
+            self.guide.load(parts["guide"])
         moments: dict[int, dict[str, Tensor]] = {}
         for key, value in parts["optimiser"].items():
             index, name = key.split(".", 1)

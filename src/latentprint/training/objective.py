@@ -68,8 +68,20 @@ def loss_of(
     config: TrainConfig, denoiser: NetworkDenoiser, images: Tensor, t: Tensor, noise: Tensor
 ) -> Tensor:
     """Eq. 4 on a batch: images and noise (B, C, H, W), t (B,); the mean over images and pixels, shape ()."""
+    return _weighted(config, denoiser, images, t, noise).square().mean()
+
+
+def errors_of(
+    config: TrainConfig, denoiser: NetworkDenoiser, images: Tensor, t: Tensor, noise: Tensor
+) -> Tensor:
+    """Eq. 4 of each image, (B,): their mean is ``loss_of``."""
+    return _weighted(config, denoiser, images, t, noise).square().flatten(1).mean(1)
+
+
+def _weighted(
+    config: TrainConfig, denoiser: NetworkDenoiser, images: Tensor, t: Tensor, noise: Tensor
+) -> Tensor:
     schedule = denoiser.schedule
     x = expand(schedule.alpha(t), images) * images + expand(schedule.sigma(t), images) * noise
     # The root inside the square: w reaches 1e6 where D - x_0 is 1e-3 of it, and neither may overflow alone.
-    error = expand(weight(config, denoiser, t).sqrt(), images) * (denoiser(x, t) - images)
-    return error.square().mean()
+    return expand(weight(config, denoiser, t).sqrt(), images) * (denoiser(x, t) - images)

@@ -12,13 +12,38 @@ from pydantic.dataclasses import dataclass
 from latentprint.contracts import InputError
 from latentprint.denoiser import Parametrisation
 from latentprint.networks.speed import Speed
-from latentprint.settings import STRICT, Any0, NotNegative, Positive, Some
+from latentprint.settings import STRICT, Any0, NotNegative, Positive, Share, Some
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 class TrainingError(InputError):
     """Training cannot go on, for the reason given in one sentence."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class Guidance:
+    """How t'-guided training looks and steers, see `latentprint.training.guided`.
+
+    Attributes:
+        variant: what is done where an image is known.
+        gap: how far below that of held-out images the error of training images may fall, as a share.
+        every: steps between two looks at held-out images.
+        levels: parts of the noise levels that are told apart.
+        search_every: steps between two searches; "levels" without ``stop`` makes none.
+        images: training images searched at a time, in turn, and as many held out.
+        steps: of the search's sampler.
+        stop: end training when more than this share of the searched images is known; None: never.
+    """
+
+    variant: Literal["levels", "images", "repulsion", "augmentation"] = "levels"
+    gap: Share = 0.3
+    every: Some = 10
+    levels: Annotated[int, Field(ge=2, le=100)] = 12
+    search_every: Some = 100
+    images: Some = 16
+    steps: Some = 8
+    stop: Share | None = None
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -41,7 +66,13 @@ class TrainConfig:
         log_ratio_mean, log_ratio_std: of log(sigma/alpha), for times "lognormal".
         precision: "bfloat16" runs the network, not the optimiser, in half precision (autocast).
         checkpoint_seconds: time between two checkpoints.
+        augment: the share of images that are seen shifted by a pixel or mirrored (`training.augment`).
+        guided: whether training is guided by t', so that no image is learnt by heart (docs/remedies.md).
+        guidance: how.
         speed: what a GPU may do to be faster.
+
+    Raises:
+        ValueError: a stop rule that can never fire.
     """
 
     steps: Some = 30_000
@@ -61,7 +92,20 @@ class TrainConfig:
     log_ratio_std: Positive = 1.0
     precision: Literal["float32", "bfloat16"] = "float32"
     checkpoint_seconds: NotNegative = 30.0
+    augment: Annotated[float, Field(ge=0, le=1)] = 0.0
+    guided: bool = False
+    guidance: Guidance = field(default_factory=Guidance)
     speed: Speed = field(default_factory=Speed)
+
+    def __post_init__(self) -> None:
+        how = self.guidance
+        if how.stop is not None and not self.guided:
+            raise ValueError("guidance.stop ends a guided training, and guided is false: it can never fire")
+        if how.stop is not None and how.search_every >= self.steps:
+            raise ValueError(
+                f"guidance.stop can never fire: the first search comes after {how.search_every} steps, and"
+                f" there are {self.steps}"
+            )
 
     def rate(self, step: int) -> float:
         """The learning rate of step 0, 1, ..., steps - 1."""
