@@ -93,9 +93,11 @@ def test_the_rule_moves_with_contrast_and_not_with_the_copies():
 def test_the_sentence_counts_and_copies_alone_are_refused():
     train = np.random.default_rng(0).uniform(-1, 1, (20, 1, 6, 6)).astype(np.float32)
     split = Split.of(images(train), images(np.concatenate([train[:3], -train[:4] / 2])), "drawn")
-    assert str(split.overlap).startswith(
-        "3 of 7 held-out images are copies or near copies of training images (3 "
+    said = str(split.overlap)
+    assert said.startswith(
+        "3 of 7 held-out images are copies or near copies of training images and were left out"
     )
+    assert ". 3 of them differ by " in said
     assert split.heldout.sha256 == ("3", "4", "5", "6")
     with pytest.raises(
         DataError, match="each of the 5 held-out images is a copy or near copy of a training image"

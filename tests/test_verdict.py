@@ -111,4 +111,4 @@ def test_no_t_prime_of_the_target_is_no_sign_of_anything() -> None:
     if law.target.value is None:
         assert law.excess is None and "from no noise level" in unseen.verdict.reasons[-1]
     known = results_of(4, Drawn(matched=0.9, null=20))
-    assert "it knows this image" in known.verdict.reasons[-1]
+    assert "knows this image" in known.verdict.reasons[-1]

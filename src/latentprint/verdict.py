@@ -111,12 +111,15 @@ def _search(measured: Measured) -> list[str]:
         return []
     others, own = f"{law.images} images that were never trained on", law.target.value
     if own is None:
-        return [f"The model restores the image from no noise level by more than chance, as it may {others}."]
+        return [
+            "The model restores the image from no noise level by more than chance. The same may hold for"
+            f" {others}."
+        ]
     if law.p_value <= 0.05:
         return [
-            f"The model restores the image from noise level {own:.2g}, further than it does {others}"
-            f" (p = {law.p_value:.2g}, every image judged by the {law.question.recogniser} with"
-            f" {law.question.tries} tries a level): it knows this image."
+            f"The model knows this image: it restores it from noise level {own:.2g}, further than {others}"
+            f" (p = {law.p_value:.2g}). Every image was judged by the {law.question.recogniser} with"
+            f" {law.question.tries} tries a level."
         ]
     text = f"The model restores the image from noise level {own:.2g}, no further than it does {others}."
     if law.smallest_p > 0.05:

@@ -83,5 +83,5 @@ def open_model(
     }
     opened = openers[kind](folder, asked or Asked(label))
     if opened.text is None and asked is not None and asked.lora is not None:
-        raise ModelError("a LoRA (--lora) is added to a text-to-image model of diffusers, and this is none")
+        raise ModelError("a LoRA (--lora) needs a text-to-image model of diffusers, and this is another kind")
     return opened

@@ -129,7 +129,9 @@ def _objective(tensors: Mapping[str, Tensor]) -> Predicts:
             if torch.allclose(weight.double(), one, rtol=_CLOSE, atol=1e-12)
         }
     if len(found) != 1:
-        raise ModelError("its loss_weight is none that is known, so what the network predicts is not known")
+        raise ModelError(
+            "its loss_weight is not one that latentprint knows, so what the network predicts is not known"
+        )
     return found.pop()
 
 
@@ -172,9 +174,8 @@ def open_lucidrains(folder: Path, asked: Asked) -> Opened:
         kind="denoising-diffusion-pytorch",
         notes=(
             "the denoised image is clipped to [-1, 1], as GaussianDiffusion does",
-            "images were taken to be in [0, 1] before its auto_normalize, and times to have theta = "
-            "10,000, the "
-            "library's defaults, which its checkpoints do not state",
+            "images were taken to be in [0, 1] before its auto_normalize, and times to have theta = 10,000,"
+            " the library's defaults, which its checkpoints do not state",
         ),
         networks=(network,),
         identity={"schedule": written_down(schedule), "predicts": predicts},

@@ -16,6 +16,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     help="Tells you, before you publish an image generator, whether it can give back a training image.",
+    epilog="What the words mean: latentprint glossary.",
 )
 for command in (audits.demo, audits.audit, audits.check, known.calibrate, models.convert):
     app.command()(answered(command))
@@ -26,6 +27,7 @@ for command in (
     judgements.verify,
     judgements.card,
     judgements.dossier,
+    judgements.glossary,
 ):
     app.command()(answered(command, reads=True))
 app.command(name="filter")(answered(cures.filter_))

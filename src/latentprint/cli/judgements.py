@@ -1,4 +1,4 @@
-"""Commands on finished runs: report, gate, compare, verify, card, dossier; none loads torch."""
+"""Commands that only read: report, gate, compare, verify, card, dossier, glossary; none loads torch."""
 
 from __future__ import annotations
 
@@ -124,6 +124,19 @@ def dossier(
     write(run / "dossier.html", text.encode(), public=True)
     seal(run, None if decision is None else decision.policy_sha256, signing)
     print(run / "dossier.html")
+
+
+def glossary(
+    word: Annotated[str, typer.Argument(help="Only terms that hold this text.", show_default=False)] = "",
+) -> None:
+    """Print what the words of the reports and of this help mean."""
+    from latentprint.report.glossary import GLOSSARY
+
+    found = [(term, told) for term, told in GLOSSARY if word.lower() in f"{term} {told}".lower()]
+    if not found:
+        raise typer.BadParameter(f"no term holds {word!r}; leave it out to see all {len(GLOSSARY)}")
+    for term, told in found:
+        print(f"{term}\n    {told}")
 
 
 def _label(run: Path, runs: list[Path]) -> str:

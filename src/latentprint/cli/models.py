@@ -37,8 +37,9 @@ def convert(
     IN may be a folder of diffusers whose parts are .bin files. A checkpoint of denoising-diffusion-pytorch
     becomes a folder that --model takes, with its EMA weights.
 
-    Reading a pickle can run any code. It is read in a process of its own, which looks for modules neither in
-    the current folder nor where Python's environment variables point, and knows only torch's allowed types.
+    Reading a pickle can run any code. It is therefore read in a separate process, which knows only torch's
+    allowed types. That process looks for modules neither in the current folder nor where Python's
+    environment variables point.
     """
     from latentprint.adapters.convert import convert as converted
 

@@ -150,8 +150,8 @@ def stack(
         or (stored.ndim == 5 and stored.shape[4] not in (1, 3))
     ):
         raise DataError(
-            f"{source}: images must have shape (N, H, W) or (N, H, W, C), volumes (N, D, H, W) or "
-            f"(N, D, H, W, C), with 1 or 3 channels, got {stored.shape}"
+            f"{source} holds an array of shape {stored.shape}. Images need (N, H, W) or (N, H, W, C), volumes"
+            " (N, D, H, W) or (N, D, H, W, C), with 1 or 3 channels"
         )
     if stored.ndim == 4 and stored.shape[3] in (2, 4):
         raise DataError(f"{source}: images must have 1 or 3 channels, got {stored.shape[3]}")

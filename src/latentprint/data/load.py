@@ -38,11 +38,9 @@ from latentprint.data.phantom import HELDOUT, SIDE, phantom
 from latentprint.data.split import Split
 
 SOURCES = (
-    "digits, phantom:N, medmnist:NAME, a folder or .zip of images (PNG, JPEG, TIFF, BMP, WebP, DICOM), an "
-    ".npz "
-    "with `images` or with `train_images` and `test_images`, an .npy, a .parquet, or a dataset that was "
-    "saved "
-    "to disk"
+    "digits, phantom:N, medmnist:NAME; a folder or .zip of images (PNG, JPEG, TIFF, BMP, WebP, DICOM); an"
+    " .npz with `images` or with `train_images` and `test_images`; an .npy, a .parquet, or a dataset that was"
+    " saved to disk"
 )
 
 _TYPES: dict[str, ValueRange] = {"uint8": (0, 255), "uint16": (0, 65535)}
@@ -317,9 +315,8 @@ def _dicom(within: tree.Tree, scans: tree.Tree, window: dicom.WindowChoice, how:
     notes = ()
     if train.identities is None:
         notes = (
-            "no file has a PatientID, so persons are unknown: images of one person may be both trained on "
-            "and "
-            "held out",
+            "no file has a PatientID, so persons are unknown: images of one person may be both trained on and"
+            " held out",
         )
     return Source(train, held, notes=notes)
 

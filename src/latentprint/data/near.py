@@ -85,10 +85,10 @@ class Overlap:
         if not self.pairs:
             return ""
         return (
-            f"{len(self.pairs)} of {self.heldout} held-out images are copies or near copies of training "
-            f"images ({self.within_near} differ by {NEAR:g} at most, the others by up to "
-            f"{self.tolerance:.2g}, an eighth of what two training images usually do). They were left "
-            "out: they cannot show what comes back by chance"
+            f"{len(self.pairs)} of {self.heldout} held-out images are copies or near copies of training"
+            f" images and were left out: they cannot show what comes back by chance. {self.within_near} of"
+            f" them differ by {NEAR:g} at most, the others by up to {self.tolerance:.2g}, an eighth of what"
+            " two training images usually do"
         )
 
 

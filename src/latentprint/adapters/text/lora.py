@@ -182,7 +182,7 @@ def _place(key: str, parts: Mapping[str, nn.Module], network: str) -> tuple[str,
 
 def _other(key: str) -> ModelError:
     return ModelError(
-        f"the LoRA was trained for another architecture: it changes {short(key)}, which this model has not; "
+        f"the LoRA was trained for another architecture: it changes {short(key)}, which this model lacks; "
         "name the model that it was trained on with --model"
     )
 
