@@ -29,7 +29,7 @@ from record import add_output, record, tell
 
 from latentprint.audit.many import CHUNK, ManyProbe
 from latentprint.data import load
-from latentprint.detector.embedding import EmbeddingConfig, EmbeddingDetector, build_embedder
+from latentprint.detector.embedding import EmbeddingConfig, EmbeddingDetector
 from latentprint.networks import load_model
 from latentprint.networks.inference import inference_form
 from latentprint.sampler import Ancestral, Sampler
@@ -55,7 +55,7 @@ class Pictures:
 def matcher(shape: tuple[int, int, int], device: torch.device) -> EmbeddingDetector:
     """An embedding with random weights."""
     config = EmbeddingConfig(backbone="small")
-    network = build_embedder(config, Streams(0)).to(device).eval().requires_grad_(False)
+    network = config.network("embedding", Streams(0)).to(device).eval().requires_grad_(False)
     none = DetectorRates(Trials(0, 0), Trials(0, 0), {}, "pixels", "pair")
     return EmbeddingDetector("embedding", network, 0.9, none, config, 1, shape)
 

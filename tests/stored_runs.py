@@ -42,6 +42,7 @@ from latentprint.results.notes import (
     Searched,
     WholeNote,
 )
+from latentprint.results.notes import Drawn as Canaried
 from latentprint.results.searched import Sampler
 from latentprint.results.stored import Stored
 from latentprint.search.plan import ids_of
@@ -62,6 +63,7 @@ class Drawn:
         returns: t up to which x_p comes back nearly always, judged by c_p and c_id, and by the embedding.
         heldout: the same of held-out images.
         whole: share of the samples that are copies of any training image; None: they were not compared.
+        canaries: K; ``learnt`` is the share of those trained on that differ from the others.
     """
 
     own: float = 0.02
@@ -80,6 +82,8 @@ class Drawn:
     sampler: float | None = None
     splitting: Estimate | None = None
     whole: float | None = None
+    canaries: int = 0
+    learnt: float = 1.0
     given: bool = False
     only_samples: bool = False
 
@@ -117,6 +121,7 @@ def settings_of(drawn: Drawn, seed: int) -> dict[str, Any]:
         "samples": {"count": drawn.samples, "until": drawn.until},
         "search": {"levels": 10, "tries": 8},
         "baseline": {"images": drawn.null, "levels": 10, "tries": 4},
+        "canaries": {"count": drawn.canaries, "levels": 10, "tries": 4},
         "profile": {"targets": drawn.profile, "null": max(1, drawn.null), "levels": 10, "tries": 4},
     }
     return plain(resolve(over, preset="demo"))
@@ -128,6 +133,8 @@ def fill(run: Memory | Run, seed: int, drawn: Drawn) -> None:
     _facts(run, drawn, rng)
     if not drawn.only_samples:
         _searches(run, drawn, rng)
+    if drawn.canaries:
+        _canaries(run, drawn, rng)
     _samples(run, drawn, rng)
     _measures(run, drawn, rng)
 
@@ -302,6 +309,8 @@ def _sample_rows(
     more = {}
     if whole is not None and whole.whole is not None:
         more = {f"whole_{k}": v for k, v in _compared(rng, n, whole.whole, whole.images).items()}
+    if whole is not None and whole.canaries:
+        more["canary"] = np.where(hit, 2 * whole.canaries, _showing(run, n, rng))
     run.append(
         purpose,
         {
@@ -342,6 +351,30 @@ def _samples(run: Memory | Run, drawn: Drawn, rng: np.random.Generator) -> None:
         cost = _sample_rows(run, name, rng, drawn.samples, drawn.sampler, presence=drawn.marked)
         run.finish(name, {"sampler": other.plain(), "network_evaluations": cost})
         run.finish("samplers", {"further": Further(names=("heun-24-karras",)).plain()})
+
+
+def _canaries(run: Memory | Run, drawn: Drawn, rng: np.random.Generator) -> None:
+    """2 K marked images; of those trained on, a share is known by its loss, its t' and its count."""
+    m = 2 * drawn.canaries
+    member, copies = rng.random(m) < 0.5, np.resize([1, 4, 1, 16], m)
+    known = member & (rng.random(m) < drawn.learnt)
+    loss = np.where(known, rng.uniform(0.0, 0.4, m), rng.uniform(0.6, 1.0, m))
+    run.append("canaries", {"id": np.arange(m), "member": member, "copies": copies, "loss": loss})
+    edges = {k: drawn.returns if known[k] else drawn.heldout for k in range(m)} | {m: drawn.matched}
+    cost = _many_rows(run, "canaries.search", rng, edges)
+    noted = Canaried(
+        fingerprints=drawn.canaries, sha256=tuple(_digest(f"c{k}") for k in range(m)), horizon=1.0
+    )
+    run.finish("canaries.search", {"drawn": noted.plain(), "network_evaluations": cost})
+    rates = Detector(tpr=Trials(400, 400), fpr=Trials(0, 180), threshold=1.0, backbone="small", kinds={})
+    run.finish("identities", {"detector": rates.plain()})
+
+
+def _showing(run: Memory | Run, n: int, rng: np.random.Generator) -> np.ndarray:
+    """Which canary each of n samples shows: one of a hundred, one that is known."""
+    rows = run.rows("canaries")
+    known = np.flatnonzero(rows["loss"] < 0.5)
+    return np.where(rng.random(n) < 0.01, rng.choice(known, n) if len(known) else -1, -1)
 
 
 def _whole(run: Memory | Run, drawn: Drawn, rng: np.random.Generator) -> None:

@@ -4,10 +4,23 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import stored_runs
+import torch
+from stored_runs import Drawn
+from test_gate import answers, reason
 
+from latentprint.compare import compare
 from latentprint.data import ImageSet, load
+from latentprint.detector import DetectorConfig, fit_identities, fit_identity
 from latentprint.fingerprint import CircleConfig, FingerprintError
-from latentprint.marks import TIERS, draw_canaries
+from latentprint.marks import draw_canaries
+from latentprint.report.canaries import canaries_section
+from latentprint.report.first import first_screen
+from latentprint.report.modelcard import metadata
+from latentprint.report.public import RunFacts
+from latentprint.results import Results
+from latentprint.streams import Streams
+from latentprint.verify import verify
 
 
 def rng(seed=0):
@@ -24,7 +37,7 @@ def times(images: np.ndarray, image: np.ndarray) -> int:
 
 def test_each_canary_stands_for_its_original_as_often_as_coin_and_tier_say():
     train = digits()
-    found = draw_canaries(train, CircleConfig(), 30, rng(), tiers=TIERS, spare=[7, 11])
+    found = draw_canaries(train, CircleConfig(), 30, rng(), tiers=(1, 4, 1, 16), spare=[7, 11])
     assert len(found.origin) == 60 and not {7, 11} & set(found.origin.tolist())
     assert np.array_equal(np.unique(found.copies, return_counts=True)[1], [30, 15, 15])
     made = found.put_into(train)
@@ -60,3 +73,96 @@ def test_too_many_fingerprints_are_refused_with_the_number():
         draw_canaries(twice, CircleConfig(), 2, rng())
     with pytest.raises(FingerprintError, match="1 or more, got 2 and"):
         draw_canaries(digits(20), CircleConfig(), 2, rng(), tiers=(0,))
+
+
+@pytest.fixture(scope="module")
+def learnt() -> Results:
+    return stored_runs.results_of(1, Drawn(canaries=40, whole=0.2))
+
+
+def test_counts_and_tiers_follow_the_rows(learnt: Results) -> None:
+    stored = stored_runs.in_memory(1, Drawn(canaries=40, whole=0.2))
+    rows, shown = stored.rows("canaries"), stored.rows("samples.model")["canary"]
+    found = learnt.canaries
+    assert found is not None and found.fingerprints == 40 and len(found.images) == 80
+    for k, one in enumerate(found.images):
+        assert (one.member, one.copies, one.hits) == (
+            rows["member"][k],
+            rows["copies"][k],
+            (shown == k).sum(),
+        )
+        assert one.low <= one.hits / len(shown) <= one.high
+    tiers = {one.copies: one for one in found.tiers}
+    assert sum(one.images for one in found.tiers) == 80 and set(tiers) == {0, 1, 4, 16}
+    assert tiers[0].images == (~rows["member"]).sum() and tiers[0].came_back == 0
+    assert tiers[1].t_prime.median > tiers[0].t_prime.median + 0.3
+    agreed = (shown == 80) == stored.rows("samples.model")["identity_hit"]
+    assert found.private.agreed.k == agreed.sum()
+    own = (found.private.t_prime or 0.0, found.private.hits)
+    alike = [one for one in found.images if one.member and one.copies == 1]
+    assert found.private.below == sum((one.t_prime or 0.0, one.hits) < own for one in alike)
+
+
+def test_epsilon_rests_on_the_coins_of_single_copies(learnt: Results) -> None:
+    found, nothing = learnt.epsilon, stored_runs.results_of(1, Drawn(canaries=40, learnt=0.0)).epsilon
+    assert found is not None and nothing is not None
+    assert found.canaries == 40 and found.low == max(b.low for b in found.bounds if b.copies == 1)
+    assert 1 < found.low == found.most  # losses tell every coin
+    assert nothing.low < 0.5
+    few = stored_runs.results_of(1, Drawn(canaries=6))
+    assert few.epsilon is None and few.canaries is not None  # 6 coins of single copies
+
+
+def test_the_gate_fails_above_the_limit_and_passes_only_what_could_have_failed(learnt: Results) -> None:
+    rule = "[epsilon]\nat_most = {}\n"
+    assert learnt.epsilon is not None
+    assert answers(learnt, rule.format(1.0)) == {"epsilon.at_most": "fail"}
+    assert answers(learnt, rule.format(learnt.epsilon.most + 0.1)) == {"epsilon.at_most": "unknown"}
+    silent = stored_runs.results_of(1, Drawn(canaries=40, learnt=0.0))
+    assert answers(silent, rule.format(1.0)) == {"epsilon.at_most": "pass"}
+    assert "--fingerprints" in reason(stored_runs.results_of(1), rule.format(1.0))
+
+
+def test_report_card_comparison_and_verification_know_them(learnt: Results, tmp_path) -> None:
+    assert learnt.canaries is not None and learnt.epsilon is not None
+    assert learnt.canaries.sentence in dict(first_screen(learnt).answers)["Would we have noticed?"]
+    run = stored_runs.write_run(tmp_path / "run", 1, Drawn(canaries=40, whole=0.2))
+    facts = RunFacts.read(run.path)
+    section = canaries_section(learnt, facts)
+    assert section is not None and "80 further images" in section.lead and len(section.blocks) == 3
+    assert canaries_section(stored_runs.results_of(1), facts) is None
+    told = {one.metric_type: one.metric_value for one in metadata(learnt, facts, "m").eval_results or []}
+    assert told["epsilon_lower_bound"] == learnt.epsilon.low
+    assert learnt.whole_set is not None and told["copies_rate"] == learnt.whole_set.copies.rate
+    other = stored_runs.results_of(2, Drawn())
+    both = compare({"with": learnt, "without": other})
+    assert [one.epsilon for one in both.lines] == [learnt.epsilon.low, None]
+    assert any("marked images" in one for one in both.cautions)
+    assert verify(run.path).exit_code == 0
+
+
+def test_one_recogniser_of_many_says_what_c_id_says_of_each() -> None:
+    """Beside a c_id fitted alike: on copies of its target and of the others, and on held-out images."""
+    train, kind = digits(120), CircleConfig(radius=(0.2, 0.25))
+    heldout = load("digits", seed=0).heldout.pixels[:120]
+    drawn = draw_canaries(train, kind, 8, rng(), coin=False)
+    others = np.delete(train.pixels, drawn.origin, axis=0)
+    config = DetectorConfig(
+        backbone="small", epochs=14, patience=14, draws=768, learning_rate=4e-3, noise=0.1, augmix=False
+    )
+    *_, last = fit_identities(drawn.images, others, heldout, kind, config, Streams(0))
+    known = last.detector
+    assert known is not None and known.rates.tpr.rate > 0.98 and known.rates.fpr.rate < 0.05
+    assert known.rates.kinds["another of them"].rate < 0.02
+    noise = rng(5).normal(0, 0.05, (8, *drawn.images.shape)).astype(np.float32)
+    copies = torch.from_numpy(np.clip(drawn.images + noise, -1, 1).reshape(-1, 1, 8, 8))
+    which = np.tile(np.arange(8), 8)
+    assert (known.which(copies) == which).mean() > 0.98
+    scored = known.against(copies[:8], np.arange(8))(copies, torch.from_numpy(which))
+    assert torch.equal(scored, known.scores(copies)[torch.arange(64), torch.from_numpy(which)])
+    *_, one = fit_identity(drawn.images[3], others, heldout, kind, config, Streams(0))
+    strangers = torch.from_numpy(heldout[-40:])
+    for images in (copies, strangers):
+        assert one.detector is not None
+        alone = (one.detector(images) >= one.detector.threshold).numpy()
+        assert ((known.which(images) == 3) == alone).mean() > 0.97

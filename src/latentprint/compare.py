@@ -31,7 +31,11 @@ from latentprint.words import chance, one_in
 
 @dataclass(frozen=True)
 class Line:
-    """One run in the table. ``low`` and ``high``: exact interval of the rate at ``level``."""
+    """One run in the table. ``low`` and ``high``: exact interval of the rate at ``level``.
+
+    ``copies`` is the share of generated images that are copies of any training image, ``epsilon`` the lower
+    bound by canaries; None where they were not measured.
+    """
 
     name: str
     images: int
@@ -44,6 +48,8 @@ class Line:
     times_expected: float
     missable: float
     t_prime: float | None
+    copies: float | None
+    epsilon: float | None
     state: str
 
 
@@ -145,6 +151,8 @@ def _line(name: str, results: Results, level: float) -> Line:
         times_expected=hits.rate / results.expected_rate,
         missable=hits.upper(level),
         t_prime=None if results.t_prime is None else results.t_prime.value,
+        copies=None if results.whole_set is None else results.whole_set.copies.rate,
+        epsilon=None if results.epsilon is None else results.epsilon.low,
         state=results.verdict.state,
     )
 
@@ -197,6 +205,7 @@ LIKE: tuple[tuple[str, Callable[[Results], object]], ...] = (
     ("the way of generating", lambda r: r.q.monte_carlo.sampler),
     ("the recognisers' networks", lambda r: [one.backbone for one in r.detectors.fitted]),
     ("how t' was asked", lambda r: None if r.t_prime is None else r.t_prime.question),
+    ("how many marked images were put in", lambda r: r.canaries and r.canaries.fingerprints),
     ("when to stop sampling", lambda r: r.q.monte_carlo.stopping is None),
 )
 """What runs must share for a difference between them to be the recipe's."""

@@ -23,7 +23,7 @@ from latentprint.networks import UNetConfig
 from latentprint.networks.speed import Evaluation
 from latentprint.sampler import PAPER, Sampler, Spacing, sampler_from
 from latentprint.schedule import VE, VP, Schedule, SubVP
-from latentprint.search.settings import BaselineSettings, ProfileSettings, SearchSettings
+from latentprint.search.settings import BaselineSettings, CanarySettings, ProfileSettings, SearchSettings
 from latentprint.settings import STRICT, Any0, SettingsError, Share, Some, merge, read
 from latentprint.training import REPORT, TrainConfig
 
@@ -287,6 +287,8 @@ class AuditConfig:
     embedding: EmbeddingConfig = field(default_factory=EmbeddingConfig)
     baseline: BaselineSettings = field(default_factory=BaselineSettings)
     profile: ProfileSettings = field(default_factory=ProfileSettings)
+    canaries: CanarySettings = field(default_factory=CanarySettings)
+    identities: DetectorConfig = field(default_factory=DetectorConfig)
     samples: SampleSettings = field(default_factory=SampleSettings)
     likelihood: LikelihoodSettings = field(default_factory=LikelihoodSettings)
     membership: MembershipSettings = field(default_factory=MembershipSettings)

@@ -26,7 +26,7 @@ from latentprint.adapters.truth import Denoising, beaten, denoising, recognised
 from latentprint.audit.context import open_device
 from latentprint.audit.costs import planned, require_memory
 from latentprint.audit.given import as_it_is, given_images, open_given
-from latentprint.audit.images import read_images
+from latentprint.audit.images import read_images, with_canaries
 from latentprint.audit.stages import images, snapshots_due
 from latentprint.config import AuditConfig
 from latentprint.data import ImageSet, near_duplicates
@@ -147,7 +147,7 @@ def check(
     reading = cache(lambda: read_images(read, root, download))
     given = open_given(model, label, target, place, config, reading)
     if given is None:
-        split, injection = images(config, root, download, target)
+        split, injection, _ = with_canaries(config, *images(config, root, download, target))
         require_memory(config, split.train.shape, place, trains=True)
         schedule = config.model.schedule()
         size, trained = _own(config, injection.marked.pixels, place)
@@ -235,7 +235,8 @@ def _detectors(config: AuditConfig) -> tuple[tuple[str, DetectorConfig], ...]:
     marked = () if config.fingerprint.kind == "none" else (("c_p", config.presence),)
     compared = config.baseline.images > 0 or config.profile.targets != 0
     embedding = (("embedding", config.embedding),) if compared else ()
-    return (*marked, ("c_id", config.identity), *embedding)
+    many = (("one recogniser of all marked images", config.identities),) if config.canaries.count else ()
+    return (*marked, ("c_id", config.identity), *embedding, *many)
 
 
 def _existing(path: Path) -> Path:

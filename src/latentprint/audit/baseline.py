@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from latentprint.audit.context import Context
 from latentprint.audit.many import search_many
+from latentprint.audit.recognisers import recogniser
 from latentprint.audit.stages import detector_value
 from latentprint.contracts import InputError
 from latentprint.data import Split, copies_of
@@ -34,7 +35,6 @@ from latentprint.marks import was_injected
 from latentprint.results.model import Detector
 from latentprint.results.notes import Compared
 from latentprint.search.settings import BaselineSettings
-from latentprint.store import RunError
 from latentprint.streams import Streams
 
 Pixels = NDArray[np.float32]
@@ -81,24 +81,16 @@ def embedding(context: Context, split: Split, config: EmbeddingConfig) -> Embedd
     Raises:
         DetectorError: it learnt nothing, or there are too few images for its false-positive rate.
     """
-    folder, how = context.run.path / "detectors" / "embedding", context.config.speed.detectors
-    with context.stage("embedding"):
-        if not context.run.stage("embedding").done:
-            pixels = np.concatenate([split.train.pixels, split.heldout.pixels])
-            kind = context.config.fingerprint.drawn(split.heldout.pixels)
-            for state in fit_embedding(pixels, kind, config, context.streams, context.device, how):
-                # Early stopping makes the number of epochs unknown; the bar ends where the fit does.
-                epochs = state.epochs if state.detector is None else state.epoch
-                context.say("fitting the embedding", state.epoch, epochs, "epochs")
-                if state.detector is not None:
-                    state.detector.save(folder)
-                    noted = {"epochs": state.epoch, "best_epoch": state.best_epoch}
-                    kept = embedding_value(state.detector).plain()
-                    context.run.finish("embedding", noted | {"detector": kept})
-    found = load_embedding(folder, context.device, how)
-    if found is None:
-        raise RunError(f"the embedding is missing in {folder}; start again with --fresh")
-    return found
+    pixels, how = np.concatenate([split.train.pixels, split.heldout.pixels]), context.config.speed.detectors
+    kind = context.config.fingerprint.drawn(split.heldout.pixels)
+    return recogniser(
+        context,
+        "embedding",
+        "the embedding",
+        lambda: fit_embedding(pixels, kind, config, context.streams, context.device, how),
+        load_embedding,
+        embedding_value,
+    )
 
 
 def embedding_value(matcher: EmbeddingDetector) -> Detector:

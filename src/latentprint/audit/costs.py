@@ -17,7 +17,7 @@ from latentprint.data.listing import free_memory
 from latentprint.rate.table import ESTIMATORS
 from latentprint.sampler import Sampler, own_times
 from latentprint.schedule import Schedule
-from latentprint.search.settings import BaselineSettings, ProfileSettings, SearchSettings
+from latentprint.search.settings import BaselineSettings, CanarySettings, ProfileSettings, SearchSettings
 
 ADAPTIVE = 200
 """Evaluations of a trajectory whose sampler chooses its steps, and of a likelihood: an order of magnitude."""
@@ -147,6 +147,9 @@ def _planned(
     if config.membership.images and heldout >= 2:
         n = min(config.membership.images, images - 1) + min(config.membership.images, heldout) + 1
         yield Planned("membership", n, "images", n * config.membership.scores.evaluations())
+    if count := 2 * config.canaries.count:
+        yield Planned("canaries", count, "images", count * config.membership.scores.loss_times)
+        yield _many("canaries.search", sampler, config.canaries, schedule, count + 1)
     for one in ESTIMATORS:
         if getattr(config.rare, one.name):
             each, _ = _evaluations(sampler, schedule)
@@ -165,7 +168,7 @@ def _search(stage: str, sampler: Sampler, settings: SearchSettings, schedule: Sc
 def _many(
     stage: str,
     sampler: Sampler,
-    settings: BaselineSettings | ProfileSettings,
+    settings: BaselineSettings | CanarySettings | ProfileSettings,
     schedule: Schedule,
     images: int,
 ) -> Planned:

@@ -189,7 +189,16 @@ def named(target: int | str | Path | None) -> int | str | None:
 
 
 def as_it_is(config: AuditConfig) -> AuditConfig:
-    """The settings of an audit that trains nothing: no control, and no mark but one that is there already."""
+    """The settings of an audit that trains nothing: no control, and no mark but one that is there already.
+
+    Raises:
+        InputError: marked images were to be put into the training.
+    """
+    if config.canaries.count:
+        raise InputError(
+            "--fingerprints puts marked images into a training, and what was given has been trained already;"
+            " leave it out, or let the audit train (without --model and --samples)"
+        )
     mark = config.fingerprint
     kind = mark.kind if not mark.injected else "none"
     return replace(config, control=False, fingerprint=replace(mark, kind=kind))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
 
 from latentprint.attacks.nearest import nearest
 from latentprint.config import AuditConfig, DataSettings
@@ -11,7 +14,7 @@ from latentprint.data import ImageSet, Overlap, Split, copies_of, load, near_dup
 from latentprint.data.files import read_image
 from latentprint.data.listing import Preparation
 from latentprint.fingerprint import FingerprintError, Injection, inject
-from latentprint.marks import as_found, locate
+from latentprint.marks import Canaries, as_found, draw_canaries, locate
 from latentprint.results.model import Data, LeftOut
 from latentprint.streams import Streams
 
@@ -129,6 +132,36 @@ def private_image(config: AuditConfig, split: Split, target: int | str | Path | 
         return inject(split.train, kind, rng, index=target)
     index = _drawn(split, streams) if target is None else target
     return as_found(split.train, index, mark.mask(*split.train.shape[1:]))
+
+
+def with_canaries(
+    config: AuditConfig, split: Split, injection: Injection
+) -> tuple[Split, Injection, Canaries | None]:
+    """The same with the marked images put in that the settings ask for, x_p's place moved along.
+
+    Images of which a copy was held out are left as they are.
+
+    Raises:
+        FingerprintError: there are too few images for them.
+    """
+    asked, overlap = config.canaries, split.overlap
+    if not asked.count:
+        return split, injection, None
+    copied = () if overlap is None else (train for _, train, _ in overlap.pairs)
+    kind, rng = config.fingerprint.drawn(split.heldout.pixels), Streams(config.seed).generator("canaries")
+    found = draw_canaries(
+        split.train, kind, asked.count, rng, tiers=asked.tiers, spare={injection.index, *copied}
+    )
+    moved = {old: new for new, old in reversed([*enumerate(found.places(len(split.train)).tolist())])}
+    if overlap is not None:
+        overlap = replace(overlap, pairs=tuple((held, moved[i], rms) for held, i, rms in overlap.pairs))
+    index, marked = moved[injection.index], found.put_into(injection.marked)
+    control = marked.take(np.delete(np.arange(len(marked)), index))
+    return (
+        replace(split, train=found.put_into(split.train), overlap=overlap),
+        replace(injection, marked=marked, control=control, index=index),
+        found,
+    )
 
 
 def _drawn(split: Split, streams: Streams) -> int:

@@ -18,6 +18,7 @@ from torch import Tensor
 from latentprint.audit.context import Context, one_image
 from latentprint.contracts import Ids, Outcome, Times
 from latentprint.denoiser import Codec, Denoiser, IdentityCodec
+from latentprint.detector import Against
 from latentprint.execute import Stored
 from latentprint.sampler import Sampler, trajectories
 from latentprint.schedule import expand
@@ -38,17 +39,13 @@ Pixels = NDArray[np.float32]
 
 
 class Matcher(Protocol):
-    """What the probe needs of an embedding; `EmbeddingDetector` is one."""
+    """What the probe needs of a recogniser of many images: `EmbeddingDetector`, `Identities`."""
 
     @property
     def threshold(self) -> float: ...
 
-    def vectors(self, images: Tensor, /) -> Tensor:
-        """Images (n, C, H, W) -> vectors (n, d)."""
-        ...
-
-    def score(self, images: Tensor, targets: Tensor, /) -> Tensor:
-        """Images (n, C, H, W), each with its target's vector (n, d) -> scores (n,) in [0, 1]."""
+    def against(self, targets: Tensor, numbers: NDArray[np.int64], /) -> Against:
+        """What scores images against targets (m, C, H, W) of these numbers (m,)."""
         ...
 
 
@@ -95,11 +92,11 @@ class ManyProbe:
         hit, evaluations = np.zeros(len(ids), np.bool_), np.zeros(len(ids), np.int64)
         if len(ids):
             targets = one_image(self.images.take(numbers), self.device)
-            vectors = self.matcher.vectors(targets)
+            scored = self.matcher.against(targets, numbers)
             which = torch.as_tensor(own, device=self.device)
             for rows, found, cost in self._ended(t, ids, targets, which):
                 at, mine = rows.cpu().numpy(), which[rows.to(self.device)]
-                seen = self.matcher.score(found, vectors[mine])
+                seen = scored(found, mine)
                 score[at], hit[at] = seen.cpu().numpy(), (seen >= self.matcher.threshold).cpu().numpy()
                 apart = (found.double() - targets[mine].double()).div(2).flatten(1)
                 error[at] = apart.square().mean(dim=1).cpu().numpy()

@@ -30,7 +30,7 @@ def membership(context: Context, model: Denoiser, split: Split, injection: Injec
     if count == 0 or len(split.heldout) < 2 or context.run.stage("membership").done:
         return
     members = np.delete(np.arange(len(split.train)), injection.index)[:count]
-    config = _within(context.config.membership.scores, model.schedule)
+    config = within(context.config.membership.scores, model.schedule)
     if isinstance(config, str):
         context.run.finish("membership", {"scored": Scored(note=config).plain()})
         return
@@ -47,7 +47,7 @@ def membership(context: Context, model: Denoiser, split: Split, injection: Injec
         context.run.finish("membership", {"network_evaluations": cost, "scored": Scored(note=None).plain()})
 
 
-def _within(config: MembershipConfig, schedule: Schedule) -> MembershipConfig | str:
+def within(config: MembershipConfig, schedule: Schedule) -> MembershipConfig | str:
     """The settings on a schedule: the loss keeps to the ratios it has; a sentence where these are none."""
     low, high = float(schedule.ratio(schedule.end)), float(schedule.ratio(schedule.start))
     first, last = config.loss_ratios

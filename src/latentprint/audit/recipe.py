@@ -20,6 +20,7 @@ from latentprint.attacks.nearest import nearest
 from latentprint.audit import evidence, stages
 from latentprint.audit.agreement import agreement
 from latentprint.audit.baseline import baseline, embedding
+from latentprint.audit.canaries import identities, search_canaries, which_canary
 from latentprint.audit.checkpoints import (
     Checkpoint,
     found_checkpoints,
@@ -32,7 +33,7 @@ from latentprint.audit.costs import require_memory
 from latentprint.audit.distance import distance, extractor
 from latentprint.audit.estimates import estimates
 from latentprint.audit.given import Given, as_it_is, given_images, named, open_given, take_model
-from latentprint.audit.images import read_images
+from latentprint.audit.images import read_images, with_canaries
 from latentprint.audit.likelihoods import likelihood
 from latentprint.audit.membership import membership
 from latentprint.audit.pool import pool
@@ -42,11 +43,13 @@ from latentprint.audit.stages import Audited
 from latentprint.audit.whole_set import joined, whole_set
 from latentprint.config import AuditConfig
 from latentprint.contracts import InputError, Outcome
-from latentprint.data import Split
+from latentprint.data import ImageSet, Split
 from latentprint.denoiser import Denoiser
+from latentprint.detector import Identities
 from latentprint.detector.embedding import EmbeddingDetector
 from latentprint.execute import ids_held
 from latentprint.fingerprint import Injection
+from latentprint.marks import Canaries
 from latentprint.metrics.frechet import Extractor
 from latentprint.report.evidence import Evidence
 from latentprint.results.model import Nearest
@@ -62,6 +65,7 @@ class Subject:
         settings: of the run, from which its numbers follow.
         given: the model that others trained; None: one is trained.
         left: what its training left along the way.
+        canaries: further marked images, some of them trained on.
     """
 
     config: AuditConfig
@@ -70,6 +74,11 @@ class Subject:
     injection: Injection
     given: Given | None
     left: tuple[Checkpoint, ...]
+    canaries: Canaries | None
+
+    def unmarked(self, images: ImageSet) -> ImageSet:
+        """Of these images the ones that are no canaries."""
+        return images if self.canaries is None else self.canaries.without(images)
 
 
 def subject(
@@ -89,10 +98,12 @@ def subject(
     read, place = config, where.place
     reading = cache(lambda: read_images(read, where.root, where.download))
     given = open_given(model, label, target, place, config, reading)
+    canaries = None
     if given is None:
         if config.sampler.own or config.sampler.guidance is not None:
             raise InputError('the sampler "own" and guidance belong to a model that is given (--model)')
-        split, injection = stages.images(config, where.root, where.download, target)
+        chosen = stages.images(config, where.root, where.download, target)
+        split, injection, canaries = with_canaries(config, *chosen)
         require_memory(config, split.train.shape, place, trains=True)
         settings = plain(config) | ({} if target is None else {"target": named(target)})
     else:
@@ -106,7 +117,7 @@ def subject(
         else found_checkpoints(checkpoints, given, place, config, reading)
     )
     require_targets(config, len(split.train))
-    return Subject(config, settings | identified(left), split, injection, given, left)
+    return Subject(config, settings | identified(left), split, injection, given, left, canaries)
 
 
 def in_its_space(context: Context, about: Subject) -> Context:
@@ -127,12 +138,14 @@ class Prepared:
         control: the same of a model that was trained without x_p; None: none was.
         trained: the model with its gradients.
         matcher: the embedding that knows any image; None: no two images are compared.
+        identities: the recogniser of all canaries; None: there are none.
     """
 
     main: Audited
     control: Audited | None
     trained: Denoiser
     matcher: EmbeddingDetector | None
+    identities: Identities | None
 
 
 def prepare(context: Context, about: Subject) -> Prepared:
@@ -140,9 +153,12 @@ def prepare(context: Context, about: Subject) -> Prepared:
     config, pixels = context.config, about.injection.marked.pixels
     heldout = about.split.heldout.pixels
     # Detectors first: where there are too few images for them, that is said before an hour of training.
-    detectors = stages.detectors(context, about.split, about.injection)
+    unmarked = about.unmarked(about.injection.control)
+    detectors = stages.detectors(context, about.split, about.injection, unmarked)
     compares = config.baseline.images > 0 or config.profile.targets != 0
-    matcher = embedding(context, about.split, config.embedding) if compares else None
+    originals = replace(about.split, train=about.unmarked(about.split.train))
+    matcher = embedding(context, originals, config.embedding) if compares else None
+    many = identities(context, about.split, about.injection, about.canaries)
     trained = (
         stages.score_model(context, "model", pixels, heldout)
         if about.given is None
@@ -155,7 +171,7 @@ def prepare(context: Context, about: Subject) -> Prepared:
     main = stages.for_sampling(trained, config.speed.sampling, context.batch)
     audited = Audited(main, detectors, about.injection.target)
     other = None if control is None else replace(audited, model=control)
-    return Prepared(audited, other, trained, matcher)
+    return Prepared(audited, other, trained, matcher, many)
 
 
 def search(context: Context, about: Subject, prepared: Prepared) -> None:
@@ -181,6 +197,7 @@ def count(context: Context, about: Subject, prepared: Prepared, extract: Extract
         return until is not None and until.answer(until.counts(seen.hit)) is not None
 
     every = whole_set(context, about.split, about.injection)
+    many = None if prepared.identities is None else which_canary(prepared.identities)
     model = stages.sample(
         context,
         "model",
@@ -188,7 +205,7 @@ def count(context: Context, about: Subject, prepared: Prepared, extract: Extract
         asked.count,
         extract,
         None if until is None else stops,
-        joined(pool(context, about.split, about.injection), every),
+        joined(pool(context, about.split, about.injection), every, many),
     )
     if prepared.control is not None:
         n = asked.control or len(model.hit)
@@ -207,6 +224,8 @@ def measure(context: Context, about: Subject, prepared: Prepared) -> Evidence:
         likelihood(context, plain, split, injection)
     further_samplers(context, main)
     membership(context, plain, split, injection)
+    if about.canaries is not None and prepared.identities is not None:
+        search_canaries(context, main.model, plain, prepared.identities, injection, about.canaries)
     distance(context, injection.marked.pixels, split.heldout.pixels, extract)
     estimates(context, replace(main, model=prepared.trained), injection.control.pixels)
 

@@ -7,11 +7,11 @@ payloads), so an audit killed at any moment continues where it was, and ends in 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,13 +21,13 @@ from torch import Tensor
 from latentprint.audit.context import Context, one_image
 from latentprint.audit.features import Features, Keeping
 from latentprint.audit.images import facts, private_image, read_images
+from latentprint.audit.recognisers import last_of, recogniser
 from latentprint.config import AuditConfig
 from latentprint.contracts import InputError, Outcome
-from latentprint.data import Split
+from latentprint.data import ImageSet, Split
 from latentprint.denoiser import Denoiser, NetworkDenoiser
 from latentprint.detector import (
-    EmbeddingDetector,
-    FitState,
+    Fitted,
     NetworkDetector,
     fit_identity,
     fit_presence,
@@ -77,7 +77,7 @@ class Detectors:
         return false_positives(self.values)
 
 
-def detector_value(detector: NetworkDetector | EmbeddingDetector) -> results.Detector:
+def detector_value(detector: Fitted[Any, Any]) -> results.Detector:
     """Threshold and error counts of a fitted detector."""
     return results.Detector(
         tpr=detector.rates.tpr,
@@ -198,7 +198,7 @@ def score_model(
                 if state.step in due:
                     save_model(snapshot(context, state.step), state.denoiser)
 
-            last = _last(states, see)
+            last = last_of(states, see)
             save_model(folder, last.denoiser)
             digest = sha256((folder / "diffusion_pytorch_model.safetensors").read_bytes()).hexdigest()
             context.run.finish(name, {"weights_sha256": digest, "steps": last.step, "images": last.images})
@@ -215,8 +215,12 @@ def snapshot(context: Context, step: int) -> Path:
     return context.run.path / "snapshots" / f"step-{step:07d}"
 
 
-def detectors(context: Context, split: Split, injection: Injection) -> Detectors:
+def detectors(
+    context: Context, split: Split, injection: Injection, unmarked: ImageSet | None = None
+) -> Detectors:
     """Fit c_p and c_id (§3.3, §5.2), or read them where they were fitted before; no c_p without a mark.
+
+    ``unmarked`` are the training images without a mark, where others than x_p carry one.
 
     Raises:
         DetectorError: one of them learnt nothing, or there are too few images to tell.
@@ -224,27 +228,32 @@ def detectors(context: Context, split: Split, injection: Injection) -> Detectors
     """
     config, kind = context.config, context.config.fingerprint.drawn(split.heldout.pixels)
     others, heldout = injection.control.pixels, split.heldout.pixels
+    unmarked = injection.control if unmarked is None else unmarked
     # The held-out images come last: their places do not depend on how many are trained on.
     presence = None
     mark = injection.fingerprint
     if not isinstance(mark, Unmarked):
         looked_for = mark if isinstance(mark, Natural) else kind  # a natural mark is not drawn
-        presence = _detector(
+        presence = recogniser(
             context,
             "presence",
+            "c_p",
             lambda: fit_presence(
-                np.concatenate([others, heldout]),
+                np.concatenate([unmarked.pixels, heldout]),
                 looked_for,
                 config.presence,
                 context.streams,
                 context.device,
                 config.speed.detectors,
-                *units_of(injection.control, split.heldout),
+                *units_of(unmarked, split.heldout),
             ),
+            load_detector,
+            detector_value,
         )
-    identity = _detector(
+    identity = recogniser(
         context,
         "identity",
+        "c_id",
         lambda: fit_identity(
             injection.target,
             others,
@@ -256,49 +265,11 @@ def detectors(context: Context, split: Split, injection: Injection) -> Detectors
             config.speed.detectors,
             *units_of(split.heldout),
         ),
+        load_detector,
+        detector_value,
     )
     found = Detectors(presence, identity)
     config.search.require(found.false_positives)
-    return found
-
-
-State = TypeVar("State")
-
-
-def _last(states: Iterator[State], see: Callable[[State], None]) -> State:
-    """The last of a stream of states, each of them seen.
-
-    Raises:
-        ValueError: there is none.
-    """
-    last: State | None = None
-    for last in states:
-        see(last)
-    if last is None:
-        raise ValueError("a stage ended without a state")
-    return last
-
-
-def _detector(
-    context: Context, name: str, fit: Callable[[], Iterator[FitState[NetworkDetector]]]
-) -> NetworkDetector:
-    folder = context.run.path / "detectors" / name
-    with context.stage(name):
-        if not context.run.stage(name).done:
-
-            def say(state: FitState[NetworkDetector]) -> None:
-                # Early stopping makes the number of epochs unknown; the bar ends where the fit does.
-                epochs = state.epoch if state.detector is not None else state.epochs
-                context.say(f"fitting c_{'p' if name == 'presence' else 'id'}", state.epoch, epochs, "epochs")
-
-            last = _last(fit(), say)
-            assert last.detector is not None  # the last state of a fit holds it
-            last.detector.save(folder)
-            noted = {"epochs": last.epoch, "best_epoch": last.best_epoch}
-            context.run.finish(name, noted | {"detector": detector_value(last.detector).plain()})
-    found = load_detector(folder, context.device, context.config.speed.detectors)
-    if found is None:
-        raise RunError(f"the {name} detector is missing in {folder}; start again with --fresh")
     return found
 
 

@@ -168,6 +168,15 @@ class AuditOptions:
         int | None,
         typer.Option("--label", help="With --model: the class to audit, where it is conditional on one."),
     ] = None
+    fingerprints: Annotated[
+        int | None,
+        typer.Option(
+            "--fingerprints",
+            help="Also mark 2 N other images and train on about half of them, drawn by coin: how typical is"
+            " the private one, and how large is epsilon at least.",
+            metavar="N",
+        ),
+    ] = None
     as_json: Json = False
 
     @property
@@ -245,6 +254,7 @@ class AuditOptions:
             "given": {"value_range": self.value_range},
             "fingerprint": {"kind": self.kind, "region": self.region},
             "profile": {"targets": self.ranked},
+            "canaries": {"count": self.fingerprints},
         }
         given: dict[str, Any] = {
             table: {key: value for key, value in values.items() if value is not None}

@@ -16,10 +16,13 @@ from latentprint.detector.embedding import (
 )
 from latentprint.detector.fit import fit_identity, fit_presence
 from latentprint.detector.fitting import FitState
+from latentprint.detector.identities import Identities, fit_identities, load_identities
 from latentprint.detector.model import (
+    Against,
     Detector,
     DetectorConfig,
     DetectorError,
+    Fitted,
     NetworkDetector,
     load_detector,
     threshold_between,
@@ -27,6 +30,7 @@ from latentprint.detector.model import (
 
 __all__ = [
     "AUGMENTED_TOGETHER",
+    "Against",
     "Agreement",
     "Backbone",
     "Detector",
@@ -35,15 +39,19 @@ __all__ = [
     "EmbeddingConfig",
     "EmbeddingDetector",
     "FitState",
+    "Fitted",
+    "Identities",
     "NetworkDetector",
     "TargetDetector",
     "agreement",
     "augmix",
     "build_backbone",
     "fit_embedding",
+    "fit_identities",
     "fit_identity",
     "fit_presence",
     "load_detector",
     "load_embedding",
+    "load_identities",
     "threshold_between",
 ]

@@ -10,7 +10,7 @@ Source: He et al. 2016.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -85,9 +85,14 @@ def build_backbone(name: Backbone, streams: Streams, purpose: str) -> Classifier
         return Classifier(network, width)
 
 
-def build_embedder(name: Backbone, dimensions: int, streams: Streams) -> Embedder:
-    """A randomly initialised embedder; its weights are a function of the seed alone."""
-    classifier = build_backbone(name, streams, "embedding")
+Outputs = TypeVar("Outputs", bound=Headed)
+
+
+def build_headed(
+    kind: type[Outputs], name: Backbone, outputs: int, streams: Streams, purpose: str
+) -> Outputs:
+    """One of ``outputs`` outputs, randomly initialised; its weights follow from seed and purpose alone."""
+    classifier = build_backbone(name, streams, purpose)
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(int(streams.generator("embedding.head").integers(2**63)))
-        return Embedder(classifier.backbone, classifier.head.in_features, dimensions)
+        torch.default_generator.manual_seed(int(streams.generator(f"{purpose}.head").integers(2**63)))
+        return kind(classifier.backbone, classifier.head.in_features, outputs)

@@ -28,8 +28,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from latentprint.detector.backbone import Embedder, build_embedder
-from latentprint.detector.model import Detector, DetectorConfig, DetectorError, Fitted
+from latentprint.detector.backbone import Embedder, build_headed
+from latentprint.detector.model import Against, Detector, DetectorConfig, DetectorError, Fitted
 from latentprint.networks.speed import Evaluation
 from latentprint.settings import MOST, STRICT, Positive, Share
 from latentprint.stats import DetectorRates, Trials
@@ -56,7 +56,7 @@ class EmbeddingConfig(DetectorConfig):
 
     def network(self, name: str, streams: Streams) -> Embedder:
         """The embedder before its fit; there is one, whatever the name."""
-        return build_embedder(self.backbone, self.dimensions, streams)
+        return build_headed(Embedder, self.backbone, self.dimensions, streams, "embedding")
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,6 +88,12 @@ class EmbeddingDetector(Fitted[Embedder, EmbeddingConfig]):
     def matches(self, images: Tensor, targets: Tensor, /) -> Tensor:
         """Whether each image shows its own target: bool (B,); arguments as for ``score``."""
         return self.score(images, targets) >= self.threshold
+
+    def against(self, targets: Tensor, numbers: NDArray[np.int64], /) -> Against:
+        """What scores images against targets (m, C, H, W), whatever their ``numbers``."""
+        del numbers
+        vectors = self.vectors(targets)
+        return lambda images, which: self.score(images, vectors[which])
 
     def for_target(self, image: Tensor, /) -> TargetDetector:
         """The identity detector of one image (C, H, W)."""

@@ -8,7 +8,7 @@ depends on what else is in the batch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -34,6 +34,10 @@ _BATCH = 512
 
 AT_ONCE = 256
 """The one batch shape of a detector that is compiled: the audit's own batch."""
+
+
+Against = Callable[[Tensor, Tensor], Tensor]
+"""Images (B, C, H, W) and the place of each one's target (B,) among those asked about -> scores (B,)."""
 
 
 class DetectorError(InputError):

@@ -93,6 +93,13 @@ class UnseenLimits:
 
 
 @dataclass(frozen=True, config=STRICT)
+class EpsilonLimits:
+    """[epsilon]: what marked images show of it at least; as many could have shown more than the limit."""
+
+    at_most: Annotated[float, Field(ge=0)]
+
+
+@dataclass(frozen=True, config=STRICT)
 class VerdictLimits:
     """[verdict]: the states of the audit's own verdict that may be released."""
 

@@ -20,6 +20,7 @@ from latentprint.gate.policy import (
     ControlLimits,
     CopiesLimits,
     DetectorLimits,
+    EpsilonLimits,
     MembershipLimits,
     MemorisedLimits,
     MissableLimits,
@@ -236,6 +237,21 @@ def _unseen(results: Results, limits: UnseenLimits) -> Mapping[str, Said]:
     return {"at_most": (answer, said)}
 
 
+def _epsilon(results: Results, limits: EpsilonLimits) -> Mapping[str, Said]:
+    """A lower bound: it fails above the limit, and passes below where as many canaries could show more."""
+    found = needed(results.epsilon, "Epsilon was not bounded: --fingerprints marks images for that.")
+    said = (
+        f"Epsilon is at least {found.low:.3g} at delta {found.delta:g} ({found.canaries:,} marked images);"
+        f" the limit is {limits.at_most:g}"
+    )
+    if found.low > limits.at_most:
+        return {"at_most": ("fail", f"{said}, which is exceeded.")}
+    if found.most <= limits.at_most:
+        more = f"so few images could have shown {found.most:.3g} at most, so nothing is known of the limit"
+        return {"at_most": ("unknown", f"{said}; {more}.")}
+    return {"at_most": ("pass", f"{said}. A lower bound does not prove that epsilon is small.")}
+
+
 def _search(results: Results, limits: SearchLimits) -> Mapping[str, Said]:
     """x_p's t' among those of images never trained on, all measured by one recogniser with as many tries."""
     searched = needed(results.t_prime, "t' was not searched.")
@@ -319,6 +335,7 @@ RULES: tuple[Rule[Any], ...] = (
     Rule("copies", CopiesLimits, ("at_most",), _copies),
     Rule("memorised", MemorisedLimits, ("at_most",), _memorised),
     Rule("unseen", UnseenLimits, ("at_most",), _unseen),
+    Rule("epsilon", EpsilonLimits, ("at_most",), _epsilon),
     Rule("t_prime", SearchLimits, ("excess_at_most", "p_value_at_least"), _search),
     Rule("membership", MembershipLimits, ("auc_at_most",), _membership),
     Rule("control", ControlLimits, ("rate_at_most",), _control),

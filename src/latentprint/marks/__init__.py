@@ -15,7 +15,7 @@ the mask, and c_p is fitted on other images that this content was pasted into. P
 Source: Dombrowski and Kainz 2023, section 3.3 (Eq. 10), and section 7 on fingerprints that occur in nature.
 """
 
-from latentprint.marks.canaries import TIERS, Canaries, draw_canaries
+from latentprint.marks.canaries import Canaries, draw_canaries
 from latentprint.marks.drawn import GLYPHS, Box, Cross, Lead, Patch, Text
 from latentprint.marks.kinds import BoxConfig, CrossConfig, LeadConfig, PatchConfig, TextConfig
 from latentprint.marks.natural import Natural, Unmarked, as_found, box, locate, was_injected
@@ -23,7 +23,6 @@ from latentprint.marks.settings import FingerprintSettings, PatchSettings
 
 __all__ = [
     "GLYPHS",
-    "TIERS",
     "Box",
     "BoxConfig",
     "Canaries",

@@ -22,9 +22,6 @@ from numpy.typing import NDArray
 from latentprint.data import ImageSet, copies_of, image_sha256
 from latentprint.fingerprint import Fingerprint, FingerprintError, FingerprintKind
 
-TIERS = (1, 4, 1, 16)
-"""How often canaries that are in stand in the training set, in turn: half of them once."""
-
 
 @dataclass(frozen=True, eq=False)
 class Canaries:
@@ -60,6 +57,10 @@ class Canaries:
             for row in np.flatnonzero(places == self.origin[k]):
                 pixels[row], hashes[row] = self.images[k], self.sha256[k]
         return replace(found, sha256=tuple(hashes))
+
+    def without(self, images: ImageSet) -> ImageSet:
+        """The images of a set that are none of these."""
+        return images.take(np.flatnonzero(~np.isin(np.array(images.sha256), np.array(self.sha256))))
 
 
 def draw_canaries(

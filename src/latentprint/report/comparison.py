@@ -83,12 +83,24 @@ def _table(lines: Sequence[Line]) -> Table:
             words.number(line.times_expected),
             words.one_in(line.missable),
             words.noise(line.t_prime),
+            words.NOTHING if line.copies is None else words.percent(line.copies),
+            words.NOTHING if line.epsilon is None else words.number(line.epsilon),
             line.state,
         )
         for line in lines
     ]
-    head = ("Run", "Images N", "Rate", "Times 1/N", "Could have been missed", "t′", "Verdict")
-    return Table("The runs", head, rows, (False, True, True, True, True, True, False))
+    head = (
+        "Run",
+        "Images N",
+        "Rate",
+        "Times 1/N",
+        "Could have been missed",
+        "t′",
+        "Copies",
+        "Epsilon ≥",
+        "Verdict",
+    )
+    return Table("The runs", head, rows, (False, *[True] * 7, False))
 
 
 def _differences(comparison: Comparison) -> Table:

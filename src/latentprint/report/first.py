@@ -137,6 +137,8 @@ def _found(case: _Case) -> str:
     if control is not None:
         made = "none" if control.k == 0 else f"{control.k:,}"
         found += f" A second model, trained the same way without the image, gave {made} in {control.n:,}."
+    if case.results.canaries is not None:
+        found += f" {case.results.canaries.sentence}"
     return found
 
 

@@ -56,6 +56,14 @@ def metadata(results: Results, run: RunFacts, name: str) -> ModelCardData:
         told = "The same rate for a model trained without that image"
         counts = control.model_dump(include={"hits", "samples"})
         metrics.append(metric("control_reproduction_rate", told, control.rate, **counts))
+    if results.whole_set is not None:
+        told = "Share of generated images that are copies of any training image"
+        copies = results.whole_set.copies
+        metrics.append(metric("copies_rate", told, copies.rate, **copies.model_dump(exclude={"rate"})))
+    if results.epsilon is not None:
+        told = "Lower bound of epsilon by canaries"
+        epsilon = results.epsilon.model_dump(include={"delta", "level", "canaries"})
+        metrics.append(metric("epsilon_lower_bound", told, results.epsilon.low, **epsilon))
     audit = {
         "schema": results.schema_,
         "weights_sha256": weights(results, run),

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from latentprint import words
 from latentprint.report.blocks import Block, Pairs, Points, Profile, Section, Table
+from latentprint.report.canaries import canaries_section
 from latentprint.report.copies import copies_section, whole_set_section
 from latentprint.report.figures import estimator, profile_figure, rates_figure
 from latentprint.report.glossary import GLOSSARY, LIMITS, MARKED, UNMARKED
@@ -305,6 +306,7 @@ SECTIONS: tuple[Callable[[Results, RunFacts], Section | None], ...] = (
     _counts,
     _profile,
     _memorised,
+    canaries_section,
     membership_section,
     _likelihood,
     _fid,

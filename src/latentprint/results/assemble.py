@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentprint.results import rates, tprime
+from latentprint.results.canaries import canaries
 from latentprint.results.model import (
     Agreement,
     BySampler,
@@ -51,6 +52,7 @@ NOTED = (
     "detectors.presence",
     "detectors.identity",
     "detectors.embedding",
+    "detectors.identities",
     "model",
     "copies",
     "fid",
@@ -74,6 +76,8 @@ def assemble(stored: Stored) -> Measured:
         null = None if matcher is None else tprime.baseline(stored, matcher.fpr)
         control = tprime.curve(stored, "search.control", detectors)
         searched = searched.model_copy(update={"control": control, "baseline": null})
+    known = detectors.identities
+    marked = None if known is None else canaries(stored, known.fpr, target.copies)
     skipped = stored.note("model", "not_done", NotDone)
     return Measured(
         data=data,
@@ -84,6 +88,8 @@ def assemble(stored: Stored) -> Measured:
         q=rates.q(stored, detectors, expected),
         returned=_returned(stored),
         whole_set=_whole_set(stored),
+        canaries=None if marked is None else marked[0],
+        epsilon=None if marked is None else marked[1],
         copies=stored.note("copies", "copies", Copies),
         fid=stored.note("fid", "fid", Fid),
         likelihood=_likelihood(stored),
@@ -102,6 +108,7 @@ def _detectors(stored: Stored) -> Detectors:
         presence=stored.note("presence", "detector", Detector),
         identity=stored.needed("identity", "detector", Detector),
         embedding=stored.note("embedding", "detector", Detector),
+        identities=stored.note("identities", "detector", Detector),
         agreement=_agreement(stored),
     )
 

@@ -15,9 +15,10 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from latentprint.results.canaries import Canaries, Epsilon
 from latentprint.results.counted import Counted, Q
 from latentprint.results.searched import Checkpoints, Profile, Recogniser, Sampler, Search
-from latentprint.results.value import Chance, Count, Sha256, Value
+from latentprint.results.value import Chance, Count, Sha256, Spread, Value
 from latentprint.results.whole_set import WholeSet
 from latentprint.stats import Trials
 from latentprint.stats.returned import Returned
@@ -128,11 +129,15 @@ class Agreement(Value):
 
 
 class Detectors(Value):
-    """c_p (null where x_p carries no mark), c_id, and the embedding where there is one."""
+    """c_p (null where x_p carries no mark), c_id, and the embedding where there is one.
+
+    ``identities`` knows the private image and all canaries.
+    """
 
     presence: Detector | None
     identity: Detector
     embedding: Detector | None = None
+    identities: Detector | None = None
     agreement: Agreement | None = None
 
     @property
@@ -207,14 +212,6 @@ class Membership(Value):
         if len({tuple(at.wanted for at in one.at) for one in self.scores}) > 1:
             raise ValueError("all membership scores are stated at the same shares of false positives")
         return self
-
-
-class Spread(Value):
-    """Least, middle and greatest of some values."""
-
-    min: float
-    median: float
-    max: float
 
 
 class Nearest(Value):
@@ -349,6 +346,8 @@ class Measured(Value):
     q: Q
     returned: Returned | None = None
     whole_set: WholeSet | None = None
+    canaries: Canaries | None = None
+    epsilon: Epsilon | None = None
     copies: Copies | None = None
     fid: Fid | None
     likelihood: Likelihood | None

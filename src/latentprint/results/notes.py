@@ -80,3 +80,11 @@ class WholeNote(Value):
 
     changes: tuple[str, ...]
     persons: bool
+
+
+class Drawn(Value):
+    """Of the canaries: K, the hash of each of the 2 K marked images, and where the schedule starts."""
+
+    fingerprints: Count
+    sha256: tuple[Sha256, ...]
+    horizon: float

@@ -28,3 +28,11 @@ class Value(BaseModel):
     def plain(self) -> dict[str, Any]:
         """Plain JSON values, keys as they stand in the file."""
         return self.model_dump(mode="json")
+
+
+class Spread(Value):
+    """Least, middle and greatest of some values."""
+
+    min: float
+    median: float
+    max: float

@@ -177,6 +177,29 @@ class ProfileSettings:
         return _question(self.levels, self.tries, horizon, false_positives)
 
 
+@dataclass(frozen=True, config=STRICT)
+class CanarySettings:
+    """Many marked images in one training (see `latentprint.marks.canaries`).
+
+    Attributes:
+        count: K: 2 K images are marked, and a fair coin says of each whether it is trained on; 0: none are.
+        tiers: how often those that are in stand in the training set, in turn.
+        delta: of the epsilon that they bound from below.
+        levels: how many noise levels t each is searched at.
+        tries: M at each.
+    """
+
+    count: Any0 = 0
+    tiers: Annotated[tuple[Some, ...], Field(min_length=1)] = (1, 4, 1, 16)
+    delta: Share = 1e-5
+    levels: Levels = 20
+    tries: Some = 4
+
+    def plan(self, horizon: float, false_positives: Trials | None = None) -> Plan:
+        """The question for each image, on a schedule that ends at ``horizon``."""
+        return _question(self.levels, self.tries, horizon, false_positives)
+
+
 def parse_targets(text: str) -> Targets:
     """What ``--targets`` was given: "all", a number of images, or places in the training set as "3,14,15".
 

@@ -1,0 +1,68 @@
+"""Every recogniser as a stage: fitted and kept, or read where that is done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from latentprint.audit.context import Context
+from latentprint.detector import FitState, Fitted
+from latentprint.networks.speed import Evaluation
+from latentprint.results.model import Detector
+from latentprint.store import RunError
+
+State = TypeVar("State")
+
+
+def last_of(states: Iterator[State], see: Callable[[State], None]) -> State:
+    """The last of a stream of states, each of them seen.
+
+    Raises:
+        ValueError: there is none.
+    """
+    last: State | None = None
+    for last in states:
+        see(last)
+    if last is None:
+        raise ValueError("a stage ended without a state")
+    return last
+
+
+Recogniser = TypeVar("Recogniser", bound=Fitted[Any, Any])
+
+
+def recogniser(
+    context: Context,
+    name: str,
+    said: str,
+    fit: Callable[[], Iterator[FitState[Recogniser]]],
+    load: Callable[[Path, torch.device, Evaluation], Recogniser | None],
+    value: Callable[[Recogniser], Detector],
+) -> Recogniser:
+    """The recogniser ``name``, ``said`` in words: fitted and kept, or read where that is done.
+
+    Raises:
+        DetectorError: as its fit.
+        RunError: its files are gone.
+    """
+    folder = context.run.path / "detectors" / name
+    with context.stage(name):
+        if not context.run.stage(name).done:
+
+            def say(state: FitState[Recogniser]) -> None:
+                # Early stopping makes the number of epochs unknown; the bar ends where the fit does.
+                epochs = state.epoch if state.detector is not None else state.epochs
+                context.say(f"fitting {said}", state.epoch, epochs, "epochs")
+
+            last = last_of(fit(), say)
+            assert last.detector is not None  # the last state of a fit holds it
+            last.detector.save(folder)
+            noted = {"epochs": last.epoch, "best_epoch": last.best_epoch}
+            context.run.finish(name, noted | {"detector": value(last.detector).plain()})
+    found = load(folder, context.device, context.config.speed.detectors)
+    if found is None:
+        raise RunError(f"the {name} detector is missing in {folder}; start again with --fresh")
+    return found
