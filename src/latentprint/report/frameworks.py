@@ -105,7 +105,7 @@ FRAMEWORKS: tuple[Framework, ...] = (
             Clause(
                 "v1.0-C11.2.4 (level 2)",
                 "Training on sensitive data uses “differentially-private optimization”.",
-                (),
+                ("epsilon",),
                 "Whether it was used is known to whoever trained. An audit can refute a claimed epsilon, and"
                 " cannot prove one.",
             ),

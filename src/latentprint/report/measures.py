@@ -211,6 +211,20 @@ def _membership(results: Results, _: RunFacts) -> Measure | None:
     )
 
 
+def _epsilon(results: Results, _: RunFacts) -> Measure | None:
+    found = results.epsilon
+    if found is None:
+        return None
+    weak = "" if found.most > 1 else f"{found.canaries:,} marked images can show at most {found.most:.2g}."
+    return Measure(
+        "Lower bound of epsilon, from marked images of one training",
+        f"at least {words.number(found.low)}",
+        f"{found.level:.0%} confidence, delta = {words.number(found.delta)}",
+        f"{found.canaries:,} marked images, each in or out by a fair coin. A low bound proves nothing.",
+        weak,
+    )
+
+
 def _data(results: Results, _: RunFacts) -> Measure:
     data = results.data
     persons = "" if data.identities is None else f" of {data.identities:,} persons"
@@ -247,6 +261,7 @@ MEASURES: Mapping[str, Make] = {
     "unseen": _unseen,
     "shown": _shown,
     "membership": _membership,
+    "epsilon": _epsilon,
     "data": _data,
     "weights": _weights,
     "settings": _settings,
