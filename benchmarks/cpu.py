@@ -19,9 +19,11 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -35,6 +37,9 @@ from latentprint.networks import build_unet
 from latentprint.networks.speed import Evaluation, for_evaluation
 from latentprint.sampler import trajectories
 from latentprint.streams import Streams
+
+sys.path.append(str(Path(__file__).parents[1]))  # tools/ stands beside benchmarks/
+
 from tools.reproduce.tuning import PRECISIONS, Precision, step_of
 
 SHAPE = (1, 28, 28)
