@@ -19,7 +19,6 @@ cases.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -82,7 +81,7 @@ class Row:
     network_evaluations: int
     diagnostic: str
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """A row of ``cases`` in ``latentprint calibrate --json``."""
         return {key: value for key, value in vars(self).items() if key != "diagnostic"}
 
@@ -132,7 +131,7 @@ class CalibrationReport:
         """Whether there is nothing among ``failures``."""
         return not self.failures()
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """The shape of ``latentprint calibrate --json``."""
         return {
             "cases": [row.to_json() for row in self.rows],

@@ -86,7 +86,7 @@ class Comparison:
     differences: tuple[Difference, ...]
     cautions: tuple[str, ...]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Plain values, for ``--json`` and for the page."""
         return {
             "schema": "latentprint/comparison/1",

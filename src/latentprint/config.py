@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import field
 from importlib import resources
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Literal, cast
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -325,7 +325,7 @@ def presets() -> tuple[str, ...]:
     return tuple(sorted(f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml")))
 
 
-def read_preset(name: str) -> dict[str, Any]:
+def read_preset(name: str) -> dict[str, object]:
     """The settings of a preset.
 
     Raises:
@@ -337,7 +337,7 @@ def read_preset(name: str) -> dict[str, Any]:
     return parse_toml(text, f"preset {name}")
 
 
-def resolve(*over: Mapping[str, Any], preset: str) -> AuditConfig:
+def resolve(*over: Mapping[str, object], preset: str) -> AuditConfig:
     """The preset with what the user named over it, later mappings over earlier ones.
 
     Raises:

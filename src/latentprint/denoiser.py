@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, get_args
+from typing import Literal, Protocol, get_args
 
 import torch
 from torch import Tensor, nn
@@ -260,7 +260,7 @@ class NetworkDenoiser:
             return _rotation(self.schedule, t)[1] ** -2
         return self.preconditioning(t)[1] ** -2
 
-    def config(self) -> Mapping[str, Any]:
+    def config(self) -> Mapping[str, object]:
         """Plain values that, with the weights, make this denoiser again (see ``schedule_from``)."""
         return {
             "parametrisation": self.parametrisation,

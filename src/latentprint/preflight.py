@@ -29,7 +29,7 @@ from latentprint.audit.given import as_it_is, given_images, open_given
 from latentprint.audit.images import read_images, with_canaries
 from latentprint.audit.stages import images, snapshots_due
 from latentprint.config import AuditConfig
-from latentprint.data import ImageSet, near_duplicates
+from latentprint.data import ImageSet, Split, near_duplicates
 from latentprint.denoiser import Denoiser, NetworkDenoiser
 from latentprint.detector import DetectorConfig, build_backbone
 from latentprint.judge import Design
@@ -75,7 +75,7 @@ class Preflight:
         warnings: what deserves a look before the audit is started, in sentences.
     """
 
-    facts: dict[str, Any]
+    facts: dict[str, object]
     costs: tuple[Cost, ...]
     disk: tuple[int, int]
     warnings: tuple[str, ...]
@@ -90,7 +90,7 @@ class Preflight:
         """Estimated time of all that is listed; reading data and writing pages take seconds more."""
         return sum(cost.seconds for cost in self.costs)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Plain values for ``--json``."""
         return {
             "facts": self.facts,
@@ -180,7 +180,7 @@ def check(
         steps = models * config.model.training.steps
         costs.insert(0, Cost("training", steps, "steps", None, steps * step))
     repeated = sum(len(group) for group in near_duplicates(split.train.pixels))
-    facts: dict[str, Any] = {
+    facts: dict[str, object] = {
         "source": split.name,
         "images to train on": len(split.train),
         "images held out": len(split.heldout),
@@ -198,7 +198,7 @@ def check(
     kept = models * size * 4 * 6 if given is None else 0
     needed = kept + rows * TRACE + config.fid.samples * 4 * 2048
     free = shutil.disk_usage(_existing(out)).free
-    warnings = [*split.remarks, *_warnings(config, facts, needed, free)]
+    warnings = [*split.remarks, *_warnings(config, split, injection.copies, repeated, needed, free)]
     if lost := beaten(levels):
         warnings.insert(0, _no_denoiser(lost, len(levels)))
     return Preflight(facts, tuple(costs), (needed, free), tuple(warnings))
@@ -286,17 +286,18 @@ def _fit(name: str, config: DetectorConfig, heldout: ImageSet, count: int, place
     return Cost(f"fitting {name}", config.epochs, "epochs at most", None, config.epochs * draws * each)
 
 
-def _warnings(config: AuditConfig, facts: dict[str, Any], needed: int, free: int) -> list[str]:
+def _warnings(
+    config: AuditConfig, split: Split, copies: int, repeated: int, needed: int, free: int
+) -> list[str]:
     out: list[str] = []
-    count, copies = facts["images to train on"], facts["copies of the private image"]
-    if repeated := facts["images with a near copy among them"]:
+    if repeated:
         out.append(
             f"{repeated} training images are copies or near copies of others; "
             "a repeated image is memorised sooner, and comes back more often, than its share suggests"
         )
     drawn = config.samples.count
     control = (config.samples.control or drawn) if config.control else 0
-    out += Design(count, facts["images held out"], copies, drawn, control).sentences
+    out += Design(len(split.train), len(split.heldout), copies, drawn, control).sentences
     until = config.samples.until
     if until is not None and (enough := samples_to_decide(until)) > config.samples.count:
         out.append(

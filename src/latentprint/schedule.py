@@ -22,7 +22,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Protocol, cast
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
@@ -79,7 +79,7 @@ class Schedule(Protocol):
         """The time at which sigma / alpha has this value: the inverse of ``ratio``."""
         ...
 
-    def config(self) -> dict[str, Any]:
+    def config(self) -> dict[str, object]:
         """Plain values from which ``schedule_from`` makes this schedule again."""
         ...
 
@@ -99,7 +99,7 @@ def expand(value: Tensor, x: Tensor) -> Tensor:
     return value.to(device=x.device, dtype=x.dtype).reshape(-1, *(1,) * (x.ndim - 1))
 
 
-def schedule_from(config: Mapping[str, Any]) -> Schedule:
+def schedule_from(config: Mapping[str, object]) -> Schedule:
     """The schedule that ``schedule.config()`` described.
 
     Raises:
@@ -115,7 +115,7 @@ def schedule_from(config: Mapping[str, Any]) -> Schedule:
     unknown = sorted(set(config) - known - {"name"})
     if unknown:
         raise ValueError(f"schedule {name!r} knows {', '.join(sorted(known))}; got {', '.join(unknown)}")
-    values = {key: float(value) for key, value in config.items() if key != "name"}
+    values = {key: float(cast(float, value)) for key, value in config.items() if key != "name"}
     return kind(**values)
 
 
@@ -210,8 +210,8 @@ class VP(_Linear):
         ratio = _ratio_inside(ratio, 0.0, self.ratio(self.start).item())
         return self.time_of_integral(torch.log1p(ratio * ratio))
 
-    def config(self) -> dict[str, Any]:
-        return {"name": "vp"} | asdict(self)
+    def config(self) -> dict[str, object]:
+        return {"name": "vp", **asdict(self)}
 
 
 @dataclass(frozen=True)
@@ -234,8 +234,8 @@ class SubVP(_Linear):
         ratio = _ratio_inside(ratio, 0.0, self.ratio(self.start).item())
         return self.time_of_integral(2 * torch.asinh(ratio / 2))
 
-    def config(self) -> dict[str, Any]:
-        return {"name": "subvp"} | asdict(self)
+    def config(self) -> dict[str, object]:
+        return {"name": "subvp", **asdict(self)}
 
 
 class _Exploding(ABC):
@@ -299,8 +299,8 @@ class VE(_Exploding):
         ratio = _ratio_inside(ratio, self.sigma_min, self.sigma_max)
         return ((ratio / self.sigma_min).log() / self._rate).clamp(0, self.start)
 
-    def config(self) -> dict[str, Any]:
-        return {"name": "ve"} | asdict(self)
+    def config(self) -> dict[str, object]:
+        return {"name": "ve", **asdict(self)}
 
 
 @dataclass(frozen=True)
@@ -341,8 +341,8 @@ class EDM(_Exploding):
     def time(self, ratio: Tensor | float) -> Tensor:
         return _ratio_inside(ratio, 0.0, self.sigma_max)
 
-    def config(self) -> dict[str, Any]:
-        return {"name": "edm"} | asdict(self)
+    def config(self) -> dict[str, object]:
+        return {"name": "edm", **asdict(self)}
 
 
 @dataclass(frozen=True)
@@ -393,5 +393,5 @@ class Flow:
             raise ValueError(f"sigma/alpha must be 0 or more, got {ratio.min():g}")
         return ratio / (1 + ratio)
 
-    def config(self) -> dict[str, Any]:
-        return {"name": "flow"} | asdict(self)
+    def config(self) -> dict[str, object]:
+        return {"name": "flow", **asdict(self)}

@@ -52,7 +52,7 @@ class SettingsError(InputError):
     """A setting that cannot be used; the message is one sentence that names it."""
 
 
-def read(kind: type[Settings], values: Mapping[str, Any]) -> Settings:
+def read(kind: type[Settings], values: Mapping[str, object]) -> Settings:
     """Build ``kind``, a (nested) frozen dataclass, from a mapping; missing keys take their defaults.
 
     Raises:
@@ -111,7 +111,7 @@ def _dataclass_in(hint: Any) -> type[Any] | None:
     return found[0] if found else None
 
 
-def plain(settings: Any) -> dict[str, Any]:
+def plain(settings: Any) -> dict[str, object]:
     """A nested settings object as plain values that JSON and TOML can hold; tuples become lists."""
     return {field.name: _plain(getattr(settings, field.name)) for field in dataclasses.fields(settings)}
 
@@ -126,7 +126,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+def merge(base: Mapping[str, object], over: Mapping[str, object]) -> dict[str, object]:
     """``base`` with the values of ``over``, table by table; neither is changed.
 
     Raises:

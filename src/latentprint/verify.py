@@ -102,7 +102,7 @@ class Verification:
             )
         return [first, *rest]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Plain values for ``--json``."""
         altered = [
             {"path": c.path, "stored": _plain(c.stored), "derived": _plain(c.derived), "source": c.source}
@@ -146,7 +146,7 @@ def _from_seal(folder: Path, sealed: Seal) -> Iterator[Check]:
         yield Check("dossier.json signature", "valid", "valid" if holds(sealed) else "not valid", "files")
 
 
-def differences(written: Mapping[str, Any], derived: Mapping[str, Any]) -> Iterator[Check]:
+def differences(written: Mapping[str, object], derived: Mapping[str, object]) -> Iterator[Check]:
     """Every leaf of either side, beside the other side's."""
     ours, theirs = dict(_leaves(derived, "")), dict(_leaves(written, ""))
     for path in [*ours, *(path for path in theirs if path not in ours)]:
@@ -156,7 +156,7 @@ def differences(written: Mapping[str, Any], derived: Mapping[str, Any]) -> Itera
 def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
     """(path, value) of all that is no table or list; an empty one is a leaf."""
     if isinstance(value, Mapping) and value:
-        for key, one in cast(Mapping[str, Any], value).items():
+        for key, one in cast(Mapping[str, object], value).items():
             yield from _leaves(one, f"{path}.{key}" if path else str(key))
     elif isinstance(value, (list, tuple)) and value:
         for i, one in enumerate(cast(Sequence[Any], value)):
@@ -174,7 +174,7 @@ def alike(stored: Any, derived: Any) -> bool:
     return type(stored) is type(derived) and bool(stored == derived)
 
 
-def _from_files(folder: Path, record: Mapping[str, Any]) -> Iterator[Check]:
+def _from_files(folder: Path, record: Mapping[str, object]) -> Iterator[Check]:
     """Settings, weights and detectors against what run.json says of them."""
     settings = record.get("settings")
     derived = sha256(to_json(settings, "settings")).hexdigest()
@@ -201,7 +201,7 @@ def _from_files(folder: Path, record: Mapping[str, Any]) -> Iterator[Check]:
 
 def _at(value: Any, path: str) -> Any:
     for key in path.split("."):
-        value = cast(Mapping[str, Any], value).get(key) if isinstance(value, Mapping) else None
+        value = cast(Mapping[str, object], value).get(key) if isinstance(value, Mapping) else None
     return value
 
 

@@ -18,7 +18,6 @@ from dataclasses import dataclass, replace
 from glob import glob
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -76,7 +75,7 @@ def require_checkpoints(
         )
 
 
-def identified(checkpoints: Sequence[Checkpoint]) -> dict[str, Any]:
+def identified(checkpoints: Sequence[Checkpoint]) -> dict[str, object]:
     """What a run's settings say of given checkpoints: it is continued with these weights alone."""
     if not checkpoints:
         return {}

@@ -102,7 +102,7 @@ class Context:
     @property
     def sampler_value(self) -> SamplerValue:
         """The same sampler, as results name it."""
-        return SamplerValue(**self.sampler.describe())
+        return SamplerValue.model_validate(self.sampler.describe())
 
     def progress(self, stage: str, unit: str) -> Progress:
         """A counter for one stage, for work that knows nothing of stages."""

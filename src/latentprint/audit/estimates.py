@@ -7,7 +7,7 @@ itself whose sampler's q it is.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import cast
 
 import numpy as np
 import torch
@@ -72,11 +72,11 @@ def _stage(context: Context, one: Estimator, subject: Subject) -> None:
     if context.run.stage(one.name).done:
         return
 
-    def kept(part: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    def kept(part: str, make: Callable[[], dict[str, object]]) -> dict[str, object]:
         stage = f"{one.name}.{part}"
         if not context.run.stage(stage).done:
             context.run.finish(stage, {"part": make()})
-        return dict(context.run.stage(stage).payload["part"])
+        return cast("dict[str, object]", context.run.stage(stage).payload["part"])
 
     effort = Effort(
         relative=context.config.rare.relative,
@@ -94,7 +94,7 @@ def _stage(context: Context, one: Estimator, subject: Subject) -> None:
 def value(rate: Rate) -> Estimate:
     """An estimate as results state it."""
     return Estimate(
-        sampler=Sampler(**rate.sampler),
+        sampler=Sampler.model_validate(rate.sampler),
         rate=rate.rate,
         low=rate.low,
         high=rate.high,

@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -59,7 +58,7 @@ class Given:
     target: int | str | Path | None
     folder: Path | None = None
 
-    def settings(self, config: AuditConfig) -> dict[str, Any]:
+    def settings(self, config: AuditConfig) -> dict[str, object]:
         """The run's settings: those that this audit follows from, and which model it is about."""
         unused = _UNUSED if config.fingerprint.kind == "natural" else (*_UNUSED, "presence")
         kept = {name: value for name, value in plain(config).items() if name not in unused}
@@ -95,7 +94,7 @@ class Given:
 
     def _sampled(self, sampler: Sampler) -> str:
         own = self.opened.own
-        if own is not None and sampler == Sampler(**own.sampler.describe()):
+        if own is not None and sampler == Sampler.model_validate(own.sampler.describe()):
             stands = "" if own.exact else ", which replaces a step that latentprint does not have"
             said = f"Images were generated as the model's own scheduler does ({sampler.words}{stands})."
             if own.pipeline_steps is None or (sampler.steps or 0) >= own.pipeline_steps - 1:

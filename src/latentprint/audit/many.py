@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -138,7 +138,7 @@ def search_many(
     plan: Plan,
     purpose: str,
     targets: Sequence[int],
-    noted: Mapping[str, Any],
+    noted: Mapping[str, object],
 ) -> None:
     """The exhaustive search for each target, a chunk at a time; rows are kept as ``purpose``, resumed by id.
 

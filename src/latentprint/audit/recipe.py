@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -69,7 +68,7 @@ class Subject:
     """
 
     config: AuditConfig
-    settings: dict[str, Any]
+    settings: dict[str, object]
     split: Split
     injection: Injection
     given: Given | None

@@ -150,7 +150,7 @@ def samples_and_images(
     return given, split, private_image(config, split, target)
 
 
-def settings_of(config: AuditConfig, samples: ImageSet, target: int | str | Path | None) -> dict[str, Any]:
+def settings_of(config: AuditConfig, samples: ImageSet, target: int | str | Path | None) -> dict[str, object]:
     """The run's settings: those that this audit follows from, and which samples it is about."""
     kept = {name: value for name, value in plain(config).items() if name in _USED}
     own = {"kind": "samples", "samples_sha256": samples.manifest, "target": named(target)}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -229,12 +229,12 @@ class AuditOptions:
         """Where the checkpoints are that a given model's training left."""
         return self.checkpoints if self.kept is None else None
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, object]:
         """The file's settings with the options over them; an option that was not given decides nothing."""
         from latentprint.files import read_toml
         from latentprint.settings import merge
 
-        options: dict[str, dict[str, Any]] = {
+        options: dict[str, dict[str, object]] = {
             "data": {
                 "source": self.data,
                 "images": self.images,
@@ -256,17 +256,12 @@ class AuditOptions:
             "profile": {"targets": self.ranked},
             "canaries": {"count": self.fingerprints},
         }
-        given: dict[str, Any] = {
-            table: {key: value for key, value in values.items() if value is not None}
-            for table, values in options.items()
-        }
         file = read_toml(self.config) if self.config is not None else {}
         if self.model is not None and not self.sampler and "sampler" not in file and ":" not in self.model:
             # As the model's users sample, in no more steps than the preset has time for; "own" takes all.
-            given["sampler"] |= {"name": "own", "at_most": preset_steps(self.preset)}
-        top = (("seed", self.seed), ("control", self.control))
-        given |= {key: value for key, value in top if value is not None}
-        return merge(file, given)
+            options["sampler"] |= {"name": "own", "at_most": preset_steps(self.preset)}
+        tables = {name: _given(values) for name, values in options.items()}
+        return merge(file, tables | _given({"seed": self.seed, "control": self.control}))
 
     @property
     def ranked(self) -> Any:
@@ -289,6 +284,11 @@ class AuditOptions:
     def kind(self) -> str | None:
         """The kind of fingerprint; a region by itself says that it is a natural one."""
         return "natural" if self.fingerprint is None and self.region is not None else self.fingerprint
+
+
+def _given(options: Mapping[str, object]) -> dict[str, object]:
+    """Those that are not None."""
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def preset_steps(preset: str) -> int:
@@ -324,7 +324,7 @@ def whole_number(text: str) -> int:
     return int(text)
 
 
-def sampler_table(named: list[str]) -> dict[str, Any]:
+def sampler_table(named: list[str]) -> dict[str, object]:
     """The settings of samplers named on the command line: the first is the audit's own.
 
     Raises:
@@ -333,7 +333,7 @@ def sampler_table(named: list[str]) -> dict[str, Any]:
     if not named:
         return {}
     if named[0].partition(":")[0] == "own":
-        return {"name": named[0]} | ({"beside": named[1:]} if named[1:] else {})
+        return _given({"name": named[0], "beside": named[1:] or None})
     name, *rest = named[0].split(":", 2)
     if rest and not rest[0].isdecimal():
         raise InputError(f"a sampler is NAME, NAME:STEPS or NAME:STEPS:SPACING, got {quoted(named[0])}")
@@ -342,7 +342,7 @@ def sampler_table(named: list[str]) -> dict[str, Any]:
     own = dict(
         zip(("name", "steps", "spacing"), (name, *map(whole_number, rest[:1]), *rest[1:]), strict=False)
     )
-    return own | ({"beside": named[1:]} if named[1:] else {})
+    return {**own, **_given({"beside": named[1:] or None})}
 
 
 def _name(data: str) -> str:

@@ -9,24 +9,25 @@ depends on what else is in the batch.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Generic, Protocol, Self, TypeVar
+from typing import Annotated, Any, Generic, Protocol, Self, TypedDict, TypeVar
 
 import numpy as np
 import pydantic.dataclasses
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, TypeAdapter
 from torch import Tensor
 
 from latentprint.contracts import InputError
 from latentprint.detector.backbone import Backbone, Classifier, Headed, build_backbone
 from latentprint.networks import FileError, commit, committed
 from latentprint.networks.speed import Evaluated, Evaluation
-from latentprint.settings import MOST, STRICT, NotNegative, Positive, Some, plain
-from latentprint.stats import DetectorRates
+from latentprint.settings import MOST, STRICT, NotNegative, Positive, SettingsError, Some, plain, read
+from latentprint.stats import DetectorRates, Trials
+from latentprint.stats.rates import Unit
 from latentprint.streams import Streams
 
 _BATCH = 512
@@ -103,6 +104,21 @@ Config = TypeVar("Config", bound=DetectorConfig)
 Network = TypeVar("Network", bound=Headed)
 
 
+class _Note(TypedDict):
+    """What stands beside the weights."""
+
+    name: str
+    threshold: float
+    epoch: int
+    shape: list[int]
+    config: dict[str, object]
+    tpr: Trials
+    fpr: Trials
+    kinds: dict[str, Trials]
+    recogniser: str
+    unit: Unit
+
+
 @dataclass(frozen=True, eq=False)
 class Fitted(Generic[Network, Config]):
     """A fitted network as a recogniser.
@@ -162,7 +178,7 @@ class Fitted(Generic[Network, Config]):
             OSError: the disk is full or the folder cannot be written.
         """
         note = {name: getattr(self, name) for name in ("name", "threshold", "epoch")}
-        note |= {"shape": list(self.shape), "config": plain(self.config), **self.rates.to_dict()}
+        note |= {"shape": list(self.shape), "config": plain(self.config), **asdict(self.rates)}
         commit(folder, self.network.state_dict(), note)
 
     @classmethod
@@ -181,7 +197,7 @@ class Fitted(Generic[Network, Config]):
         try:
             found = committed(folder)
             return None if found is None else cls._rebuilt(config, *found, device, how or Evaluation())
-        except (FileError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        except (FileError, SettingsError, TypeError, ValueError, RuntimeError) as error:
             raise DetectorError(
                 f"the recogniser in {folder} is damaged, or of an earlier version, and must be fitted again;"
                 f" delete that folder: {error}"
@@ -192,18 +208,19 @@ class Fitted(Generic[Network, Config]):
         cls,
         kind: type[Config],
         tensors: dict[str, Tensor],
-        note: Mapping[str, Any],
+        found: Mapping[str, object],
         device: torch.device | str,
         how: Evaluation,
     ) -> Self:
-        config = kind(**note["config"])
+        note = TypeAdapter(_Note).validate_python(found)
+        config = read(kind, note["config"])
         network: Any = config.network(note["name"], Streams(0))  # its weights are replaced at once
         network.load_state_dict(tensors)
         network.to(device).eval().requires_grad_(False)
         channels, height, width = note["shape"]
-        threshold, rates = float(note["threshold"]), DetectorRates.from_dict(note)
+        rates = DetectorRates(note["tpr"], note["fpr"], note["kinds"], note["recogniser"], note["unit"])
         shape = (channels, height, width)
-        return cls(note["name"], network, threshold, rates, config, int(note["epoch"]), shape, how)
+        return cls(note["name"], network, note["threshold"], rates, config, note["epoch"], shape, how)
 
 
 @dataclass(frozen=True, eq=False)

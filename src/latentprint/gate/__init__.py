@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 from latentprint import settings
 from latentprint.files import MAX_TOML, parse_toml, read, read_text
@@ -71,7 +70,7 @@ class Decision:
             f"{word}: {count['pass']} passed, {count['fail']} failed, {count['unknown']} could not be judged."
         )
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Plain values for ``--json``."""
         return {
             "name": self.policy_name,

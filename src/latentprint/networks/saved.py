@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
@@ -96,7 +96,7 @@ def refuse_pickles(folder: Path) -> None:
         )
 
 
-def _network(folder: Path, config: Mapping[str, Any], tensors: dict[str, torch.Tensor]) -> UNet2DModel:
+def _network(folder: Path, config: Mapping[str, object], tensors: dict[str, torch.Tensor]) -> UNet2DModel:
     if config.get("_class_name") != "UNet2DModel":
         raise ModelError(f"{folder / CONFIG} must be of a UNet2DModel, got {config.get('_class_name')!r}")
     try:
@@ -111,7 +111,7 @@ def _network(folder: Path, config: Mapping[str, Any], tensors: dict[str, torch.T
     return network
 
 
-def _require_bounded(config: Mapping[str, Any]) -> None:
+def _require_bounded(config: Mapping[str, object]) -> None:
     """Nothing, unless laying the network out would take minutes: millions of layers or channels.
 
     Raises:

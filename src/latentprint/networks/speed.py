@@ -123,7 +123,7 @@ class Evaluated(nn.Module):
         self.network, self.how, self.batch = network, how, batch
         self._call: Callable[..., Any] | None = None
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         # Compiled code belongs to its process.
         return {**self.__dict__, "_call": None}
 

@@ -8,7 +8,7 @@ here reads an image, a model or the clock, and nothing imports torch.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -148,7 +148,7 @@ def _returned(stored: Stored) -> Returned | None:
     if noted is None:
         return None
     rows, pool = stored.rows("samples.model"), stored.rows("pool")
-    fixed = len(rows["id"]) if stored.settings.get("samples", {}).get("until") is None else FIRST_LOOK
+    fixed = len(rows["id"]) if stored.asked("samples", "until") is None else FIRST_LOOK
     samples = {name: rows[f"pool_{name}"][:fixed] for name in ("nearest", "distance", "ten")}
     return returned(samples, pool, pool["whose"], noted.target)
 
@@ -171,7 +171,7 @@ def _whole_set(stored: Stored) -> WholeSet | None:
         },
         person=train["person"] if noted.persons else None,
     )
-    return whole_set(rows, seed=int(stored.settings["seed"]))
+    return whole_set(rows, seed=stored.seed)
 
 
 def _prefixed(rows: Rows) -> dict[str, NDArray[Any]]:
@@ -279,4 +279,5 @@ def _spread(rows: Rows, name: str, hit: NDArray[np.bool_]) -> Spread:
 
 def _costs(stored: Stored) -> Costs:
     stated = {name: note.get("network_evaluations") for name, note in stored.notes.items()}
-    return Costs(network_evaluations={name: int(cost) for name, cost in stated.items() if cost is not None})
+    spent = {name: int(cast(int, cost)) for name, cost in stated.items() if cost is not None}
+    return Costs(network_evaluations=spent)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -106,7 +106,7 @@ class Estimate(Value):
     corrected: Corrected | None = None
     freedom: float | None = None
     trials: Trials | None = None
-    details: dict[str, Any] = Field(default_factory=dict)
+    details: dict[str, object] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:

@@ -97,8 +97,7 @@ def counted(
 
 
 def _until(stored: Stored, detectors: Detectors) -> Until | None:
-    asked = stored.settings.get("samples", {})
-    return Until.of(asked.get("until"), asked.get("count", 0), detectors)
+    return Until.of(stored.asked("samples", "until"), stored.asked("samples", "count") or 0, detectors)
 
 
 def _corrected(found: CorrectedRate) -> Corrected:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from numpy.typing import NDArray
 from pydantic import ValidationError
@@ -44,8 +44,8 @@ class Stored:
         kept: the rows of a purpose; an empty mapping where there are none.
     """
 
-    settings: Mapping[str, Any]
-    notes: Mapping[str, Mapping[str, Any]]
+    settings: Mapping[str, object]
+    notes: Mapping[str, Mapping[str, object]]
     kept: Callable[[str], Rows]
 
     def rows(self, purpose: str) -> Rows:
@@ -55,9 +55,16 @@ class Stored:
     @classmethod
     def of(cls, run: Run) -> Stored:
         """What a run holds."""
-        stages = run.record["stages"]
-        notes = {name: run.stage(name).payload for name in stages if run.stage(name).done}
-        return cls(run.settings, notes, run.rows)
+        return cls(run.settings, {one.name: one.payload for one in run.finished}, run.rows)
+
+    @property
+    def seed(self) -> int:
+        """What everything random of the run follows from."""
+        return int(cast(int, self.settings["seed"]))
+
+    def asked(self, table: str, key: str) -> Any:
+        """One setting as it was kept; None where the run has none of that name."""
+        return cast("Mapping[str, Any]", self.settings.get(table, {})).get(key)
 
     def setting(self, kind: type[Kind], name: str) -> Kind:
         """A table of the settings as the class that owns it.
@@ -65,7 +72,7 @@ class Stored:
         Raises:
             SettingsError: it cannot be used.
         """
-        return read(kind, self.settings.get(name, {}))
+        return read(kind, cast("Mapping[str, object]", self.settings.get(name, {})))
 
     def note(self, stage: str, key: str, kind: type[Note]) -> Note | None:
         """A value that a stage noted under ``key``; None where the stage did not finish or noted none.

@@ -97,7 +97,7 @@ def _again(
 ) -> TPrime:
     settings = settings or stored.setting(SearchSettings, "search")
     plan = settings.plan(noted.horizon, false_positives(detectors))
-    return settings.search(stored.probe(purpose), plan, int(stored.settings["seed"]))
+    return settings.search(stored.probe(purpose), plan, stored.seed)
 
 
 def _curve(found: TPrime, sampler: Sampler, recogniser: Recogniser) -> Curve:

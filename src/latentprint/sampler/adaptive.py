@@ -11,7 +11,6 @@ Sources: Dormand and Prince 1980 (coefficients); Hairer, Norsett, Wanner 1993, I
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -117,7 +116,7 @@ class RungeKutta:
         )
         return (error / scale).flatten(1).square().mean(dim=1).sqrt().to("cpu", torch.float64)
 
-    def config(self) -> dict[str, Any]:
+    def config(self) -> dict[str, object]:
         return asdict(self)
 
 

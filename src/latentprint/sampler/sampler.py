@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from hashlib import sha256
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -57,7 +57,7 @@ class Sampler:
         steps = len(own_times(self.grid(schedule), start)) - 1
         return steps * self.step.evaluations + (self.denoise and start > 0)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """Plain values that name the sampler in results; ``sampler_from`` reads them."""
         own = {} if self.at is None else {"times_sha256": sha256(repr(self.at).encode()).hexdigest()[:16]}
         return {
@@ -76,14 +76,14 @@ PAPER = Sampler(EulerMaruyama(), 1000, "uniform", denoise=True)
 """The paper's: Euler-Maruyama of the reverse SDE, 1,000 steps, a noiseless last image (Song et al. 2021)."""
 
 
-def sampler_from(description: Mapping[str, Any]) -> Sampler:
+def sampler_from(description: Mapping[str, object]) -> Sampler:
     """The sampler that ``Sampler.describe`` described; ``stochastic`` may be left out.
 
     Raises:
         ValueError: unknown step, unknown or missing key, or a value that the step or the sampler refuses.
     """
-    kinds: dict[str, Any] = {kind.name: kind for kind in (*STEPS, RungeKutta)}
-    values = dict(description)
+    kinds = {kind.name: kind for kind in (*STEPS, RungeKutta)}
+    values = cast("dict[str, Any]", dict(description))
     name = values.pop("step", None)
     if name not in kinds:
         raise ValueError(f"a step is one of {', '.join(kinds)}; got {name!r}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -100,7 +100,7 @@ class Step(Protocol):
 
     def __call__(self, denoiser: Denoiser, state: State, s: Tensor, noise: Noise, /) -> State: ...
 
-    def config(self) -> dict[str, Any]:
+    def config(self) -> dict[str, object]:
         """The step's own settings, without its name."""
         ...
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -57,7 +56,7 @@ class EulerMaruyama:
         x = _sum((1 - f * dt - pull, x), (pull * sch.alpha(t), denoised), ((g2 * dt).sqrt(), noise(0)))
         return State(x, s, state.evaluations + 1)
 
-    def config(self) -> dict[str, Any]:
+    def config(self) -> dict[str, object]:
         return {}
 
 
@@ -81,7 +80,7 @@ class ReverseDiffusion:
         x = _sum((2 - a - pull, x), (pull * sch.alpha(t), denoised), (v.sqrt(), noise(0)))
         return State(x, s, state.evaluations + 1)
 
-    def config(self) -> dict[str, Any]:
+    def config(self) -> dict[str, object]:
         return {}
 
 
@@ -133,7 +132,7 @@ class PredictorCorrector:
         size = 2 * shrink * (self.snr * ratio) ** 2
         return _sum((torch.ones_like(size), x), (size, gradient), ((2 * size).sqrt(), z))
 
-    def config(self) -> dict[str, Any]:
+    def config(self) -> dict[str, object]:
         return asdict(self)
 
 
@@ -162,7 +161,7 @@ class Ancestral:
         x = _sum((a * shrink, x), (sch.alpha(s) * gain, denoised), spread)
         return State(x, s, state.evaluations + 1)
 
-    def config(self) -> dict[str, Any]:
+    def config(self) -> dict[str, object]:
         return {"large": True} if self.large else {}
 
 
@@ -195,7 +194,7 @@ class DDIM:
             x = x + expand(schedule.alpha(s), x) * (denoised.clamp(-self.clip, self.clip) - denoised)
         return State(x, s, state.evaluations + 1)
 
-    def config(self) -> dict[str, Any]:
+    def config(self) -> dict[str, object]:
         return {} if self.clip is None else {"clip": self.clip}
 
 
@@ -223,7 +222,7 @@ class Heun:
         x = torch.addcmul(trial, expand(half, trial), second - denoised)
         return State(x, s, state.evaluations + 2)
 
-    def config(self) -> dict[str, Any]:
+    def config(self) -> dict[str, object]:
         return {}
 
 
@@ -252,7 +251,7 @@ class DPMSolverPP2M:
         x = _ddim(sch, state.x, middle, t, s)
         return State(x, s, state.evaluations + 1, (denoised, 1 / h))
 
-    def config(self) -> dict[str, Any]:
+    def config(self) -> dict[str, object]:
         return {}
 
 
@@ -277,7 +276,7 @@ class Consistency:
         left = (schedule.sigma(s) ** 2 - self.least**2).clamp(min=0).sqrt()
         return State(_sum((schedule.alpha(s), denoised), (left, noise(0))), s, state.evaluations + 1)
 
-    def config(self) -> dict[str, Any]:
+    def config(self) -> dict[str, object]:
         return {"least": self.least} if self.least else {}
 
 
@@ -312,7 +311,7 @@ class TrajectoryConsistency:
         a, v = _transition(schedule, s, u)
         return State(_sum((a, below), (v.clamp(min=0).sqrt(), noise(0))), s, state.evaluations + 1)
 
-    def config(self) -> dict[str, Any]:
+    def config(self) -> dict[str, object]:
         return {"gamma": self.gamma}
 
 

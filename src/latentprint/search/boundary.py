@@ -128,7 +128,7 @@ class TPrime:
     network_evaluations: int
     sentence: str
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """The ``t_prime`` object of results.json, as plain values; only levels that were asked are listed."""
         asked = [i for i, seen in enumerate(self.trials) if seen.n]
         intervals = (self.interval, self.interval_if_falling)

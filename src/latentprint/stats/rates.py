@@ -15,8 +15,8 @@ side. Counts on images that the fit knew stand in ``kinds``; they inform and nev
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, Self, cast, get_args
+from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,21 +51,6 @@ class DetectorRates:
     def __post_init__(self) -> None:
         if self.unit not in get_args(Unit):
             raise ValueError(f"a trial is of one of {', '.join(get_args(Unit))}; got {self.unit!r}")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, which ``from_dict`` reads back."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, note: Mapping[str, Any]) -> Self:
-        """The rates of a note.
-
-        Raises:
-            KeyError, TypeError, ValueError: it does not hold them.
-        """
-        kinds = {kind: Trials(**count) for kind, count in note["kinds"].items()}
-        unit = cast(Unit, note["unit"])
-        return cls(Trials(**note["tpr"]), Trials(**note["fpr"]), kinds, str(note["recogniser"]), unit)
 
 
 def false_alarms(fired: NDArray[np.bool_], unit: NDArray[np.int64]) -> Trials:

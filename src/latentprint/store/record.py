@@ -50,7 +50,7 @@ class _Stage(BaseModel):
     state: Literal["begun", "done"]
     finished: str | None = None
     seconds: Annotated[float, Field(ge=0)] | None = None
-    payload: dict[str, Any] = {}
+    payload: dict[str, object] = {}
 
 
 class _Record(BaseModel):
@@ -58,16 +58,16 @@ class _Record(BaseModel):
 
     model_config = ConfigDict(frozen=True, strict=True, extra="allow")
 
-    settings: dict[str, Any]
+    settings: dict[str, object]
     settings_sha256: str
     began: str
     finished: str | None
     versions: dict[str, str]
-    sessions: list[dict[str, Any]]
+    sessions: list[dict[str, object]]
     stages: dict[str, _Stage]
 
 
-def recorded(folder: Path) -> dict[str, Any]:
+def recorded(folder: Path) -> dict[str, object]:
     """run.json of a folder.
 
     Raises:
@@ -87,13 +87,13 @@ def recorded(folder: Path) -> dict[str, Any]:
     return record
 
 
-def sealed(record: dict[str, Any]) -> bytes:
+def sealed(record: dict[str, object]) -> bytes:
     """run.json as it is written: with a hash of itself, by which a run knows that nobody has changed it."""
     own = {key: value for key, value in record.items() if key != "seal"}
     return to_json(own | {"seal": sha256(to_json(own, "run.json")).hexdigest()}, "run.json")
 
 
-def begun(settings: dict[str, Any]) -> dict[str, Any]:
+def begun(settings: dict[str, object]) -> dict[str, object]:
     """run.json of a run that begins now; ``settings`` in JSON's own types."""
     return {
         "schema": SCHEMA,
@@ -109,7 +109,7 @@ def begun(settings: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def continued(folder: Path, wanted: dict[str, Any]) -> dict[str, Any]:
+def continued(folder: Path, wanted: dict[str, object]) -> dict[str, object]:
     """run.json of a folder whose run was begun with the very same settings.
 
     Raises:
@@ -158,7 +158,7 @@ def _short(value: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def session() -> dict[str, Any]:
+def session() -> dict[str, object]:
     """One sitting at a run: when it began, in which process, and with which software."""
     return {"began": now(), "process": os.getpid(), "versions": _versions(), "git": _git()}
 
@@ -176,7 +176,7 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _git() -> dict[str, Any] | None:
+def _git() -> dict[str, object] | None:
     """The state of the source this code runs from, None where it is not a git checkout."""
     source = Path(__file__).resolve().parent
 

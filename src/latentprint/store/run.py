@@ -49,7 +49,7 @@ class StageState:
 
     name: str
     done: bool
-    payload: Mapping[str, Any]
+    payload: Mapping[str, object]
     seconds: float | None
 
 
@@ -65,7 +65,9 @@ class Run:
         self._clock: dict[str, float] = {}
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], settings: Mapping[str, Any], *, fresh: bool = False) -> Run:
+    def open(
+        cls, path: str | os.PathLike[str], settings: Mapping[str, object], *, fresh: bool = False
+    ) -> Run:
         """Creates the run, or continues it if the folder holds a run of the very same settings.
 
         Args:
@@ -92,7 +94,7 @@ class Run:
             for part in (folder, folder / "probes", *_folders(folder / "arrays")):
                 sweep(part)
             run = cls(folder, record, lock)
-            record["sessions"].append(session())
+            run._record["sessions"].append(session())
             run._commit()
         except BaseException:
             lock.release()
@@ -126,16 +128,21 @@ class Run:
             self._lock = None
 
     @property
-    def settings(self) -> Mapping[str, Any]:
+    def settings(self) -> Mapping[str, object]:
         """The settings as they were saved."""
         return self._record["settings"]
 
     @property
-    def record(self) -> Mapping[str, Any]:
+    def record(self) -> Mapping[str, object]:
         """run.json."""
         return self._record
 
-    def note(self, facts: Mapping[str, Any]) -> None:
+    @property
+    def finished(self) -> tuple[StageState, ...]:
+        """The stages that are done."""
+        return tuple(one for name in self._record["stages"] if (one := self.stage(name)).done)
+
+    def note(self, facts: Mapping[str, object]) -> None:
         """Sets facts in run.json that no result follows from: device, manifest, weights_sha256 and the like.
 
         Raises:
@@ -163,14 +170,14 @@ class Run:
         if entry["state"] != "done":
             self._commit()
 
-    def finish(self, name: str, payload: Mapping[str, Any] | None = None) -> None:
+    def finish(self, name: str, payload: Mapping[str, object] | None = None) -> None:
         """Commits a stage with a small payload: from then on it is done, and stays so. Finishing again
         replaces it.
 
         Raises:
             RunError: a value JSON cannot hold, or the run cannot be written (the stage is not done then).
         """
-        entry: dict[str, Any] = {"state": "done", "finished": now()}
+        entry: dict[str, object] = {"state": "done", "finished": now()}
         if (began := self._clock.get(require_purpose(name))) is not None:
             entry["seconds"] = round(time.monotonic() - began, 3)
         entry["payload"] = plain(payload or {}, name)
@@ -253,7 +260,7 @@ class Run:
         write(path, content, public=name == "results.json")
         return path
 
-    def write_json(self, name: str, value: Mapping[str, Any]) -> Path:
+    def write_json(self, name: str, value: Mapping[str, object]) -> Path:
         """Writes a JSON file of the run; equal values give equal bytes.
 
         Raises:
