@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from scipy.stats import beta, binom
+from scipy.stats import beta, binom, kendalltau
 from typer.testing import CliRunner
 
 from latentprint.cli import app
@@ -26,12 +26,13 @@ from latentprint.stats import Trials
 from latentprint.store import Run
 from latentprint.store.record import sealed
 from tools import reproduce as package
-from tools.reproduce import experiment, names, reproduce, rows
+from tools.reproduce import claims, experiment, names, reproduce, rows
 from tools.reproduce.figures import return_curves, svg
 from tools.reproduce.lengths import folder as at_length
 from tools.reproduce.page import differences
 from tools.reproduce.pictures import difference, grid, reopen
 from tools.reproduce.plan import FOLDER, ExperimentError
+from tools.reproduce.record import Record
 from tools.reproduce.summary import accuracy, holds
 
 ROOT = Path(__file__).parent.parent
@@ -406,3 +407,29 @@ def test_the_committed_page_follows_from_the_committed_results(tmp_path: Path) -
     shutil.copy(ROOT / "docs" / "paper" / "results.json", tmp_path / "paper")
     package.write_page(tmp_path, SHIPPED)
     assert (tmp_path / "paper.md").read_text() == (ROOT / "docs" / "paper.md").read_text()
+
+
+def test_claims_are_judged_by_what_was_run(tmp_path: Path) -> None:
+    """Entries of the committed runs, with counts put to where the answer is known."""
+    record = Record.read(ROOT / "docs" / "paper")
+    answers = {one.judge.__name__: one.judge(record)[0] for one in claims.CLAIMS}
+    assert answers["falls"] == "holds" and answers["all_or_nothing"] == "does not"
+    rows = record.rows("table1", "mini")
+    by_images = sorted(rows.values(), key=lambda one: one["data"]["images"])
+    for entry, value, hits in zip(by_images, (0.5, 0.4, 0.3, 0.2, 0.1), (50, 25, 0, 0, 0), strict=True):
+        entry["t_prime"]["value"], entry["monte_carlo"]["hits"] = value, hits
+    assert claims.falls(record)[0] == "holds" and "200" in claims.turning_point(record)[1]
+    assert claims.turning_point(record)[0] == "cannot be told"  # the paper's turn is elsewhere
+    for entry in by_images:
+        entry["data"]["images"] *= 10
+        entry["monte_carlo"]["samples"] *= 10
+    assert claims.turning_point(record)[0] == "holds"
+    nothing = Record(tmp_path)
+    assert {one.judge(nothing)[0] for one in claims.CLAIMS} == {"cannot be told"}
+
+
+def test_the_rank_test_of_falling_values_is_exact() -> None:
+    assert claims.rank_p([5, 4, 3, 2, 1]) == pytest.approx(1 / 120)
+    assert claims.rank_p([1, 2, 3, 4]) == 1
+    found = kendalltau([1, 2, 3, 4, 5, 6], [9, 7, 8, 3, 4, 1], alternative="less", method="exact")
+    assert claims.rank_p([9, 7, 8, 3, 4, 1]) == pytest.approx(found.pvalue)

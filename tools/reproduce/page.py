@@ -16,6 +16,7 @@ from latentprint.files import write
 from latentprint.progress import duration
 from latentprint.settings import plain, read
 from latentprint.stats import Trials, binomial_test_less
+from tools.reproduce.claims import table as claims_table
 from tools.reproduce.plan import FOLDER, SIZES, Experiment, Published, Row, Size, experiment, names
 from tools.reproduce.record import Record
 from tools.reproduce.summary import Entry
@@ -42,6 +43,11 @@ A row that was interrupted, by `kill -9` too, continues where it was when its co
 """
 
 
+CLAIMS_LEAD = """Each answer is computed from the numbers below by a rule (`tools/reproduce/claims.py`); the
+largest size that was run answers. At the small size images, network and training are far from the paper's.
+An answer there is about the claim as such, not about the paper's numbers."""
+
+
 def write_page(docs: Path, experiments: Path = FOLDER) -> Path:
     """Write ``docs/paper.md`` from what was reproduced so far; its path.
 
@@ -50,7 +56,8 @@ def write_page(docs: Path, experiments: Path = FOLDER) -> Path:
     """
     record = Record.read(docs / "paper")
     every = sorted((experiment(name, experiments) for name in names(experiments)), key=lambda one: one.order)
-    parts = [HEAD, *(_section(one, every, record) for one in every)]
+    claims = ["## The claims of the paper", "", CLAIMS_LEAD, "", *claims_table(record), ""]
+    parts = [HEAD, "\n".join(claims), *(_section(one, every, record) for one in every)]
     write(docs / PAGE, "\n".join(parts).encode(), public=True)
     return docs / PAGE
 

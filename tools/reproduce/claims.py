@@ -1,0 +1,199 @@
+"""The paper's claims, one by one: does what was reproduced so far bear them out?
+
+Each answer is computed from docs/paper/results.json by a rule:
+
+    holds            a test at 5 % speaks for the claim, or an example that the claim needs is there
+    does not         a test at 5 %, or an exact interval, speaks against it
+    cannot be told   neither, or the numbers that would tell were not made; the reason says which
+
+The largest size that holds enough rows answers, and is named.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise, permutations
+from typing import Any, Literal
+
+from latentprint.stats import Trials
+from tools.reproduce.plan import Size
+from tools.reproduce.record import Record
+from tools.reproduce.summary import Entry
+
+Answer = Literal["holds", "does not", "cannot be told"]
+ORDER: tuple[Size, ...] = ("full", "cpu", "mini")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim of the paper, in its words or near them, and how it is judged."""
+
+    said: str
+    where: str
+    judge: Callable[[Record], tuple[Answer, str]]
+
+
+def table(record: Record) -> Iterator[str]:
+    """The lines of the page's first table."""
+    yield "| the paper says | where | here | why |"
+    yield "| --- | --- | --- | --- |"
+    for claim in CLAIMS:
+        answer, why = claim.judge(record)
+        yield f"| {claim.said} | {claim.where} | **{answer}** | {why} |"
+
+
+def _rows(record: Record, name: str, least: int) -> tuple[Size | None, list[Entry]]:
+    """The rows of the largest size with at least ``least`` of them, by number of images."""
+    for size in ORDER:
+        found = [one for one in record.rows(name, size).values() if "monte_carlo" in one]
+        if len(found) >= least:
+            return size, sorted(found, key=lambda one: one["data"]["images"])
+    return None, []
+
+
+def _count(entry: Entry) -> Trials:
+    return Trials(entry["monte_carlo"]["hits"], entry["monte_carlo"]["samples"])
+
+
+def _average(entry: Entry) -> float:
+    """The rate at which a model that repeats all its training images equally shows the private one."""
+    return min(1.0, entry["copies"] / entry["data"]["images"])
+
+
+def _few(entry: Entry) -> bool:
+    """Whether the exact 95 % interval lies below the average rate."""
+    return _count(entry).interval()[1] < _average(entry)
+
+
+def turning_point(record: Record) -> tuple[Answer, str]:
+    """Between two numbers of images the private one stops coming back."""
+    size, rows = _rows(record, "table1", 2)
+    if size is None:
+        return "cannot be told", "Table 1 was not run."
+    turns = [
+        (a["data"]["images"], b["data"]["images"])
+        for a, b in pairwise(rows)
+        if a["monte_carlo"]["hits"] and not b["monte_carlo"]["hits"] and _few(b)
+    ]
+    ns = [one["data"]["images"] for one in rows]
+    if not turns:
+        return "cannot be told", f"No turn among {ns[0]:,} to {ns[-1]:,} images ({size})."
+    low, high = turns[-1]
+    told = f"The private image comes back with {low:,} training images and no more with {high:,} ({size})."
+    if low <= 5000 and high >= 1000:
+        return "holds", told
+    return "cannot be told", f"{told} There is a turn, of smaller images and a smaller network, elsewhere."
+
+
+def as_often(record: Record) -> tuple[Answer, str]:
+    """Small sets: as often as each training image."""
+    size, rows = _rows(record, "table2", 2)
+    if size is None:
+        return "cannot be told", "Table 2 was not run."
+    few = [one["data"]["source"] for one in rows if _few(one)]
+    steps = rows[0]["settings"]["model"]["training"]["steps"]
+    if few:
+        return "does not", f"Rates below 1/N after {steps:,} training steps: {', '.join(few)} ({size})."
+    return "holds", f"In each of {len(rows)} sets the exact interval holds 1/N ({size})."
+
+
+def falls(record: Record) -> tuple[Answer, str]:
+    """t' against N: every order of the rows is equally likely if they have nothing to do with each other."""
+    size, rows = _rows(record, "table1", 3)
+    if size is None:
+        return "cannot be told", "Fewer than three rows of Table 1 were run."
+    values = [one["t_prime"]["value"] or 0.0 for one in rows]
+    p = rank_p(values)
+    pairs = zip(rows, values, strict=True)
+    told = ", ".join(f"{one['data']['images']:,}: {value:.3g}" for one, value in pairs)
+    told = f"t' by number of images: {told} (exact rank test, p = {p:.2g}; {size})."
+    return ("holds" if p <= 0.05 else "cannot be told"), told
+
+
+def rank_p(values: Sequence[float]) -> float:
+    """P(as many falling pairs or more) when all orders are equally likely; exact."""
+
+    def falling(order: Sequence[float]) -> int:
+        return sum(a > b for i, a in enumerate(order) for b in order[i + 1 :])
+
+    seen = falling(values)
+    if len(values) > 8:
+        raise ValueError(f"the exact test goes through all orders: at most 8 values, got {len(values)}")
+    return sum(falling(order) >= seen for order in permutations(values)) / math.factorial(len(values))
+
+
+def all_or_nothing(record: Record) -> tuple[Answer, str]:
+    """A rate that is neither 0 nor the average one is a counterexample, if it is no false alarm."""
+    counter = list[str]()
+    seen = 0
+    for name in ("table1", "table2"):
+        size, rows = _rows(record, name, 1)
+        for one in rows:
+            seen += 1
+            low, high = _count(one).interval()
+            if one["monte_carlo"]["hits"] > 1 and low > 0 and high < _average(one):
+                n = one["data"]["images"]
+                counter.append(f"{one['data']['source']}, {n:,} images: {low:.2g} to {high:.2g} ({size})")
+    if not seen:
+        return "cannot be told", "Neither table was run."
+    if counter:
+        return "does not", f"Rates between nothing and 1/N: {'; '.join(counter)}."
+    return "holds", f"In each of {seen} rows the rate can be 0 or 1/N."
+
+
+def fid_gap(record: Record) -> tuple[Answer, str]:
+    """One pair of sets whose gaps and rates are ordered oppositely is what the claim needs."""
+    size, rows = _rows(record, "table2", 2)
+    usable = [one for one in rows if one.get("fid") and one["fid"]["test"] is not None]
+    if size is None or len(usable) < 2:
+        return "cannot be told", "Fewer than two sets with FID to training and test images were run."
+
+    def gap(one: Entry) -> float:
+        return one["fid"]["test"] - one["fid"]["train"]
+
+    def share(one: Entry) -> tuple[float, float]:
+        low, high = _count(one).interval()
+        return low / _average(one), high / _average(one)
+
+    for a in usable:
+        for b in usable:
+            if gap(a) > gap(b) and share(a)[1] < share(b)[0]:
+                return "holds", (
+                    f"{a['data']['source']} has the larger gap and the smaller rate than"
+                    f" {b['data']['source']} ({size})."
+                )
+    told = "; ".join(f"{one['data']['source']} {gap(one):.2g}" for one in usable)
+    return "cannot be told", f"No pair of sets contradicts the gap: {told} ({size}, features of c_p)."
+
+
+def longer(record: Record) -> tuple[Answer, str]:
+    """Early lengths show nothing, later ones the image."""
+    for size in ORDER:
+        for entry in record.rows("fig3", size).values():
+            hits = [(one["step"], one["monte_carlo"]["hits"]) for one in _lengths(entry)]
+            first = next((i for i, (_, k) in enumerate(hits) if k), None)
+            told = ", ".join(f"{step:,}: {k}" for step, k in hits)
+            told = f"Hits by training steps: {told} ({size})."
+            if first is None:
+                return "cannot be told", told
+            early = sum(k for _, k in hits[:first])
+            late = sum(k for _, k in hits[first:])
+            return ("holds" if first > 0 and late > early else "cannot be told"), told
+    return "cannot be told", "Figure 3 was not run."
+
+
+def _lengths(entry: Mapping[str, Any]) -> list[Entry]:
+    return list(entry.get("lengths", ()))
+
+
+CLAIMS: tuple[Claim, ...] = (
+    Claim("Small sets are memorised: the private image comes back as often as each", "Table 2", as_often),
+    Claim("There is a turning point between 1,000 and 5,000 images", "Table 1", turning_point),
+    Claim("t' falls as the number of images grows", "Tables 1, 2", falls),
+    Claim("A fingerprint is either memorised or ignored", "section 8", all_or_nothing),
+    Claim("The gap of FID between training and test images does not measure it", "section 5.4", fid_gap),
+    Claim("A longer training memorises, a shorter one does not", "Figure 3", longer),
+)
+"""A claim of the paper: its words, where they stand, and the rule that judges it."""
