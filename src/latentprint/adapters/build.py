@@ -33,8 +33,10 @@ from latentprint.adapters.fields import (
     short,
 )
 from latentprint.adapters.files import inside, read_json, read_tensors, weight_files
+from latentprint.adapters.openai import OPENAI
 from latentprint.adapters.text.networks import CONDITIONAL
 from latentprint.networks import ModelError
+from latentprint.networks.openai import OpenAIUNet
 
 MAX_SIDE = 4096
 """The longest side of the images of a model, in pixels."""
@@ -152,6 +154,7 @@ _KINDS: dict[str, tuple[Callable[..., nn.Module], dict[str, Field]]] = {
     "VQModel": (VQModel, VQ),
     "DiTTransformer2DModel": (DiTTransformer2DModel, DIT),
     **CONDITIONAL,
+    "OpenAIUNet": (OpenAIUNet, OPENAI),
 }
 
 

@@ -1,7 +1,7 @@
 """Models saved by diffusers: a pipeline's folder, or a network with the configuration of a scheduler.
 
     model_index.json                     the pipeline's class and parts (optional: the folders suffice)
-    unet/config.json, *.safetensors      a UNet2DModel, unconditional or conditional on a class
+    unet/config.json, *.safetensors      a UNet2DModel, unconditional or conditional on a class; an OpenAIUNet
     transformer/...                      or a DiTTransformer2DModel, conditional on a class
     scheduler/scheduler_config.json      which noise, and what the network predicts
     vae/ or vqvae/                       an AutoencoderKL or a VQModel, for a latent model (optional)
@@ -36,7 +36,7 @@ from latentprint.sampler import sampler_from
 INDEX = "model_index.json"
 SCHEDULER = "scheduler_config.json"
 
-NETWORKS = ("UNet2DModel", "DiTTransformer2DModel")
+NETWORKS = ("UNet2DModel", "DiTTransformer2DModel", "OpenAIUNet")
 _PIPELINES = (
     "DDPMPipeline",
     "DDIMPipeline",

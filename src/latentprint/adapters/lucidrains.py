@@ -37,6 +37,7 @@ from latentprint.adapters.fields import (
 from latentprint.adapters.files import files_sha256, inside, read_json, read_tensors, weight_files
 from latentprint.adapters.opened import Asked, Opened, written_down
 from latentprint.adapters.own import Own
+from latentprint.adapters.statedict import Groups, Parts, Tensors, Told, require_steps, without
 from latentprint.adapters.timesteps import DiscreteDenoiser, Predicts
 from latentprint.denoiser import IdentityCodec
 from latentprint.networks import ModelError
@@ -58,18 +59,55 @@ _MIN_SNR = 5.0
 _CLOSE = 1e-3
 
 
-def is_checkpoint(names: Mapping[str, Tensor], prefix: str = "") -> bool:
+def converted(groups: Groups, told: Told) -> Parts | None:
+    """The folder that a checkpoint becomes; None where it is none of its trainer's.
+
+    Raises:
+        ModelError: it has no EMA, or one of no steps, or leaves open what was trained.
+    """
+    averaged, plain = without("ema_model.", groups.get("ema", {})), groups.get("model", {})
+    if told.take is not None:
+        chosen, how = groups.get(told.take, {}), "not averaged, as you asked"
+        if not _is_checkpoint(chosen):
+            return None
+    elif _is_checkpoint(averaged):
+        steps = groups["ema"].get("step")
+        require_steps(steps)
+        chosen = averaged
+        how = "averaged (EMA)" + ("" if steps is None else f", after {int(steps):,} steps")
+    elif any(_is_checkpoint(one) for one in groups.values()):
+        raise ModelError(
+            "it looks like a checkpoint of denoising-diffusion-pytorch without its EMA (no 'ema'), from "
+            "which its trainer samples; if these are the weights you mean to publish, name them: --take model"
+        )
+    else:
+        return None
+    settings, weights = settings_of(chosen), without("model.", chosen)
+    network = cast(dict[str, Any], settings["network"])
+    said = (
+        f"denoising-diffusion-pytorch (lucidrains): taken are {len(weights)} tensors of "
+        f"{told.take or 'ema / ema_model.model'}, {how}",
+        f"dim {network['dim']}, dim_mults {tuple(network['dim_mults'])}, {network['channels']} channels; "
+        f"it predicts {settings['predicts']} over {len(settings['betas'])} timesteps (from its buffers)",
+        "left: "
+        + ("" if told.take else f"the weights that are not averaged ({len(plain)} tensors), ")
+        + "the optimiser",
+    )
+    return Parts({CONFIG: settings}, {"": weights}, said)
+
+
+def _is_checkpoint(names: Tensors) -> bool:
     """Whether these are the tensors of its GaussianDiffusion."""
-    return f"{prefix}betas" in names and f"{prefix}model.init_conv.weight" in names
+    return "betas" in names and "model.init_conv.weight" in names
 
 
-def settings_of(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+def settings_of(tensors: Tensors) -> dict[str, Any]:
     """What ``lucidrains.json`` says, from the tensors of a GaussianDiffusion (without a prefix).
 
     Raises:
         ModelError: they leave open what was trained.
     """
-    unet = {name.removeprefix("model."): one for name, one in tensors.items() if name.startswith("model.")}
+    unet = without("model.", tensors)
     dim = int(unet["time_mlp.1.weight"].shape[1])
     if "time_mlp.0.weights" in unet:
         raise ModelError("its network has learned or random Fourier times, which are not understood here")
@@ -112,7 +150,7 @@ def settings_of(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     }
 
 
-def _objective(tensors: Mapping[str, Tensor]) -> Predicts:
+def _objective(tensors: Tensors) -> Predicts:
     abar = tensors["alphas_cumprod"].double()
     snr, weight = abar / (1 - abar), tensors.get("loss_weight")
     if weight is None:

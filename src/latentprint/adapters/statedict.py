@@ -1,0 +1,149 @@
+"""The state dicts of a checkpoint: which there are, which of them generates images, and what is said of it.
+
+Averaged weights (EMA) come first, for the trainers of diffusion models sample from them. Where several could
+be meant none is taken until it is named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from latentprint.adapters.fields import short
+from latentprint.networks import ModelError
+
+Tensors = Mapping[str, Tensor]
+Groups = Mapping[str, Tensors]
+"""The state dicts of a file, by the keys that lead to each ("model", "ema/ema_model")."""
+
+SEPARATOR = "\n"
+_EMA = ("ema", "model_ema", "ema_model", "ema_state_dict", "state_dict_ema", "ema_weights", "params_ema")
+_SHADOWS = ("shadow_params", "collected_params")
+_UNTRAINED = "its EMA has seen 0 steps: it holds what the network was before training"
+
+
+@dataclass(frozen=True)
+class Told:
+    """What is known of a checkpoint beside its tensors.
+
+    Attributes:
+        name: of its file.
+        beside: the names of the files in its folder.
+        take: which of several state dicts was asked for.
+        flags: the settings that it was trained with, by name; None: none were given.
+    """
+
+    name: str
+    beside: tuple[str, ...] = ()
+    take: str | None = None
+    flags: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What becomes of a checkpoint of a known training code: a folder that ``--model`` takes.
+
+    Attributes:
+        configs: JSON objects by the names of their files.
+        weights: state dicts by the folder that each is written to, "" for the model's own.
+        said: what was taken and what was left, in sentences.
+    """
+
+    configs: Mapping[str, Mapping[str, Any]]
+    weights: Mapping[str, Tensors]
+    said: tuple[str, ...] = field(default=())
+
+
+def groups_of(tensors: Tensors) -> dict[str, dict[str, Tensor]]:
+    """The state dicts among tensors named by the keys that lead to each; those of optimisers are none."""
+    out: dict[str, dict[str, Tensor]] = {}
+    for path, one in tensors.items():
+        *keys, name = path.split(SEPARATOR)
+        where = "/".join(keys)
+        if "optimizer" in where or "optim" in keys or "opt" in keys or where.startswith("scaler"):
+            continue
+        out.setdefault(where, {})[name] = one
+    whole = {where: group for where, group in out.items() if any(one.ndim > 1 for one in group.values())}
+    return whole or out
+
+
+def one_of_them(groups: Groups, take: str | None) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """The one state dict (the only one, the one that is named, or the EMA), and what is said of it.
+
+    Raises:
+        ModelError: several could be meant, none has this name, or the averaged weights cannot be told apart.
+    """
+    shown = ", ".join(f"{name or 'the top'} ({len(one)} tensors)" for name, one in sorted(groups.items()))
+    if take is not None and take not in groups:
+        raise ModelError(f"--take {short(take)} names none of its state dicts; there are {shown or 'none'}")
+    averages = [one for one in groups if one.split("/")[-1] in _EMA]
+    if take is not None:
+        chosen = take
+    elif len(groups) == 1:
+        chosen = next(iter(groups))
+    elif len(averages) == 1:
+        chosen = averages[0]
+    else:
+        raise ModelError(
+            f"it holds {len(groups)} state dicts, and which of them generates images is not written: name "
+            f"one with --take ({shown})"
+        )
+    last = chosen.split("/")[-1]
+    if last in _SHADOWS:
+        raise ModelError("its averaged weights are a list without names, so which is which is not known")
+    weights = dict(groups[chosen])
+    averaged = _averaged(weights)
+    average = bool(averaged) or last in _EMA
+    for counter in ("step", "num_updates", "optimization_step"):
+        require_steps(weights.get(counter) if average else None)
+    weights = averaged or weights
+    rest = [f"{name or 'the top'} ({len(one)} tensors)" for name, one in groups.items() if name != chosen]
+    said = (
+        f"taken: {chosen or 'the state dict itself'}, {len(weights)} tensors, "
+        f"{'averaged (EMA)' if average else 'not averaged: no EMA was found or asked for'}",
+        f"left: {', '.join(rest) if rest else 'nothing'}",
+    )
+    return weights, said
+
+
+def require_steps(count: Tensor | None) -> None:
+    """Nothing, where an average has seen ``count`` steps; None: it does not say.
+
+    Raises:
+        ModelError: it has seen none.
+    """
+    if count is not None and int(count) == 0:
+        raise ModelError(_UNTRAINED)
+
+
+def without(prefix: str, tensors: Tensors) -> dict[str, Tensor]:
+    """The tensors whose names begin with ``prefix``, by the rest of their names."""
+    return {name.removeprefix(prefix): one for name, one in tensors.items() if name.startswith(prefix)}
+
+
+def _averaged(weights: Tensors) -> dict[str, Tensor]:
+    """CompVis's "model_ema.", where names have lost their dots -> the averaged weights by their names."""
+    short_names = {name.replace(".", ""): name for name in weights if not name.startswith("model_ema.")}
+    shadows = without("model_ema.", weights)
+    require_steps(shadows.pop("num_updates", None))
+    shadows.pop("decay", None)
+    if not shadows:
+        return {}
+    named = {short_names.get(f"model{name}", ""): one for name, one in shadows.items()}
+    if "" in named or len(named) != len(shadows):
+        raise ModelError("its averaged weights (model_ema) do not match the names of its network")
+    rest = {n: one for n, one in weights.items() if not n.startswith("model_ema.") and n not in named}
+    return rest | named
+
+
+def likely(weights: Tensors) -> str:
+    """What the names look like, in words that go on a sentence."""
+    signs = (
+        ("model.map_layer0.weight", "a network of EDM (Karras et al.)"),
+        ("noise_estimator.in_conv.conv.weight", "medfusion"),
+    )
+    found = next((words for name, words in signs if name in weights), None)
+    return "" if found is None else f" (they look like {found})"
