@@ -107,8 +107,8 @@ def test_one_of_several_is_named(tmp_path: Path) -> None:
 def test_a_network_without_settings_becomes_a_file_only(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="does not say which network"):
         taken(tmp_path, W, "folder")
-    with pytest.raises(ModelError, match="guided-diffusion"):
-        taken(tmp_path, {"input_blocks.0.0.weight": torch.ones(2, 2)}, "folder")
+    with pytest.raises(ModelError, match="medfusion"):
+        taken(tmp_path, {"noise_estimator.in_conv.conv.weight": torch.ones(2, 2)}, "folder")
 
 
 # --- diffusers
@@ -193,7 +193,7 @@ def test_lucidrains_goes_in_by_its_ema_and_samples_as_it_does(
 ) -> None:
     diffusion, checkpoint = trained_by_lucidrains(objective, schedule, **more)
     folder, said = taken(tmp_path, checkpoint, "model")
-    assert "EMA weights were taken" in said and "after 700 steps" in said and "not averaged" in said
+    assert "ema / ema_model.model, averaged (EMA), after 700 steps" in said and "not averaged" in said
     assert recognise(folder) == "lucidrains"
     opened = open_model(folder, asked=Asked(images=lambda: PIXELS))
     levels = opened.denoiser.schedule.alpha(opened.denoiser.schedule.time_of(torch.arange(30)))  # type: ignore[attr-defined]

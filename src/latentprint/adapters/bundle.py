@@ -47,7 +47,7 @@ MOST_READ = 2**22
 def _configs(folder: Path) -> list[Path]:
     places = (folder, folder / "configs")
     found = [one for place in places if place.is_dir() for one in sorted(place.iterdir())]
-    return [inside(folder, str(one.relative_to(folder))) for one in found if one.suffix in _READERS]
+    return [inside(folder, str(one.relative_to(folder))) for one in found if one.suffix in READERS]
 
 
 def _read_yaml(path: Path) -> Section:
@@ -65,7 +65,7 @@ def _read_yaml(path: Path) -> Section:
     return cast(Section, found) if isinstance(found, dict) else {}
 
 
-_READERS: dict[str, Callable[[Path], Section]] = {
+READERS: dict[str, Callable[[Path], Section]] = {
     ".json": read_json,
     ".yaml": _read_yaml,
     ".yml": _read_yaml,
@@ -80,7 +80,7 @@ class Sections:
 
     @staticmethod
     def of(folder: Path) -> Sections:
-        return Sections(tuple((one.name, _READERS[one.suffix](one)) for one in _configs(folder)))
+        return Sections(tuple((one.name, READERS[one.suffix](one)) for one in _configs(folder)))
 
     def found(self, names: tuple[str, ...]) -> Iterator[Found]:
         """The sections of these classes, from MONAI or its predecessor, in all files."""

@@ -6,6 +6,7 @@ it does between them is one of our steps; where there is no equal one the neares
 False.
 
     DDPM               posterior, variance fixed_small or fixed_large           Ancestral
+    DDPM               variance learned_range                                   LearnedAncestral
     DDIM               eta = 0, epsilon of the image before clipping            DDIM(clip)
     Euler, FlowMatch   a straight step                                          DDIM
     Euler ancestral    the posterior in sigma / alpha                           Ancestral
@@ -31,7 +32,7 @@ import torch
 from torch import Tensor
 
 from latentprint.adapters.discrete import DiscreteSchedule
-from latentprint.adapters.fields import short
+from latentprint.adapters.fields import short, whole_number
 from latentprint.adapters.text.families import FAMILIES
 from latentprint.denoiser import Denoiser
 from latentprint.networks import ModelError
@@ -41,6 +42,7 @@ from latentprint.sampler import (
     Consistency,
     DPMSolverPP2M,
     Heun,
+    LearnedAncestral,
     Sampler,
     Step,
     TrajectoryConsistency,
@@ -114,6 +116,8 @@ def own_sampler(
     if steps is not None:
         other = replace(other, sampler=replace(other.sampler, steps=steps))
     known = PIPELINE_STEPS.get(pipeline or "", _STEPS.get(name, 50))
+    if "num_inference_steps" in config:  # said by a converter, whose training code says it
+        known = whole_number(config["num_inference_steps"], "num_inference_steps", 1, 100_000)
     schedule = denoiser.schedule
     if isinstance(schedule, DiscreteSchedule):
         known = min(known, len(schedule.alphas_cumprod))
@@ -125,19 +129,20 @@ def own_sampler(
     times, last = _times(name, scheduler, schedule), None
     if times is None:
         return other
-    whole_number = [float(k) for k in scheduler.timesteps]
+    asked = [float(k) for k in scheduler.timesteps]
     if isinstance(schedule, DiscreteSchedule):
-        exact = exact and all(k == round(k) for k in whole_number)
-        last = _end(name, config, whole_number)
-        if name in ("DDPMScheduler", "DDIMScheduler", "DDPMParallelScheduler", "DDIMParallelScheduler"):
+        exact = exact and all(k == round(k) for k in asked)
+        last = _end(name, config, asked)
+        if name in ("DDIMScheduler", "DDPMParallelScheduler", "DDIMParallelScheduler"):
             stride = len(schedule.alphas_cumprod) // count
-            exact = exact and all(a - b == stride for a, b in pairwise(whole_number))
+            exact = exact and all(a - b == stride for a, b in pairwise(asked))
         times = [*times, *([] if last is None else [last / schedule.timesteps])]
     if any(a <= b for a, b in pairwise(times)):
         return other
     clip = getattr(denoiser, "clip", None)
     seen = cast(Any, denoiser)
-    if isinstance(step, DDIM) and clip is not None and name.startswith("DDIM"):
+    before = not config.get("use_clipped_model_output")  # of its own clipping, the epsilon that it keeps
+    if isinstance(step, DDIM) and clip is not None and name.startswith("DDIM") and before:
         step, seen = DDIM(clip=clip), replace(seen, clip=None)
     sampler = Sampler(
         step,
@@ -154,7 +159,9 @@ def _step(name: str, config: Mapping[str, Any], denoiser: Denoiser) -> tuple[Ste
     plain = not config.get("thresholding")
     if name in ("DDPMScheduler", "DDPMParallelScheduler"):
         variance = config.get("variance_type", "fixed_small")
-        return Ancestral(large=variance == "fixed_large"), plain and not str(variance).startswith("learned")
+        if variance == "learned_range":
+            return LearnedAncestral(), plain
+        return Ancestral(large=variance == "fixed_large"), plain and variance != "learned"
     if name in ("DDIMScheduler", "DDIMParallelScheduler"):
         return DDIM(), plain
     if name in ("EulerDiscreteScheduler", "FlowMatchEulerDiscreteScheduler", "EDMEulerScheduler"):

@@ -173,7 +173,7 @@ def _discrete(
     if scheduler.get("thresholding"):
         notes += ("the scheduler's dynamic thresholding is left out",)
     if learned:
-        notes += ("the variance that the network has learned is left out; samplers use the posterior's",)
+        notes += ("the variance that the network has learned is used by its own sampler only",)
     rounds = network.time == "learned"
     if rounds:
         most = whole_number(network.timesteps, "num_train_timesteps", 1, 100_000)

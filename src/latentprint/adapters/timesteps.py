@@ -32,8 +32,8 @@ class DiscreteDenoiser:
 
     Attributes:
         network: ``network(x, timestep)`` -> the prediction, or an object that holds it as ``.sample``; (B,
-            C, H, W) to the same, or to twice the channels, of which the second half (a learned variance) is
-            left out.
+            C, H, W) to the same, or to twice the channels, of which the second half is a learned
+            variance (``ranged``).
         schedule: through the timesteps it was trained on, or the straight path of flow matching.
         predicts: what the network gives.
         label: the class asked for, where the network is conditional on one.
@@ -57,7 +57,14 @@ class DiscreteDenoiser:
     scale: float = 1000.0
 
     def __call__(self, x: Tensor, t: Tensor, /) -> Tensor:
-        out = self._predict(x, self.timestep(t))
+        return self._image(x, self._predict(x, self.timestep(t))[:, : x.shape[1]], t)
+
+    def ranged(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """(E[x_0 | x_t], where the log-variance of a step lies between its bounds, 0 to 1), of one pass."""
+        out, between = self._predict(x, self.timestep(t)).chunk(2, dim=1)
+        return self._image(x, out, t), (between + 1) / 2
+
+    def _image(self, x: Tensor, out: Tensor, t: Tensor) -> Tensor:
         if self.predicts == "epsilon":
             out = denoised_from_epsilon(self.schedule, x, out, t)
         elif self.predicts == "v":
@@ -86,7 +93,8 @@ class DiscreteDenoiser:
         labels = [self._labels(len(x), one, x) for one in (self.label, self.null)]
         both = self._ask(torch.cat([x, x]), torch.cat([rows, rows]), torch.cat(cast(Any, labels)))
         asked, free = both.chunk(2)
-        return torch.lerp(free, asked, self.guidance)
+        image = x.shape[1]  # a variance beside it is not guided
+        return torch.cat([torch.lerp(free, asked, self.guidance)[:, :image], asked[:, image:]], dim=1)
 
     def _labels(self, count: int, label: int | None, x: Tensor) -> Tensor | None:
         return None if label is None else torch.full((count,), label, dtype=torch.int64, device=x.device)
@@ -95,7 +103,7 @@ class DiscreteDenoiser:
         given = {} if labels is None else {"class_labels": labels}
         out = self.network(x, timestep, **given)
         out = out if isinstance(out, Tensor) else cast(Tensor, out.sample)
-        return out[:, : x.shape[1]].to(x.dtype)
+        return out.to(x.dtype)
 
 
 @dataclass(frozen=True, eq=False)

@@ -29,21 +29,32 @@ def convert(
     take: Annotated[
         str | None, typer.Option("--take", help="Which of several state dicts, by the key that holds it.")
     ] = None,
+    flags: Annotated[
+        str | None,
+        typer.Option(
+            "--flags",
+            help="What it was trained with, where its file does not say: the flags of its command line in "
+            'quotes ("--image_size 64 --learn_sigma True"), or its .yaml.',
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Write the weights of the pickle IN as safetensors; what was taken, what was left and hashes are
     printed.
 
-    IN may be a folder of diffusers whose parts are .bin files. A checkpoint of denoising-diffusion-pytorch
-    becomes a folder that --model takes, with its EMA weights.
+    IN may be a folder of diffusers whose parts are .bin files. Checkpoints of denoising-diffusion-pytorch,
+    of openai's improved- and guided-diffusion and of CompVis' latent diffusion become a folder that --model
+    takes, with their EMA weights where there are some.
 
     Reading a pickle can run any code. It is therefore read in a separate process, which knows only torch's
     allowed types. That process looks for modules neither in the current folder nor where Python's
     environment variables point.
     """
     from latentprint.adapters.convert import convert as converted
+    from latentprint.adapters.flags import flags_of
 
-    done = converted(source, target, trusted=trusted, take=take)
+    told = None if flags is None else flags_of(flags)
+    done = converted(source, target, trusted=trusted, take=take, flags=told)
     if as_json:
         sums = {"source_sha256": done.hashes[0][0], "target_sha256": done.hashes[-1][0]}
         print_json({**sums, "said": list(done.said)})

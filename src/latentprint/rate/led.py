@@ -20,6 +20,7 @@ from latentprint.rate.guides import Guide
 from latentprint.rate.levels import Inside
 from latentprint.sampler.sampler import Sampler
 from latentprint.sampler.state import State
+from latentprint.sampler.steps import LearnedAncestral
 from latentprint.schedule import Schedule
 from latentprint.streams import Streams
 
@@ -56,6 +57,8 @@ def transitions(sampler: Sampler, schedule: Schedule) -> list[Transition] | str:
     step, instead = sampler.step, "; splitting can answer"
     if step.draws == 0:
         return f"the sampler ({step.name}) draws no noise on its way, so its path cannot be led{instead}"
+    if isinstance(step, LearnedAncestral):
+        return f"the variance of a step of {step.name} is the network's own{instead}"
     if step.draws != 1 or step.evaluations != 1:
         return f"a step of {step.name} is no single Gaussian around one evaluation{instead}"
     x, d, z = torch.tensor([[1, 0, 0, 0.3], [0, 1, 0, -0.7], [0, 0, 1, 0.2]], dtype=torch.float64)[:, :, None]

@@ -165,6 +165,35 @@ class Ancestral:
         return {"large": True} if self.large else {}
 
 
+@dataclass(frozen=True)
+class LearnedAncestral:
+    """``Ancestral`` with the variance that the network gives for each pixel.
+
+    log variance = w log v + (1 - w) log(v sigma_s^2 / sigma_t^2), w in [0, 1] from the denoiser's ``ranged``.
+
+    Source: Nichol and Dhariwal 2021, Eq. 15 ("learned_range").
+    """
+
+    name = "ancestral-learned"
+    evaluations = 1
+    draws = 1
+
+    def __call__(self, denoiser: Denoiser, state: State, s: Tensor, noise: Noise, /) -> State:
+        s, t, x, sch = target(state, s), state.t, state.x, denoiser.schedule
+        ranged = getattr(denoiser, "ranged", None)
+        if ranged is None:
+            raise ValueError(f"step {self.name!r} needs a network that gives a variance; this one gives none")
+        denoised, between = ranged(x, t)
+        a, v = _transition(sch, t, s)
+        shrink = (sch.sigma(s) / sch.sigma(t)) ** 2
+        log_std = (expand(v.log(), x) * between + expand((v * shrink).log(), x) * (1 - between)) / 2
+        x = _sum((a * shrink, x), (sch.alpha(s) * v / sch.sigma(t) ** 2, denoised))
+        return State(torch.addcmul(x, log_std.exp(), noise(0)), s, state.evaluations + 1)
+
+    def config(self) -> dict[str, Any]:
+        return {}
+
+
 def _ddim(schedule: Schedule, x: Tensor, denoised: Tensor, t: Tensor, s: Tensor) -> Tensor:
     """alpha_s D + sigma_s epsilon, i.e. u_s = D + (r_s / r_t) (u_t - D): exact where D does not change."""
     keep = schedule.sigma(s) / schedule.sigma(t)
@@ -320,6 +349,7 @@ STEPS = (
     ReverseDiffusion,
     PredictorCorrector,
     Ancestral,
+    LearnedAncestral,
     DDIM,
     Heun,
     DPMSolverPP2M,

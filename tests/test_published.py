@@ -1,0 +1,155 @@
+"""Training codes that are no packages: converted, and compared with what their published code answered.
+
+The numbers are those of ``tests/published/make.py``, made from checkouts whose commits they name.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from test_adapters import made
+from test_own_sampler import ours
+from torch import Tensor
+
+from latentprint.adapters import Asked, ModelError, open_model
+from latentprint.adapters.convert import convert
+from latentprint.adapters.flags import flags_of
+from latentprint.networks.openai import OpenAIUNet
+
+sys.path.insert(0, str(Path(__file__).parent / "published"))
+
+import make
+
+DATA = Path(make.__file__).parent
+SETTINGS: dict[str, Any] = {
+    "sample_size": 16,
+    "in_channels": 3,
+    "out_channels": 3,
+    "model_channels": 32,
+    "widths": (32, 64),
+    "num_res_blocks": 1,
+    "attention": (False, True),
+    "heads": (2, 2),
+}
+
+
+def stored(which: str, case: str) -> dict[str, Tensor]:
+    with np.load(DATA / f"{which}.npz") as found:
+        return {
+            key.removeprefix(f"{case}."): torch.from_numpy(found[key])
+            for key in found.files
+            if key.startswith(f"{case}.")
+        }
+
+
+def checkpoint(path: Path, **settings: Any) -> Path:
+    """A file as the trainer writes it: a state dict and nothing more."""
+    network = make.filled(made(OpenAIUNet, **(SETTINGS | settings)))
+    torch.save(network.state_dict(), path)
+    return path
+
+
+CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+    ("plain", {"heads": (2, 4), "scale_shift": False}, {}),
+    ("learned", {"out_channels": 6, "resample_blocks": True}, {}),
+    ("classes", {"num_class_embeds": make.CLASSES}, {}),
+    ("cosine", {}, {}),
+    ("start", {}, {}),
+    ("ddim", {}, {}),
+    ("improved", {}, {"num_heads": 2, "rescale_timesteps": True}),
+]
+
+
+@pytest.mark.parametrize(("case", "settings", "more"), CASES)
+def test_openais_networks_noise_and_samplers(
+    tmp_path: Path, case: str, settings: dict[str, Any], more: dict[str, Any]
+) -> None:
+    flags = {"rescale_timesteps": False} | make.SHAPE | make.OPENAI.get(case, {}) | more
+    source = checkpoint(tmp_path / "ema_0.9999_000100.pt", **settings)
+    done = convert(source, tmp_path / "model", trusted=True, flags=flags)
+    assert "averaged (its name begins with ema_)" in done.said[0]
+    expected = stored("improved" if case == "improved" else "openai", case)
+    label = 1 if "num_class_embeds" in settings else None
+    opened = open_model(tmp_path / "model", asked=Asked(label=label))
+    schedule: Any = opened.denoiser.schedule
+    own = opened.own
+    assert own is not None and own.exact
+
+    network = opened.networks[0]
+    x, steps = make.drawn(1, 2, 3, 16, 16), len(expected["noisy"])
+    at = schedule.timestep(torch.tensor(own.sampler.at, dtype=torch.float64)).float()
+    given = {"class_labels": torch.tensor([1, 4])} if label is not None else {}
+    with torch.no_grad():
+        found = network(x, at[[-1, 0]], **given)
+    assert torch.allclose(found, expected["output"], atol=1e-5)
+
+    clean, noise = make.drawn(2, steps, 1, 2, 2), make.drawn(3, steps, 1, 2, 2)
+    t = torch.tensor(own.sampler.at, dtype=torch.float64).flip(0)
+    mixed = schedule.alpha(t).reshape(-1, 1, 1, 1) * clean + schedule.sigma(t).reshape(-1, 1, 1, 1) * noise
+    assert torch.allclose(mixed.float(), expected["noisy"], atol=3e-6)
+
+    noises = [make.drawn(100 + place, *x.shape) for place in range(steps)]
+    images = ours(opened, x, noises)
+    rows = slice(0, 1) if label is not None else slice(None)  # the other row is of another class
+    assert float((images - expected["images"])[rows].abs().max()) < 1e-4
+
+
+README = (
+    "--image_size 16 --num_channels 32 --num_res_blocks 1 --num_heads 2 --diffusion_steps 50 "
+    "--noise_schedule linear --rescale_timesteps False"
+)
+
+
+def test_what_the_flags_do_not_say_is_printed_with_the_librarys_default(tmp_path: Path) -> None:
+    done = convert(checkpoint(tmp_path / "x.pt"), tmp_path / "model", trusted=True, flags=flags_of(README))
+    assert "num_head_channels -1" in done.said[2] and "num_heads 2" not in done.said[2]
+    assert "the file does not say" in done.said[0]
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (None, ["guided-", "--flags", "image_size", "num_heads", "noise_schedule"]),
+        ("--num_channels 32", ["image_size"]),
+        (README.replace("channels 32", "channels 64"), ["num_channels '64'", "the weights show 32"]),
+        (README + " --learn_sigma True", ["learn_sigma", "False"]),
+        (README.replace("--rescale_timesteps False", ""), ["rescale_timesteps", "two libraries differ"]),
+        (README.replace("num_heads 2", "num_heads 3"), ["heads must divide"]),
+        (README.replace("linear", "sqrt"), ["noise_schedule must be one of linear, cosine"]),
+        (README + " --timestep_respacing 10,20", ["timestep_respacing is one count"]),
+    ],
+)
+def test_nothing_of_openais_is_guessed(tmp_path: Path, flags: str | None, words: list[str]) -> None:
+    given, source = None if flags is None else flags_of(flags), checkpoint(tmp_path / "x.pt")
+    with pytest.raises(ModelError) as error:
+        convert(source, tmp_path / "model", trusted=True, flags=given)
+    assert all(word in str(error.value) for word in words), str(error.value)
+    assert not (tmp_path / "model").exists()
+
+
+def test_the_averaged_weights_beside_are_named_before_others_are_taken(tmp_path: Path) -> None:
+    source = checkpoint(tmp_path / "model000100.pt")
+    checkpoint(tmp_path / "ema_0.9999_000100.pt")
+    with pytest.raises(ModelError, match=r"not averaged, and beside it lies 'ema_0.9999_000100.pt'"):
+        convert(source, tmp_path / "a", trusted=True, flags=flags_of(README))
+    convert(source, tmp_path / "a", trusted=True, flags=flags_of(README), take="model")
+
+
+def test_tensors_that_are_lacking_or_left_over_are_counted(tmp_path: Path) -> None:
+    source = checkpoint(tmp_path / "x.pt")
+    tensors = torch.load(source, weights_only=True)
+    del tensors["input_blocks.1.0.in_layers.2.weight"]
+    torch.save(tensors | {"more": torch.zeros(2)}, source)
+    with pytest.raises(ModelError, match=r"1 are lacking, 1 are left over, .*input_blocks.1.0.in_layers.2"):
+        convert(source, tmp_path / "model", trusted=True, flags=flags_of(README))
+
+
+@pytest.mark.parametrize("text", ["image_size 64", "--image_size", "--image_size 64 32", "--a 'b", "no.yaml"])
+def test_flags_that_are_none(text: str) -> None:
+    with pytest.raises(ModelError, match="flags"):
+        flags_of(text)
