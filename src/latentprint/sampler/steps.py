@@ -190,7 +190,7 @@ class LearnedAncestral:
         x = _sum((a * shrink, x), (sch.alpha(s) * v / sch.sigma(t) ** 2, denoised))
         return State(torch.addcmul(x, log_std.exp(), noise(0)), s, state.evaluations + 1)
 
-    def config(self) -> dict[str, Any]:
+    def config(self) -> dict[str, object]:
         return {}
 
 
