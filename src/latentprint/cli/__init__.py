@@ -30,6 +30,7 @@ for command in (
     judgements.glossary,
 ):
     app.command()(answered(command, reads=True))
+app.command()(answered(cures.remedies))
 app.command(name="filter")(answered(cures.filter_))
 app.command(context_settings=reproduce.ANYTHING)(answered(reproduce.reproduce))
 

@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from latentprint.denoiser import NetworkDenoiser
+from latentprint.denoiser import Denoiser, NetworkDenoiser
 from latentprint.sampler import Ancestral, Sampler, trajectories
 from latentprint.schedule import Schedule, expand
 from latentprint.streams import Streams
@@ -50,6 +50,7 @@ class Guide:
         strangers, own: (L,) running means of e; 0 where no image came yet.
         reach: (N,) float64, t' of each image when last searched; 0: never, or not searched yet.
         law: (_LAW, S) float64, t' of held-out images in the last searches; NaN: not searched yet.
+        looked: whether the step under way looks: both means move at the same steps, so that they lag alike.
         share: (,) of the images last searched, how many are known.
     """
 
@@ -64,6 +65,7 @@ class Guide:
     own: Tensor
     reach: Tensor
     law: Tensor
+    looked: bool = False
     share: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
 
     @staticmethod
@@ -110,7 +112,8 @@ class Guide:
     def look(self, step: int, training: NetworkDenoiser, averaged: NetworkDenoiser) -> None:
         """Before step ``step``: held-out images at the times of its batch, and a search where one is due."""
         how, batch = self.config.guidance, self.config.batch
-        if step % how.every == 0:
+        self.looked = step % how.every == 0
+        if self.looked:
             rows = self.streams.generator("guide.rows", step).integers(0, len(self.heldout), batch)
             t = draw_times(self.config, self.schedule, self.streams, step * batch, batch)
             images = self.heldout[torch.from_numpy(rows).to(self.heldout.device)]
@@ -146,7 +149,8 @@ class Guide:
         """Eq. 4 on a batch, guided; shape ()."""
         errors = errors_of(self.config, denoiser, images, t, noise)
         level, how = self.level(t), self.config.guidance
-        _follow(self.own, level, errors.detach())
+        if self.looked:
+            _follow(self.own, level, errors.detach())
         if how.variant == "levels":
             errors = errors * ~self.known_levels[level]
         elif how.variant == "images":
@@ -187,7 +191,7 @@ class Guide:
         self.law[turn % _LAW] = torch.where(others, self.grid, 0.0).max(1).values
         self.share.copy_((self.reach[places] > self._held_out_law()[1]).double().mean())
 
-    def returns(self, denoiser: NetworkDenoiser, images: Tensor, places: Tensor, turn: int) -> Tensor:
+    def returns(self, denoiser: Denoiser, images: Tensor, places: Tensor, turn: int) -> Tensor:
         """Which images (S, *shape) come back from which of the grid's times, one try each: (S, L) bool.
 
         One came back where no training image but itself, at ``places`` (-1: held out), is nearer.

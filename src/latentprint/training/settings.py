@@ -37,8 +37,8 @@ class Guidance:
     """
 
     variant: Literal["levels", "images", "repulsion", "augmentation"] = "levels"
-    gap: Share = 0.3
-    every: Some = 10
+    gap: Share = 0.25
+    every: Some = 5
     levels: Annotated[int, Field(ge=2, le=100)] = 12
     search_every: Some = 100
     images: Some = 16

@@ -1,0 +1,15 @@
+"""Remedies side by side: the same images, marks, seeds and measures, with and without each.
+
+table      what there is: a remedy is a row
+training   the models that remedies train, early stopping among them
+private    DP-SGD (opacus)
+sampling   guidance away from training images
+measure    risk and quality of one model, as numbers with intervals
+run        all rows, resumable, here or on many machines
+picture    risk against quality
+"""
+
+from latentprint.remedies.run import RemediesConfig, compare_remedies
+from latentprint.remedies.table import REMEDIES, Remedy, RemedyError
+
+__all__ = ["REMEDIES", "RemediesConfig", "Remedy", "RemedyError", "compare_remedies"]

@@ -1,0 +1,149 @@
+"""The remedies: each a row that says what is done differently. A new one is a function and a row.
+
+A remedy changes the recipe that a model is trained by, or what is done with the finished model of the row
+"none": another denoiser to sample from, or some samples kept back.
+
+Sources: Chen, Liu, Xu 2024 (anti-memorisation guidance); Abadi et al. 2016 (DP-SGD); Karras et al. 2022
+(augmentation of small sets); docs/remedies.md (guided training).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latentprint.attacks.filter import Filter
+from latentprint.attacks.whole_set import Reference
+from latentprint.config import ModelSettings
+from latentprint.contracts import InputError
+from latentprint.data import near_duplicates
+from latentprint.denoiser import Denoiser
+from latentprint.remedies.private import require_opacus
+from latentprint.remedies.sampling import Away
+from latentprint.training import TrainConfig
+
+Pixels = NDArray[np.float32]
+
+
+class RemedyError(InputError):
+    """A remedy that cannot be tried here, for the reason given in one sentence."""
+
+
+@dataclass(frozen=True, eq=False)
+class Recipe:
+    """How a model is trained.
+
+    Attributes:
+        train: (N, C, H, W) in [-1, 1].
+        heldout: (m, C, H, W), what training may compare with; nothing is measured on these.
+        more: further images that may be trained on.
+        model: network and training.
+        early: keep the weights of the lowest loss on ``heldout``, and end once it only rises.
+        epsilon: train with differential privacy, to this epsilon at ``delta``.
+    """
+
+    train: Pixels
+    heldout: Pixels
+    more: Pixels
+    model: ModelSettings
+    early: bool = False
+    epsilon: float | None = None
+
+    @property
+    def delta(self) -> float:
+        """A tenth of 1/N: below the chance with which publishing one image outright would be "private"."""
+        return 0.1 / len(self.train)
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """One row.
+
+    Attributes:
+        name: in results.
+        says: what is done, in words.
+        recipe: the training, made of that of "none"; None: the model of "none" itself.
+        denoiser: what is sampled from in the model's place, made of it and of the recipe.
+        sieve: what keeps samples back, made of the recipe.
+    """
+
+    name: str
+    says: str
+    recipe: Callable[[Recipe], Recipe] | None = None
+    denoiser: Callable[[Denoiser, Recipe], Denoiser] | None = None
+    sieve: Callable[[Recipe], Filter] | None = None
+
+    @property
+    def slug(self) -> str:
+        """The name without spaces, for stages and folders."""
+        return self.name.replace(" ", "-")
+
+
+def _trained(recipe: Recipe, **changes: object) -> Recipe:
+    training: TrainConfig = replace(recipe.model.training, **changes)  # pyright: ignore[reportArgumentType]
+    return replace(recipe, model=replace(recipe.model, training=training))
+
+
+def _distinct(recipe: Recipe) -> Recipe:
+    later = [i for group in near_duplicates(recipe.train) for i in group[1:]]
+    if not later:
+        raise RemedyError(
+            f"none of the {len(recipe.train):,} training images is a near copy of another, so nothing can be"
+            " removed"
+        )
+    return replace(recipe, train=np.delete(recipe.train, later, axis=0))
+
+
+def _more(recipe: Recipe) -> Recipe:
+    count = min(len(recipe.more), len(recipe.train))
+    if count < len(recipe.train) // 4:
+        raise RemedyError(
+            f"there are {count:,} more images to train on, and fewer than a quarter of {len(recipe.train):,}"
+            " would show nothing: train on a part of them (--images) to see what the others change"
+        )
+    return replace(recipe, train=np.concatenate([recipe.train, recipe.more[:count]]))
+
+
+def _smaller(recipe: Recipe) -> Recipe:
+    network = recipe.model.network
+    groups = network.norm_groups
+    channels = tuple(max(groups, one // 2 // groups * groups) for one in network.channels)
+    if channels == network.channels:
+        raise RemedyError(f"a network of {network.channels} channels in {groups} groups has no smaller form")
+    return replace(recipe, model=replace(recipe.model, network=replace(network, channels=channels)))
+
+
+def _private(recipe: Recipe) -> Recipe:
+    require_opacus()
+    return replace(recipe, epsilon=10.0)
+
+
+def _guided(recipe: Recipe) -> Recipe:
+    return _trained(recipe, guided=True)
+
+
+def _sieve(recipe: Recipe) -> Filter:
+    return Filter.of(Reference(recipe.train), recipe.heldout)
+
+
+REMEDIES = (
+    Remedy("none", "no remedy"),
+    Remedy("deduplication", "near copies among the training images removed", _distinct),
+    Remedy("augmentation", "half of the images seen shifted or mirrored", lambda r: _trained(r, augment=0.5)),
+    Remedy("early stopping", "ended at the lowest loss on held-out images", lambda r: replace(r, early=True)),
+    Remedy("smaller network", "half the channels", _smaller),
+    Remedy("weight decay", "weights decay (AdamW, 1.0)", lambda r: _trained(r, weight_decay=1.0)),
+    Remedy("more images", "twice as many images, or as many as there are", _more),
+    Remedy("dp-sgd", "differentially private training, epsilon = 10", _private),
+    Remedy("guided", "t'-guided: known levels are taught no further", _guided),
+    Remedy(
+        "guidance away",
+        "samples are led away from training images (after AMG)",
+        denoiser=lambda model, recipe: Away.of(model, recipe.train, recipe.heldout),
+    ),
+    Remedy("filter", "samples that are copies are kept back", sieve=_sieve),
+)
+"""In the order of the table; the first is what the others are held against."""

@@ -1,0 +1,104 @@
+"""The model of a recipe, and what it took to make it."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from latentprint.denoiser import NetworkDenoiser
+from latentprint.networks import build_unet
+from latentprint.remedies.private import train_privately
+from latentprint.remedies.table import Recipe
+from latentprint.streams import Streams
+from latentprint.training import TrainConfig, draw_times, errors_of, train
+
+LOOK = 30
+"""Steps between two looks at held-out images, where training may end early."""
+
+PATIENCE = 0.2
+"""It ends when the loss has not fallen for this share of all steps."""
+
+_COMPARED = 512
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model.
+
+    Attributes:
+        denoiser: with averaged weights.
+        steps: that it was trained for.
+        seconds, cpu_seconds: of training, by the clock and of this process.
+        epsilon: of differential privacy; None: none is promised.
+    """
+
+    denoiser: NetworkDenoiser
+    steps: int
+    seconds: float
+    cpu_seconds: float
+    epsilon: float | None = None
+
+
+def trained(recipe: Recipe, seed: int, folder: Path, say: Callable[[int], None]) -> Trained:
+    """Train by the recipe; ``folder`` keeps the checkpoint of a training that continues when asked for again.
+
+    An early stopping and a private training begin anew.
+
+    Raises:
+        TrainingError, PrivateError: it cannot be done.
+    """
+    config, streams = recipe.model.training, Streams(seed)
+    network = build_unet(recipe.model.network, recipe.train.shape[1], recipe.train.shape[2:], streams)
+    schedule = recipe.model.schedule()
+    clock, cpu = time.monotonic(), time.process_time()
+    epsilon, steps = None, config.steps
+    if recipe.epsilon is not None:
+        denoiser, epsilon = train_privately(
+            recipe.train, network, schedule, config, streams, recipe.epsilon, recipe.delta, say
+        )
+    else:
+        checkpoint = None if recipe.early else folder
+        states = train(
+            recipe.train, network, schedule, config, streams, checkpoint=checkpoint, heldout=recipe.heldout
+        )
+        denoiser, best, lowest = None, 0, float("inf")
+        for state in states:
+            say(state.step)
+            denoiser, steps = state.denoiser, state.step
+            if recipe.early and (state.step % LOOK == 0 or state.step == config.steps):
+                loss = heldout_loss(config, state.denoiser, recipe.heldout, streams)
+                if loss < lowest:
+                    lowest, best, kept = loss, state.step, copy.deepcopy(state.denoiser)
+                if state.step - best >= PATIENCE * config.steps:
+                    break
+        if recipe.early:
+            denoiser, steps = kept, best  # pyright: ignore[reportPossiblyUnboundVariable]
+        assert denoiser is not None  # a training yields its last state
+    return Trained(
+        replace(denoiser, network=denoiser.network.eval()),
+        steps,
+        time.monotonic() - clock,
+        time.process_time() - cpu,
+        epsilon,
+    )
+
+
+def heldout_loss(
+    config: TrainConfig, denoiser: NetworkDenoiser, heldout: np.ndarray, streams: Streams
+) -> float:
+    """Eq. 4 on images (m, C, H, W) that training does not see, with the same noise at every call."""
+    images = torch.from_numpy(np.resize(heldout[:_COMPARED], (_COMPARED, *heldout.shape[1:])))
+    t = draw_times(config, denoiser.schedule, streams, 0, _COMPARED)
+    noise = streams.noise("heldout.noise", range(_COMPARED), 0, tuple(images.shape[1:]))
+    with torch.no_grad():
+        parts = [
+            errors_of(config, denoiser, images[i : i + 128], t[i : i + 128], noise[i : i + 128])
+            for i in range(0, _COMPARED, 128)
+        ]
+    return float(torch.cat(parts).mean())
