@@ -158,9 +158,40 @@ class SamplerSettings:
 
 @dataclass(frozen=True, config=STRICT)
 class GivenSettings:
-    """What a given model's files do not say: the range of its images ("0,1" or "-1,1")."""
+    """What a given model's files do not say: the range of its images ("0,1" or "-1,1").
+
+    Attributes:
+        lora: a LoRA that is added to a text-to-image model, ``lora_weight`` times.
+        base: the folder of the model that was fine-tuned, as the control; with ``lora`` the model itself is.
+    """
 
     value_range: Literal["0,1", "-1,1"] | None = None
+    lora: str | None = None
+    lora_weight: float = 1.0
+    base: str | None = None
+
+
+@dataclass(frozen=True, config=STRICT)
+class PromptSettings:
+    """Prompts of a text-to-image model (`audit.prompts`).
+
+    Attributes:
+        file: a CSV of file names and prompts, or a folder with them; None: they lie beside the images.
+        ask: without prompts of images, the first is the prompt of all of them; the others are asked too.
+        guidance: further scales, beside the sampler's, at which x_p is looked for under its own prompt.
+        others: prompts of other images under which x_p is looked for.
+        count: images that each of these makes.
+        images: pairs of image and prompt that are asked, of those trained on and of those held out each.
+        samples: images that each of these prompts makes; 0 leaves them out.
+    """
+
+    file: str | None = None
+    ask: tuple[str, ...] = ()
+    guidance: tuple[Annotated[float, Field(ge=0, le=1000)], ...] = ()
+    others: Any0 = 2
+    count: Some = 200
+    images: Some = 200
+    samples: Any0 = 8
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -282,6 +313,7 @@ class AuditConfig:
     identity: DetectorConfig = field(default_factory=DetectorConfig)
     sampler: SamplerSettings = field(default_factory=SamplerSettings)
     given: GivenSettings = field(default_factory=GivenSettings)
+    prompts: PromptSettings = field(default_factory=PromptSettings)
     search: SearchSettings = field(default_factory=SearchSettings)
     checkpoints: CheckpointSettings = field(default_factory=CheckpointSettings)
     embedding: EmbeddingConfig = field(default_factory=EmbeddingConfig)

@@ -23,10 +23,12 @@ import torch
 
 from latentprint.adapters import Opened
 from latentprint.adapters.truth import Denoising, beaten, denoising, recognised
+from latentprint.audit.asking import measurable
 from latentprint.audit.context import open_device
 from latentprint.audit.costs import planned, require_memory
 from latentprint.audit.given import as_it_is, given_images, open_given
 from latentprint.audit.images import read_images, with_canaries
+from latentprint.audit.prompts import under_prompts
 from latentprint.audit.stages import images, snapshots_due
 from latentprint.config import AuditConfig
 from latentprint.data import ImageSet, Split, near_duplicates
@@ -154,6 +156,8 @@ def check(
     else:
         config = as_it_is(config)
         split, injection = given_images(config, given, reading())
+        given = under_prompts(config, given, split, injection)
+        config = measurable(config, given.prompts)
         require_memory(config, split.train.shape, place, trains=False)
         schedule = given.opened.sampled(config.sampler.own).schedule
         size = sum(parameters(network) for network in given.opened.networks)

@@ -43,6 +43,7 @@ def evidence(measured: Measured) -> Evidence:
         expected=measured.expected_rate,
         returned=measured.returned,
         sight=sight,
+        base=measured.base_is_control,
     )
 
 

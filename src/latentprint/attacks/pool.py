@@ -36,12 +36,14 @@ class Pool:
         whose: (p,) TRAIN, HELDOUT or MIXED (`stats.returned`).
         unit: (p,) a number for each person, or for each image where persons are not known.
         target: the place of x_p.
+        place: of each image that was given, those trained on first, where it or the one it is near stands.
     """
 
     images: Pixels
     whose: NDArray[np.int64]
     unit: NDArray[np.int64]
     target: int
+    place: NDArray[np.int64]
 
     @staticmethod
     def of(
@@ -59,12 +61,13 @@ class Pool:
         images = np.concatenate([train, heldout])
         whose = np.repeat([TRAIN, HELDOUT], [len(train), len(heldout)])
         whose[[i for i in mixed if i != target]] = MIXED
-        kept = np.ones(len(images), np.bool_)
+        kept, stands = np.ones(len(images), np.bool_), np.arange(len(images))
         near = usual_difference(images) / _NEAR
         for group in near_duplicates(images, near) if len(images) <= MOST_GROUPED else ():
             members = np.array(group)
             first = target if target in group else members[0]
             kept[members[members != first]] = False
+            stands[members] = first
             if len(set(whose[members].tolist())) > 1 and target not in group:
                 whose[first] = MIXED
         unit = np.arange(len(images))
@@ -76,7 +79,8 @@ class Pool:
             ):  # of persons on both sides, or with copies there, no image is a trial
                 both = np.isin(unit, unit[whose == side]) & np.isin(unit, unit[whose != side])
                 whose[both & (unit != unit[target])] = MIXED
-        return Pool(images[kept], whose[kept], unit[kept], int(kept[:target].sum()))
+        place = (np.cumsum(kept) - 1)[stands]
+        return Pool(images[kept], whose[kept], unit[kept], int(place[target]), place)
 
     @cached_property
     def rows(self) -> Mapping[str, NDArray[Any]]:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from latentprint.config import AuditConfig
 from latentprint.contracts import InputError, Map
-from latentprint.denoiser import Codec, IdentityCodec
+from latentprint.denoiser import Codec, Denoiser, IdentityCodec
 from latentprint.execute import Progress
 from latentprint.progress import Report, silent
 from latentprint.results.searched import Sampler as SamplerValue
@@ -59,7 +60,9 @@ class Context:
     """See the module.
 
     ``codec`` leads from images to the space the model works in, ``space`` is that space's (C, H, W); None:
-    that of the images. ``own`` is the sampler that a given model came with.
+    that of the images. ``own`` is the sampler that a given model came with. ``condition`` is what else its q
+    and t' belong to (prompt, guidance), and ``under`` the model under the prompt of the image of a number
+    (`audit.baseline`), where images have prompts.
     """
 
     config: AuditConfig
@@ -68,6 +71,8 @@ class Context:
     codec: Codec = IdentityCodec()  # noqa: RUF009 (frozen and stateless)
     space: tuple[int, int, int] | None = None
     own: Sampler | None = None
+    condition: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    under: Callable[[int], Denoiser] | None = None
 
     @property
     def device(self) -> torch.device:
@@ -102,7 +107,7 @@ class Context:
     @property
     def sampler_value(self) -> SamplerValue:
         """The same sampler, as results name it."""
-        return SamplerValue.model_validate(self.sampler.describe())
+        return SamplerValue.model_validate({**self.sampler.describe(), **self.condition})
 
     def progress(self, stage: str, unit: str) -> Progress:
         """A counter for one stage, for work that knows nothing of stages."""

@@ -26,6 +26,7 @@ from latentprint.adapters import (
     open_model,
     require_sound,
 )
+from latentprint.audit.asking import Prompts
 from latentprint.audit.context import Context
 from latentprint.audit.images import other_shape, private_image
 from latentprint.config import AuditConfig
@@ -51,16 +52,26 @@ class Given:
         label: the class that is audited, for a model that is conditional on one.
         target: the place of x_p among the training images; None: drawn by the seed.
         folder: where it lies, if it lies on the disk.
+        prompts: what a text-to-image model is asked; ``opened`` is then under the prompt of x_p.
+        base: the model that it was fine-tuned from, under the same prompt: the control.
     """
 
     opened: Opened
     label: int | None
     target: int | str | Path | None
     folder: Path | None = None
+    prompts: Prompts | None = None
+    base: Opened | None = None
+
+    @property
+    def condition(self) -> dict[str, Any]:
+        """What q and t' belong to beside the sampler: prompt and guidance."""
+        return {} if self.prompts is None else self.prompts.condition(self.prompts.own)
 
     def settings(self, config: AuditConfig) -> dict[str, object]:
         """The run's settings: those that this audit follows from, and which model it is about."""
         unused = _UNUSED if config.fingerprint.kind == "natural" else (*_UNUSED, "presence")
+        unused = unused if self.prompts is not None else (*unused, "prompts")
         kept = {name: value for name, value in plain(config).items() if name not in unused}
         own = {
             "kind": self.opened.kind,
@@ -94,7 +105,9 @@ class Given:
 
     def _sampled(self, sampler: Sampler) -> str:
         own = self.opened.own
-        if own is not None and sampler == Sampler.model_validate(own.sampler.describe()):
+        if own is not None and sampler == Sampler.model_validate(
+            {**own.sampler.describe(), **self.condition}
+        ):
             stands = "" if own.exact else ", which replaces a step that latentprint does not have"
             said = f"Images were generated as the model's own scheduler does ({sampler.words}{stands})."
             if own.pipeline_steps is None or (sampler.steps or 0) >= own.pipeline_steps - 1:
@@ -150,7 +163,11 @@ def asked(config: AuditConfig, label: int | None, images: Callable[[], Split] | 
     sampler, said = config.sampler, config.given.value_range
     pixels = None if images is None else lambda: images().train.pixels
     unit = None if said is None else said == "0,1"
-    return Asked(label, sampler.guidance, sampler.own_steps, sampler.at_most, pixels, unit)
+    lora = None if config.given.lora is None else Path(config.given.lora)
+    steps = sampler.own_steps, sampler.at_most
+    return Asked(
+        label, sampler.guidance, *steps, pixels, unit, lora=lora, lora_weight=config.given.lora_weight
+    )
 
 
 _TOLD_SIGMA = (NetworkDenoiser, FunctionDenoiser, ConsistencyDenoiser)

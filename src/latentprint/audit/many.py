@@ -6,9 +6,9 @@ fitted once for all. Memory holds the images of one request, whatever the number
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol, cast
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from latentprint.audit.context import Context, one_image
-from latentprint.contracts import Ids, Outcome, Times
+from latentprint.contracts import Ids, Outcome, Probe, Times
 from latentprint.denoiser import Codec, Denoiser, IdentityCodec
 from latentprint.detector import Against
 from latentprint.execute import Stored
@@ -130,6 +130,29 @@ class ManyProbe:
             yield ended.rows, self.codec.decode(ended.x).clamp(-1, 1), ended.evaluations
 
 
+@dataclass(frozen=True)
+class Grouped:
+    """A probe of its own for each group of ids, such as the model under each image's own prompt."""
+
+    group: Callable[[Ids], NDArray[np.int64]]
+    probe: Callable[[int], Probe]
+
+    def __call__(self, t: Times, ids: Ids) -> Outcome:
+        """Outcomes for ids (n,) at noise levels t (n,), in the order asked."""
+        groups = self.group(ids)
+        rows = [np.flatnonzero(groups == one) for one in np.unique(groups)]
+        found = [self.probe(int(groups[one[0]]))(t[one], ids[one]) for one in rows]
+        back = np.argsort(np.concatenate(rows))
+        columns = {
+            name: np.concatenate([one.columns[name] for one in found])[back] for name in found[0].columns
+        }
+        return Outcome(
+            hit=np.concatenate([one.hit for one in found])[back],
+            evaluations=np.concatenate([one.evaluations for one in found])[back],
+            columns=columns,
+        )
+
+
 def search_many(
     context: Context,
     model: Denoiser,
@@ -157,6 +180,9 @@ def search_many(
         codec=context.codec,
         batch=context.batch,
     )
+    under, asked = context.under, cast(Probe, probe)
+    if under is not None:
+        asked = Grouped(target_of, lambda number: replace(probe, denoiser=under(number)))
     each = len(plan.grid) * plan.tries
     cost = 0
     with context.stage(purpose):
@@ -166,7 +192,7 @@ def search_many(
                 del total  # of this chunk
                 context.say(f"search {purpose}", before + done, len(targets) * each, "trajectories")
 
-            stored = Stored(probe, purpose, context.run, UNIT, say, context.map)
+            stored = Stored(asked, purpose, context.run, UNIT, say, context.map)
             chunk = scan(stored, plan, targets[first : first + CHUNK], chunk=CHUNK)
             cost += sum(one.network_evaluations for _, one in chunk)
         if not context.run.stage(purpose).done:

@@ -6,11 +6,14 @@ what each is worth as AUC and as true positives at 1 % and 0.1 % false ones (``l
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from latentprint.attacks.membership import MembershipConfig, membership_scores
 from latentprint.audit.context import Context, one_image
@@ -36,14 +39,14 @@ def membership(context: Context, model: Denoiser, split: Split, injection: Injec
         return
     heldout = np.arange(min(count, len(split.heldout)))
     parts = {
-        "train": (injection.marked.pixels, members),
-        "heldout": (split.heldout.pixels, heldout),
-        "target": (injection.marked.pixels, np.array([injection.index])),
+        "train": (injection.marked.pixels, members, 0),
+        "heldout": (split.heldout.pixels, heldout, len(split.train)),
+        "target": (injection.marked.pixels, np.array([injection.index]), 0),
     }
     cost = 0
     with context.stage("membership"):
-        for name, (pixels, ids) in parts.items():
-            cost += _scored(context, model, name, pixels, ids, config)
+        for name, (pixels, ids, first) in parts.items():
+            cost += _scored(context, model, name, pixels, ids, first, config)
         context.run.finish("membership", {"network_evaluations": cost, "scored": Scored(note=None).plain()})
 
 
@@ -63,9 +66,13 @@ def _scored(
     name: str,
     pixels: NDArray[np.float32],
     ids: NDArray[np.int64],
+    first_number: int,
     config: MembershipConfig,
 ) -> int:
-    """What the scores of images by their places cost; rows are kept as ``membership.<name>``."""
+    """What the scores of images by their places cost; rows are kept as ``membership.<name>``.
+
+    ``first_number`` is that of the first image in `audit.baseline`.
+    """
     purpose = f"membership.{name}"
     missing = context.run.missing(purpose, ids)
     # held-out images share no noise with training images of the same place
@@ -75,10 +82,33 @@ def _scored(
         rows = missing[first : first + UNIT]
         with torch.no_grad():
             images = one_image(pixels[rows], context.device)
-            scores = membership_scores(
-                model, images, context.streams, rows + offset, config, codec=context.codec
-            )
+            scores = _scores(context, model, images, rows + first_number, rows + offset, config)
         cost = np.full(len(rows), config.evaluations(), np.int64)
         context.run.append(purpose, {"id": rows, "evaluations": cost, **scores})
     context.say(f"membership scores, {name}", len(ids), len(ids), "images")
     return int(context.run.rows(purpose)["evaluations"].sum())
+
+
+def _scores(
+    context: Context,
+    model: Denoiser,
+    images: Tensor,
+    numbers: NDArray[np.int64],
+    noise: NDArray[np.int64],
+    config: MembershipConfig,
+) -> Mapping[str, NDArray[Any]]:
+    """The scores of images (n, C, H, W), each under its own prompt where images have prompts."""
+    if context.under is None:
+        return membership_scores(model, images, context.streams, noise, config, codec=context.codec)
+    each = [
+        membership_scores(
+            context.under(int(number)),
+            images[i : i + 1],
+            context.streams,
+            noise[i : i + 1],
+            config,
+            codec=context.codec,
+        )
+        for i, number in enumerate(numbers)
+    ]
+    return {name: np.concatenate([one[name] for one in each]) for name in each[0]}

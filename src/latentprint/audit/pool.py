@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from latentprint.attacks.pool import Pool
+from latentprint.attacks.pool import Pool as RealImages
 from latentprint.audit.context import Context
 from latentprint.data import Split
 from latentprint.fingerprint import Injection
@@ -13,16 +13,22 @@ from latentprint.results.notes import Pooled
 from latentprint.stats.returned import LEAST
 
 
+def real_images(split: Split, injection: Injection) -> RealImages | None:
+    """Training and held-out images as one pool; None where there are too few for one."""
+    mixed = [] if split.overlap is None else [train for _, train, _ in split.overlap.pairs]
+    known = split.train.identities, split.heldout.identities
+    persons = None if known[0] is None or known[1] is None else (*known[0], *known[1])
+    images = RealImages.of(injection.marked.pixels, split.heldout.pixels, injection.index, mixed, persons)
+    return images if len(images.whose) >= LEAST else None
+
+
 def pool(context: Context, split: Split, injection: Injection) -> Compare | None:
     """Keep the pool's own rows as ``pool``, and give what compares samples with it.
 
     None where there are too few images for a pool: nothing can then be said of which of them come back.
     """
-    mixed = [] if split.overlap is None else [train for _, train, _ in split.overlap.pairs]
-    known = split.train.identities, split.heldout.identities
-    persons = None if known[0] is None or known[1] is None else (*known[0], *known[1])
-    images = Pool.of(injection.marked.pixels, split.heldout.pixels, injection.index, mixed, persons)
-    if len(images.whose) < LEAST:
+    images = real_images(split, injection)
+    if images is None:
         return None
     if not context.run.stage("pool").done:
         with context.stage("pool"):

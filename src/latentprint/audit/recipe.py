@@ -18,6 +18,7 @@ from latentprint.adapters import Opened
 from latentprint.attacks.nearest import nearest
 from latentprint.audit import evidence, stages
 from latentprint.audit.agreement import agreement
+from latentprint.audit.asking import measurable, require_none
 from latentprint.audit.baseline import baseline, embedding
 from latentprint.audit.canaries import identities, search_canaries, which_canary
 from latentprint.audit.checkpoints import (
@@ -37,6 +38,7 @@ from latentprint.audit.likelihoods import likelihood
 from latentprint.audit.membership import membership
 from latentprint.audit.pool import pool
 from latentprint.audit.profile import profile, require_targets
+from latentprint.audit.prompts import for_base, prompts, under_prompts, with_prompts
 from latentprint.audit.samplers import further_samplers
 from latentprint.audit.stages import Audited
 from latentprint.audit.whole_set import joined, whole_set
@@ -104,12 +106,18 @@ def subject(
         chosen = stages.images(config, where.root, where.download, target)
         split, injection, canaries = with_canaries(config, *chosen)
         require_memory(config, split.train.shape, place, trains=True)
+        require_none(config)
         settings = plain(config) | ({} if target is None else {"target": named(target)})
+        del settings["prompts"], settings["given"]
     else:
         config = as_it_is(config)
         split, injection = given_images(config, given, reading())
+        given = under_prompts(config, given, split, injection)
+        config = measurable(config, given.prompts)
         require_memory(config, split.train.shape, place, trains=False)
         settings = given.settings(config)
+        if given.prompts is not None and checkpoints is not None:
+            raise InputError("--checkpoints is for models that take no prompts; audit each folder by itself")
     left = (
         ()
         if given is None or checkpoints is None
@@ -125,7 +133,8 @@ def in_its_space(context: Context, about: Subject) -> Context:
         return context
     opened = about.given.opened
     own = None if opened.own is None else opened.own.sampler
-    return replace(context, codec=opened.codec, space=opened.shape, own=own)
+    context = replace(context, codec=opened.codec, space=opened.shape, own=own)
+    return with_prompts(context, about.given)
 
 
 @dataclass(frozen=True)
@@ -167,6 +176,8 @@ def prepare(context: Context, about: Subject) -> Prepared:
     if config.control:
         control = stages.score_model(context, "control", about.injection.control.pixels, heldout)
         control = stages.for_sampling(control, config.speed.sampling, context.batch)
+    if about.given is not None and about.given.base is not None:
+        control = about.given.base.sampled(config.sampler.own)
     main = stages.for_sampling(trained, config.speed.sampling, context.batch)
     audited = Audited(main, detectors, about.injection.target)
     other = None if control is None else replace(audited, model=control)
@@ -178,7 +189,7 @@ def search(context: Context, about: Subject, prepared: Prepared) -> None:
     main, split, injection = prepared.main, about.split, about.injection
     stages.search(context, "model", main)
     if prepared.control is not None:
-        stages.search(context, "control", prepared.control)
+        stages.search(for_base(context, about.given), "control", prepared.control)
     along = own_checkpoints(context) if about.given is None else about.left
     over_training(context, along, main, prepared.control)
     if prepared.matcher is not None:
@@ -208,7 +219,8 @@ def count(context: Context, about: Subject, prepared: Prepared, extract: Extract
     )
     if prepared.control is not None:
         n = asked.control or len(model.hit)
-        stages.sample(context, "control", prepared.control, n, None, compare=every)
+        beside = for_base(context, about.given)
+        stages.sample(beside, "control", prepared.control, n, None, compare=every)
     return model
 
 
@@ -221,6 +233,7 @@ def measure(context: Context, about: Subject, prepared: Prepared) -> Evidence:
     plain = prepared.trained if given is None else given.opened.denoiser  # from T, whatever its sampler
     if given is None or given.pixels:  # a likelihood of latents is none of images
         likelihood(context, plain, split, injection)
+    prompts(context, given, split, injection, main)
     further_samplers(context, main)
     membership(context, plain, split, injection)
     if about.canaries is not None and prepared.identities is not None:
@@ -233,7 +246,9 @@ def measure(context: Context, about: Subject, prepared: Prepared) -> Evidence:
     hits = ids_held(context.run, "samples.model")[counted.hit]
     detected = evidence.pictures(prior, stages.at(main.model.schedule.start, len(hits)), hits)
     memorised(context, detected, injection)
-    return evidence.collect(context.run, injection, noised, prior)
+    pictures = evidence.collect(context.run, injection, noised, prior)
+    asked = None if given is None else given.prompts
+    return pictures if asked is None else replace(pictures, prompts=asked.listed())
 
 
 def memorised(context: Context, detected: NDArray[np.float32], injection: Injection) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from latentprint.cli.prompts import PromptOptions
 from latentprint.cli.shared import Device, Json
 from latentprint.contracts import InputError, quoted
 
@@ -25,7 +26,7 @@ Options = TypeVar("Options")
 
 
 @dataclass(frozen=True)
-class AuditOptions:
+class AuditOptions(PromptOptions):
     """What an audit is asked for; None: the preset decides."""
 
     data: Annotated[
@@ -75,10 +76,6 @@ class AuditOptions:
             help="With --model: the range of its images, 0,1 or -1,1, where its files do not say.",
             metavar="0,1|-1,1",
         ),
-    ] = None
-    guidance: Annotated[
-        float | None,
-        typer.Option(help="With --model: scale of classifier-free guidance; it changes what is given back."),
     ] = None
     targets: Annotated[
         str | None,
@@ -250,8 +247,10 @@ class AuditOptions:
             },
             "search": {"tries": self.tries, "method": self.search},
             "checkpoints": {"keep": self.kept},
-            "sampler": sampler_table(self.sampler or []) | {"guidance": self.guidance},
-            "given": {"value_range": self.value_range},
+            "sampler": sampler_table(self.sampler or [])
+            | {"guidance": self.scales[0] if self.scales else None},
+            "given": {"value_range": self.value_range, **self.tuned},
+            "prompts": self.asked,
             "fingerprint": {"kind": self.kind, "region": self.region},
             "profile": {"targets": self.ranked},
             "canaries": {"count": self.fingerprints},

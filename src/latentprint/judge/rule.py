@@ -68,6 +68,7 @@ class Evidence:
         expected: copies / N.
         returned: which images came back; None: not compared, or too few images to.
         sight: where sampling stopped on sight.
+        base: whether the control is the model that was fine-tuned, and none trained without x_p.
     """
 
     hits: Trials
@@ -78,6 +79,7 @@ class Evidence:
     expected: float
     returned: Returned | None
     sight: StoppedCount | None = None
+    base: bool = False
 
     def sensitivity(self, level: float) -> float:
         """Lower bound of the chance that all m detectors see the image when it is there; 0 where unknown.
@@ -93,6 +95,10 @@ class Evidence:
         """Upper bound of the joint false-positive rate on real images; 1 where it was never measured."""
         each = 1 - (1 - level) / len(self.fpr)
         return max(one.upper(each) if one.n else 1.0 for one in self.fpr)
+
+
+ALIKE = "The same recipe without the image"
+BASE = "The base model, asked the same prompt on the same noise,"
 
 
 @dataclass(frozen=True)
@@ -190,8 +196,8 @@ def _control(evidence: Evidence, level: float) -> Test | None:
         return None
     alpha, named = ALPHA["control"] * (1 - level), evidence.own != 0
     beside = (
-        f"The same recipe without the image gave {control.k:,} detections in {control.n:,} images, this model"
-        f" {hits.k:,} in {hits.n:,}"
+        f"{BASE if evidence.base else ALIKE} gave {control.k:,} detections in {control.n:,} images, this"
+        f" model {hits.k:,} in {hits.n:,}"
     )
     strange = "" if named else " None of the detected images is nearest to the private one."
     if sight is not None:

@@ -80,6 +80,7 @@ class Evidence:
         false_positives: generated images that one detector alone recognised.
         original: the private image before it was marked, if there is one.
         pairs: generated images and the training images nearest to them, nearest first.
+        prompts: whose they are, and their words.
 
     Raises:
         ValueError: an image of another shape than the target's, or one that is not finite.
@@ -91,6 +92,7 @@ class Evidence:
     false_positives: Sequence[Sample] = ()
     original: Pixels | None = None
     pairs: Sequence[NearestPair] = ()
+    prompts: Sequence[tuple[str, str]] = ()
 
     def __post_init__(self) -> None:
         every = [self.target, *(n.image for n in self.noised), *(n.result for n in self.noised)]
@@ -159,6 +161,11 @@ def _cards(target: Pixels, samples: Sequence[Sample], full: float) -> list[Card]
     ]
 
 
+def _words(text: str) -> str:
+    """A prompt on one line, without characters that no reader sees."""
+    return "".join(c if c.isprintable() else " " for c in text) or "(empty)"
+
+
 def render_evidence(evidence: Evidence) -> str:
     """The page as one HTML string. Confidential: it holds the private image."""
     target, samples = evidence.target, sorted(evidence.samples, key=lambda one: one.mse)
@@ -200,6 +207,7 @@ def render_evidence(evidence: Evidence) -> str:
             )
             for pair in evidence.pairs
         ],
+        prompts=[(whose, _words(text)) for whose, text in evidence.prompts],
         marked=any(one.presence is not None for one in (*noised, *samples, *alone))
         or not (noised or samples or alone),
     )

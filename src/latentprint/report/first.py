@@ -136,7 +136,11 @@ def _found(case: _Case) -> str:
         found += " One recogniser, made to know this image from all others, had to say so."
     if control is not None:
         made = "none" if control.k == 0 else f"{control.k:,}"
-        found += f" A second model, trained the same way without the image, gave {made} in {control.n:,}."
+        found += (
+            f" The base model, asked the same prompt, gave {made} in {control.n:,}."
+            if case.results.base_is_control
+            else f" A second model, trained the same way without the image, gave {made} in {control.n:,}."
+        )
     if case.results.canaries is not None:
         found += f" {case.results.canaries.sentence}"
     return found
@@ -266,7 +270,9 @@ def _tally(case: _Case) -> Table:
     hits, control, expected = case.hits, case.counts.control, case.results.q.monte_carlo.expected
     counted = [("This model", hits)]
     if control is not None:
-        counted.append(("Same training, without the image", control))
+        base = case.results.base_is_control
+        name = "The base model, same prompt and noise" if base else "Same training, without the image"
+        counted.append((name, control))
     rows = [
         (name, f"{one.k:,}", f"{one.n:,}", words.one_in(one.rate) if one.k else "none seen")
         for name, one in counted

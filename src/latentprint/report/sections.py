@@ -11,6 +11,7 @@ from latentprint.report.copies import copies_section, whole_set_section
 from latentprint.report.figures import estimator, profile_figure, rates_figure
 from latentprint.report.glossary import GLOSSARY, LIMITS, MARKED, UNMARKED
 from latentprint.report.membership import membership_section
+from latentprint.report.prompts import prompts_section
 from latentprint.report.provenance import Fact, known, provenance
 from latentprint.report.public import RunFacts, said
 from latentprint.report.searched import growth, search_section
@@ -298,6 +299,7 @@ def _glossary(_: Results, __: RunFacts) -> Section:
 SECTIONS: tuple[Callable[[Results, RunFacts], Section | None], ...] = (
     whole_set_section,
     copies_section,
+    prompts_section,
     search_section,
     growth,
     _not_done,

@@ -13,6 +13,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from latentprint.results import prompts as by_prompt
 from latentprint.results import rates, tprime
 from latentprint.results.canaries import canaries
 from latentprint.results.model import (
@@ -90,6 +91,7 @@ def assemble(stored: Stored) -> Measured:
         whole_set=_whole_set(stored),
         canaries=None if marked is None else marked[0],
         epsilon=None if marked is None else marked[1],
+        prompts=_prompts(stored, detectors, expected),
         copies=stored.note("copies", "copies", Copies),
         fid=stored.note("fid", "fid", Fid),
         likelihood=_likelihood(stored),
@@ -144,9 +146,13 @@ def _returned(stored: Stored) -> Returned | None:
 
     Where sampling could stop on sight, the samples before the first look: their number was fixed.
     """
-    noted = stored.note("pool", "pooled", Pooled)
+    noted, asked = stored.note("pool", "pooled", Pooled), _prompt_note(stored)
     if noted is None:
         return None
+    if (
+        asked is not None and not asked.alike
+    ):  # an image under its own prompt is no like of held-out images under that prompt
+        return by_prompt.returned_pairs(_prompt_rows(stored), asked.target)
     rows, pool = stored.rows("samples.model"), stored.rows("pool")
     fixed = len(rows["id"]) if stored.asked("samples", "until") is None else FIRST_LOOK
     samples = {name: rows[f"pool_{name}"][:fixed] for name in ("nearest", "distance", "ten")}
@@ -159,12 +165,15 @@ def _whole_set(stored: Stored) -> WholeSet | None:
     if noted is None:
         return None
     train, planted = stored.rows("whole.train"), stored.rows("whole.planted")
+    model, control = "samples.model", "samples.control"
+    if (asked := _prompt_note(stored)) is not None and asked.pairs:  # all images under their own prompts
+        model, control = "prompts.train", "prompts.base"
     kept = {name: column for name, column in planted.items() if name not in ("id", "change")}
     rows = Compared(
-        generated=_prefixed(stored.rows("samples.model")),
+        generated=_prefixed(stored.rows(model)),
         heldout={name: column for name, column in stored.rows("whole.heldout").items() if name != "id"},
         distinct=int(train["distinct"].sum()),
-        control=_prefixed(stored.rows("samples.control")),
+        control=_prefixed(stored.rows(control)),
         planted={
             name: {key: column[planted["change"] == number] for key, column in kept.items()}
             for number, name in enumerate(noted.changes)
@@ -172,6 +181,45 @@ def _whole_set(stored: Stored) -> WholeSet | None:
         person=train["person"] if noted.persons else None,
     )
     return whole_set(rows, seed=stored.seed)
+
+
+def _prompt_note(stored: Stored) -> by_prompt.PromptNote | None:
+    return stored.note("prompts", "asked", by_prompt.PromptNote)
+
+
+def _prompt_rows(stored: Stored) -> by_prompt.Rows:
+    names = ("train", "heldout", "further", "base", "base_further")
+    place = stored.rows("prompts.places")
+    return by_prompt.Rows(
+        **{name: stored.rows(f"prompts.{name}") for name in names},
+        pool=stored.rows("pool"),
+        place=place["place"] if place else np.zeros(0, np.int64),
+    )
+
+
+def _prompts(stored: Stored, detectors: Detectors, expected: float) -> by_prompt.Prompts | None:
+    """A text-to-image model under its prompts; None for every other model."""
+    noted = _prompt_note(stored)
+    if noted is None:
+        return None
+    asked = list[by_prompt.Condition]()
+    for one in noted.conditions:
+        searched = tprime.search(stored, f"search.model.{one.name}", detectors)
+        count = rates.counted(stored, f"samples.model.{one.name}", detectors, expected)
+        base = rates.counted(stored, f"samples.control.{one.name}", detectors, expected)
+        assert searched is not None and count is not None  # the stage finishes after both
+        asked.append(
+            by_prompt.Condition(
+                what=one.what,
+                prompt=one.prompt,
+                image=one.image,
+                guidance=one.guidance,
+                t_prime=searched,
+                q=count,
+                base=None if base is None else base.trials,
+            )
+        )
+    return by_prompt.prompts(_prompt_rows(stored), noted, asked)
 
 
 def _prefixed(rows: Rows) -> dict[str, NDArray[Any]]:

@@ -17,6 +17,7 @@ from pydantic import Field, model_validator
 
 from latentprint.results.canaries import Canaries, Epsilon
 from latentprint.results.counted import Counted, Q
+from latentprint.results.prompts import Prompts
 from latentprint.results.searched import Checkpoints, Profile, Recogniser, Sampler, Search
 from latentprint.results.value import Chance, Count, Sha256, Spread, Value
 from latentprint.results.whole_set import WholeSet
@@ -348,6 +349,7 @@ class Measured(Value):
     whole_set: WholeSet | None = None
     canaries: Canaries | None = None
     epsilon: Epsilon | None = None
+    prompts: Prompts | None = None
     copies: Copies | None = None
     fid: Fid | None
     likelihood: Likelihood | None
@@ -358,6 +360,11 @@ class Measured(Value):
     profile: Profile | None = None
     not_done: tuple[str, ...] = ()
     costs: Costs
+
+    @property
+    def base_is_control(self) -> bool:
+        """Whether the control is the model that was fine-tuned, asked under the same prompt."""
+        return self.prompts is not None and self.q.control is not None
 
     @property
     def expected_rate(self) -> float:

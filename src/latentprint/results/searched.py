@@ -35,7 +35,9 @@ class Sampler(Value, extra="allow"):
     @property
     def words(self) -> str:
         """The sampler for people: "ancestral, 24 steps, karras"."""
+        scale = (self.model_extra or {}).get("guidance")
         known = [self.step, None if self.steps is None else f"{self.steps:,} steps", self.spacing]
+        known.append(None if scale is None else f"guidance {scale:g}")
         return ", ".join(one for one in known if one is not None)
 
 

@@ -1,0 +1,160 @@
+"""What a text-to-image model is asked: the prompt of every image, and prompts beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from latentprint.adapters import Opened, with_prompt
+from latentprint.adapters.text.model import prompt_sha256
+from latentprint.config import AuditConfig
+from latentprint.contracts import InputError
+from latentprint.data import Split
+from latentprint.data.captions import captions
+from latentprint.denoiser import Denoiser
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Prompts of images, and further ones.
+
+    Attributes:
+        train, heldout: of each image; None: a held-out image has none.
+        further: others that are asked.
+        own: that of x_p.
+        guidance: the audit's scale.
+        cut: of each training prompt, the tokens that the model never sees.
+    """
+
+    train: tuple[str, ...]
+    heldout: tuple[str | None, ...]
+    further: tuple[str, ...]
+    own: str = ""
+    guidance: float = 1.0
+    cut: tuple[int, ...] = field(default=(), repr=False)
+
+    @property
+    def alike(self) -> bool:
+        """Whether every image has the same one: then one condition makes them all."""
+        return len({*self.train, *self.heldout}) == 1
+
+    @property
+    def every(self) -> tuple[str, ...]:
+        """Each once."""
+        heldout = (one for one in self.heldout if one is not None)
+        return tuple(dict.fromkeys((*self.train, *heldout, *self.further, "")))
+
+    def condition(self, prompt: str, guidance: float | None = None) -> dict[str, Any]:
+        """What q and t' belong to under a prompt, as results state it: its words by hash."""
+        scale = self.guidance if guidance is None else guidance
+        return {"guidance": scale, "prompt": prompt_sha256(prompt)[:16]}
+
+    def identity(self) -> dict[str, Any]:
+        """Plain values by which all that is asked is known again."""
+        words = "\0".join([*self.train, "", *map(repr, self.heldout), "", *self.further])
+        digest = sha256(words.encode("utf-8", "surrogatepass")).hexdigest()
+        return {"prompts_sha256": digest, "guidance": self.guidance, "prompt": prompt_sha256(self.own)}
+
+    def listed(self) -> tuple[tuple[str, str], ...]:
+        """(whose, words) of all of them, for the confidential page."""
+        train = [(f"training image {i}", text) for i, text in enumerate(self.train)]
+        further = [(f"further prompt {i}", text) for i, text in enumerate((*self.further, ""), 1)]
+        return (*further, *train)
+
+    def notes(self) -> tuple[str, ...]:
+        """What a reader must know of the prompts."""
+        scale = (
+            f"guidance {self.guidance:g}: each evaluation is two passes through the network"
+            if self.guidance > 1
+            else "no guidance"
+        )
+        said = [
+            f"{len(set(self.train)):,} different prompts of {len(self.train):,} training images; the private "
+            f"image was looked for under its own, with {scale}"
+        ]
+        if cut := sum(one > 0 for one in self.cut):
+            said.append(
+                f"{cut:,} of the prompts are longer than the text encoder reads, and were cut off at their "
+                "end, as its pipeline does"
+            )
+        if None in self.heldout:
+            lacking = sum(one is None for one in self.heldout)
+            said.append(
+                f"{lacking:,} of {len(self.heldout):,} held-out images have no prompt, and are left out of "
+                "what is measured under their own prompts"
+            )
+        return tuple(said)
+
+
+def read_prompts(config: AuditConfig, split: Split) -> Prompts:
+    """The prompts of the images, from where the settings say.
+
+    Raises:
+        InputError: there are none, or not one for each training image.
+    """
+    settings, names = config.prompts, split.train.names
+    file = None if settings.file is None else Path(settings.file)
+    if file is not None and not file.exists():
+        raise InputError(f"there is no file or folder of prompts {str(file)!r} (--prompts)")
+    if file is not None and names is None:
+        raise InputError(
+            f"prompts belong to images by their file names, and those of {split.name} have none; give a "
+            "folder of image files, or one prompt for all (--prompt)"
+        )
+    found = None if names is None else captions(config.data.source, names, file)
+    if found is None:
+        if not settings.ask:
+            raise InputError(
+                "this model is conditioned on text, and nothing says which prompts it was trained with: name "
+                "a CSV of file names and prompts (--prompts FILE.csv), put a metadata.jsonl or .txt files "
+                'beside the images, or give the one prompt of all of them (--prompt "a photo of sks")'
+            )
+        first, *rest = settings.ask
+        count = len(split.train), len(split.heldout)
+        return Prompts((first,) * count[0], (first,) * count[1], tuple(rest))
+    assert names is not None  # found by them
+    held = tuple(found.get(name) for name in split.heldout.names or (None,) * len(split.heldout) if name)
+    held = held if len(held) == len(split.heldout) else (None,) * len(split.heldout)
+    return Prompts(tuple(found[name] for name in names), held, settings.ask)
+
+
+def measurable(config: AuditConfig, prompts: Prompts | None) -> AuditConfig:
+    """The settings without what needs a prompt of every held-out image, where one of them has none."""
+    if prompts is None or None not in prompts.heldout:
+        return config
+    return replace(
+        config,
+        baseline=replace(config.baseline, images=0),
+        membership=replace(config.membership, images=0),
+        profile=replace(config.profile, targets=0),
+    )
+
+
+def require_none(config: AuditConfig) -> None:
+    """Refuses prompts for a model that takes none.
+
+    Raises:
+        InputError: some were given, or a base or LoRA.
+    """
+    settings, given = config.prompts, config.given
+    said = settings.file or settings.ask or settings.guidance or given.base or given.lora
+    if said:
+        raise InputError(
+            "--prompts, --prompt, several scales of --guidance, --lora and --base are for a text-to-image "
+            "model, and this one is not conditioned on text"
+        )
+
+
+def sampled_under(opened: Opened, own: bool, guidance: float, prompt: str) -> Denoiser:
+    """A model as it is sampled from under a prompt."""
+    return with_prompt(opened, prompt, guidance).sampled(own)
+
+
+def of_numbers(prompts: Prompts, numbers: Sequence[int]) -> list[str]:
+    """The prompts of images by the numbers of `audit.baseline`: training images, then held-out ones twice."""
+    train, held = prompts.train, prompts.heldout
+    found = [train[i] if i < len(train) else held[(i - len(train)) % len(held)] for i in numbers]
+    return [one or "" for one in found]
