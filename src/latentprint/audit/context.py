@@ -62,7 +62,7 @@ class Context:
     ``codec`` leads from images to the space the model works in, ``space`` is that space's (C, H, W); None:
     that of the images. ``own`` is the sampler that a given model came with. ``condition`` is what else its q
     and t' belong to (prompt, guidance), and ``under`` the model under the prompt of the image of a number
-    (`audit.baseline`), where images have prompts.
+    (`audit.baseline`), as it is sampled from or as it is, where images have prompts.
     """
 
     config: AuditConfig
@@ -72,7 +72,7 @@ class Context:
     space: tuple[int, int, int] | None = None
     own: Sampler | None = None
     condition: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    under: Callable[[int], Denoiser] | None = None
+    under: Callable[[int, bool], Denoiser] | None = None
 
     @property
     def device(self) -> torch.device:

@@ -182,7 +182,7 @@ def search_many(
     )
     under, asked = context.under, cast(Probe, probe)
     if under is not None:
-        asked = Grouped(target_of, lambda number: replace(probe, denoiser=under(number)))
+        asked = Grouped(target_of, lambda number: replace(probe, denoiser=under(number, True)))
     each = len(plan.grid) * plan.tries
     cost = 0
     with context.stage(purpose):

@@ -102,7 +102,7 @@ def _scores(
         return membership_scores(model, images, context.streams, noise, config, codec=context.codec)
     each = [
         membership_scores(
-            context.under(int(number)),
+            context.under(int(number), False),
             images[i : i + 1],
             context.streams,
             noise[i : i + 1],

@@ -98,9 +98,10 @@ def with_prompts(context: Context, given: Given) -> Context:
         return context
     found, opened = given.prompts, given.opened
 
-    def under(number: int) -> Denoiser:
+    def under(number: int, sampled: bool) -> Denoiser:
         (prompt,) = of_numbers(found, [number])
-        return sampled_under(opened, context.config.sampler.own, found.guidance, prompt)
+        own = sampled and context.config.sampler.own
+        return sampled_under(opened, own, found.guidance, prompt)
 
     return replace(context, condition=given.condition, under=under)
 
