@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 from latentprint.adapters import Opened, with_prompt
 from latentprint.adapters.text.model import prompt_sha256
@@ -47,12 +46,12 @@ class Prompts:
         heldout = (one for one in self.heldout if one is not None)
         return tuple(dict.fromkeys((*self.train, *heldout, *self.further, "")))
 
-    def condition(self, prompt: str, guidance: float | None = None) -> dict[str, Any]:
+    def condition(self, prompt: str, guidance: float | None = None) -> dict[str, object]:
         """What q and t' belong to under a prompt, as results state it: its words by hash."""
         scale = self.guidance if guidance is None else guidance
         return {"guidance": scale, "prompt": prompt_sha256(prompt)[:16]}
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, object]:
         """Plain values by which all that is asked is known again."""
         words = "\0".join([*self.train, "", *map(repr, self.heldout), "", *self.further])
         digest = sha256(words.encode("utf-8", "surrogatepass")).hexdigest()

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -71,7 +70,7 @@ class Context:
     codec: Codec = IdentityCodec()  # noqa: RUF009 (frozen and stateless)
     space: tuple[int, int, int] | None = None
     own: Sampler | None = None
-    condition: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    condition: Mapping[str, object] = field(default_factory=dict[str, object])
     under: Callable[[int, bool], Denoiser] | None = None
 
     @property

@@ -64,7 +64,7 @@ class Given:
     base: Opened | None = None
 
     @property
-    def condition(self) -> dict[str, Any]:
+    def condition(self) -> dict[str, object]:
         """What q and t' belong to beside the sampler: prompt and guidance."""
         return {} if self.prompts is None else self.prompts.condition(self.prompts.own)
 
