@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Generic, Protocol, Self, TypedDict, TypeVar
+from typing import Annotated, Any, Generic, Protocol, Self, TypeVar
 
 import numpy as np
 import pydantic.dataclasses
@@ -104,7 +104,8 @@ Config = TypeVar("Config", bound=DetectorConfig)
 Network = TypeVar("Network", bound=Headed)
 
 
-class _Note(TypedDict):
+@dataclass(frozen=True)
+class _Note:
     """What stands beside the weights."""
 
     name: str
@@ -213,14 +214,14 @@ class Fitted(Generic[Network, Config]):
         how: Evaluation,
     ) -> Self:
         note = TypeAdapter(_Note).validate_python(found)
-        config = read(kind, note["config"])
-        network: Any = config.network(note["name"], Streams(0))  # its weights are replaced at once
+        config = read(kind, note.config)
+        network: Any = config.network(note.name, Streams(0))  # its weights are replaced at once
         network.load_state_dict(tensors)
         network.to(device).eval().requires_grad_(False)
-        channels, height, width = note["shape"]
-        rates = DetectorRates(note["tpr"], note["fpr"], note["kinds"], note["recogniser"], note["unit"])
+        channels, height, width = note.shape
+        rates = DetectorRates(note.tpr, note.fpr, note.kinds, note.recogniser, note.unit)
         shape = (channels, height, width)
-        return cls(note["name"], network, note["threshold"], rates, config, note["epoch"], shape, how)
+        return cls(note.name, network, note.threshold, rates, config, note.epoch, shape, how)
 
 
 @dataclass(frozen=True, eq=False)
