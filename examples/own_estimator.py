@@ -6,8 +6,10 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from latentprint.contracts import Probe
+from latentprint.contracts import Ids, Outcome, Probe, Times
 from latentprint.rate import Rate, unreliable
+from latentprint.rate.table import Effort, Estimator, Subject
+from latentprint.streams import Streams
 
 
 # --8<-- [start:estimator]
@@ -62,3 +64,20 @@ def inverse_count(
 
 
 # --8<-- [end:estimator]
+
+
+# --8<-- [start:row]
+def _inverse(subject: Subject, effort: Effort) -> Rate:
+    """``inverse_count`` as the table asks for it: of a sampler as a map of its noise."""
+    push, streams = subject.push, Streams(effort.seed)
+
+    def probe(t: Times, ids: Ids) -> Outcome:
+        images = push(streams.noise("inverse", ids, 0, (push.latent,)))
+        return Outcome(subject.inside(images).numpy(), np.full(len(t), push.evaluations))
+
+    hits = max(2, round(1 / effort.relative**2))
+    return inverse_count(probe, 0.0, hits, most=effort.most, sampler=subject.sampler, level=effort.level)
+
+
+ROW = Estimator("inverse", "Inverse", _inverse, least=26, fixed_steps=True)
+# --8<-- [end:row]

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +45,44 @@ SMALL: dict[str, dict[str, Any]] = {
     "samples": {"count": 40},
     "likelihood": {"images": 0},
 }
+
+
+A_ROW = """
+import json, sys
+from pathlib import Path
+from latentprint.rate import table
+from examples.own_estimator import ROW
+table.ESTIMATORS = (*table.ESTIMATORS, ROW)  # the one line in the table
+from latentprint import resolve, run_audit
+from latentprint.verify import verify
+out = Path(sys.argv[1])
+found = run_audit(resolve(json.loads(sys.argv[2]), preset="demo"), out)
+one = found.q.estimates["inverse"]
+assert [check for check in verify(out).altered] == []
+assert "Inverse" in (out / "report.html").read_text()
+print(one.reliable, one.diagnostic, one.network_evaluations, found.costs.network_evaluations["inverse"])
+"""
+
+
+def test_an_estimator_of_ones_own_is_its_module_and_a_row(tmp_path: Path) -> None:
+    """The how-to followed: settings, audit, results, verify and report know the new row by its name."""
+    over = SMALL | {
+        "data": {"images": 24},
+        "model": {"training": {"steps": 10, "batch": 8}},
+        "presence": {"backbone": "small", "epochs": 3, "draws": 256},
+        "rare": {"inverse": True, "most": 30},
+        "control": False,
+    }
+    here = os.pathsep.join([".", *sys.path])
+    done = subprocess.run(
+        [sys.executable, "-c", A_ROW, str(tmp_path / "run"), json.dumps(over)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": here},
+    )
+    assert done.returncode == 0, done.stderr
+    reliable, *_, spent, stated = done.stdout.split()
+    assert reliable in ("True", "False") and spent == stated and int(spent) % 3 == 0 and int(spent) > 0
 
 
 def digits(folder: Path, count: int = 24) -> Path:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import field
 from importlib import resources
-from typing import Annotated, Literal, cast
+from typing import Annotated, Literal, TypeVar, cast
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -21,11 +21,14 @@ from latentprint.files import parse_toml
 from latentprint.marks import FingerprintSettings
 from latentprint.networks import UNetConfig
 from latentprint.networks.speed import Evaluation
+from latentprint.rate.table import ESTIMATORS, Estimator
 from latentprint.sampler import PAPER, Sampler, Spacing, sampler_from
 from latentprint.schedule import VE, VP, Schedule, SubVP
 from latentprint.search.settings import BaselineSettings, CanarySettings, ProfileSettings, SearchSettings
 from latentprint.settings import STRICT, Any0, SettingsError, Share, Some, merge, read
 from latentprint.training import REPORT, TrainConfig
+
+Settings = TypeVar("Settings")
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -228,10 +231,6 @@ class LikelihoodSettings:
     probes: Some | None = 4
 
 
-LEAST_TO_SPLIT = 4000
-"""Samples that splitting takes to begin: twice its first replicates times their particles."""
-
-
 @dataclass(frozen=True, config=STRICT)
 class MembershipSettings:
     """Membership scores of up to ``images`` training and held-out images and of x_p; 0 leaves them out.
@@ -248,27 +247,39 @@ class MembershipSettings:
             raise ValueError("of 1 image nothing can be said; images is 0, or 2 and more")
 
 
+def _switched(settings: type[Settings]) -> type[Settings]:
+    """The class with a switch, off unless it is set, for each row of the table of estimators."""
+    switches = {row.name: "bool" for row in ESTIMATORS}
+    settings.__annotations__ = switches | settings.__annotations__
+    for name in switches:
+        setattr(settings, name, False)
+    return settings
+
+
 @dataclass(frozen=True, config=STRICT)
+@_switched
 class RareSettings:
     """Estimators of q for what counting cannot see, beside the count.
 
+    Each row of `rate.table.ESTIMATORS` is a switch by its name (``path = true``), off unless it is set.
+
     Attributes:
-        path: importance sampling of the audit's sampler's own path; for samplers that draw noise.
-        splitting: multilevel splitting in the noise of the audit's sampler.
-        bridge: importance sampling along the probability flow; needs its likelihood, and is about that flow.
         relative: relative standard error asked for.
         most: samples that an estimator may spend.
     """
 
-    path: bool = False
-    splitting: bool = False
-    bridge: bool = False
     relative: Share = 0.2
     most: Some = 50_000
 
     def __post_init__(self) -> None:
-        if self.splitting and self.most < LEAST_TO_SPLIT:
-            raise ValueError(f"splitting needs rare.most of at least {LEAST_TO_SPLIT:,}, got {self.most:,}")
+        for row in self.asked:
+            if self.most < row.least:
+                raise ValueError(f"{row.name} needs rare.most of at least {row.least:,}, got {self.most:,}")
+
+    @property
+    def asked(self) -> tuple[Estimator, ...]:
+        """The rows of the table that are switched on."""
+        return tuple(row for row in ESTIMATORS if getattr(self, row.name))
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -340,14 +351,15 @@ class AuditConfig:
                 f"{keep} checkpoints along a training that guidance.stop may end before cannot be promised;"
                 " leave out one of the two"
             )
+        fixed = [row.name for row in self.rare.asked if row.fixed_steps]
         if (
-            self.rare.splitting
+            fixed
             and not self.sampler.own
             and self.sampler.sampler().evaluations(self.model.schedule()) is None
         ):
             raise ValueError(
-                f"splitting needs a sampler with a fixed number of steps, and {self.sampler.name!r} chooses "
-                "them itself; another sampler, or rare.splitting = false, would be enough"
+                f"{fixed[0]} needs a sampler with a fixed number of steps, and {self.sampler.name!r} chooses "
+                f"them itself; another sampler, or rare.{fixed[0]} = false, would be enough"
             )
 
 

@@ -14,7 +14,6 @@ import torch
 from latentprint.config import AuditConfig
 from latentprint.contracts import InputError
 from latentprint.data.listing import free_memory
-from latentprint.rate.table import ESTIMATORS
 from latentprint.sampler import Sampler, own_times
 from latentprint.schedule import Schedule
 from latentprint.search.settings import BaselineSettings, CanarySettings, ProfileSettings, SearchSettings
@@ -58,7 +57,7 @@ def require_memory(config: AuditConfig, shape: tuple[int, ...], place: torch.dev
         "samples.control": config.samples.control or 0,
         "search.levels x search.tries": config.search.levels * config.search.tries,
         "baseline.images x levels x tries": base.images * base.levels * base.tries,
-        "rare.most": config.rare.most if config.rare.splitting else 0,
+        "rare.most": config.rare.most if config.rare.asked else 0,
     }
     for name, count in rows.items():
         if count * ROW > free:
@@ -150,10 +149,9 @@ def _planned(
     if count := 2 * config.canaries.count:
         yield Planned("canaries", count, "images", count * config.membership.scores.loss_times)
         yield _many("canaries.search", sampler, config.canaries, schedule, count + 1)
-    for one in ESTIMATORS:
-        if getattr(config.rare, one.name):
-            each, _ = _evaluations(sampler, schedule)
-            yield Planned(one.name, config.rare.most, "samples", config.rare.most * each, about=True)
+    for one in config.rare.asked:
+        each, _ = _evaluations(sampler, schedule)
+        yield Planned(one.name, config.rare.most, "samples", config.rare.most * each, about=True)
 
 
 def _search(stage: str, sampler: Sampler, settings: SearchSettings, schedule: Schedule) -> Planned:

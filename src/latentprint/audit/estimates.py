@@ -18,7 +18,7 @@ from latentprint.audit.context import Context, one_image
 from latentprint.audit.stages import Audited, Detectors
 from latentprint.metrics.error import mse
 from latentprint.rate import Inside, Rate, SamplerPushforward
-from latentprint.rate.table import ESTIMATORS, Effort, Estimator, Subject
+from latentprint.rate.table import Effort, Estimator, Subject
 from latentprint.results.counted import Estimate
 from latentprint.results.searched import Sampler
 
@@ -28,7 +28,7 @@ def estimates(context: Context, audited: Audited, others: NDArray[np.float32]) -
 
     ``others`` are the training images (n, C, H, W) without x_p.
     """
-    asked = [one for one in ESTIMATORS if getattr(context.config.rare, one.name)]
+    asked = context.config.rare.asked
     if not asked:
         return
     target, model = one_image(audited.target, context.device), audited.model

@@ -1,6 +1,6 @@
 """The estimators of q, one row each: all that settings, audits, calibration and reports iterate over.
 
-A new estimator is a module with its formula and a row here; its switch in the settings has the row's name.
+A new estimator is a module with its formula and a row here; the row's name is its switch in the settings.
 """
 
 from __future__ import annotations
@@ -70,11 +70,18 @@ class Effort:
 
 @dataclass(frozen=True)
 class Estimator:
-    """A row: ``name`` is the switch in the settings and the key in results, ``title`` is for people."""
+    """A row: ``name`` is the switch in the settings and the key in results, ``title`` is for people.
+
+    Attributes:
+        least: the samples without which it cannot begin.
+        fixed_steps: whether the sampler's number of steps must be known beforehand.
+    """
 
     name: str
     title: str
     estimate: Callable[[Subject, Effort], Rate]
+    least: int = 1
+    fixed_steps: bool = False
 
 
 def _path(s: Subject, e: Effort) -> Rate:
@@ -121,8 +128,11 @@ def _bridge(s: Subject, e: Effort) -> Rate:
     )
 
 
+LEAST_TO_SPLIT = 4000
+"""Samples that splitting takes to begin: twice its first replicates times their particles."""
+
 ESTIMATORS = (
     Estimator("path", "Path", _path),
-    Estimator("splitting", "Splitting", _splitting),
+    Estimator("splitting", "Splitting", _splitting, LEAST_TO_SPLIT, fixed_steps=True),
     Estimator("bridge", "Bridge", _bridge),
 )
