@@ -5,6 +5,8 @@ The numbers are those of ``tests/published/make.py``, made from checkouts whose 
 
 from __future__ import annotations
 
+import ast
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -43,7 +45,7 @@ def stored(which: str, case: str) -> dict[str, Tensor]:
         return {
             key.removeprefix(f"{case}."): torch.from_numpy(found[key])
             for key in found.files
-            if key.startswith(f"{case}.")
+            if key.startswith(f"{case}.") and found[key].dtype.kind == "f"
         }
 
 
@@ -97,6 +99,73 @@ def test_openais_networks_noise_and_samplers(
     images = ours(opened, x, noises)
     rows = slice(0, 1) if label is not None else slice(None)  # the other row is of another class
     assert float((images - expected["images"])[rows].abs().max()) < 1e-4
+
+
+def latent_checkpoint(path: Path, case: str, **more: Any) -> Path:
+    """A ``.ckpt`` of Lightning by the names that the published code gives its tensors."""
+    tensors = dict[str, Tensor]()
+    with np.load(DATA / "compvis.npz") as found:
+        for line in found[f"{case}.names"].tolist():
+            name, _, shape = line.partition(" ")
+            tensors[name] = torch.zeros(ast.literal_eval(shape))
+        betas = torch.from_numpy(found["betas"])
+    make.fill(tensors)
+    own = [name for name in tensors if name.startswith("model.")]
+    average = {f"model_ema.{name[6:].replace('.', '')}": tensors[name] for name in own}
+    average |= {"model_ema.num_updates": torch.tensor(9), "model_ema.decay": torch.tensor(0.99)}
+    raw = {name: 0 * one if name in own else one for name, one in tensors.items()}
+    torch.save({"state_dict": raw | average | {"betas": betas} | more, "global_step": 9}, path)
+    return path
+
+
+PROJECT = {"model": {"params": make.LATENT | {"unet_config": {"params": {"num_heads": 2}}}}}
+
+
+@pytest.mark.parametrize("case", list(make.AUTOENCODERS))
+def test_latent_diffusion_of_compvis_with_both_autoencoders(tmp_path: Path, case: str) -> None:
+    source, project = latent_checkpoint(tmp_path / "last.ckpt", case), tmp_path / "project.json"
+    project.write_text(json.dumps(PROJECT))
+    done = convert(source, tmp_path / "model", trusted=True, flags=flags_of(str(project)))
+    assert "averaged (EMA)" in done.said[0] and "latents times 0.7" in done.said[0]
+    opened = open_model(tmp_path / "model")
+    assert opened.image_shape == (3, 32, 32) and opened.own is not None and opened.own.exact
+    expected, z = stored("compvis", case), make.AUTOENCODERS[case]["z_channels"]
+    images = make.drawn(5, 2, 3, 32, 32).clamp(-1, 1)
+    with torch.no_grad():
+        encoded = opened.codec.encode(images)
+        assert torch.allclose(encoded / 0.7, expected["encoded"], atol=1e-5)
+        assert torch.allclose(opened.codec.decode(encoded), expected["decoded"], atol=1e-4)
+    start, noises = make.drawn(1, 2, z, 16, 16), [make.drawn(100 + k, 2, z, 16, 16) for k in range(50)]
+    latents = ours(opened, start, noises)
+    assert float((latents - expected["latents"]).abs().max() / expected["latents"].abs().max()) < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("more", "flags", "words"),
+    [
+        ({}, None, ["CompVis", "--flags configs/project.yaml"]),
+        ({"cond_stage_model.weight": torch.ones(2, 2)}, PROJECT, ["conditioned", "from_single_file"]),
+        ({"model_ema.num_updates": torch.tensor(0)}, PROJECT, ["0 steps"]),
+        ({}, {"model": {"params": {"num_heads": 2}}}, ["image_size"]),
+        ({}, {"image_size": 16}, ["neither num_heads nor num_head_channels"]),
+    ],
+)
+def test_nothing_of_compvis_is_guessed(
+    tmp_path: Path, more: dict[str, Tensor], flags: dict[str, Any] | None, words: list[str]
+) -> None:
+    source = latent_checkpoint(tmp_path / "last.ckpt", "kl", **more)
+    with pytest.raises(ModelError) as error:
+        convert(source, tmp_path / "model", trusted=True, flags=flags)
+    assert all(word in str(error.value) for word in words), str(error.value)
+
+
+def test_a_model_of_latents_without_its_autoencoder_is_refused(tmp_path: Path) -> None:
+    source = latent_checkpoint(tmp_path / "last.ckpt", "kl")
+    state = torch.load(source, weights_only=True)["state_dict"]
+    kept = {name: one for name, one in state.items() if not name.startswith("first_stage_model.")}
+    torch.save({"state_dict": kept | {"scale_factor": torch.tensor(0.2)}}, source)
+    with pytest.raises(ModelError, match=r"its autoencoder \(first_stage_model\) is absent"):
+        convert(source, tmp_path / "model", trusted=True, flags=PROJECT)
 
 
 README = (

@@ -2,6 +2,7 @@
 
     python tests/published/make.py openai PATH      a checkout of github.com/openai/guided-diffusion
     python tests/published/make.py improved PATH    of github.com/openai/improved-diffusion
+    python tests/published/make.py compvis PATH     of github.com/CompVis/latent-diffusion
 
 These libraries are no packages that a test could install. Weights, inputs and noise are functions of a seed
 (``filled``, ``drawn``), so a test makes the same ones; stored is only what their networks and samplers gave.
@@ -29,11 +30,16 @@ def drawn(seed: int, *shape: int) -> Tensor:
 
 def filled(network: nn.Module) -> nn.Module:
     """The network with weights that follow from their order by name; none is 0, as fresh ones are."""
-    for place, (name, one) in enumerate(sorted(network.state_dict().items())):
+    fill(network.state_dict())
+    return network.eval()
+
+
+def fill(tensors: dict[str, Tensor]) -> None:
+    """The same of tensors, in place."""
+    for place, (name, one) in enumerate(sorted(tensors.items())):
         if one.is_floating_point():
             norm = 1.0 if one.ndim == 1 and name.endswith("weight") else 0.0
             one.copy_(norm + 0.05 * drawn(1000 + place, *one.shape))
-    return network.eval()
 
 
 OPENAI: dict[str, dict[str, Any]] = {
@@ -90,6 +96,81 @@ def improved(source: Path) -> dict[str, np.ndarray]:
     return {f"improved.{k}": one for k, one in answers(filled(network), diffusion, {}).items()}
 
 
+AUTOENCODERS: dict[str, dict[str, Any]] = {
+    "kl": {"double_z": True, "z_channels": 4, "attn_resolutions": []},
+    "vq": {"double_z": False, "z_channels": 3, "attn_resolutions": [16]},
+}
+DDCONFIG: dict[str, Any] = {
+    "resolution": 32,
+    "in_channels": 3,
+    "out_ch": 3,
+    "ch": 32,
+    "ch_mult": [1, 2],
+    "num_res_blocks": 1,
+    "dropout": 0.0,
+}
+LATENT: dict[str, Any] = {"num_heads": 2, "parameterization": "eps", "image_size": 16, "scale_factor": 0.7}
+CODES = 20
+
+
+@torch.no_grad()
+def compvis(source: Path) -> dict[str, np.ndarray]:
+    """Of both autoencoders: encoded and decoded images, and latents by DDIM of the U-Net, eta 1, 50 steps."""
+    sys.path.insert(0, str(source))
+    from ldm.models.diffusion.ddim import DDIMSampler
+    from ldm.modules.diffusionmodules.model import Decoder, Encoder
+    from ldm.modules.diffusionmodules.openaimodel import UNetModel
+    from ldm.modules.diffusionmodules.util import make_beta_schedule
+
+    DDIMSampler.register_buffer = lambda self, name, value: setattr(self, name, value)  # theirs wants CUDA
+    out = dict[str, np.ndarray]()
+    betas = torch.tensor(make_beta_schedule("linear", 1000, 0.0015, 0.0195), dtype=torch.float32)
+    for name, config in AUTOENCODERS.items():
+        z, double = config["z_channels"], config["double_z"]
+        unet = UNetModel(16, z, 32, z, 1, (2,), channel_mult=(1, 2), num_heads=2)
+        stage = nn.ModuleDict(
+            {"encoder": Encoder(**DDCONFIG, **config), "decoder": Decoder(**DDCONFIG, **config)}
+        )
+        stage["quant_conv"] = nn.Conv2d(z * (1 + double), z * (1 + double), 1)
+        stage["post_quant_conv"] = nn.Conv2d(z, z, 1)
+        if not double:
+            stage["quantize"] = nn.ModuleDict({"embedding": nn.Embedding(CODES, z)})
+        model = nn.ModuleDict({"model": nn.ModuleDict({"diffusion_model": unet}), "first_stage_model": stage})
+        filled(model)
+        held = types.SimpleNamespace(
+            num_timesteps=1000,
+            betas=betas,
+            alphas_cumprod=torch.cumprod(1 - betas.double(), 0).float(),
+            device=torch.device("cpu"),
+            apply_model=lambda x, t, c, unet=unet: unet(x, t),
+        )
+        held.alphas_cumprod_prev = torch.cat([torch.ones(1), held.alphas_cumprod[:-1]])
+        held.sqrt_one_minus_alphas_cumprod = (1 - held.alphas_cumprod).sqrt()
+        sampler = DDIMSampler(held)
+        sampler.make_schedule(50, ddim_eta=1.0, verbose=False)
+        steps, x = list(reversed(sampler.ddim_timesteps)), drawn(1, 2, z, 16, 16)
+        for place, step in enumerate(steps):
+            import ldm.models.diffusion.ddim as module
+
+            module.noise_like = lambda *_, place=place, z=z: drawn(100 + place, 2, z, 16, 16)
+            x, _ = sampler.p_sample_ddim(x, None, torch.full((2,), int(step)), 49 - place)
+        images = drawn(5, 2, 3, 32, 32).clamp(-1, 1)
+        code = stage["quant_conv"](stage["encoder"](images))
+        code = code[:, :z]  # the mean of a posterior; all of it where there is none
+        whole = code
+        if not double:
+            table = stage["quantize"]["embedding"].weight
+            flat = code.movedim(1, -1).reshape(-1, z)
+            whole = table[torch.cdist(flat, table).argmin(1)].reshape(2, 16, 16, z).movedim(-1, 1)
+        out |= {
+            f"{name}.names": np.array(sorted(f"{n} {tuple(v.shape)}" for n, v in model.state_dict().items())),
+            f"{name}.encoded": code.numpy(),
+            f"{name}.decoded": stage["decoder"](stage["post_quant_conv"](whole)).numpy(),
+            f"{name}.latents": x.numpy(),
+        }
+    return out | {"betas": betas.numpy()}
+
+
 @torch.no_grad()
 def answers(network: nn.Module, diffusion: Any, flags: dict[str, Any]) -> dict[str, np.ndarray]:
     """The network at two timesteps, noised images at every one, and the sampler's images."""
@@ -117,10 +198,11 @@ def answers(network: nn.Module, diffusion: Any, flags: dict[str, Any]) -> dict[s
 
 def main() -> None:
     which, source = sys.argv[1], Path(sys.argv[2])
-    found = {"openai": openai, "improved": improved}[which](source)
+    found = {"openai": openai, "improved": improved, "compvis": compvis}[which](source)
     commit = subprocess.run(["git", "-C", source, "rev-parse", "HEAD"], capture_output=True, text=True)
     np.savez_compressed(HERE / f"{which}.npz", commit=commit.stdout.strip() or "unknown", **found)
-    print({name: (float(np.abs(one).max()), float(np.abs(one).mean())) for name, one in found.items()})
+    numbers = {name: one for name, one in found.items() if one.dtype.kind == "f"}
+    print({name: (float(np.abs(one).max()), float(np.abs(one).mean())) for name, one in numbers.items()})
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from latentprint.adapters import lucidrains, openai
+from latentprint.adapters import compvis, lucidrains, openai
 from latentprint.adapters.fields import short
 from latentprint.adapters.files import PICKLES, WEIGHTS, read_json
 from latentprint.adapters.statedict import Groups, Parts, Tensors, Told, groups_of, likely, one_of_them
@@ -42,7 +42,11 @@ from latentprint.networks import ModelError
 FLAG = "--i-trust-this-file"
 _TIMEOUT = 3600.0
 
-CONVERTERS: tuple[Callable[[Groups, Told], Parts | None], ...] = (lucidrains.converted, openai.converted)
+CONVERTERS: tuple[Callable[[Groups, Told], Parts | None], ...] = (
+    lucidrains.converted,
+    openai.converted,
+    compvis.converted,
+)
 """The training codes whose checkpoints become a folder; a further one is a file and a row here."""
 
 

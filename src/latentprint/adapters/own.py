@@ -163,7 +163,8 @@ def _step(name: str, config: Mapping[str, Any], denoiser: Denoiser) -> tuple[Ste
             return LearnedAncestral(), plain
         return Ancestral(large=variance == "fixed_large"), plain and variance != "learned"
     if name in ("DDIMScheduler", "DDIMParallelScheduler"):
-        return DDIM(), plain
+        eta = config.get("eta", 0.0)  # 1: the posterior's noise; said by a converter
+        return (Ancestral() if eta == 1.0 else DDIM()), plain and eta in (0.0, 1.0)
     if name in ("EulerDiscreteScheduler", "FlowMatchEulerDiscreteScheduler", "EDMEulerScheduler"):
         noisy = bool(config.get("stochastic_sampling"))
         return (Consistency() if noisy else DDIM()), config.get("final_sigmas_type") != "sigma_min"

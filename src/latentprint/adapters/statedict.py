@@ -95,11 +95,11 @@ def one_of_them(groups: Groups, take: str | None) -> tuple[dict[str, Tensor], tu
     if last in _SHADOWS:
         raise ModelError("its averaged weights are a list without names, so which is which is not known")
     weights = dict(groups[chosen])
-    averaged = _averaged(weights)
-    average = bool(averaged) or last in _EMA
+    mean = averaged(weights)
+    average = bool(mean) or last in _EMA
     for counter in ("step", "num_updates", "optimization_step"):
         require_steps(weights.get(counter) if average else None)
-    weights = averaged or weights
+    weights = mean or weights
     rest = [f"{name or 'the top'} ({len(one)} tensors)" for name, one in groups.items() if name != chosen]
     said = (
         f"taken: {chosen or 'the state dict itself'}, {len(weights)} tensors, "
@@ -124,7 +124,7 @@ def without(prefix: str, tensors: Tensors) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): one for name, one in tensors.items() if name.startswith(prefix)}
 
 
-def _averaged(weights: Tensors) -> dict[str, Tensor]:
+def averaged(weights: Tensors) -> dict[str, Tensor]:
     """CompVis's "model_ema.", where names have lost their dots -> the averaged weights by their names."""
     short_names = {name.replace(".", ""): name for name in weights if not name.startswith("model_ema.")}
     shadows = without("model_ema.", weights)
