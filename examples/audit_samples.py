@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
-from latentprint.adapters.samples import SamplesAudit, audit_samples, open_samples
+from latentprint.adapters.samples import CANNOT, open_samples
+from latentprint.attacks.whole_set import Copies
 from latentprint.data import load
+from latentprint.results.whole_set import WholeSet, told
 
 
-def audit_folder(samples: Path, images: str, seed: int = 0) -> SamplesAudit:
+def audit_folder(samples: Path, images: str, seed: int = 0) -> WholeSet:
     """Are there copies of training images among ``samples``?
 
     Args:
@@ -16,13 +18,12 @@ def audit_folder(samples: Path, images: str, seed: int = 0) -> SamplesAudit:
         seed: draws the held-out images where ``images`` does not come split.
     """
     split = load(images, seed=seed)
-    found = audit_samples(open_samples(samples), split.train, split.heldout)
-    print(
-        f"{found.copies.k} of {found.copies.n} samples count as copies, of {found.distinct} training images;"
-    )
-    print(f"of images held out it would be {found.expected.k} of {found.expected.n}; p = {found.p_value:.2g}")
-    for pair in found.pairs[:3]:
-        print(f"sample {pair.sample} is {pair.score:.2f} times as near to image {pair.training} as its like")
-    for sentence in found.cannot:
+    copies = Copies(split.train.pixels, split.heldout.pixels, seed=seed)
+    copies.update(open_samples(samples).pixels)
+    found = copies.compute()
+    print(*told(found), sep="\n")
+    for one in found.exposed[:3]:
+        print(f"training image {one.training} came back {one.k} times")
+    for sentence in CANNOT:
         print("not known:", sentence)
     return found

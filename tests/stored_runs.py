@@ -21,15 +21,12 @@ from latentprint.results import Results
 from latentprint.results.assemble import assemble
 from latentprint.results.counted import Estimate
 from latentprint.results.model import (
-    Copies,
     Data,
     Detector,
-    Distances,
     Fid,
     Mark,
     Model,
     Nearest,
-    Spread,
     Target,
 )
 from latentprint.results.notes import (
@@ -408,9 +405,7 @@ def _measures(run: Memory | Run, drawn: Drawn, rng: np.random.Generator) -> None
     fid = Fid(train=2.1, test=4.2, features="detector presence (small)", samples=drawn.samples)
     run.finish("fid", {"fid": fid.plain()})
     hits = int(np.count_nonzero(run.rows("samples.model")["hit"]))
-    if drawn.only_samples:
-        run.finish("copies", {"copies": _copies(drawn, rng).plain()})
-    else:
+    if not drawn.only_samples:
         run.finish("memorised", {"nearest": Nearest(target=hits, n=hits).plain()})
     if drawn.splitting is not None:
         run.finish("splitting", {"estimate": drawn.splitting.plain(), "network_evaluations": 40_000})
@@ -428,25 +423,3 @@ def _measures(run: Memory | Run, drawn: Drawn, rng: np.random.Generator) -> None
         run.finish("likelihood", {"probes": Probes(probes=4).plain(), "network_evaluations": 850})
     if drawn.membership:
         run.finish("membership", {"scored": Scored(note=None).plain(), "network_evaluations": 850})
-
-
-def _copies(drawn: Drawn, rng: np.random.Generator) -> Copies:
-    def spread(low: float) -> Spread:
-        low, mid, high = sorted(rng.uniform(low, low + 0.1, 3).tolist())
-        return Spread(min=low, median=mid, max=high)
-
-    k = int(drawn.own * drawn.samples)
-    return Copies(
-        copies=Trials(k, drawn.samples),
-        expected=Trials(2, 200),
-        same=Trials(0, drawn.samples),
-        same_expected=Trials(0, 200),
-        distinct=min(k, 12),
-        repeated=0,
-        threshold=0.05,
-        p_value=1e-6 if k > 20 else 0.5,
-        alpha=0.05,
-        leaks=k > 20,
-        distance=Distances(samples=spread(0.0), train=spread(0.1), heldout=spread(0.1)),
-        pairs=(),
-    )

@@ -336,7 +336,7 @@ def test_missing_parts_leave_their_sections_out_and_the_rest_stands() -> None:
 def test_a_number_is_a_row_in_a_table_of_sections() -> None:
     results, run = small_runs.leak().results, small_runs.facts()
     names = [one.name for one in sections(results, run)]
-    assert len(names) == len(set(names)) and len(names) >= len(SECTIONS) - 4
+    assert len(names) == len(set(names)) and len(names) >= len(SECTIONS) - 3
     assert names[-3:] == ["provenance", "limits", "glossary"]
 
 

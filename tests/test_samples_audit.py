@@ -59,17 +59,15 @@ def leaky(place: Path) -> dict[str, Any]:
 
 def test_a_leaky_folder_is_found_and_its_pairs_named(place: Path, leaky: dict[str, Any]) -> None:
     assert read_results(place / "run").plain() == leaky
-    train = load("digits", seed=0, images=60).train
     assert leaky["verdict"]["state"] == "reproduces"
-    copies = leaky["copies"]
-    assert copies["leaks"] and copies["p_value"] < 1e-6
-    assert COPIED * 0.9 <= copies["copies"]["k"] <= COPIED + 10 and copies["copies"]["n"] == 300
-    assert copies["distinct"] >= 25
-    for pair in copies["pairs"]:
-        assert pair["sample"] == pair["training"] < COPIED
-        assert pair["sha256"] == train.sha256[pair["training"]] and pair["copied"]
+    found, rows = leaky["whole_set"], Run.read(place / "run").rows("samples.model")
+    copied = rows["whole_aligned"] < found["criteria"][0]["threshold"]
+    assert found["copies"]["k"] == copied.sum() and found["copies"]["n"] == 300
+    assert copied[:COPIED].sum() >= COPIED * 0.9 and copied[COPIED:].sum() <= 10
+    same = rows["whole_aligned_of"][:COPIED] == np.arange(COPIED)
+    assert same[copied[:COPIED]].mean() > 0.9 and found["memorised"]["k"] >= 25
+    assert {one["training"] for one in found["exposed"]} < set(range(60))
     q = leaky["q"]["monte_carlo"]
-    rows = Run.read(place / "run").rows("samples.model")
     hit = rows["identity"] >= leaky["detectors"]["identity"]["threshold"]
     assert (q["samples"], q["hits"], q["network_evaluations"]) == (300, int(hit.sum()), 0)
     assert q["expected"] == pytest.approx(300 / 60)
@@ -83,7 +81,7 @@ def test_what_cannot_be_done_is_said(place: Path, leaky: dict[str, Any]) -> None
     assert all(word in said for word in ("t'", "likelihood", "splitting"))
     page = (place / "run" / "report.html").read_text()
     assert "What could not be done" in page and "reverse process" in page
-    assert "hold copies of training images" in page and "Nearest copies" in page
+    assert "hold copies of training images" in page and "Copies by criterion" in page
     assert "data:image" not in page and str(place) not in page
     evidence = (place / "run" / "evidence" / "index.html").read_text()
     assert "nearest to training images" in evidence and evidence.count("<img") >= 60
@@ -110,7 +108,7 @@ def test_a_clean_set_is_cleared_and_model_names_samples_too(place: Path) -> None
     )
     assert answer.exit_code == 0, answer.output
     results = json.loads(answer.stdout)
-    assert not results["copies"]["leaks"] and results["copies"]["copies"]["k"] <= 10
+    assert results["whole_set"]["beyond"] == 0 and results["whole_set"]["copies"]["k"] <= 10
     assert results["verdict"]["state"] != "reproduces" or results["q"]["monte_carlo"]["hits"] > 0
     assert results["model"]["kind"] == "samples"
 

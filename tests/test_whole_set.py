@@ -16,8 +16,8 @@ from latentprint.attacks.whole_set import Copies, Reference, StraddleError, requ
 from latentprint.data import DataError, load
 from latentprint.execute import MemorySink
 from latentprint.known import Memorised
-from latentprint.results.criteria import CRITERIA
-from latentprint.results.whole_set import Rows, WholeSet, calibrated, told, whole_set
+from latentprint.results.criteria import CRITERIA, calibrated
+from latentprint.results.whole_set import Rows, WholeSet, told, whole_set
 from latentprint.schedule import VP
 
 MEDMNIST = Path(os.environ.get("MEDMNIST_ROOT") or Path(__file__).parents[2] / "shared" / "medmnist")

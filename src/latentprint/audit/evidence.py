@@ -6,6 +6,7 @@ so the few that are shown are made again from their ids.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,13 +17,17 @@ from latentprint.contracts import Ids, Times
 from latentprint.fingerprint import Injection
 from latentprint.marks import was_injected
 from latentprint.probe import ModelProbe
-from latentprint.report.evidence import Evidence, Noised, Sample
+from latentprint.report.evidence import Evidence, NearestPair, Noised, Sample
+from latentprint.results.criteria import CRITERIA
+from latentprint.results.whole_set import PREFIX, WholeSet
 from latentprint.store import Run
 
 SHOWN_LEVELS = 12
 SHOWN_SAMPLES = 48
+SHOWN_PAIRS = 20
 
 Rows = dict[str, NDArray[Any]]
+Pixels = NDArray[np.float32]
 
 
 def pictures(probe: ModelProbe, t: Times, ids: Ids) -> NDArray[np.float32]:
@@ -33,15 +38,48 @@ def pictures(probe: ModelProbe, t: Times, ids: Ids) -> NDArray[np.float32]:
     return out
 
 
-def collect(run: Run, injection: Injection, noised: ModelProbe, prior: ModelProbe) -> Evidence:
-    """x_p, what came back over t (Fig. 4), detected samples (Fig. 10), false alarms (Fig. 8)."""
+def collect(
+    run: Run, injection: Injection, noised: ModelProbe, prior: ModelProbe, found: WholeSet | None
+) -> Evidence:
+    """x_p, what came back over t (Fig. 4), detected samples (Fig. 10), false alarms (Fig. 8), and copies."""
     return Evidence(
         target=injection.target,
         original=injection.original if was_injected(injection) else None,
         noised=_over_levels(run.rows("search.model"), noised),
         samples=_samples(run.rows("samples.model"), prior, both=True),
         false_positives=_samples(run.rows("samples.model"), prior, both=False),
+        pairs=nearest_pairs(run, found, injection.marked.pixels, lambda t, ids: pictures(prior, t, ids)),
     )
+
+
+def nearest_pairs(
+    run: Run,
+    found: WholeSet | None,
+    train: NDArray[np.float32],
+    draw: Callable[[Times, Ids], NDArray[np.float32]],
+) -> list[NearestPair]:
+    """The samples most alike to a training image of ``train`` (N, C, H, W), drawn again; none if ``found`` is
+    None.
+    """
+    if found is None:
+        return []
+    every = run.rows("samples.model")
+    rows = {name.removeprefix(PREFIX): column for name, column in every.items() if name.startswith(PREFIX)}
+    (decides,) = (one for one in CRITERIA if one.name == found.criterion)
+    score, threshold = decides.score(rows), found.criteria[0].threshold
+    chosen = np.argsort(score, kind="stable")[:SHOWN_PAIRS]
+    images = draw(every["t"][chosen], every["id"][chosen])
+    return [
+        NearestPair(
+            sample=int(every["id"][row]),
+            image=images[i],
+            training=int(rows[decides.of][row]),
+            nearest=train[rows[decides.of][row]],
+            distance=float(rows["distance"][row]),
+            copy=threshold is not None and bool(score[row] < threshold),
+        )
+        for i, row in enumerate(chosen)
+    ]
 
 
 def _over_levels(rows: Rows, probe: ModelProbe) -> list[Noised]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from latentprint.audit import stages
 from latentprint.audit.context import Context, describe
 from latentprint.data import Split
@@ -26,11 +28,11 @@ def begin(context: Context, split: Split, injection: Injection, authorised_by: s
     stages.remember(context, split, injection)
 
 
-def finish(context: Context, pictures: Evidence) -> Results:
-    """Put the stored numbers together, judge them, and write results, evidence and report."""
+def finish(context: Context, pictures: Callable[[Results], Evidence]) -> Results:
+    """Put the stored numbers together, judge them, and write results, report and the ``pictures`` of both."""
     found = judged(assemble(Stored.of(context.run)))
     context.run.write_json("results.json", found.plain())
-    write_evidence(context.run.path, pictures)
+    write_evidence(context.run.path, pictures(found))
     context.run.complete()
     write_report(context.run.path)
     return found

@@ -6,6 +6,7 @@ former call has finished.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -53,6 +54,7 @@ from latentprint.fingerprint import Injection
 from latentprint.marks import Canaries
 from latentprint.metrics.frechet import Extractor
 from latentprint.report.evidence import Evidence
+from latentprint.results import Results
 from latentprint.results.model import Nearest
 from latentprint.results.stopping import Until
 from latentprint.settings import plain
@@ -224,8 +226,8 @@ def count(context: Context, about: Subject, prepared: Prepared, extract: Extract
     return model
 
 
-def measure(context: Context, about: Subject, prepared: Prepared) -> Evidence:
-    """Every stage that measures, each leaving rows and notes in the run; the pictures that show it."""
+def measure(context: Context, about: Subject, prepared: Prepared) -> Callable[[Results], Evidence]:
+    """Every stage that measures, each leaving rows and notes in the run; what draws the pictures of it."""
     split, injection, given, main = about.split, about.injection, about.given, prepared.main
     search(context, about, prepared)
     extract = extractor(context, main.detectors, split.train.shape)
@@ -246,9 +248,13 @@ def measure(context: Context, about: Subject, prepared: Prepared) -> Evidence:
     hits = ids_held(context.run, "samples.model")[counted.hit]
     detected = evidence.pictures(prior, stages.at(main.model.schedule.start, len(hits)), hits)
     memorised(context, detected, injection)
-    pictures = evidence.collect(context.run, injection, noised, prior)
     asked = None if given is None else given.prompts
-    return pictures if asked is None else replace(pictures, prompts=asked.listed())
+
+    def pictures(found: Results) -> Evidence:
+        shown = evidence.collect(context.run, injection, noised, prior, found.whole_set)
+        return shown if asked is None else replace(shown, prompts=asked.listed())
+
+    return pictures
 
 
 def memorised(context: Context, detected: NDArray[np.float32], injection: Injection) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from latentprint.adapters.samples import CANNOT, SamplesAudit, audit_samples, open_samples
+from latentprint.adapters.samples import CANNOT, open_samples
 from latentprint.audit import evidence, stages
 from latentprint.audit.context import Context, Where, one_image
 from latentprint.audit.distance import extractor
@@ -36,8 +36,9 @@ from latentprint.execute import run_probe
 from latentprint.fingerprint import Injection
 from latentprint.metrics.error import mae, mse
 from latentprint.probe import Compare
-from latentprint.report.evidence import Evidence, NearestPair, Sample
-from latentprint.results.model import Copies, Distances, Model, Pair, Results, Spread
+from latentprint.report.evidence import Evidence, Sample
+from latentprint.results import Results
+from latentprint.results.model import Model
 from latentprint.results.notes import NotDone
 from latentprint.results.searched import Sampler
 from latentprint.settings import plain
@@ -110,19 +111,13 @@ def run_samples_audit(
         detectors = stages.detectors(context, split, injection)
         compare = joined(pool(context, split, injection), whole_set(context, split, injection))
         counted = _count(context, given, injection, detectors, compare)
-        with context.stage("copies"):
-            context.say("nearest copies", 0, 1, "searches")
-            near = audit_samples(given, split.train, split.heldout, device=place)
-            if not run.stage("copies").done:
-                run.finish("copies", {"copies": copies_value(near, split.train).plain()})
-            context.say("nearest copies", 1, 1, "searches")
         if len(given) > 1 and not run.stage("fid").done:
             extract = extractor(context, detectors, split.train.shape)
             starts = range(0, len(given), _BATCH)
             batches = (extract(one_image(given.pixels[i : i + _BATCH], place)) for i in starts)
             features = np.concatenate([batch.float().cpu().numpy() for batch in batches])
             fid(context, features, split.train.pixels, split.heldout.pixels, extract)
-        return finish(context, _evidence(given, split, injection, counted, near))
+        return finish(context, lambda found: _evidence(context, given, injection, counted, found))
 
 
 def samples_and_images(
@@ -194,45 +189,8 @@ def _model(samples: ImageSet, split: Split) -> Model:
     return Model(kind="samples", samples_sha256=samples.manifest, notes=tuple(notes))
 
 
-def copies_value(near: SamplesAudit, train: ImageSet) -> Copies:
-    """Counts, background and ranked pairs; training images by hash."""
-    return Copies(
-        copies=near.copies,
-        expected=near.expected,
-        same=near.same,
-        same_expected=near.same_expected,
-        distinct=near.distinct,
-        repeated=near.repeated,
-        threshold=near.threshold,
-        p_value=near.p_value,
-        alpha=near.alpha,
-        leaks=near.leaks,
-        distance=Distances(
-            samples=_spread(near.sample_to_train),
-            train=_spread(near.train_to_train),
-            heldout=_spread(near.heldout_to_train),
-        ),
-        pairs=tuple(
-            Pair(
-                sample=pair.sample,
-                training=pair.training,
-                sha256=train.sha256[pair.training],
-                distance=pair.distance,
-                relative=pair.relative,
-                score=pair.score,
-                copied=pair.copy,
-            )
-            for pair in near.pairs
-        ),
-    )
-
-
-def _spread(values: NDArray[np.float64]) -> Spread:
-    return Spread(min=float(values.min()), median=float(np.median(values)), max=float(values.max()))
-
-
 def _evidence(
-    samples: ImageSet, split: Split, injection: Injection, counted: Outcome, near: SamplesAudit
+    context: Context, samples: ImageSet, injection: Injection, counted: Outcome, found: Results
 ) -> Evidence:
     rows: Mapping[str, NDArray[Any]] = counted.columns
     presence = rows["presence"]
@@ -248,15 +206,7 @@ def _evidence(
             )
             for i in np.flatnonzero(counted.hit)[: evidence.SHOWN_SAMPLES]
         ],
-        pairs=[
-            NearestPair(
-                pair.sample,
-                samples.pixels[pair.sample],
-                pair.training,
-                split.train.pixels[pair.training],
-                pair.distance,
-                pair.copy,
-            )
-            for pair in near.pairs
-        ],
+        pairs=evidence.nearest_pairs(
+            context.run, found.whole_set, injection.marked.pixels, lambda _, ids: samples.pixels[ids]
+        ),
     )

@@ -8,7 +8,6 @@ from latentprint import words
 from latentprint.report.blocks import Block, Pairs, Section, Table
 from latentprint.report.public import RunFacts
 from latentprint.results import Results
-from latentprint.results.model import Copies
 from latentprint.results.whole_set import WholeSet as Compared
 from latentprint.results.whole_set import told
 from latentprint.stats import Trials
@@ -138,76 +137,6 @@ def _every(found: Compared) -> list[Block]:
     return blocks
 
 
-def copies_section(results: Results, _: RunFacts) -> Section | None:
-    """The nearest copies with their background; nothing where the whole set was not compared."""
-    found = results.copies
-    if found is None:
-        return None
-    counts = [
-        _counted("Generated images near a training image", found.copies),
-        _counted("The same of images never trained on", found.expected),
-        _counted("Generated images that are a training image but for rounding", found.same),
-        _counted("The same of images never trained on", found.same_expected),
-    ]
-    facts = (
-        ("Training images that the copies are of", f"{found.distinct:,}"),
-        ("Training images that are near copies of others", f"{found.repeated:,}"),
-        (
-            "p-value of “generated images are no nearer than images never trained on”",
-            words.number(found.p_value, 2),
-        ),
-    )
-    distances = (
-        ("Generated images to training images", found.distance.samples),
-        ("Training images to each other", found.distance.train),
-        ("Images never trained on to training images", found.distance.heldout),
-    )
-    blocks: list[Block] = [
-        Table("Counts", ("", "Count", "95% interval"), counts, (False, True, True)),
-        Pairs(facts),
-        Table(
-            "Distance to the nearest training image",
-            ("", "Smallest", "Median", "Largest"),
-            [(name, *(words.number(v) for v in (d.min, d.median, d.max))) for name, d in distances],
-            (False, True, True, True),
-            "Root mean squared difference; pixels from 0 to 1.",
-        ),
-        _pairs(found),
-    ]
-    lead = (
-        "Each generated image was compared with every training image. Near means: by its distance, and by"
-        " that distance against the ten nearest, closer than all but one in a hundred images never trained"
-        " on."
-    )
-    return Section("copies", "Nearest copies", lead, blocks)
-
-
 def _counted(name: str, one: Trials) -> tuple[str, str, str]:
     low, high = one.interval() if one.n else (0.0, 1.0)
     return name, words.of(one.k, one.n), f"{words.percent(low)} – {words.percent(high)}"
-
-
-def _pairs(found: Copies) -> Table:
-    rows = [
-        (
-            f"{pair.sample:,}",
-            pair.sha256[:16],
-            words.number(pair.distance),
-            words.number(pair.relative),
-            "yes" if pair.copied else "no",
-        )
-        for pair in found.pairs[:100]
-    ]
-    return Table(
-        "The nearest pairs",
-        (
-            "Generated image",
-            "Training image (hash)",
-            "Difference",
-            "Against the nearest ten",
-            "A copy",
-        ),
-        rows,
-        (False, False, True, True, False),
-        "The images themselves are confidential and not in this file.",
-    )

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from latentprint import words
 from latentprint.report.blocks import Block, Pairs, Points, Profile, Section, Table
 from latentprint.report.canaries import canaries_section
-from latentprint.report.copies import copies_section, whole_set_section
+from latentprint.report.copies import whole_set_section
 from latentprint.report.figures import estimator, profile_figure, rates_figure
 from latentprint.report.glossary import GLOSSARY, LIMITS, MARKED, UNMARKED
 from latentprint.report.membership import membership_section
@@ -298,7 +298,6 @@ def _glossary(_: Results, __: RunFacts) -> Section:
 
 SECTIONS: tuple[Callable[[Results, RunFacts], Section | None], ...] = (
     whole_set_section,
-    copies_section,
     prompts_section,
     search_section,
     growth,

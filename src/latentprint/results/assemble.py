@@ -19,7 +19,6 @@ from latentprint.results.canaries import canaries
 from latentprint.results.model import (
     Agreement,
     BySampler,
-    Copies,
     Costs,
     Data,
     Detector,
@@ -55,7 +54,6 @@ NOTED = (
     "detectors.embedding",
     "detectors.identities",
     "model",
-    "copies",
     "fid",
     "memorised.nearest",
 )
@@ -92,7 +90,6 @@ def assemble(stored: Stored) -> Measured:
         canaries=None if marked is None else marked[0],
         epsilon=None if marked is None else marked[1],
         prompts=_prompts(stored, detectors, expected),
-        copies=stored.note("copies", "copies", Copies),
         fid=stored.note("fid", "fid", Fid),
         likelihood=_likelihood(stored),
         membership=_membership(stored),

@@ -7,6 +7,7 @@ false alarms that they give here. A new criterion is a file that makes its colum
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -113,3 +114,37 @@ CRITERIA = (
 def present(*rows: Columns) -> tuple[Criterion, ...]:
     """The criteria whose columns are in all of the rows."""
     return tuple(one for one in CRITERIA if all(one.name in each and one.of in each for each in rows))
+
+
+SHARE = 0.01
+"""Of held-out images that a calibrated threshold lets through."""
+
+LEAST_HELDOUT = 4
+"""Held-out images below which no threshold is calibrated."""
+
+CLEAR = 0.5
+"""Held-out images below it, by the first criterion, may be near copies of training images (``near_copy``)."""
+
+STORED_AGAIN = ("plain", "flipped", "shifted", "noisy")
+"""The planted copies that are changed least."""
+
+
+def calibrated(background: NDArray[np.float64], share: float) -> float:
+    """The score below which lie no more than floor(share m) of the m scores of held-out images.
+
+    Raises:
+        ValueError: no image, or a share outside (0, 1).
+    """
+    if not len(background) or not 0 < share < 1:
+        raise ValueError(f"a threshold needs images and a share in (0, 1), got {len(background)}, {share}")
+    return float(np.sort(background)[math.floor(share * len(background) + 1e-9)])
+
+
+def near_copy(planted: Mapping[str, NDArray[np.float64]]) -> float:
+    """The score by the first criterion below which a held-out image is a near copy of a training image.
+
+    It is that of the planted copies (scores by change) that are changed least, with some room above the few
+    that there are, and no more than CLEAR.
+    """
+    alike = [1.15 * float(planted[name].max()) for name in STORED_AGAIN if len(planted.get(name, ()))]
+    return min(CLEAR, max(alike, default=CLEAR))

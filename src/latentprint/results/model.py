@@ -239,43 +239,6 @@ class BySampler(Value):
     q: Counted
 
 
-class Pair(Value):
-    """A sample and the training image it is nearest to."""
-
-    sample: Count
-    training: Count
-    sha256: Sha256
-    distance: float
-    relative: float
-    score: float
-    copied: bool
-
-
-class Distances(Value):
-    """Distances to the nearest training image: of samples, training images and held-out ones."""
-
-    samples: Spread
-    train: Spread
-    heldout: Spread
-
-
-class Copies(Value):
-    """Given samples against all training images, beside held-out images treated alike."""
-
-    copies: Trials
-    expected: Trials
-    same: Trials
-    same_expected: Trials
-    distinct: Count
-    repeated: Count
-    threshold: float
-    p_value: Chance
-    alpha: Chance
-    leaks: bool
-    distance: Distances
-    pairs: tuple[Pair, ...]
-
-
 class Model(Value):
     """What was audited where the audit trained nothing; ``label`` is the class that was asked for."""
 
@@ -350,7 +313,6 @@ class Measured(Value):
     canaries: Canaries | None = None
     epsilon: Epsilon | None = None
     prompts: Prompts | None = None
-    copies: Copies | None = None
     fid: Fid | None
     likelihood: Likelihood | None
     membership: Membership | None = None

@@ -9,10 +9,11 @@
     unseen        how many more can come back (``stats.unseen``)
     shown in n    1 - (1 - c)^n, c the share of copies: the chance that some training image is shown by then
 
-A held-out image that lies less than half as far from its nearest training image as from the fifth one is a
-near copy of it, and no background: it is left out and counted. Two shares of a finite number of images are
-given with Clopper and Pearson's interval; for ``memorised`` it is about the share that comes back in as many
-images, and too wide, for the number of different ones varies less than a binomial count does.
+A held-out image as near to a training image as copies are that were only flipped, shifted or noised, and less
+than half as far from it as from the fifth one, is a near copy and no background: it is left out and counted.
+Two shares of a finite number of images are given with Clopper and Pearson's interval; for ``memorised`` it is
+about the share that comes back in as many images, and too wide, for the number of different ones varies less
+than a binomial count does.
 """
 
 from __future__ import annotations
@@ -28,7 +29,15 @@ from pydantic import Field, model_validator
 from scipy import stats as scipy_stats  # pyright: ignore[reportMissingTypeStubs]
 
 from latentprint.keys import generator
-from latentprint.results.criteria import Columns, Criterion, present
+from latentprint.results.criteria import (
+    LEAST_HELDOUT,
+    SHARE,
+    Columns,
+    Criterion,
+    calibrated,
+    near_copy,
+    present,
+)
 from latentprint.results.value import LEVEL, Chance, Count, Value
 from latentprint.stats import Trials
 from latentprint.stats.many import false_coverage
@@ -37,16 +46,9 @@ from latentprint.stats.unseen import TooFewRepeats, curve, richness
 
 _binomial = cast(Any, scipy_stats).binom
 
-SHARE = 0.01
-"""Of held-out images that a calibrated threshold lets through."""
-
-LEAST_HELDOUT = 4
-"""Held-out images below which no threshold is calibrated."""
-
 PREFIX = "whole_"
 """Before the names of the columns, where rows of samples hold others too."""
 
-CLEAR = 0.5  # held-out images below it, by the first criterion, are near copies of training images
 EXPOSED = 20
 _TIMES = (0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0)
 _SHOWN = (1, 10, 100, 1_000, 10_000)
@@ -218,7 +220,7 @@ def whole_set(rows: Rows, *, level: float = LEVEL, share: float = SHARE, seed: i
     Raises:
         ValueError: there is no generated image, or no criterion whose columns are in all rows.
     """
-    usable, left_out = _background(rows.heldout)
+    usable, left_out = _background(rows)
     criteria = present(rows.generated, *([usable] if _length(usable) else []))
     if not criteria or not _length(rows.generated):
         raise ValueError("copies are looked for among at least one image, with the columns of a criterion")
@@ -266,12 +268,14 @@ def _length(rows: Columns) -> int:
     return min((len(column) for column in rows.values()), default=0)
 
 
-def _background(heldout: Columns) -> tuple[Columns, int]:
+def _background(rows: Rows) -> tuple[Columns, int]:
     """Held-out rows that are no near copies of training images, and how many are."""
-    if not _length(heldout):
-        return heldout, 0
-    clear = present(heldout)[0].score(heldout) >= CLEAR
-    return {name: column[clear] for name, column in heldout.items()}, int((~clear).sum())
+    if not _length(rows.heldout):
+        return rows.heldout, 0
+    decides = present(rows.heldout)[0]
+    known = {name: decides.score(each) for name, each in rows.planted.items()}
+    clear = decides.score(rows.heldout) >= near_copy(known)
+    return {name: column[clear] for name, column in rows.heldout.items()}, int((~clear).sum())
 
 
 def _by_criterion(one: Criterion, rows: Rows, usable: Columns, share: float, level: float) -> ByCriterion:
@@ -312,17 +316,6 @@ def _by_criterion(one: Criterion, rows: Rows, usable: Columns, share: float, lev
         auc=area,
         published=published,
     )
-
-
-def calibrated(background: NDArray[np.float64], share: float) -> float:
-    """The score below which lie no more than floor(share m) of the m scores of held-out images.
-
-    Raises:
-        ValueError: no image, or a share outside (0, 1).
-    """
-    if not len(background) or not 0 < share < 1:
-        raise ValueError(f"a threshold needs images and a share in (0, 1), got {len(background)}, {share}")
-    return float(np.sort(background)[math.floor(share * len(background) + 1e-9)])
 
 
 def _below(one: Criterion, rows: Columns, threshold: float | None, near: float) -> NDArray[np.bool_]:
