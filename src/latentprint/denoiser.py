@@ -211,10 +211,10 @@ class NetworkDenoiser:
 
     def _predict(self, x: Tensor, t: Tensor) -> Tensor:
         time = self.network_time(t).to(device=x.device, dtype=x.dtype).expand(len(x))
-        height, width = x.shape[-2:]
-        below, right = -height % self.multiple, -width % self.multiple
-        if below or right:
-            x = nn.functional.pad(x, (0, right, 0, below), mode="replicate")
+        sides = x.shape[2:]
+        lacking = [-side % self.multiple for side in sides]
+        if any(lacking):
+            x = nn.functional.pad(x, [n for more in reversed(lacking) for n in (0, more)], mode="replicate")
         if self.label is None:
             out = self.network(x, time)
         else:
@@ -225,7 +225,7 @@ class NetworkDenoiser:
         if out.shape != x.shape:
             raise ValueError(f"the network was given shape {tuple(x.shape)} and returned {tuple(out.shape)}")
         # under autocast the network may answer in half precision
-        return out[..., :height, :width].to(x.dtype) if below or right else out.to(x.dtype)
+        return (out[..., *map(slice, sides)] if any(lacking) else out).to(x.dtype)
 
     def network_time(self, t: Tensor) -> Tensor:
         """The number that the network is given as time, float64, shaped as t.

@@ -282,7 +282,7 @@ def _evaluation(denoiser: Denoiser, shape: tuple[int, ...], batch: int, place: t
 
 
 def _fit(name: str, config: DetectorConfig, heldout: ImageSet, count: int, place: torch.device) -> Cost:
-    network = build_backbone(config.backbone, Streams(0), name).to(place).train()
+    network = build_backbone(config.backbone, Streams(0), name, len(heldout.shape) - 1).to(place).train()
     shape = (config.batch, 3, *heldout.shape[1:])
     x = torch.zeros(shape, device=place).normal_(generator=torch.Generator(place).manual_seed(0))
     draws = config.draws or count + len(heldout)

@@ -159,7 +159,7 @@ def work(folder: Path) -> None:
     team, device = Processes(accelerator), accelerator.device
     config, streams = read(TrainConfig, values["training"]), Streams(int(values["seed"]))
     pixels = unpack(folder / IMAGES)["images"].numpy()
-    shape = (int(pixels.shape[2]), int(pixels.shape[3]))
+    shape = tuple(pixels.shape[2:])
     network = build_unet(read(UNetConfig, values["network"]), pixels.shape[1], shape, streams)
     nn.Module.to(network, device)
     schedule, checkpoint = schedule_from(values["schedule"]), Path(values["checkpoint"])

@@ -123,8 +123,8 @@ def _measured(
 
 
 def _denoiser(config: AuditConfig, shape: tuple[int, ...]) -> NetworkDenoiser:
-    channels, height, width = shape
-    network = build_unet(config.model.network, channels, (height, width), Streams(config.seed))
+    channels, *sides = shape
+    network = build_unet(config.model.network, channels, tuple(sides), Streams(config.seed))
     training = config.model.training
     return NetworkDenoiser(
         network, config.model.schedule(), training.parametrisation, training.sigma_data or 0.5

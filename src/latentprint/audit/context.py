@@ -58,7 +58,7 @@ class Where:
 class Context:
     """See the module.
 
-    ``codec`` leads from images to the space the model works in, ``space`` is that space's (C, H, W); None:
+    ``codec`` leads from images to the space the model works in, ``space`` is that space's (C, *sides); None:
     that of the images. ``own`` is the sampler that a given model came with. ``condition`` is what else its q
     and t' belong to (prompt, guidance), and ``under`` the model under the prompt of the image of a number
     (`audit.baseline`), as it is sampled from or as it is, where images have prompts.
@@ -68,7 +68,7 @@ class Context:
     run: Run
     where: Where = Where()
     codec: Codec = IdentityCodec()  # noqa: RUF009 (frozen and stateless)
-    space: tuple[int, int, int] | None = None
+    space: tuple[int, ...] | None = None
     own: Sampler | None = None
     condition: Mapping[str, object] = field(default_factory=dict[str, object])
     under: Callable[[int, bool], Denoiser] | None = None

@@ -6,6 +6,7 @@ beforehand and the report those. One evaluation is one image seen once by the ne
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -41,9 +42,12 @@ def require_memory(config: AuditConfig, shape: tuple[int, ...], place: torch.dev
     """
     free = free_memory()
     room = torch.cuda.mem_get_info(place)[0] if place.type == "cuda" else free
-    height, width = shape[-2:]
+    sides = shape[1:]
     network, batch = config.model.network, config.model.training.batch
-    pixels = [height * width // 4**level * channels for level, channels in enumerate(network.channels)]
+    pixels = [
+        math.prod(sides) // 2 ** (len(sides) * level) * channels
+        for level, channels in enumerate(network.channels)
+    ]
     image = 4 * 4 * network.layers_per_block * sum(pixels)
     if trains and batch * image > room:
         raise MemoryLack(

@@ -49,7 +49,14 @@ def collect(
         samples=_samples(run.rows("samples.model"), prior, both=True),
         false_positives=_samples(run.rows("samples.model"), prior, both=False),
         pairs=nearest_pairs(run, found, injection.marked.pixels, lambda t, ids: pictures(prior, t, ids)),
+        at=middle(injection),
     )
+
+
+def middle(injection: Injection) -> tuple[int, ...] | None:
+    """The middle of the mark; None where there is none."""
+    inside = np.argwhere(injection.fingerprint.mask(*injection.target.shape[1:]))
+    return tuple(inside.mean(0).round().astype(int).tolist()) if len(inside) else None
 
 
 def nearest_pairs(

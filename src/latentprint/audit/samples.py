@@ -209,4 +209,5 @@ def _evidence(
         pairs=evidence.nearest_pairs(
             context.run, found.whole_set, injection.marked.pixels, lambda _, ids: samples.pixels[ids]
         ),
+        at=evidence.middle(injection),
     )

@@ -121,9 +121,10 @@ def require_images(stored: Stored, where: str) -> None:
         DataError: its type or shape is another.
     """
     shape = stored.shape
-    if len(shape) not in (3, 4):
+    if len(shape) not in (3, 4, 5):
         raise DataError(
-            f"{where} has the shape {shape}; images must be (N, H, W), (N, H, W, C) or (N, C, H, W)"
+            f"{where} has the shape {shape}; images must be (N, H, W), (N, H, W, C) or (N, C, H, W), volumes "
+            "(N, D, H, W), (N, D, H, W, C) or (N, C, D, H, W)"
         )
     if any(side < 1 for side in shape) or any(side > MAX_SIDE for side in shape[1:]):
         raise DataError(f"{where} has the shape {shape}; N must be 1 or more, the sides from 1 to {MAX_SIDE}")
@@ -220,7 +221,7 @@ def _exactly(stream: IO[bytes], size: int) -> bytes:
 
 
 def channels_last(stored: NDArray[Any], where: str) -> NDArray[Any]:
-    """(N, H, W), (N, H, W, C) or (N, C, H, W) -> (N, H, W) or (N, H, W, C), where C is 1 or 3.
+    """(N, *S), (N, *S, C) or (N, C, *S) -> (N, *S) or (N, *S, C), where C is 1 or 3.
 
     Raises:
         DataError: no axis, or either axis, can be the channels.
@@ -229,7 +230,9 @@ def channels_last(stored: NDArray[Any], where: str) -> NDArray[Any]:
 
 
 def channel_axis(shape: tuple[int, ...], where: str) -> int | None:
-    """Which axis of stored images holds 1 or 3 channels: 1, the last, or none.
+    """Which axis of stored images or volumes holds 1 or 3 channels: 1, the last, or none.
+
+    Four axes none of which can be the channels are volumes (N, D, H, W), whose sides are 5 or more.
 
     Raises:
         DataError: no axis, or either axis, can be the channels.
@@ -237,6 +240,8 @@ def channel_axis(shape: tuple[int, ...], where: str) -> int | None:
     if len(shape) == 3:
         return None
     last, first = shape[-1] in (1, 3), shape[1] in (1, 3)
+    if len(shape) == 4 and min(shape[1], shape[-1]) > 4:
+        return None
     if last == first:
         reason = (
             "both the second and the last axis could be"

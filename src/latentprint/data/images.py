@@ -126,6 +126,11 @@ def image_sha256(stored: NDArray[Any]) -> str:
     return sha256(f"{little.dtype.str}\0{shape}\0".encode() + little.tobytes()).hexdigest()
 
 
+def has_channels(stored: NDArray[Any]) -> bool:
+    """Whether stored images (N, *S) or (N, *S, C) have channels: 1 or 3 of them, last."""
+    return stored.ndim == 5 or (stored.ndim == 4 and stored.shape[3] in (1, 3))
+
+
 def stack(
     stored: NDArray[Any],
     source: str,
@@ -156,9 +161,8 @@ def stack(
     if stored.ndim == 4 and stored.shape[3] in (2, 4):
         raise DataError(f"{source}: images must have 1 or 3 channels, got {stored.shape[3]}")
     pixels, bit_depth = _pixels(stored, source, stored_range)
-    channels = stored.ndim == 5 or (stored.ndim == 4 and stored.shape[3] in (1, 3))
     return ImageSet(
-        pixels=np.ascontiguousarray(np.moveaxis(pixels, -1, 1) if channels else pixels[:, None]),
+        pixels=np.ascontiguousarray(np.moveaxis(pixels, -1, 1) if has_channels(stored) else pixels[:, None]),
         sha256=tuple(image_sha256(image) for image in stored),
         source=source,
         bit_depth=bit_depth,

@@ -2,6 +2,7 @@
 
     digits                 1,797 handwritten digits, 8 x 8, stored 0 .. 16    (UCI, in scikit-learn)
     phantom:N[:SIDE]       N drawn images of SIDE x SIDE (28)                 (`latentprint.data.phantom`)
+    phantom3d:N[:SIDE]     N drawn volumes of SIDE^3 (16)
     medmnist:NAME          train trains, val and test are held out            (`latentprint.data.medmnist`)
     a folder or .zip       image files (`data.files`, `data.tree`); of a folder also DICOM (`data.dicom`)
     an .npz                `images`, or `train_images` with `val_images` and/or `test_images` held out
@@ -34,13 +35,13 @@ from latentprint.data.draw import Source, drawn
 from latentprint.data.images import MAX_BYTES, MAX_SIDE, DataError, ImageSet, ValueRange
 from latentprint.data.listing import Listing, Preparation, Rows, of_array
 from latentprint.data.medmnist import open_medmnist
-from latentprint.data.phantom import HELDOUT, SIDE, phantom
+from latentprint.data.phantom import HELDOUT, SIDE, SIDE3D, phantom, phantom3d
 from latentprint.data.split import Split
 
 SOURCES = (
-    "digits, phantom:N, medmnist:NAME; a folder or .zip of images (PNG, JPEG, TIFF, BMP, WebP, DICOM); an"
-    " .npz with `images` or with `train_images` and `test_images`; an .npy, a .parquet, or a dataset that was"
-    " saved to disk"
+    "digits, phantom:N, phantom3d:N, medmnist:NAME; a folder or .zip of images (PNG, JPEG, TIFF, BMP, WebP,"
+    " DICOM); an .npz with `images` or with `train_images` and `test_images`; an .npy, a .parquet, or a dataset"
+    " that was saved to disk"
 )
 
 _TYPES: dict[str, ValueRange] = {"uint8": (0, 255), "uint16": (0, 65535)}
@@ -93,8 +94,8 @@ def load(
     table = None if labels is None else Path(labels)
     if text == "digits" and not os.path.isdir(text):
         found = _digits(how)
-    elif match := re.fullmatch(r"phantom:([0-9]{1,9})(?::([0-9]{1,5}))?", text):
-        found = _phantom(int(match[1]), int(match[2] or SIDE), seed, how)
+    elif match := re.fullmatch(r"(phantom(?:3d)?):([0-9]{1,9})(?::([0-9]{1,5}))?", text):
+        found = _phantom(match[1], int(match[2]), int(match[3] or 0), seed, how)
     elif text.startswith("medmnist:"):
         place = None if root is None else Path(root)
         found = _medmnist(text.removeprefix("medmnist:"), place, download, how)
@@ -185,9 +186,11 @@ def _digits(how: Preparation) -> Source:
     return Source(of_array(np.asarray(bunch.images, dtype=np.uint8), "digits", how, labels), mapped=mapped)
 
 
-def _phantom(count: int, side: int, seed: int, how: Preparation) -> Source:
-    name = f"phantom:{count}" if side == SIDE else f"phantom:{count}:{side}"
-    if not 8 <= side <= MAX_SIDE or (count + HELDOUT) * side**2 > MAX_BYTES:
+def _phantom(kind: str, count: int, side: int, seed: int, how: Preparation) -> Source:
+    paint, usual, axes = (phantom, SIDE, 2) if kind == "phantom" else (phantom3d, SIDE3D, 3)
+    side = side or usual
+    name = f"{kind}:{count}" if side == usual else f"{kind}:{count}:{side}"
+    if not 8 <= side <= MAX_SIDE or (count + HELDOUT) * side**axes > MAX_BYTES:
         raise DataError(
             f"{name}: sides from 8 to {MAX_SIDE} and up to {MAX_BYTES} pixels in all can be drawn"
         )
@@ -195,7 +198,7 @@ def _phantom(count: int, side: int, seed: int, how: Preparation) -> Source:
     def painted(purpose: str, most: int) -> Listing:
         def read(rows: Rows) -> Iterator[ImageSet]:
             for row in rows.tolist():
-                image = phantom(side, keys.generator(seed, f"phantom {purpose}", row))
+                image = paint(side, keys.generator(seed, f"{kind} {purpose}", row))
                 yield how.images(image[None], name)
 
         return Listing(name, most, read)

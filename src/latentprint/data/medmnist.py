@@ -1,4 +1,6 @@
-"""The twelve 2-D sets of MedMNIST v2 at 28 x 28 pixels, from their official files.
+"""The sets of MedMNIST v2, twelve of 28 x 28 pixels and six of 64^3 voxels, from their official files.
+
+Smaller volumes are made of these (``data.resize``).
 
 A file is used only if its md5 is the published one, so that a number measured on it can be compared with
 others'.
@@ -33,6 +35,15 @@ MD5 = {
     "organsmnist": "9ab87b696fb54e2a387ebe992d6ed5f1",
 }
 
+VOLUMES = {
+    "organmnist3d": "58a2205adf14a9d0a189cb06dc78bf10",
+    "nodulemnist3d": "c47c5b7d457bf6332200d2ea6d64ecd8",
+    "adrenalmnist3d": "17721accfe9fb005146a47d33bc54b2f",
+    "fracturemnist3d": "f01d7e6316aedf4210da0da5b7437b42",
+    "vesselmnist3d": "6bb274a8846e1097066dcd64e2c4520f",
+    "synapsemnist3d": "43bd14ebf3af9d3dd072446fedc14d5e",
+}
+
 _KEYS = ("train_images", "val_images", "test_images")
 
 
@@ -45,22 +56,23 @@ def open_medmnist(name: str, root: Path | None, *, download: bool) -> dict[str, 
     Raises:
         DataError: the set is unknown, its file missing or not the official one, or the download failed.
     """
-    if name not in MD5:
-        raise DataError(f"there is no 2-D MedMNIST set {name!r}; the sets are {', '.join(MD5)}")
+    official = (MD5 | VOLUMES).get(name)
+    if official is None:
+        raise DataError(f"there is no MedMNIST set {name!r}; the sets are {', '.join([*MD5, *VOLUMES])}")
     folder = root or Path(os.environ.get("MEDMNIST_ROOT") or Path("~/.medmnist")).expanduser()
-    path = folder / f"{name}.npz"
+    path = folder / (f"{name}.npz" if name in MD5 else f"{name}_64.npz")
     if not path.is_file():
         if not download:
             raise DataError(
                 f"there is no file {str(path)!r}; name its folder with --root or MEDMNIST_ROOT, "
                 "or ask for --download"
             )
-        _download(name, folder)
+        _download(name, path)
     found = _md5(path)
-    if found != MD5[name]:
+    if found != official:
         raise DataError(
             f"{str(path)!r} is not the official file (it may be truncated): its md5 is {found}, "
-            f"that of {name} is {MD5[name]}"
+            f"that of {name} is {official}"
         )
     arrays = open_arrays(path, (*_KEYS, *(key.replace("images", "labels") for key in _KEYS)))
     if missing := [key for key in _KEYS if key not in arrays]:
@@ -79,7 +91,8 @@ def _md5(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _download(name: str, folder: Path) -> None:
+def _download(name: str, path: Path) -> None:
+    folder, size = path.parent, {} if name in MD5 else {"size": 64}
     try:
         import medmnist
     except ImportError as error:
@@ -90,10 +103,10 @@ def _download(name: str, folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with redirect_stdout(sys.stderr):  # a command's stdout belongs to its --json
-            getattr(medmnist, by_flag[name])(split="train", root=str(folder), download=True)
+            getattr(medmnist, by_flag[name])(split="train", root=str(folder), download=True, **size)
     except Exception as error:  # the downloader turns whatever went wrong into errors of its own
         raise DataError(
             f"{name} could not be downloaded to {str(folder)!r}: {' '.join(str(error).split())[:200]}"
         ) from error
-    if not (folder / f"{name}.npz").is_file():
+    if not path.is_file():
         raise DataError(f"{name} could not be downloaded to {str(folder)!r}: no file came")

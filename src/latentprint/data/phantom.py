@@ -10,6 +10,8 @@ where (u, w) is (x, y) about the ellipse's centre, turned by its angle: body, ri
 vessel, spine, organs below the lungs, a ring of ribs. Smooth and fine texture is added and the result is
 stored in 8 bits, so that these images pass through the same rule as real ones.
 
+A volume is painted likewise of ellipsoids in [-1, 1]^3: body, two lungs, heart, spine and organs.
+
 Source: ours; the idea of an ellipse phantom is that of Shepp and Logan 1974.
 """
 
@@ -23,7 +25,7 @@ from numpy.typing import NDArray
 
 from latentprint import keys
 
-SIDE = 28
+SIDE, SIDE3D = 28, 16
 HELDOUT = 512
 """Phantoms that are held out, whatever the number trained on."""
 
@@ -60,6 +62,38 @@ def phantom(side: int, rng: np.random.Generator) -> NDArray[np.uint8]:
     image += 0.05 * image * _smooth(rng.standard_normal((5, 5)), side)
     image += 0.015 * rng.standard_normal((side, side))
     return np.rint(255.0 * np.clip(image, 0.0, 1.0)).astype(np.uint8)
+
+
+def phantom3d(side: int, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """One volume (side, side, side): slices from the feet to the head, rows from front to back."""
+    centres: NDArray[np.float64] = np.arange(1.0, 2.0 * side, 2.0) / side - 1.0
+    z, y, x = np.meshgrid(centres, centres, centres, indexing="ij")
+
+    def draw(*ranges: tuple[float, float]) -> NDArray[np.float64]:
+        return np.array([rng.uniform(low, high) for low, high in ranges])
+
+    body, at = draw((1.1, 1.5), (0.56, 0.8), (0.74, 0.94)), draw((-0.06, 0.06), (-0.06, 0.06), (-0.06, 0.06))
+    tissue = float(rng.uniform(0.4, 0.6))
+    parts = [(at, body, tissue)]
+    for lung in (-1, 1):
+        where = draw((0.1, 0.3), (-0.1, 0.04), (0.36, 0.44)) * (1, 1, lung)
+        parts.append((at + where, draw((0.5, 0.7), (0.28, 0.5), (0.2, 0.32)), float(rng.uniform(0.05, 0.18))))
+    heart = at + draw((0.0, 0.2), (-0.18, 0.08), (-0.02, 0.2))
+    parts.append(
+        (heart, draw((0.2, 0.3), (0.16, 0.26), (0.16, 0.28)), tissue + float(rng.uniform(0.08, 0.2)))
+    )
+    spine = at + np.array([0.0, 0.62 * body[1], 0.0])
+    parts.append((spine, np.array([2.0, *draw((0.1, 0.16), (0.1, 0.16))]), float(rng.uniform(0.8, 0.95))))
+    for _ in range(4):
+        organ = at + draw((-0.9, -0.3), (-0.3, 0.4), (-0.5, 0.5)) * (1, body[1], body[2])
+        size = draw((0.12, 0.3), (0.12, 0.3), (0.12, 0.3))
+        parts.append((organ, size, tissue + float(rng.uniform(-0.18, 0.24))))
+    volume = np.full((side, side, side), 0.02)
+    for centre, radii, grey in parts:
+        away = ((one - c) / r for one, c, r in zip((z, y, x), centre, radii, strict=True))
+        volume += _soft(np.sqrt(sum(one**2 for one in away))) * (grey - volume)
+    volume += 0.015 * rng.standard_normal(volume.shape)
+    return np.rint(255.0 * np.clip(volume, 0.0, 1.0)).astype(np.uint8)
 
 
 def _anatomy(rng: np.random.Generator) -> list[_Ellipse]:
@@ -131,6 +165,10 @@ def _cover(ellipse: _Ellipse, x: NDArray[np.float64], y: NDArray[np.float64]) ->
     cos, sin = math.cos(ellipse.angle), math.sin(ellipse.angle)
     dx, dy = x - ellipse.x, y - ellipse.y
     r = np.sqrt(((cos * dx + sin * dy) / ellipse.a) ** 2 + ((cos * dy - sin * dx) / ellipse.b) ** 2)
+    return _soft(r)
+
+
+def _soft(r: NDArray[np.float64]) -> NDArray[np.float64]:
     s = np.clip((1.0 - r) / _EDGE + 0.5, 0.0, 1.0)
     return s * s * (3.0 - 2.0 * s)
 

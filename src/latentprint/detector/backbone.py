@@ -1,43 +1,53 @@
-"""The networks inside the detectors: images (B, 3, H, W) in [-1, 1] -> features (B, d).
+"""The networks inside the detectors: images (B, 3, *sides) in [-1, 1] -> features (B, d).
 
     "resnet50"   torchvision's, randomly initialised: the paper's (section 5.2), d = 2048
     "resnet18"   the same family, seven times cheaper, d = 512
-    "small"      three convolutions, for small images on a CPU, d = 320
+    "small"      three convolutions, for small images on a CPU, d = 320 (volumes: 576)
+
+The convolutions of volumes are three-dimensional; their ResNets are MONAI's.
 
 Which one was used is written beside every result; none ever stands in for another.
-Source: He et al. 2016.
+Sources: He et al. 2016; Chen, Ma, Zheng 2019 (Med3D, the ResNets of MONAI).
 """
 
 from __future__ import annotations
 
-from typing import Literal, TypeVar
+from importlib import import_module
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torchvision.models import resnet18, resnet50
 
+from latentprint.contracts import InputError
 from latentprint.streams import Streams
 
 Backbone = Literal["resnet50", "resnet18", "small"]
 
 
+_LAYERS: dict[int, tuple[Any, Any, Any]] = {
+    2: (nn.Conv2d, nn.BatchNorm2d, nn.AdaptiveAvgPool2d),
+    3: (nn.Conv3d, nn.BatchNorm3d, nn.AdaptiveAvgPool3d),
+}
+
+
 class Small(nn.Module):
-    """Three convolutions; what is where (a 2 x 2 average) beside what is anywhere (a maximum)."""
+    """Three convolutions; what is where (an average of halves) beside what is anywhere (a maximum)."""
 
-    width = 320
-
-    def __init__(self) -> None:
+    def __init__(self, axes: int) -> None:
         super().__init__()
+        convolution, norm, pool = _LAYERS[axes]
         stages: list[nn.Module] = []
         for inputs, outputs, stride in ((3, 32, 1), (32, 64, 2), (64, 64, 2)):
-            convolution = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
-            stages += [convolution, nn.BatchNorm2d(outputs), nn.ReLU()]
-        self.stages = nn.Sequential(*stages)
+            stages.append(convolution(inputs, outputs, 3, stride=stride, padding=1, bias=False))
+            stages += [norm(outputs), nn.ReLU()]
+        self.stages, self.halves = nn.Sequential(*stages), pool(2)
+        self.width = 64 * (2**axes + 1)
 
     def forward(self, images: Tensor) -> Tensor:
         seen = self.stages(images)
-        where = nn.functional.adaptive_avg_pool2d(seen, 2).flatten(1)
-        return torch.cat([where, seen.amax(dim=(2, 3))], dim=1)
+        anywhere = seen.amax(dim=tuple(range(2, seen.ndim)))
+        return torch.cat([self.halves(seen).flatten(1), anywhere], dim=1)
 
 
 class Headed(nn.Module):
@@ -73,26 +83,42 @@ class Embedder(Headed):
         return nn.functional.normalize(self.head(seen), dim=1)
 
 
-def build_backbone(name: Backbone, streams: Streams, purpose: str) -> Classifier:
-    """A randomly initialised classifier; its weights are a function of the seed and the purpose alone."""
+def build_backbone(name: Backbone, streams: Streams, purpose: str, axes: int = 2) -> Classifier:
+    """A randomly initialised classifier of images with ``axes`` sides; seed and purpose draw its weights.
+
+    Raises:
+        InputError: a ResNet of volumes, and MONAI is not installed.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(int(streams.generator(f"{purpose}.weights").integers(2**63)))
         if name == "small":
-            return Classifier(Small(), Small.width)
-        network = (resnet50 if name == "resnet50" else resnet18)(weights=None)
+            small = Small(axes)
+            return Classifier(small, small.width)
+        network = (resnet50 if name == "resnet50" else resnet18)(weights=None) if axes == 2 else _resnet(name)
         width = network.fc.in_features
         network.fc = nn.Identity()  # pyright: ignore[reportAttributeAccessIssue]
         return Classifier(network, width)
+
+
+def _resnet(name: Backbone) -> Any:
+    try:
+        nets = import_module("monai.networks.nets")
+    except ImportError as error:
+        raise InputError(
+            f"the recogniser {name} of volumes is MONAI's, which is not installed: pip install "
+            "'latentprint[monai]', or take backbone = \"small\""
+        ) from error
+    return getattr(nets, name)(spatial_dims=3, n_input_channels=3, num_classes=1)
 
 
 Outputs = TypeVar("Outputs", bound=Headed)
 
 
 def build_headed(
-    kind: type[Outputs], name: Backbone, outputs: int, streams: Streams, purpose: str
+    kind: type[Outputs], name: Backbone, outputs: int, streams: Streams, purpose: str, axes: int = 2
 ) -> Outputs:
     """One of ``outputs`` outputs, randomly initialised; its weights follow from seed and purpose alone."""
-    classifier = build_backbone(name, streams, purpose)
+    classifier = build_backbone(name, streams, purpose, axes)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(int(streams.generator(f"{purpose}.head").integers(2**63)))
         return kind(classifier.backbone, classifier.head.in_features, outputs)

@@ -92,7 +92,7 @@ def fit_embedding(
 
     yield from fitted(
         "embedding",
-        config.network("embedding", streams).to(place),
+        config.network("embedding", streams, images.ndim - 2).to(place),
         config,
         how,
         epoch,
@@ -123,8 +123,7 @@ def held_to(
     Raises:
         DetectorError: too few pairs, or it never recognises a copy of an image.
     """
-    channels, height, width = images.shape[1:]
-    shape, name = (channels, height, width), f"embedding ({config.backbone})"
+    shape, name = images.shape[1:], f"embedding ({config.backbone})"
     nothing = DetectorRates(Trials(0, 0), Trials(0, 0), {}, name, "pair")
     bare = EmbeddingDetector("embedding", network, 1.0, nothing, config, epoch, shape, how or Evaluation())
     as_targets = masked(calibration, config.masked, kind, rng)

@@ -54,9 +54,9 @@ class EmbeddingConfig(DetectorConfig):
     temperature: Positive = 0.1
     false_positive_rate: Share = 1e-3
 
-    def network(self, name: str, streams: Streams) -> Embedder:
+    def network(self, name: str, streams: Streams, axes: int) -> Embedder:
         """The embedder before its fit; there is one, whatever the name."""
-        return build_headed(Embedder, self.backbone, self.dimensions, streams, "embedding")
+        return build_headed(Embedder, self.backbone, self.dimensions, streams, "embedding", axes)
 
 
 @dataclass(frozen=True, eq=False)

@@ -67,7 +67,7 @@ class _Task:
 
     name: str
     config: DetectorConfig
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     epoch: Callable[[Rng], tuple[Pixels, Labels]]
     validation: tuple[Pixels, Labels]
     calibration: tuple[Pixels, Pixels]  # positives, negatives
@@ -116,7 +116,7 @@ def fit_presence(
     task = _Task(
         "presence",
         config,
-        _shape(images),
+        images.shape[1:],
         epoch,
         (noisy(held, config.noise, rng), labels),
         (
@@ -191,7 +191,7 @@ def fit_identity(
     task = _Task(
         "identity",
         config,
-        _shape(others),
+        others.shape[1:],
         epoch,
         (back(held), labels),
         (back(copies), back(np.concatenate([calibration, marked(calibration, kind, rng)]))),
@@ -208,7 +208,7 @@ def _fit(
     task: _Task, streams: Streams, device: torch.device, how: Evaluation
 ) -> Iterator[FitState[NetworkDetector]]:
     config = task.config
-    network = build_backbone(config.backbone, streams, task.name).to(device)
+    network = build_backbone(config.backbone, streams, task.name, len(task.shape) - 1).to(device)
     held, truth = on(device, task.validation[0]), on(device, task.validation[1]).double()
 
     def epoch(number: int) -> Iterator[Shown]:
@@ -272,11 +272,6 @@ def _rows(available: int, wanted: int, rng: Rng) -> NDArray[np.int64]:
     """``wanted`` indices, each of the available ones before any comes again."""
     rounds = [rng.permutation(available) for _ in range(-(-wanted // available))]
     return np.concatenate(rounds)[:wanted].astype(np.int64)
-
-
-def _shape(images: Pixels) -> tuple[int, int, int]:
-    channels, height, width = images.shape[1:]
-    return channels, height, width
 
 
 def _require(condition: bool, said: str) -> None:

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from latentprint.detector.backbone import Headed
-from latentprint.detector.model import DetectorConfig, DetectorError, Fitted, three_channels
-from latentprint.networks.speed import Evaluation, arithmetic, compiled, laid_out, new_step, rounding
+from latentprint.detector.model import DetectorConfig, DetectorError, Fitted, in_parts, three_channels
+from latentprint.networks.speed import Evaluation, arithmetic, compiled, laid_out, layout, new_step, rounding
 
 Shown = tuple[Tensor, Callable[[Tensor], Tensor]]
 """Images of one step, and the loss of what the network answers to them."""
@@ -161,14 +161,14 @@ def until_best(
 
 def answer(network: Headed, images: Tensor, how: Evaluation) -> Tensor:
     """What the network answers to images (B, C, H, W), some at a time: (B, ...), float64."""
-    parts = [network.ending(seen_by(network.backbone, part, how)) for part in images.split(512)]
+    parts = [network.ending(seen_by(network.backbone, part, how)) for part in in_parts(images)]
     return torch.cat(parts).double()
 
 
 def learning(network: Headed, how: Evaluation) -> Callable[[Tensor], Tensor]:
     """The backbone of ``network`` (laid out so from now on) as it learns: compiled where ``how`` says so."""
     if how.channels_last:
-        network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        network.to(memory_format=layout(network, how))  # pyright: ignore[reportCallIssue]
     return compiled(network.backbone, how)
 
 

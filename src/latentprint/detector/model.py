@@ -8,6 +8,7 @@ depends on what else is in the batch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -30,8 +31,8 @@ from latentprint.stats import DetectorRates, Trials
 from latentprint.stats.rates import Unit
 from latentprint.streams import Streams
 
-_BATCH = 512
-"""Images that a detector looks at together; it bounds memory and does not change answers beyond rounding."""
+_BATCH, _PIXELS = 512, 2**23
+"""Images, and pixels, that a detector looks at together; answers do not change by it beyond rounding."""
 
 AT_ONCE = 256
 """The one batch shape of a detector that is compiled: the audit's own batch."""
@@ -95,9 +96,9 @@ class DetectorConfig:
         if self.draws is not None and self.draws < self.batch:
             raise ValueError(f"draws must be no less than batch, got {self.draws} and {self.batch}")
 
-    def network(self, name: str, streams: Streams) -> Headed:
-        """The network before its fit, with the weights that ``streams`` draw for ``name``."""
-        return build_backbone(self.backbone, streams, name)
+    def network(self, name: str, streams: Streams, axes: int) -> Headed:
+        """The network before its fit, for images with ``axes`` sides; ``streams`` draw its weights."""
+        return build_backbone(self.backbone, streams, name, axes)
 
 
 Config = TypeVar("Config", bound=DetectorConfig)
@@ -131,7 +132,7 @@ class Fitted(Generic[Network, Config]):
         rates: counted on the test split.
         config: with which it was fitted.
         epoch: the one whose weights were kept, from 1.
-        shape: (C, H, W) of the images.
+        shape: (C, *sides) of the images.
         how: its backbone is evaluated; its last layer is float32 always.
     """
 
@@ -141,7 +142,7 @@ class Fitted(Generic[Network, Config]):
     rates: DetectorRates
     config: Config
     epoch: int
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     how: Evaluation = Evaluation()  # noqa: RUF009 (frozen)
 
     @property
@@ -166,7 +167,7 @@ class Fitted(Generic[Network, Config]):
             )
         if not bool(images.isfinite().all()):
             raise ValueError(f"the {self.name} detector was given NaN or infinity")
-        return [self._backbone(three_channels(part)) for part in images.float().split(_BATCH)]
+        return [self._backbone(three_channels(part)) for part in in_parts(images.float())]
 
     @cached_property
     def _backbone(self) -> Evaluated:
@@ -214,13 +215,12 @@ class Fitted(Generic[Network, Config]):
         how: Evaluation,
     ) -> Self:
         note = TypeAdapter(_Note).validate_python(found)
-        config = read(kind, note.config)
-        network: Any = config.network(note.name, Streams(0))  # its weights are replaced at once
+        config, shape = read(kind, note.config), tuple(note.shape)
+        # its weights are replaced at once
+        network: Any = config.network(note.name, Streams(0), len(shape) - 1)
         network.load_state_dict(tensors)
         network.to(device).eval().requires_grad_(False)
-        channels, height, width = note.shape
         rates = DetectorRates(note.tpr, note.fpr, note.kinds, note.recogniser, note.unit)
-        shape = (channels, height, width)
         return cls(note.name, network, note.threshold, rates, config, note.epoch, shape, how)
 
 
@@ -260,6 +260,11 @@ def load_detector(
     return NetworkDetector.restored(DetectorConfig, folder, device, how)
 
 
+def in_parts(images: Tensor) -> tuple[Tensor, ...]:
+    """Images (B, C, *sides) as many at a time as a detector looks at."""
+    return images.split(min(_BATCH, max(1, _PIXELS // math.prod(images.shape[2:]))))
+
+
 def three_channels(images: Tensor) -> Tensor:
     """Single-channel images repeated to three (paper section 5.1); three channels as they are.
 
@@ -268,7 +273,7 @@ def three_channels(images: Tensor) -> Tensor:
     """
     if images.shape[1] not in (1, 3):
         raise ValueError(f"detectors see images of 1 or 3 channels, got {images.shape[1]}")
-    return images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
+    return images.expand(-1, 3, *images.shape[2:]) if images.shape[1] == 1 else images
 
 
 def threshold_between(positive: NDArray[np.float64], negative: NDArray[np.float64], name: str) -> float:

@@ -1,8 +1,10 @@
-"""A trained model as files: what diffusers reads, and what it does not know.
+"""A trained model as files: what diffusers or MONAI reads, and what they do not know.
 
     config.json                           the network's shape   } diffusers' own format: the folder loads with
     diffusion_pytorch_model.safetensors   its weights           } UNet2DModel.from_pretrained
     latentprint.json                      schedule, parametrisation, sigma_data; written last
+
+Of a network for volumes the configuration and the names of the weights are MONAI's.
 
 Weights are read from safetensors only. A pickle can run any code while it is being read, so none ever is.
 """
@@ -22,11 +24,13 @@ from latentprint.contracts import InputError
 from latentprint.denoiser import NetworkDenoiser
 from latentprint.files import FileError, read_json, write
 from latentprint.networks.files import pack, unpack
-from latentprint.networks.unet import multiple_of
+from latentprint.networks.unet import UNetConfig, VolumeUNet, multiple_of, volume_settings
 from latentprint.schedule import schedule_from
+from latentprint.settings import SettingsError, read
 
 CONFIG, WEIGHTS, ABOUT = "config.json", "diffusion_pytorch_model.safetensors", "latentprint.json"
 SCHEMA = "latentprint-model/1"
+_MONAI = "monai.networks.nets.DiffusionModelUNet"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 
@@ -35,17 +39,21 @@ class ModelError(InputError):
 
 
 def save_model(folder: Path, denoiser: NetworkDenoiser) -> None:
-    """Write a model whose network is a diffusers ``UNet2DModel``.
+    """Write a model whose network is one that ``build_unet`` makes.
 
     Raises:
         ModelError: the network is of another class.
         FileError: the disk is full or the folder cannot be written.
     """
     network = denoiser.network
-    if not isinstance(network, UNet2DModel):
-        raise ModelError(f"only diffusers' UNet2DModel can be saved, got {type(network).__name__}")
-    write(folder / CONFIG, network.to_json_string().encode())
-    write(folder / WEIGHTS, pack(network.state_dict()))
+    if isinstance(network, VolumeUNet):
+        config, weights = json.dumps({"_target_": _MONAI} | network.config), network.inner.state_dict()
+    elif isinstance(network, UNet2DModel):
+        config, weights = network.to_json_string(), network.state_dict()
+    else:
+        raise ModelError(f"only networks of build_unet can be saved, got {type(network).__name__}")
+    write(folder / CONFIG, config.encode())
+    write(folder / WEIGHTS, pack(weights))
     about = {"schema": SCHEMA, **denoiser.config()}
     write(folder / ABOUT, (json.dumps(about, indent=2) + "\n").encode())
 
@@ -66,7 +74,7 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> NetworkDenoi
         raise ModelError(f"{folder / ABOUT} must be of schema {SCHEMA!r}, got {about.get('schema')!r}")
     if not isinstance(about.get("schedule"), dict):
         raise ModelError(f"{folder / ABOUT} does not describe a model: its schedule is no table")
-    network = cast(nn.Module, _network(folder, config, tensors)).to(device).eval().requires_grad_(False)
+    network = _network(folder, config, tensors).to(device).eval().requires_grad_(False)
     try:
         return NetworkDenoiser(
             network,
@@ -96,7 +104,9 @@ def refuse_pickles(folder: Path) -> None:
         )
 
 
-def _network(folder: Path, config: Mapping[str, object], tensors: dict[str, torch.Tensor]) -> UNet2DModel:
+def _network(folder: Path, config: Mapping[str, object], tensors: dict[str, torch.Tensor]) -> nn.Module:
+    if config.get("_target_") == _MONAI:
+        return _of_volumes(folder, config, tensors)
     if config.get("_class_name") != "UNet2DModel":
         raise ModelError(f"{folder / CONFIG} must be of a UNet2DModel, got {config.get('_class_name')!r}")
     try:
@@ -108,6 +118,34 @@ def _network(folder: Path, config: Mapping[str, object], tensors: dict[str, torc
         first = str(error).strip().splitlines()
         detail = first[min(1, len(first) - 1)].strip() if first else type(error).__name__
         raise ModelError(f"the weights in {folder} do not fit its {CONFIG}: {detail[:150]}") from error
+    return network
+
+
+def _of_volumes(
+    folder: Path, config: Mapping[str, object], tensors: dict[str, torch.Tensor]
+) -> VolumeUNet:
+    names = {
+        "channels": "channels",
+        "layers_per_block": "num_res_blocks",
+        "attention": "attention_levels",
+        "norm_groups": "norm_num_groups",
+        "head_channels": "num_head_channels",
+    }
+    try:
+        channels = config.get("in_channels")
+        shape = read(UNetConfig, {ours: config.get(theirs) for ours, theirs in names.items()})
+        settings = volume_settings(shape, channels if isinstance(channels, int) else 0)
+        if {"_target_": _MONAI} | settings != dict(config):
+            raise ValueError("it has settings that this library does not write")
+        with torch.device("meta"):
+            network = VolumeUNet(**settings)
+        network.inner.load_state_dict({name: one.float() for name, one in tensors.items()}, assign=True)
+    except (SettingsError, ValueError, RuntimeError) as error:
+        if isinstance(error, InputError) and not isinstance(error, SettingsError):
+            raise
+        raise ModelError(
+            f"the weights in {folder} do not fit its {CONFIG}: {' '.join(str(error).split())[:150]}"
+        ) from error
     return network
 
 

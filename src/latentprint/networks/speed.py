@@ -105,9 +105,18 @@ def new_step(speed: Speed) -> None:
         torch.compiler.cudagraph_mark_step_begin()
 
 
+_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+
+
 def laid_out(images: Tensor, speed: Speed) -> Tensor:
-    """Images (B, C, H, W) in the layout that ``speed`` asks for."""
-    return images.contiguous(memory_format=torch.channels_last) if speed.channels_last else images
+    """Images (B, C, *sides) in the layout that ``speed`` asks for."""
+    return images.contiguous(memory_format=_LAST[images.ndim]) if speed.channels_last else images
+
+
+def layout(network: nn.Module, speed: Speed) -> torch.memory_format:
+    """How the weights of a network lie: those of convolutions over volumes have five axes."""
+    axes = 5 if any(weight.ndim == 5 for weight in network.parameters()) else 4
+    return _LAST[axes] if speed.channels_last else torch.contiguous_format
 
 
 class Evaluated(nn.Module):
@@ -183,5 +192,4 @@ def for_evaluation(network: nn.Module, how: Evaluation, batch: int) -> Evaluated
     if not how.compile and (how.precision == "float32" or on_cpu):
         return Evaluated(inference_form(network), how, batch)
     still = copy.deepcopy(network).eval().requires_grad_(False)
-    layout = torch.channels_last if how.channels_last else torch.contiguous_format
-    return Evaluated(still.to(memory_format=layout), how, batch)  # pyright: ignore[reportCallIssue, reportArgumentType]
+    return Evaluated(still.to(memory_format=layout(network, how)), how, batch)  # pyright: ignore[reportCallIssue, reportArgumentType]

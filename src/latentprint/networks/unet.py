@@ -1,15 +1,17 @@
-"""The network of the score model: a U-Net that sees the noisy image and the time.
+"""The network of the score model: a U-Net that sees the noisy image or volume and the time.
 
 Level k works at size / 2^k; a level has ``layers_per_block`` residual blocks on the way down and one more
 on the way up. The paper (§5.2, appendix A) takes diffusers' ``UNet2DModel`` of 128-128-256-... channels and
 keeps its three outermost levels, because 28 can be halved only twice: 28 -> 14 -> 7.
 
-Source: von Platen et al. 2022 (diffusers, ``UNet2DModel``); Ho et al. 2020 for the architecture.
+Images have diffusers' ``UNet2DModel``, volumes MONAI's ``DiffusionModelUNet`` (extra ``latentprint[monai]``).
+
+Sources: von Platen et al. 2022 (diffusers); Cardoso et al. 2022 (MONAI); Ho et al. 2020 for the architecture.
 """
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any, cast
 
 import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
@@ -17,6 +19,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import nn
 
+from latentprint.contracts import InputError
 from latentprint.settings import STRICT
 from latentprint.streams import Streams
 
@@ -31,7 +34,7 @@ class UNetConfig:
         channels: channels of each level, outermost first; there are as many levels as entries.
         layers_per_block: residual blocks of a level on the way down; on the way up there is one more.
         attention: for each level, whether its blocks attend; empty means nowhere.
-        middle_attention: whether the innermost, middle block attends.
+        middle_attention: whether the innermost, middle block attends; MONAI's, for volumes, always does.
         norm_groups: groups of the group normalisation; divides every entry of ``channels``.
         head_channels: channels of one attention head, where there is attention.
 
@@ -75,28 +78,79 @@ SMALL28 = UNetConfig((32, 64, 64), layers_per_block=1, middle_attention=False, n
 """For 28 x 28 images on two CPU cores: 1.0 million parameters, 0.6 s of one core for a step of 32 images."""
 
 
+class VolumeUNet(nn.Module):
+    """MONAI's three-dimensional ``DiffusionModelUNet``, with the settings that it does not keep itself.
+
+    Raises:
+        InputError: MONAI is not installed.
+    """
+
+    def __init__(self, **config: Any) -> None:
+        super().__init__()
+        try:
+            from monai.networks.nets.diffusion_model_unet import DiffusionModelUNet
+        except ImportError as error:
+            raise InputError(
+                "volumes are learnt by MONAI's network, which is not installed: pip install "
+                "'latentprint[monai]'"
+            ) from error
+        self.config = config
+        self.inner = DiffusionModelUNet(**config)
+
+    def forward(self, x: torch.Tensor, time: torch.Tensor, class_labels: torch.Tensor | None = None) -> Any:
+        """Volumes (B, C, D, H, W) and times (B,) -> (B, C, D, H, W)."""
+        return self.inner(x, time, class_labels=class_labels)
+
+
+Network = UNet2DModel | VolumeUNet
+"""What this library trains."""
+
+
+def volume_settings(config: UNetConfig, channels: int) -> dict[str, Any]:
+    """MONAI's names for the network's shape.
+
+    Raises:
+        InputError: no attention in the middle, which MONAI's network always has.
+    """
+    if not config.middle_attention:
+        raise InputError(
+            "the network for volumes, MONAI's, attends in its middle: leave middle_attention true"
+        )
+    return {
+        "spatial_dims": 3,
+        "in_channels": channels,
+        "out_channels": channels,
+        "channels": list(config.channels),
+        "num_res_blocks": config.layers_per_block,
+        "attention_levels": list(config.attention or (False,) * len(config.channels)),
+        "norm_num_groups": config.norm_groups,
+        "num_head_channels": config.head_channels,
+    }
+
+
 def multiple_of(network: nn.Module) -> int:
     """What the sides that a network sees must be multiples of: a U-Net halves them at each level but one.
 
     28 = 4 x 7 can be halved twice; other sides are filled up (``NetworkDenoiser``, ``multiple``).
     """
+    if isinstance(network, VolumeUNet):
+        return 2 ** (len(network.config["channels"]) - 1)
     halves = isinstance(network, UNet2DModel)
     return 2 ** (len(network.config["block_out_channels"]) - 1) if halves else 1
 
 
-def build_unet(
-    config: UNetConfig, channels: int, size: int | tuple[int, int], streams: Streams
-) -> UNet2DModel:
-    """A freshly initialised network for images (B, channels, height, width), on the CPU, in float32.
+def build_unet(config: UNetConfig, channels: int, size: int | tuple[int, ...], streams: Streams) -> Network:
+    """A freshly initialised network for images (B, channels, *size), on the CPU, in float32.
 
     Args:
         config: the network's shape.
         channels: channels of the images, 1 or more.
-        size: the side of square images, or (height, width), in pixels.
+        size: the side of square images, or (height, width), or (depth, height, width), in pixels.
         streams: the weights are a function of their seed alone; torch's global generator is left as it was.
 
     Raises:
         ValueError: ``channels`` or a side is not positive.
+        InputError: of volumes, see ``VolumeUNet`` and ``volume_settings``.
     """
     sides = (size, size) if isinstance(size, int) else size
     if channels < 1 or min(sides) < 1:
@@ -104,8 +158,10 @@ def build_unet(
     attention = config.attention or (False,) * len(config.channels)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(int(streams.generator("network.weights").integers(2**63)))
+        if len(sides) == 3:
+            return VolumeUNet(**volume_settings(config, channels))
         return UNet2DModel(
-            sample_size=size,
+            sample_size=cast(tuple[int, int], size),
             in_channels=channels,
             out_channels=channels,
             block_out_channels=config.channels,

@@ -2,15 +2,17 @@
 
 The figures are those of the paper: x_t over t and what the reverse process made of it (Fig. 4), false
 positives of one detector alone (Fig. 8), copies with their absolute pixel error ``|x' - x_p|`` (Fig. 10).
-Images are embedded as PNG, so the page is one file; it must stay where the training images may stay.
+Images are embedded as PNG, so the page is one file; it must stay where the training images may stay. Of a
+volume the three planes through the mark stand side by side, and x_p's own slices can be gone through.
 """
 
 from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +83,7 @@ class Evidence:
         original: the private image before it was marked, if there is one.
         pairs: generated images and the training images nearest to them, nearest first.
         prompts: whose they are, and their words.
+        at: the voxel through which volumes are cut, that of the mark; None: the middle.
 
     Raises:
         ValueError: an image of another shape than the target's, or one that is not finite.
@@ -93,6 +96,7 @@ class Evidence:
     original: Pixels | None = None
     pairs: Sequence[NearestPair] = ()
     prompts: Sequence[tuple[str, str]] = ()
+    at: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         every = [self.target, *(n.image for n in self.noised), *(n.result for n in self.noised)]
@@ -101,9 +105,9 @@ class Evidence:
         every += [one for pair in self.pairs for one in (pair.image, pair.nearest)]
         for image in every:
             finite = bool(np.isfinite(image).all())
-            if image.ndim != 3 or image.shape != self.target.shape or not finite:
+            if image.shape != self.target.shape or not finite:
                 raise ValueError(
-                    f"evidence needs finite images of the target's shape (C, H, W) = {self.target.shape}, got"
+                    f"evidence needs finite images of the target's shape {self.target.shape}, got"
                     f" {image.shape}{'' if finite else ' with values that are not finite'}"
                 )
 
@@ -131,8 +135,26 @@ def png(image: Pixels) -> Markup:
     return Markup("data:image/png;base64," + base64.b64encode(file.getvalue()).decode())
 
 
+def planes(image: Pixels, at: Sequence[int]) -> Pixels:
+    """The planes through the pixel ``at`` of an image (C, *sides), one for each two axes, side by side.
+
+    An image (C, H, W) is its own and only one; of a volume the slice comes first.
+    """
+    cuts: list[Pixels] = []
+    for pair in reversed([*combinations(range(len(at)), 2)]):
+        cuts.append(image[:, *(slice(None) if axis in pair else one for axis, one in enumerate(at))])
+    tallest = max(cut.shape[1] for cut in cuts)
+    even = [np.pad(cut, ((0, 0), (0, tallest - cut.shape[1]), (0, 0)), constant_values=-1) for cut in cuts]
+    return np.concatenate(even, axis=2)
+
+
+def slices(image: Pixels) -> list[Pixels]:
+    """The slices (C, H, W) of an image (C, *sides)."""
+    return list(np.moveaxis(image.reshape(len(image), -1, *image.shape[-2:]), 1, 0))
+
+
 def difference(first: Pixels, second: Pixels, full: float) -> Pixels:
-    """``|first - second|`` averaged over channels, as an image (1, H, W): -1 is no difference, 1 ``full``."""
+    """``|first - second|`` averaged over channels, as an image (1, *sides): -1 is no difference, 1 ``full``."""
     gap = np.abs(first.astype(np.float64) - second.astype(np.float64)).mean(axis=0, keepdims=True)
     return (2 * np.clip(gap / full, 0, 1) - 1).astype(np.float32)
 
@@ -149,13 +171,15 @@ def _score(presence: float | None, identity: float) -> str:
     return f"mark {words.number(presence)}, image {words.number(identity)}"
 
 
-def _cards(target: Pixels, samples: Sequence[Sample], full: float) -> list[Card]:
+def _cards(
+    target: Pixels, samples: Sequence[Sample], full: float, show: Callable[[Pixels], Markup]
+) -> list[Card]:
     return [
         Card(
-            png(one.image),
+            show(one.image),
             f"generated image {one.id}",
             (f"no. {one.id}", f"MSE {words.number(one.mse)}", _score(one.presence, one.identity)),
-            png(difference(one.image, target, full)),
+            show(difference(one.image, target, full)),
         )
         for one in samples[:SHOWN]
     ]
@@ -168,6 +192,11 @@ def _words(text: str) -> str:
 
 def render_evidence(evidence: Evidence) -> str:
     """The page as one HTML string. Confidential: it holds the private image."""
+    at = evidence.at or tuple(side // 2 for side in evidence.target.shape[1:])
+
+    def show(image: Pixels) -> Markup:
+        return png(planes(image, at))
+
     target, samples = evidence.target, sorted(evidence.samples, key=lambda one: one.mse)
     alone = sorted(evidence.false_positives, key=lambda one: one.mse)
     noised = sorted(evidence.noised, key=lambda one: one.t)
@@ -176,9 +205,9 @@ def render_evidence(evidence: Evidence) -> str:
     rows = [
         (
             f"t = {one.t:.3g}",
-            png(one.image),
-            png(one.result),
-            png(difference(one.result, target, 2.0)),
+            show(one.image),
+            show(one.result),
+            show(difference(one.result, target, 2.0)),
             _score(one.presence, one.identity),
             one.hit,
         )
@@ -188,20 +217,21 @@ def render_evidence(evidence: Evidence) -> str:
         "evidence.html.j2",
         "CONFIDENTIAL evidence",
         scripted=False,
-        target=png(target),
-        original=None if evidence.original is None else png(evidence.original),
+        target=show(target),
+        slices=[png(one) for one in slices(target)],
+        original=None if evidence.original is None else show(evidence.original),
         noised=rows,
-        samples=_cards(target, samples, full),
+        samples=_cards(target, samples, full, show),
         samples_all=len(samples),
         samples_scale=words.number(full),
-        alone=_cards(target, alone, full_alone),
+        alone=_cards(target, alone, full_alone, show),
         alone_all=len(alone),
         alone_scale=words.number(full_alone),
         pairs=[
             (
-                png(pair.image),
-                png(pair.nearest),
-                png(difference(pair.image, pair.nearest, 2.0)),
+                show(pair.image),
+                show(pair.nearest),
+                show(difference(pair.image, pair.nearest, 2.0)),
                 f"no. {pair.sample}, training image {pair.training}",
                 f"difference {words.number(pair.distance)}{', a copy' if pair.copy else ''}",
             )

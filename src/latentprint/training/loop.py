@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from latentprint.denoiser import NetworkDenoiser
 from latentprint.networks import FileError, commit, committed, multiple_of
-from latentprint.networks.speed import compiled, laid_out, new_step, rounding
+from latentprint.networks.speed import compiled, laid_out, layout, new_step, rounding
 from latentprint.schedule import Schedule
 from latentprint.settings import plain
 from latentprint.streams import Streams
@@ -119,9 +119,9 @@ def train(
 
 
 def _checked(images: NDArray[np.float32]) -> NDArray[np.float32]:
-    if images.ndim != 4 or images.dtype != np.float32 or not len(images):
+    if images.ndim < 4 or images.dtype != np.float32 or not len(images):
         raise ValueError(
-            f"training needs float32 images of shape (N, C, H, W) with N of 1 or more, "
+            f"training needs float32 images of shape (N, C, *sides) with N of 1 or more, "
             f"got {images.dtype} of shape {images.shape}"
         )
     if not np.isfinite(images).all():
@@ -176,8 +176,7 @@ class _Run:
         team: Team,
     ) -> _Run:
         spread = config.sigma_data if config.sigma_data is not None else float(pixels.std(dtype=np.float64))
-        layout = torch.channels_last if config.speed.channels_last else torch.contiguous_format
-        network = network.to(device, memory_format=layout).train()  # pyright: ignore[reportCallIssue]
+        network = network.to(device, memory_format=layout(network, config.speed)).train()  # pyright: ignore[reportCallIssue]
         mean = copy.deepcopy(network).eval().requires_grad_(False)
         optimiser = torch.optim.AdamW(
             network.parameters(),
