@@ -154,7 +154,7 @@ def slices(image: Pixels) -> list[Pixels]:
 
 
 def difference(first: Pixels, second: Pixels, full: float) -> Pixels:
-    """``|first - second|`` averaged over channels, as an image (1, *sides): -1 is no difference, 1 ``full``."""
+    """``|first - second|``, mean over channels, as an image (1, *sides): -1 is no difference, 1 ``full``."""
     gap = np.abs(first.astype(np.float64) - second.astype(np.float64)).mean(axis=0, keepdims=True)
     return (2 * np.clip(gap / full, 0, 1) - 1).astype(np.float32)
 
