@@ -45,7 +45,7 @@ from latentprint.schedule import EDM, VP, Schedule
 from latentprint.stats import binomial_test_less
 from latentprint.streams import Streams
 
-Shape = tuple[int, int, int]
+Shape = tuple[int, ...]
 
 COUNT = "monte_carlo"
 """What counting is called; all other estimators are those of the table ``rate.ESTIMATORS``."""
