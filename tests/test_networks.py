@@ -181,7 +181,7 @@ def test_damaged_models_are_refused_in_one_sentence(tmp_path: Path):
 
 
 def test_only_what_diffusers_can_read_is_saved(tmp_path: Path):
-    with pytest.raises(ModelError, match="UNet2DModel can be saved, got Identity"):
+    with pytest.raises(ModelError, match="build_unet can be saved, got Identity"):
         save_model(tmp_path, NetworkDenoiser(torch.nn.Identity(), SubVP()))
 
 

@@ -40,8 +40,8 @@ from latentprint.data.split import Split
 
 SOURCES = (
     "digits, phantom:N, phantom3d:N, medmnist:NAME; a folder or .zip of images (PNG, JPEG, TIFF, BMP, WebP,"
-    " DICOM); an .npz with `images` or with `train_images` and `test_images`; an .npy, a .parquet, or a dataset"
-    " that was saved to disk"
+    " DICOM); an .npz with `images` or with `train_images` and `test_images`; an .npy, a .parquet, or a"
+    " dataset that was saved to disk"
 )
 
 _TYPES: dict[str, ValueRange] = {"uint8": (0, 255), "uint16": (0, 65535)}

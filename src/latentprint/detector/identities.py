@@ -47,9 +47,9 @@ class IdentitiesConfig(DetectorConfig):
 
     targets: Some = 1
 
-    def network(self, name: str, streams: Streams) -> Headed:
+    def network(self, name: str, streams: Streams, axes: int) -> Headed:
         """The network before its fit."""
-        return build_headed(Headed, self.backbone, self.targets + 1, streams, name)
+        return build_headed(Headed, self.backbone, self.targets + 1, streams, name, axes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +125,7 @@ def fit_identities(
 
     yield from fitted(
         "identities",
-        own.network("identities", streams).to(place),
+        own.network("identities", streams, targets.ndim - 2).to(place),
         own,
         how,
         epoch,
@@ -208,8 +208,7 @@ class _Task:
             recogniser=f"identities ({self.config.backbone})",
             unit=self.unit,
         )
-        channels, height, width = self.targets.shape[1:]
-        shape = (channels, height, width)
+        shape = self.targets.shape[1:]
         return Identities("identities", network, level, rates, self.config, best, shape, how)
 
 
