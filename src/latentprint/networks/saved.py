@@ -121,9 +121,7 @@ def _network(folder: Path, config: Mapping[str, object], tensors: dict[str, torc
     return network
 
 
-def _of_volumes(
-    folder: Path, config: Mapping[str, object], tensors: dict[str, torch.Tensor]
-) -> VolumeUNet:
+def _of_volumes(folder: Path, config: Mapping[str, object], tensors: dict[str, torch.Tensor]) -> VolumeUNet:
     names = {
         "channels": "channels",
         "layers_per_block": "num_res_blocks",
