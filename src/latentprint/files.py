@@ -139,14 +139,14 @@ def parse_json(text: str, what: str, *, infinite: bool = False) -> dict[str, Any
     return found
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, object]:
     out = dict(pairs)
     if len(out) != len(pairs):
         raise ValueError("a key comes twice, and readers differ on which counts")
     return out
 
 
-def read_toml(path: Path) -> dict[str, Any]:
+def read_toml(path: Path) -> dict[str, object]:
     """The table in a TOML file.
 
     Raises:
@@ -155,7 +155,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     return parse_toml(read_text(path, MAX_TOML), quoted(path))
 
 
-def parse_toml(text: str, what: str) -> dict[str, Any]:
+def parse_toml(text: str, what: str) -> dict[str, object]:
     """The table in ``text``; ``what`` names it in the refusal.
 
     Raises:

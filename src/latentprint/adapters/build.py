@@ -158,7 +158,9 @@ _KINDS: dict[str, tuple[Callable[..., nn.Module], dict[str, Field]]] = {
 }
 
 
-def build(config: Mapping[str, Any], folder: Path, allowed: tuple[str, ...]) -> tuple[nn.Module, list[Path]]:
+def build(
+    config: Mapping[str, object], folder: Path, allowed: tuple[str, ...]
+) -> tuple[nn.Module, list[Path]]:
     """The network that ``config`` describes with the weights of ``folder``, and the files these came from.
 
     It is in evaluation mode, in float32, on the CPU, and needs no gradient.
@@ -188,7 +190,7 @@ def build(config: Mapping[str, Any], folder: Path, allowed: tuple[str, ...]) -> 
             raise ModelError(f"{name} would compute {sum(left.values()):,} numbers for {next(iter(left))!r}")
         with torch.random.fork_rng(devices=[]):  # it draws weights, which are replaced at once
             network = kind(**values)
-    network.load_state_dict(cast(dict[str, Any], tensors), strict=True, assign=True)
+    network.load_state_dict(cast(dict[str, object], tensors), strict=True, assign=True)
     return network.eval().requires_grad_(False), files
 
 

@@ -27,7 +27,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import file_digest
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import safetensors.torch
 import torch
@@ -69,7 +69,7 @@ def convert(
     *,
     trusted: bool,
     take: str | None = None,
-    flags: Mapping[str, Any] | None = None,
+    flags: Mapping[str, object] | None = None,
 ) -> Converted:
     """Write the weights of the pickle ``source`` to ``target``, a .safetensors file or a new folder.
 
@@ -124,7 +124,7 @@ def _read(source: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
         call = [sys.executable, "-I", str(worker), str(source.resolve()), str(out)]
         try:
             done = subprocess.run(call, capture_output=True, text=True, timeout=_TIMEOUT, check=False)
-            answer: dict[str, Any] = json.loads(done.stdout) if done.stdout.strip() else {}
+            answer: dict[str, object] = json.loads(done.stdout) if done.stdout.strip() else {}
         except subprocess.TimeoutExpired:
             answer = {"reason": "it took more than an hour"}
         except ValueError:
@@ -137,7 +137,7 @@ def _read(source: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     return tensors, (seen,) if seen else ()
 
 
-def _reason(answer: Mapping[str, Any]) -> str:
+def _reason(answer: Mapping[str, object]) -> str:
     reason = answer.get("reason", "the process that read it ended without a word")
     if reason != "classes":
         return str(reason)

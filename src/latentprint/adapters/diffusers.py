@@ -173,7 +173,7 @@ def _parts(folder: Path) -> dict[str, Path]:
     return found | ({"vae": vaes[0]} if vaes else {})
 
 
-def _require_known(index: Mapping[str, Any]) -> None:
+def _require_known(index: Mapping[str, object]) -> None:
     """Refuses pipelines and parts that are not in the tables."""
     name, version = index.get("_class_name"), index.get("_diffusers_version")
     of = f"a {short(name)} of diffusers" + (f" {version}" if isinstance(version, str) else "")

@@ -169,7 +169,7 @@ class DiscreteSchedule:
         """t = (k + 1) / N, the inverse of ``timestep``: so a scheduler's own timesteps become a grid."""
         return (torch.as_tensor(timestep, dtype=torch.float64) + 1) / self.timesteps
 
-    def config(self) -> dict[str, Any]:
+    def config(self) -> dict[str, object]:
         """Plain values from which ``DiscreteSchedule(tuple(config["alphas_cumprod"]))`` makes it again."""
         return {"name": "discrete", "alphas_cumprod": list(self.alphas_cumprod)}
 
@@ -190,7 +190,7 @@ def discrete_schedule(alphas_cumprod: Tensor, predicts: str) -> DiscreteSchedule
     return DiscreteSchedule(tuple(levels))
 
 
-def alphas_cumprod(config: Mapping[str, Any]) -> Tensor:
+def alphas_cumprod(config: Mapping[str, object]) -> Tensor:
     """abar_k of a scheduler's configuration, float32 (N,), in the float32 arithmetic of diffusers.
 
     Keys: ``num_train_timesteps``, ``beta_start``, ``beta_end``, ``beta_schedule`` ("linear", "scaled_linear",
@@ -210,7 +210,7 @@ def alphas_cumprod(config: Mapping[str, Any]) -> Tensor:
     return levels
 
 
-def _betas(config: Mapping[str, Any]) -> Tensor:
+def _betas(config: Mapping[str, object]) -> Tensor:
     given = config.get("trained_betas")
     if given is not None:
         if not isinstance(given, list) or not 2 <= len(cast(list[object], given)) <= MAX_TIMESTEPS:

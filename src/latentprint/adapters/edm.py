@@ -64,7 +64,7 @@ def open_edm(folder: Path, asked: Asked) -> Opened:
     inner = config.get("network")
     if not isinstance(inner, dict):
         raise ModelError(f"{CONFIG} must hold the network's settings under 'network'")
-    settings = {"_class_name": "UNet2DModel"} | cast(dict[str, Any], inner)
+    settings = {"_class_name": "UNet2DModel"} | cast(dict[str, object], inner)
     network, files = build(settings, folder, ("UNet2DModel",))
     complete = {**dict(cast(Any, network).config), **settings}
     low, high = (
@@ -98,7 +98,7 @@ def open_own(folder: Path, asked: Asked) -> Opened:
     if not isinstance(schedule, dict):
         raise ModelError(f"{OWN} must hold a schedule")
     try:
-        found = schedule_from(cast(dict[str, Any], schedule))
+        found = schedule_from(cast(dict[str, object], schedule))
         predicts = cast(Parametrisation, about.get("parametrisation"))
         denoiser = NetworkDenoiser(network, found, predicts, data, chosen)
     except (TypeError, ValueError, OverflowError, ArithmeticError) as error:
@@ -124,7 +124,7 @@ def _opened(
             f"the network takes {config['in_channels']} channels and gives {config['out_channels']}"
         )
     shape = (int(config["in_channels"]), *sides(config["sample_size"]))
-    nearest: dict[str, Any] = {"step": "heun", "steps": asked.steps or 32, "spacing": "karras"}
+    nearest: dict[str, object] = {"step": "heun", "steps": asked.steps or 32, "spacing": "karras"}
     return Opened(
         denoiser=denoiser,
         codec=IdentityCodec(),

@@ -34,13 +34,13 @@ def is_factory(model: object) -> bool:
     return _NAMED.fullmatch(str(text)) is not None and not Path(str(text)).exists()
 
 
-def arguments_of(pairs: Sequence[str]) -> dict[str, Any]:
+def arguments_of(pairs: Sequence[str]) -> dict[str, object]:
     """``NAME=VALUE`` of the command line -> arguments; a value is JSON, or else the text itself.
 
     Raises:
         ModelError: one has no name.
     """
-    out = dict[str, Any]()
+    out = dict[str, object]()
     for pair in pairs:
         name, found, text = pair.partition("=")
         if not found or not name.isidentifier():
@@ -52,7 +52,9 @@ def arguments_of(pairs: Sequence[str]) -> dict[str, Any]:
     return out
 
 
-def from_factory(name: str, arguments: Mapping[str, Any] | None = None, *, trusted: bool = False) -> Opened:
+def from_factory(
+    name: str, arguments: Mapping[str, object] | None = None, *, trusted: bool = False
+) -> Opened:
     """What the user's factory "package.module:function" makes; the working directory is looked in, too.
 
     Raises:

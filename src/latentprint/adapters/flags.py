@@ -5,14 +5,13 @@ from __future__ import annotations
 import ast
 import shlex
 from pathlib import Path
-from typing import Any
 
 from latentprint.adapters.bundle import READERS
 from latentprint.adapters.fields import short
 from latentprint.networks import ModelError
 
 
-def flags_of(text: str) -> dict[str, Any]:
+def flags_of(text: str) -> dict[str, object]:
     """``--flags``: "--image_size 64 --learn_sigma True ..." by name, or what a .yaml or .json file holds.
 
     Raises:

@@ -218,10 +218,10 @@ def _opened(
     shapes: tuple[tuple[int, ...], tuple[int, ...]],
     networks: tuple[nn.Module, ...],
     weights: str,
-    identity: dict[str, Any],
+    identity: dict[str, object],
 ) -> Opened:
     schedule = denoiser.schedule
-    hint: dict[str, Any] = {"step": "ancestral", "steps": 96, "spacing": "karras"}
+    hint: dict[str, object] = {"step": "ancestral", "steps": 96, "spacing": "karras"}
     if isinstance(schedule, DiscreteSchedule):
         hint |= {"steps": min(999, schedule.timesteps - 1), "spacing": "uniform"}
     return Opened(

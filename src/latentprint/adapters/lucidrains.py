@@ -187,7 +187,9 @@ def open_lucidrains(folder: Path, asked: Asked) -> Opened:
     if asked.images is None:
         raise ModelError("this network does not state the size of its images: open it with some of them")
     inner = config.get("network")
-    settings = read_fields(cast(dict[str, Any], inner) if isinstance(inner, dict) else {}, _UNET, "network")
+    settings = read_fields(
+        cast(dict[str, object], inner) if isinstance(inner, dict) else {}, _UNET, "network"
+    )
     predicts = cast(Predicts, one_of("epsilon", "v", "sample")(config.get("predicts"), "predicts"))
     stated = config.get("betas")
     betas = cast(list[object], stated) if isinstance(stated, list) else []
@@ -221,7 +223,7 @@ def open_lucidrains(folder: Path, asked: Asked) -> Opened:
     )
 
 
-def _network(folder: Path, settings: Mapping[str, Any]) -> tuple[nn.Module, list[Path]]:
+def _network(folder: Path, settings: Mapping[str, object]) -> tuple[nn.Module, list[Path]]:
     try:
         from denoising_diffusion_pytorch import Unet  # pyright: ignore[reportMissingTypeStubs]
     except ImportError as error:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -74,12 +74,12 @@ class Opened:
     codec: Codec
     shape: tuple[int, ...]
     image_shape: tuple[int, ...]
-    sampler_hint: Mapping[str, Any]
+    sampler_hint: Mapping[str, object]
     weights_sha256: str
     kind: str
     notes: tuple[str, ...]
     networks: tuple[nn.Module, ...]
-    identity: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    identity: Mapping[str, object] = field(default_factory=dict[str, object])
     own: Own | None = None
     text: Text | None = None
 

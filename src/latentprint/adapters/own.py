@@ -89,7 +89,7 @@ class Own:
 
 
 def own_sampler(
-    config: Mapping[str, Any],
+    config: Mapping[str, object],
     denoiser: Denoiser,
     nearest: Sampler,
     steps: int | None,
@@ -154,7 +154,7 @@ def own_sampler(
     return Own(sampler, replace(seen, schedule=_from(schedule, times[0], scheduler)), exact, known)
 
 
-def _step(name: str, config: Mapping[str, Any], denoiser: Denoiser) -> tuple[Step | None, bool]:
+def _step(name: str, config: Mapping[str, object], denoiser: Denoiser) -> tuple[Step | None, bool]:
     """(our step, whether it is the scheduler's own)."""
     plain = not config.get("thresholding")
     if name in ("DDPMScheduler", "DDPMParallelScheduler"):
@@ -186,7 +186,7 @@ def _step(name: str, config: Mapping[str, Any], denoiser: Denoiser) -> tuple[Ste
     return None, False
 
 
-def _scheduler(name: str, config: Mapping[str, Any], steps: int, mu: float | None) -> Any:
+def _scheduler(name: str, config: Mapping[str, object], steps: int, mu: float | None) -> Any:
     """diffusers' own scheduler, set to so many steps."""
     kind = getattr(diffusers, name)
     known = inspect.signature(kind).parameters  # it ignores others, as its from_config does
@@ -216,7 +216,7 @@ def _times(name: str, scheduler: Any, schedule: object) -> list[float] | None:
     return None
 
 
-def _end(name: str, config: Mapping[str, Any], timesteps: list[float]) -> float | None:
+def _end(name: str, config: Mapping[str, object], timesteps: list[float]) -> float | None:
     """The timestep, plus one, that is walked to at last; None where the last step gives the image itself."""
     above = timesteps[-1] > 0
     if name == "TCDScheduler":

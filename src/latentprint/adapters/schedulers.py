@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 from torch import Tensor, nn
@@ -88,7 +88,7 @@ class Network:
     variance: bool = False
 
 
-def complete(config: Mapping[str, Any]) -> dict[str, Any]:
+def complete(config: Mapping[str, object]) -> dict[str, object]:
     """The configuration with what its class means where it is silent.
 
     Raises:
@@ -110,7 +110,7 @@ def complete(config: Mapping[str, Any]) -> dict[str, Any]:
     return {"beta_start": first, "beta_end": last} | dict(config)
 
 
-def denoiser_of(network: Network, scheduler: Mapping[str, Any]) -> tuple[Denoiser, tuple[str, ...]]:
+def denoiser_of(network: Network, scheduler: Mapping[str, object]) -> tuple[Denoiser, tuple[str, ...]]:
     """The network with its noise, and notes.
 
     Raises:
@@ -150,7 +150,7 @@ def denoiser_of(network: Network, scheduler: Mapping[str, Any]) -> tuple[Denoise
     return _discrete(network, scheduler, predicts, learned)
 
 
-def _prediction(scheduler: Mapping[str, Any]) -> Predicts:
+def _prediction(scheduler: Mapping[str, object]) -> Predicts:
     prediction = scheduler.get("prediction_type", "epsilon")
     if not isinstance(prediction, str) or prediction not in PREDICTIONS:
         raise ModelError(f"prediction_type must be one of {', '.join(PREDICTIONS)}, got {short(prediction)}")
@@ -158,7 +158,7 @@ def _prediction(scheduler: Mapping[str, Any]) -> Predicts:
 
 
 def _discrete(
-    network: Network, scheduler: Mapping[str, Any], predicts: Predicts, learned: bool
+    network: Network, scheduler: Mapping[str, object], predicts: Predicts, learned: bool
 ) -> tuple[Denoiser, tuple[str, ...]]:
     name = cast(str, scheduler["_class_name"])
     levels = alphas_cumprod(scheduler)
@@ -197,7 +197,7 @@ def _guided(denoiser: DiscreteDenoiser, network: Network) -> DiscreteDenoiser:
     return replace(denoiser, guidance=network.guidance, null=network.null)
 
 
-def _consistency(network: Network, config: Mapping[str, Any]) -> tuple[Denoiser, tuple[str, ...]]:
+def _consistency(network: Network, config: Mapping[str, object]) -> tuple[Denoiser, tuple[str, ...]]:
     low, high = _range(config, (0.002, 80.0))
     data = number(config.get("sigma_data", 0.5), "sigma_data", 1e-6, 1e6)
     clip = 1.0 if config.get("clip_denoised", True) else None
@@ -205,7 +205,7 @@ def _consistency(network: Network, config: Mapping[str, Any]) -> tuple[Denoiser,
     return ConsistencyDenoiser(network.module, EDM(low, high), data, low, network.label, clip), notes
 
 
-def _score(network: Network, config: Mapping[str, Any]) -> tuple[Denoiser, tuple[str, ...]]:
+def _score(network: Network, config: Mapping[str, object]) -> tuple[Denoiser, tuple[str, ...]]:
     low, high = _range(config, (0.01, 1348.0))
     if network.time != "fourier" or network.label is not None:
         raise ModelError("a score model of ScoreSdeVe has a Fourier embedding of sigma and no class")
@@ -213,7 +213,7 @@ def _score(network: Network, config: Mapping[str, Any]) -> tuple[Denoiser, tuple
     return FunctionDenoiser(network.module, schedule, "score", schedule.sigma), ()
 
 
-def _range(config: Mapping[str, Any], usual: tuple[float, float]) -> tuple[float, float]:
+def _range(config: Mapping[str, object], usual: tuple[float, float]) -> tuple[float, float]:
     given = config.get("sigma_min"), config.get("sigma_max")
     low = number(usual[0] if given[0] is None else given[0], "sigma_min", 1e-9, 1e6)
     high = number(usual[1] if given[1] is None else given[1], "sigma_max", 1e-9, 1e6)
@@ -234,7 +234,7 @@ class _Negated(nn.Module):
 
 
 def _karras(
-    network: nn.Module, config: Mapping[str, Any], kind: Scheduler, predicts: Predicts, label: int | None
+    network: nn.Module, config: Mapping[str, object], kind: Scheduler, predicts: Predicts, label: int | None
 ) -> NetworkDenoiser:
     """A network preconditioned as Karras et al. 2022; diffusers gives c_out the other sign for v."""
     if predicts == "sample" or (not kind.edm and predicts != "v"):
@@ -250,7 +250,7 @@ def _karras(
     return NetworkDenoiser(signed, EDM(low, high), "edm", data, label)
 
 
-def hint(config: Mapping[str, Any], denoiser: Denoiser) -> dict[str, Any]:
+def hint(config: Mapping[str, object], denoiser: Denoiser) -> dict[str, object]:
     """The sampler of ours nearest to the scheduler."""
     kind = SCHEDULERS[cast(str, config["_class_name"])]
     discrete = isinstance(denoiser, DiscreteDenoiser)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from torch import Tensor
 
@@ -39,7 +38,7 @@ class Told:
     name: str
     beside: tuple[str, ...] = ()
     take: str | None = None
-    flags: Mapping[str, Any] | None = None
+    flags: Mapping[str, object] | None = None
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ class Parts:
         said: what was taken and what was left, in sentences.
     """
 
-    configs: Mapping[str, Mapping[str, Any]]
+    configs: Mapping[str, Mapping[str, object]]
     weights: Mapping[str, Tensors]
     said: tuple[str, ...] = field(default=())
 

@@ -7,7 +7,7 @@ itself whose sampler's q it is.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -72,11 +72,11 @@ def _stage(context: Context, one: Estimator, subject: Subject) -> None:
     if context.run.stage(one.name).done:
         return
 
-    def kept(part: str, make: Callable[[], dict[str, object]]) -> dict[str, object]:
+    def kept(part: str, make: Callable[[], dict[str, object]]) -> dict[str, Any]:
         stage = f"{one.name}.{part}"
         if not context.run.stage(stage).done:
             context.run.finish(stage, {"part": make()})
-        return cast("dict[str, object]", context.run.stage(stage).payload["part"])
+        return cast("dict[str, Any]", context.run.stage(stage).payload["part"])
 
     effort = Effort(
         relative=context.config.rare.relative,

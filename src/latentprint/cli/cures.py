@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -57,8 +57,8 @@ def remedies(
     settings = [_QUICK] if quick else []
     settings += [] if config is None else [read_toml(config)]
     # What is named here goes over the file.
-    data_named: dict[str, Any] = {"source": data} | ({} if images is None else {"images": images})
-    over: list[dict[str, Any]] = [*settings, {"seed": seed, "data": data_named}]
+    data_named: dict[str, object] = {"source": data, **({} if images is None else {"images": images})}
+    over: list[dict[str, object]] = [*settings, {"seed": seed, "data": data_named}]
     names = None if only is None else tuple(part.strip() for part in only.split(",") if part.strip())
     wanted = RemediesConfig(resolve(*over, preset=preset), fingerprints, names)
     folder = out or Path("remedies") / (Path(data).name or "data").replace(":", "-")
@@ -74,7 +74,7 @@ def remedies(
     print(f"\nNumbers: {folder / 'remedies.json'}\nPicture: {folder / 'remedies.svg'}")
 
 
-_QUICK: dict[str, Any] = {
+_QUICK: dict[str, object] = {
     "data": {"images": 100},
     "model": {
         "network": {"channels": [16, 32], "layers_per_block": 1, "middle_attention": False, "norm_groups": 8},
@@ -174,7 +174,7 @@ def _write(out: Path, samples: Path, found: ImageSet, kept: list[int]) -> None:
         write(out / found.names[place], (samples / found.names[place]).read_bytes())
 
 
-def _plain(sieve: Filter, found: ImageSet, rejected: list[int]) -> dict[str, Any]:
+def _plain(sieve: Filter, found: ImageSet, rejected: list[int]) -> dict[str, object]:
     names = found.names
     return {
         "samples": len(found),
@@ -190,7 +190,7 @@ def _plain(sieve: Filter, found: ImageSet, rejected: list[int]) -> dict[str, Any
     }
 
 
-def _counted(trials: Trials) -> dict[str, Any]:
+def _counted(trials: Trials) -> dict[str, object]:
     from latentprint.results.whole_set import Share
 
     return Share.of(trials).plain()

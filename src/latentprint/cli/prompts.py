@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -74,11 +74,11 @@ class PromptOptions:
             ) from error
 
     @property
-    def asked(self) -> dict[str, Any]:
+    def asked(self) -> dict[str, object]:
         """The table ``prompts`` of the settings."""
         return {"file": self.prompts, "ask": self.prompt, "guidance": list(self.scales[1:]) or None}
 
     @property
-    def tuned(self) -> dict[str, Any]:
+    def tuned(self) -> dict[str, object]:
         """What the table ``given`` says of the weights."""
         return {"lora": self.lora, "lora_weight": self.lora_weight, "base": self.base}

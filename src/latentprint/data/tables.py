@@ -70,7 +70,7 @@ def saved_sides(folder: Path) -> dict[str, tuple[Path, ...]]:
 
 def _saved_files(folder: Path) -> tuple[Path, ...]:
     listed = read_json(folder / "state.json").get("_data_files")
-    names = [one.get("filename") for one in cast(list[dict[str, Any]], listed or [])]
+    names = [one.get("filename") for one in cast(list[dict[str, object]], listed or [])]
     files = tuple(folder / Path(str(name)).name for name in names)
     if not files or not all(path.is_file() for path in files):
         raise DataError(f"{quoted(folder)} lacks the files that its state.json names; save the dataset again")

@@ -21,7 +21,6 @@ of the converged ODE with a last denoising, and of no other sampler. Sources: E.
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -151,13 +150,13 @@ def bridge(
         settings.batch,
     )
     run = _Run(flow, settings, progress)
-    sampler: dict[str, Any] = {
+    sampler: dict[str, object] = {
         "step": "probability-flow",
         "tolerance": settings.tolerance,
         "denoise": True,
         "stochastic": False,
     }
-    details: dict[str, Any] = {"config": asdict(settings), "divergence": type(chosen).__name__}
+    details: dict[str, object] = {"config": asdict(settings), "divergence": type(chosen).__name__}
     try:
         found = _estimate(run, level, details)
     except NotFiniteError as error:
@@ -209,7 +208,7 @@ def _default_divergence(dims: int, streams: Streams) -> Divergence:
     return Hutchinson(32, streams, "orthogonal", "bridge.divergence")
 
 
-def _estimate(run: _Run, level: float, details: dict[str, Any]) -> tuple[Offered, float, str] | str:
+def _estimate(run: _Run, level: float, details: dict[str, object]) -> tuple[Offered, float, str] | str:
     """The estimate, its degrees of freedom and a sentence, or only a sentence that says why there is none."""
     proposals = _proposal_times(run)
     if proposals is None:

@@ -8,7 +8,6 @@ many samples could have missed.
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -57,7 +56,7 @@ def monte_carlo(
     start: float,
     samples: int,
     *,
-    sampler: Mapping[str, Any],
+    sampler: Mapping[str, object],
     level: float = 0.95,
     expected: float | None = None,
     batch: int = 512,
@@ -83,7 +82,7 @@ def monte_carlo(
 
 
 def rate_of(
-    counted: Tally, *, sampler: Mapping[str, Any], level: float = 0.95, expected: float | None = None
+    counted: Tally, *, sampler: Mapping[str, object], level: float = 0.95, expected: float | None = None
 ) -> Rate:
     """The result of a finished count with n fixed beforehand, also of one that was counted elsewhere.
 
@@ -94,7 +93,7 @@ def rate_of(
     if trials.n == 0:
         raise ValueError("a Monte Carlo rate needs at least one sample, got none")
     low, high = trials.interval(level)
-    details: dict[str, Any] = {"samples": trials.n, "hits": trials.k}
+    details: dict[str, object] = {"samples": trials.n, "hits": trials.k}
     details |= {"missable": missable(trials.k, trials.n, level)}
     details |= {f"{name}_hits": count for name, count in counted.columns.items()}
     if expected is not None:

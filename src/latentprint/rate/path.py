@@ -149,7 +149,7 @@ def path(
     try:
         found, details = _estimate(run, led)
     except NotFiniteError as error:
-        found, details = str(error), dict[str, Any]()
+        found, details = str(error), dict[str, object]()
     return run.answer(sampler, found, details, run.paths * per_path)
 
 
@@ -181,7 +181,7 @@ class _Run:
     kept: Kept
     paths: int = 0
 
-    def answer(self, sampler: Sampler, found: Offer | str, details: dict[str, Any], cost: int) -> Rate:
+    def answer(self, sampler: Sampler, found: Offer | str, details: dict[str, object], cost: int) -> Rate:
         """The estimate, or why there is none."""
         details = {"config": asdict(self.config), **details, "paths": self.paths}
         if isinstance(found, str):
@@ -217,7 +217,7 @@ class Offer:
     sentence: str
 
 
-def _estimate(run: _Run, led: Led) -> tuple[Offer | str, dict[str, Any]]:
+def _estimate(run: _Run, led: Led) -> tuple[Offer | str, dict[str, object]]:
     pilot = run.kept("pilot", lambda: _pilot(run, led))
     run.paths = pilot["paths"]
     if pilot["worth"] == 0:
@@ -227,7 +227,7 @@ def _estimate(run: _Run, led: Led) -> tuple[Offer | str, dict[str, Any]]:
     for guide, factors in pilot["fitted"]:
         proposals = proposals.with_(guide, torch.tensor(factors, dtype=torch.float64), _fitted(led, guide))
     best = shares.topk(min(4, len(shares))).indices.tolist()
-    details: dict[str, Any] = {
+    details: dict[str, object] = {
         "pilot": pilot["paths"],
         "shares": [[proposals.names[k], round(float(shares[k]), 3)] for k in best],
     }
@@ -363,7 +363,7 @@ def _rounds(run: _Run, led: Led, proposals: Proposals, counts: list[int]) -> tup
     which = torch.arange(len(proposals)).repeat_interleave(given).numpy()
     logs, wanted, size, most = list[Floats](), 1, len(which), max(1, run.config.most // len(which))
 
-    def one() -> dict[str, Any]:
+    def one() -> dict[str, object]:
         walks = led.walk(
             proposals,
             torch.as_tensor(which),

@@ -8,7 +8,6 @@ step count, so every result names the sampler. Where a diagnostic fails, no numb
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from latentprint.stats import Trials, stretched
 
@@ -40,9 +39,9 @@ class Rate:
     reliable: bool
     diagnostic: str
     network_evaluations: int
-    sampler: Mapping[str, Any]
+    sampler: Mapping[str, object]
     trials: Trials | None = None
-    details: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    details: Mapping[str, object] = field(default_factory=dict[str, object])
     freedom: float | None = None
 
     def __post_init__(self) -> None:
@@ -78,9 +77,9 @@ class Rate:
             raise ValueError(f"how the interval of this {self.method} estimate stretches is not known")
         return stretched(self.rate, (self.low, self.high), self.freedom, self.level, level)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """The entry in ``results.json``, schema latentprint/1: plain numbers and strings only."""
-        entry: dict[str, Any] = {
+        entry: dict[str, object] = {
             "sampler": dict(self.sampler),
             "rate": self.rate,
             "low": self.low,
@@ -99,8 +98,8 @@ def unreliable(
     *,
     level: float,
     network_evaluations: int,
-    sampler: Mapping[str, Any],
-    details: Mapping[str, Any] | None = None,
+    sampler: Mapping[str, object],
+    details: Mapping[str, object] | None = None,
 ) -> Rate:
     """The answer where a diagnostic failed: a sentence and the cost, no number."""
     return Rate(

@@ -126,7 +126,7 @@ def splitting(
     score: Score,
     inside: Inside,
     *,
-    sampler: Mapping[str, Any],
+    sampler: Mapping[str, object],
     seed: int,
     level: float = 0.95,
     config: SplittingConfig | None = None,

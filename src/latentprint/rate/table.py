@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,7 +35,7 @@ class Subject:
     """
 
     push: Pushforward
-    sampler: Mapping[str, Any]
+    sampler: Mapping[str, object]
     inside: Inside
     score: Score
     target: Tensor

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import torch
@@ -116,7 +115,7 @@ def fast(model: NetworkDenoiser) -> NetworkDenoiser:
     return replace(model, network=for_evaluation(model.network, Evaluation(), 256))
 
 
-def risk(samples: Tensor, ground: Ground) -> dict[str, Any]:
+def risk(samples: Tensor, ground: Ground) -> dict[str, object]:
     """What of the samples is a copy, and of what."""
     rows = ground.reference.columns(samples)
     (first, threshold), *others = ground.criteria
@@ -150,7 +149,7 @@ def risk(samples: Tensor, ground: Ground) -> dict[str, Any]:
     }
 
 
-def knowledge(model: Denoiser, ground: Ground, delta: float) -> dict[str, Any]:
+def knowledge(model: Denoiser, ground: Ground, delta: float) -> dict[str, object]:
     """t' of the marked images that were trained on and of those left out; what it says of epsilon."""
     how = Guidance(levels=LEVELS, steps=_STEPS, images=len(ground.marked))
     config = replace(ground.model.training, guided=True, guidance=how)
@@ -160,7 +159,7 @@ def knowledge(model: Denoiser, ground: Ground, delta: float) -> dict[str, Any]:
     returns = back.double().sum((0, 2)).numpy()
     t_prime = torch.where(back.any(0), guide.grid, 0.0).max(1).values.numpy()
     inside, outside = ground.member, ~ground.member
-    found: dict[str, Any] = {"t_prime": None, "t_prime_strangers": None, "t_prime_auc": None}
+    found: dict[str, object] = {"t_prime": None, "t_prime_strangers": None, "t_prime_auc": None}
     if inside.any() and outside.any():
         found["t_prime"] = float(np.median(t_prime[inside]))
         found["t_prime_strangers"] = float(np.median(t_prime[outside]))
@@ -173,10 +172,10 @@ def knowledge(model: Denoiser, ground: Ground, delta: float) -> dict[str, Any]:
     return found | {"epsilon_low": bound}
 
 
-def quality(samples: Tensor, ground: Ground) -> dict[str, Any]:
+def quality(samples: Tensor, ground: Ground) -> dict[str, object]:
     """Frechet distance with the interval of resampled samples, precision and recall."""
     if len(samples) < 2 * _K:
-        return dict.fromkeys(("fid", "fid_low", "fid_high", "precision", "recall"))
+        return {name: None for name in ("fid", "fid_low", "fid_high", "precision", "recall")}
     pixels, rng = samples.numpy(), generator(ground.seed, "remedies.resample")
     value = frechet(_moments(pixels), ground.moments)
     again = [
@@ -195,7 +194,7 @@ def quality(samples: Tensor, ground: Ground) -> dict[str, Any]:
     }
 
 
-def likelihood(model: Denoiser, ground: Ground) -> dict[str, Any]:
+def likelihood(model: Denoiser, ground: Ground) -> dict[str, object]:
     """Bits per dimension of test images, the fewer the better, with the standard error over images."""
     if not ground.likelihood or ground.depth is None:
         return {"bits_per_dim": None, "bits_per_dim_se": None}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
@@ -27,7 +26,7 @@ def read_results(path: Path | str) -> Results:
     return checked(read_plain(file))
 
 
-def read_plain(file: Path) -> dict[str, Any]:
+def read_plain(file: Path) -> dict[str, object]:
     """The JSON object in a results file, of any version but the older ones.
 
     Raises:
@@ -42,7 +41,7 @@ def read_plain(file: Path) -> dict[str, Any]:
     return written
 
 
-def checked(written: dict[str, Any]) -> Results:
+def checked(written: dict[str, object]) -> Results:
     """Plain values as results.
 
     Raises:

@@ -147,7 +147,7 @@ def _compared(
 class _Run:
     """What changes while training; ``step`` is how many steps are done."""
 
-    identity: dict[str, Any]
+    identity: dict[str, object]
     pixels: Tensor
     config: TrainConfig
     streams: Streams
@@ -189,7 +189,7 @@ class _Run:
         denoiser = NetworkDenoiser(
             network, schedule, config.parametrisation, spread or 1.0, multiple=multiple_of(network)
         )
-        identity = {
+        identity: dict[str, object] = {
             "seed": streams.seed,
             "shape": list(pixels.shape),
             "images": sha256(pixels.tobytes()).hexdigest(),
@@ -317,11 +317,11 @@ class _Run:
         self.optimiser.load_state_dict({"state": moments, "param_groups": groups})
 
 
-def _flat(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+def _flat(values: Mapping[str, object], path: str = "") -> dict[str, object]:
     """Nested mappings as one: {"a": {"b": 1}} -> {"a.b": 1}."""
-    out: dict[str, Any] = {}
+    out: dict[str, object] = {}
     for key, value in values.items():
-        below = cast(Mapping[str, Any], value) if isinstance(value, Mapping) else None
+        below = cast(Mapping[str, object], value) if isinstance(value, Mapping) else None
         out |= _flat(below, f"{path}{key}.") if below is not None else {f"{path}{key}": value}
     return out
 

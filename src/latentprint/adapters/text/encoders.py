@@ -135,7 +135,7 @@ def read_encoder(folder: Path, kind: str) -> tuple[nn.Module, list[Path]]:
     finally:
         library.logging.set_verbosity(level)
     whole = dict(tensors) | {tied: tensors[own] for tied, own in _TIED.items() if own in tensors}
-    network.load_state_dict(cast(dict[str, Any], whole), strict=True, assign=True)
+    network.load_state_dict(cast(dict[str, object], whole), strict=True, assign=True)
     return network.eval().requires_grad_(False), files
 
 

@@ -16,7 +16,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import safetensors
 import torch
@@ -56,7 +56,7 @@ _KOHYA = {
 class Said:
     """What is written beside the tensors: by prefix of a part, its alpha and how that scales."""
 
-    values: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    values: Mapping[str, object] = field(default_factory=dict[str, object])
 
     def scale(self, part: str, name: str, rank: int, alpha: float | None) -> float:
         """What B A is multiplied with, for the module ``name`` of a part."""
@@ -66,7 +66,7 @@ class Said:
         if alpha is None:
             told = self.values.get(f"{prefix}lora_alpha")
             pattern = self.values.get(f"{prefix}alpha_pattern") or {}
-            for key, value in cast(dict[str, Any], pattern).items() if isinstance(pattern, dict) else ():
+            for key, value in cast(dict[str, object], pattern).items() if isinstance(pattern, dict) else ():
                 if name == key or name.endswith(f".{key}"):
                     told = value
             alpha = None if told is None else number(told, "the alpha of the LoRA", 0.0, 1e6)
@@ -138,7 +138,7 @@ def _said(file: Path) -> Said:
         found = None
     if not isinstance(found, dict):
         raise ModelError(f"the metadata of {file.name!r} cannot be read as JSON")
-    return Said(cast(dict[str, Any], found))
+    return Said(cast(dict[str, object], found))
 
 
 def _place(key: str, parts: Mapping[str, nn.Module], network: str) -> tuple[str, str, str]:

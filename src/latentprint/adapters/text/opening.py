@@ -103,7 +103,7 @@ def open_text(folder: Path, asked: Asked) -> Opened:
     )
 
 
-def _family(index: Mapping[str, Any]) -> Family:
+def _family(index: Mapping[str, object]) -> Family:
     """The pipeline's row, after every part of the index was held against the tables."""
     name = index.get("_class_name")
     if not isinstance(name, str) or name not in FAMILIES:
@@ -142,7 +142,9 @@ def _family(index: Mapping[str, Any]) -> Family:
     return family
 
 
-def _readers(folder: Path, index: Mapping[str, Any], family: Family) -> tuple[dict[str, Reader], list[Path]]:
+def _readers(
+    folder: Path, index: Mapping[str, object], family: Family
+) -> tuple[dict[str, Reader], list[Path]]:
     readers, files = dict[str, Reader](), list[Path]()
     for part in family.parts:
         kind = index.get(part.encoder)
@@ -214,7 +216,7 @@ def _mu(scheduler: Mapping[str, Any]) -> float | None:
     return None
 
 
-def _notes(index: Mapping[str, Any]) -> tuple[str, ...]:
+def _notes(index: Mapping[str, object]) -> tuple[str, ...]:
     there = [name for name in _LEFT_OUT if index.get(name) not in (None, [None, None])]
     return tuple(_LEFT_OUT[name] for name in there if _LEFT_OUT[name])
 
