@@ -175,7 +175,8 @@ def knowledge(model: Denoiser, ground: Ground, delta: float) -> dict[str, object
 def quality(samples: Tensor, ground: Ground) -> dict[str, object]:
     """Frechet distance with the interval of resampled samples, precision and recall."""
     if len(samples) < 2 * _K:
-        return {name: None for name in ("fid", "fid_low", "fid_high", "precision", "recall")}
+        names = ["fid", "fid_low", "fid_high", "precision", "recall"]
+        return dict[str, object].fromkeys(names)
     pixels, rng = samples.numpy(), generator(ground.seed, "remedies.resample")
     value = frechet(_moments(pixels), ground.moments)
     again = [
