@@ -41,7 +41,9 @@ class DataSettings:
         stored_range: the stored values that become -1 and 1, where they are not those of the type.
         files: a pattern of file names; with "!" in front, of those to leave out.
         labels: a CSV of file names and classes.
-        window: how DICOM values are mapped: "file", "none" or "CENTRE,WIDTH".
+        window: how DICOM and NIfTI values are mapped: "file", "none" or "CENTRE,WIDTH".
+        orientation: NIfTI axes are turned to RAS+, to the "closest" of them, or left as "stored".
+        patient: a regular expression for whose a file is, in its name.
     """
 
     source: str = "digits"
@@ -53,6 +55,8 @@ class DataSettings:
     files: str | None = None
     labels: str | None = None
     window: str = "file"
+    orientation: Literal["ras", "closest", "stored"] = "ras"
+    patient: str | None = None
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -10,7 +10,9 @@ from pathlib import Path
 
 from latentprint.adapters.files import refuse_pickle
 from latentprint.data import ImageSet
+from latentprint.data.listing import Preparation
 from latentprint.data.load import read_all
+from latentprint.data.nifti import Orientation
 
 NAMES = ("samples", "images", "arr_0")
 """Names under which an .npz may hold samples."""
@@ -25,8 +27,15 @@ CANNOT = (
 """What an audit of samples leaves open, for the report."""
 
 
-def open_samples(path: str | os.PathLike[str]) -> ImageSet:
+def open_samples(
+    path: str | os.PathLike[str],
+    how: Preparation | None = None,
+    window: str = "file",
+    orientation: Orientation = "ras",
+) -> ImageSet:
     """Generated images, every one that a folder, .zip, .npz, .npy, Parquet file or saved dataset holds.
+
+    ``how``, ``window`` and ``orientation``: see ``data.load.read_all``.
 
     Raises:
         ModelError: the path is a pickle.
@@ -35,4 +44,4 @@ def open_samples(path: str | os.PathLike[str]) -> ImageSet:
     place = Path(path)
     refuse_pickle(place.name)
     kind = "a folder" if os.path.isdir(place) else f"an {place.suffix.lower()} file"
-    return read_all(place, NAMES, f"{kind} of samples")
+    return read_all(place, NAMES, f"{kind} of samples", how, window, orientation)

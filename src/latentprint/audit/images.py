@@ -10,7 +10,7 @@ import numpy as np
 from latentprint.attacks.nearest import nearest
 from latentprint.config import AuditConfig, DataSettings
 from latentprint.contracts import InputError
-from latentprint.data import ImageSet, Overlap, Split, copies_of, load, near_duplicates
+from latentprint.data import ImageSet, Overlap, Split, copies_of, load, near_duplicates, nifti
 from latentprint.data.files import read_image
 from latentprint.data.listing import Preparation
 from latentprint.fingerprint import FingerprintError, Injection, inject
@@ -42,6 +42,8 @@ def read_images(config: AuditConfig, root: Path | str | None, download: bool) ->
         pattern=data.files,
         labels=data.labels,
         window=data.window,
+        orientation=data.orientation,
+        patient=data.patient,
     )
 
 
@@ -98,7 +100,11 @@ def place_of(train: ImageSet, target: int | str | Path | None, data: DataSetting
         return target
     path = Path(target)
     how = Preparation(data.resize, data.convert, data.stored_range)
-    image = how.images(read_image(path, path.name, data.convert)[None], "the target").pixels[0]
+    if path.name.lower().endswith(nifti.SUFFIXES):
+        header = nifti.read_header(path, path.name)
+        image = nifti.volume(path, path.name, header, data.window, how, data.orientation).pixels[0]
+    else:
+        image = how.images(read_image(path, path.name, data.convert)[None], "the target").pixels[0]
     if image.shape != train.shape:
         ours, theirs = ("x".join(map(str, shape)) for shape in (image.shape, train.shape))
         raise InputError(f"the target {path.name!r} is {ours}, the training images are {theirs}")

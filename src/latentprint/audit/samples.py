@@ -32,6 +32,7 @@ from latentprint.audit.whole_set import joined, whole_set
 from latentprint.config import AuditConfig
 from latentprint.contracts import Ids, InputError, Outcome, Times
 from latentprint.data import ImageSet, Split
+from latentprint.data.listing import Preparation
 from latentprint.execute import run_probe
 from latentprint.fingerprint import Injection
 from latentprint.metrics.error import mae, mse
@@ -132,12 +133,14 @@ def samples_and_images(
     Raises:
         InputError: one of them cannot be had, or they differ in shape.
     """
-    given = open_samples(samples)
+    data = config.data
+    how = Preparation(data.resize, data.convert, data.stored_range)
+    given = open_samples(samples, how, data.window, data.orientation)
     split = read_images(config, root, download)
     if split.train.shape != given.shape:
         theirs, ours = ("x".join(map(str, s)) for s in (given.shape, split.train.shape))
         raise InputError(
-            f"the samples are {theirs} (channels x height x width), but the images of {split.name} are"
+            f"the samples are {theirs} (channels x sides), but the images of {split.name} are"
             f" {ours}, so they cannot be compared{other_shape(split.train.shape, given.shape)}"
         )
     if split.used is not None:

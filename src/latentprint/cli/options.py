@@ -145,19 +145,32 @@ class AuditOptions(PromptOptions):
     ] = None
     window: Annotated[
         str | None,
-        typer.Option("--window", help="How DICOM values are mapped: file, none, or CENTRE,WIDTH."),
+        typer.Option("--window", help="How DICOM and NIfTI values are mapped: file, none, or CENTRE,WIDTH."),
+    ] = None
+    orientation: Annotated[
+        str | None,
+        typer.Option("--orientation", help="NIfTI axes: ras (refuses oblique ones), closest, or stored."),
+    ] = None
+    patient: Annotated[
+        str | None,
+        typer.Option(
+            "--patient",
+            help="Whose a file is, by its name: a regular expression, as 'sub-([0-9]+)'.",
+            metavar="REGEX",
+        ),
     ] = None
     fingerprint: Annotated[
         str | None,
         typer.Option(
-            help="Its mark: circle, cross, text, lead, patch (injected), natural (with --region), none (c_id"
-            " alone); default: circle, and none with --model."
+            help="Its mark: circle, cross, box, text, lead, patch (injected), natural (with --region), none"
+            " (c_id alone); else circle, and none with --model."
         ),
     ] = None
     region: Annotated[
         str | None,
         typer.Option(
-            help="A mark the image carries by nature: row,column,height,width in pixels, or a mask image.",
+            help="A mark the image carries by nature: row,column,height,width in pixels (volumes:"
+            " slice,row,column,depth,height,width), or the file of a mask.",
             metavar="BOX|FILE",
         ),
     ] = None
@@ -241,6 +254,8 @@ class AuditOptions(PromptOptions):
                 "files": self.files,
                 "labels": self.labels,
                 "window": self.window,
+                "orientation": self.orientation,
+                "patient": self.patient,
             },
             "samples": {
                 "count": None if self.given_samples or not self.samples else whole_number(self.samples)

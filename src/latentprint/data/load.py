@@ -4,6 +4,7 @@
     phantom:N[:SIDE]       N drawn images of SIDE x SIDE (28)                 (`latentprint.data.phantom`)
     phantom3d:N[:SIDE]     N drawn volumes of SIDE^3 (16)
     medmnist:NAME          train trains, val and test are held out            (`latentprint.data.medmnist`)
+    a folder of NIfTI      volumes                                           (`latentprint.data.nifti`)
     a folder or .zip       image files (`data.files`, `data.tree`); of a folder also DICOM (`data.dicom`)
     an .npz                `images`, or `train_images` with `val_images` and/or `test_images` held out
     an .npy                one array of images
@@ -29,7 +30,7 @@ from numpy.typing import NDArray
 
 from latentprint import keys
 from latentprint.contracts import quoted
-from latentprint.data import dicom, files, tables, tree
+from latentprint.data import dicom, files, nifti, tables, tree
 from latentprint.data.archive import Stored, channel_axis, open_arrays, require_images
 from latentprint.data.draw import Source, drawn
 from latentprint.data.images import MAX_BYTES, MAX_SIDE, DataError, ImageSet, ValueRange
@@ -61,6 +62,8 @@ def load(
     pattern: str | None = None,
     labels: str | os.PathLike[str] | None = None,
     window: dicom.WindowChoice = "file",
+    orientation: nifti.Orientation = "ras",
+    patient: str | None = None,
 ) -> Split:
     """The images of a source, split into those to train on and those held out.
 
@@ -76,7 +79,10 @@ def load(
         stored_range: the stored values that become -1 and 1, where they are not those of the type.
         pattern: of a folder or zip only the files that fit it (``data.tree``), or with "!" the others.
         labels: a CSV of file names and classes, where folders do not name these.
-        window: how DICOM values are mapped.
+        window: how DICOM and NIfTI values are mapped.
+        orientation: how the axes of NIfTI volumes are turned.
+        patient: a regular expression that finds in a file's name whose it is; what its group matches, else
+            all of it, names the person.
 
     Raises:
         DataError: the source is unknown, missing, damaged or too large; its images differ in size, mode or
@@ -102,16 +108,42 @@ def load(
     elif not text:
         raise DataError(f"no source was named; understood are {SOURCES}")
     else:
-        found = _path(Path(text), how, pattern, table, window)
+        found = _path(Path(text), how, pattern, table, window, orientation)
     if (pattern is not None or table is not None) and found.train.names is None:
         raise DataError(
             "--files and --labels are for image files in a folder or zip, and these images have no names"
         )
+    if patient is not None:
+        found = replace(
+            found,
+            train=_of_persons(found.train, patient),
+            heldout=None if found.heldout is None else _of_persons(found.heldout, patient),
+        )
     return drawn(replace(found, side=resize), images, heldout, seed)
 
 
+def _of_persons(listing: Listing, pattern: str) -> Listing:
+    """The same with identities from the names of its files."""
+    try:
+        sought = re.compile(pattern)
+    except re.error as error:
+        raise DataError(f"--patient is a regular expression, got {quoted(pattern)}: {error}") from error
+    if listing.names is None:
+        raise DataError("--patient looks in the names of files, and these images have none")
+    found = [(name, sought.search(name)) for name in listing.names]
+    if lacking := next((name for name, match in found if match is None), None):
+        raise DataError(f"--patient {quoted(pattern)} finds nothing in the name {quoted(lacking)}")
+    persons = (match[1] if sought.groups else match[0] for _, match in found if match is not None)
+    return replace(listing, identities=tuple(map(str, persons)))
+
+
 def _path(
-    path: Path, how: Preparation, pattern: str | None, table: Path | None, window: dicom.WindowChoice
+    path: Path,
+    how: Preparation,
+    pattern: str | None,
+    table: Path | None,
+    window: dicom.WindowChoice,
+    orientation: nifti.Orientation = "ras",
 ) -> Source:
     suffix = path.suffix.lower()
     if os.path.isdir(path):
@@ -121,6 +153,9 @@ def _path(
         scans = dicom.dicom_names(within)
         if scans.names:
             return _dicom(within, scans.matching(pattern), window, how)
+        volumes = within.with_suffix(nifti.SUFFIXES)
+        if volumes.names:
+            return _nifti(within, volumes.matching(pattern), table, window, how, orientation)
         if not within.with_suffix(files.SUFFIXES).names and (
             parquet := within.with_suffix((".parquet",)).names
         ):
@@ -140,8 +175,17 @@ def _path(
     )
 
 
-def read_all(path: Path, allowed: Sequence[str], source: str) -> ImageSet:
+def read_all(
+    path: Path,
+    allowed: Sequence[str],
+    source: str,
+    how: Preparation | None = None,
+    window: dicom.WindowChoice = "file",
+    orientation: nifti.Orientation = "ras",
+) -> ImageSet:
     """Every image of a folder, zip, .npz (one of the ``allowed`` arrays), .npy, Parquet file or dataset.
+
+    ``how``, ``window`` and ``orientation`` are for folders of NIfTI, whose values are those of a scanner.
 
     Raises:
         DataError: as for ``load``; an .npz holds none of these arrays, or several.
@@ -157,7 +201,9 @@ def read_all(path: Path, allowed: Sequence[str], source: str) -> ImageSet:
         require_images(arrays[key], f"{key!r} in {quoted(path.name)}")
         listing = _stored({"images": arrays[key]}, ("",), source, Preparation(), quoted(path.name))
     else:
-        found = _path(path, Preparation(), None, None, "file")
+        scans = os.path.isdir(path) and tree.folder_tree(path).with_suffix(nifti.SUFFIXES).names
+        prepared = how if how is not None and scans else Preparation()
+        found = _path(path, prepared, None, None, window if scans else "file", orientation)
         if found.heldout is not None:
             raise DataError(f"{quoted(path.name)} has several sides; name the one whose images are meant")
         listing = found.train
@@ -165,13 +211,16 @@ def read_all(path: Path, allowed: Sequence[str], source: str) -> ImageSet:
 
 
 def read_stored(path: Path) -> NDArray[Any]:
-    """One image or volume as stored, by itself: an image file or the single array of an .npy.
+    """One image or volume as stored, by itself: an image file, a NIfTI file or the single array of an .npy.
 
     Raises:
         DataError: it cannot be read.
     """
     if path.suffix.lower() == ".npy":
         return open_arrays(path, ())["images"].read()
+    if path.name.lower().endswith(nifti.SUFFIXES):  # a mask: what is not 0
+        stored = nifti.voxels(path, path.name, nifti.read_header(path, path.name), "closest")
+        return (stored != 0).astype(np.uint8) * 255
     return files.read_image(path, path.name)
 
 
@@ -322,6 +371,28 @@ def _dicom(within: tree.Tree, scans: tree.Tree, window: dicom.WindowChoice, how:
             " held out",
         )
     return Source(train, held, notes=notes)
+
+
+def _nifti(
+    within: tree.Tree,
+    volumes: tree.Tree,
+    table: Path | None,
+    window: dicom.WindowChoice,
+    how: Preparation,
+    orientation: nifti.Orientation,
+) -> Source:
+    if within.with_suffix(files.SUFFIXES).names:
+        raise DataError(
+            f"{within.where} holds NIfTI volumes and images; put each kind in a folder of its own"
+        )
+    sides = tree.sides(volumes, nifti.KINDS, table)
+    labels, text = sides.labels or (None, None), str(window)
+    train = nifti.nifti_listing(sides.train, text, how, orientation, labels[0])
+    held = None
+    if sides.heldout is not None:
+        held = nifti.nifti_listing(sides.heldout, text, how, orientation, labels[1])
+    warning = tree.masks([name.removesuffix(".gz") for name in volumes.names])
+    return Source(train, held, classes=sides.classes, notes=(warning,) if warning else ())
 
 
 def _require_alike(train: Stored, others: Stored, where: str) -> None:
