@@ -182,7 +182,7 @@ def test_every_bad_file_is_a_sentence_with_its_name(tmp_path: Path, kind: str) -
     _bad(tmp_path, kind)
     with pytest.raises(DataError, match=BAD[kind]) as caught:
         load(tmp_path, seed=0)
-    assert "\n" not in str(caught.value) and "bad.nii" in str(caught.value) or kind == "size"
+    assert "\n" not in str(caught.value) and ("bad.nii" in str(caught.value) or kind == "size")
 
 
 @pytest.mark.parametrize("kind", ["series", "bomb"])

@@ -257,7 +257,7 @@ def volume(
         if how.stored_range is None and values.dtype.kind != "f":
             raise DataError(
                 f"the volume {quoted(name)} holds {values.dtype.name} values, whose range cannot be known: "
-                "--window CENTRE,WIDTH cuts them (40,400: soft tissue in CT), --stored-range LOW,HIGH states it"
+                "--window CENTRE,WIDTH cuts them (CT: 40,400), or --stored-range LOW,HIGH states it"
             )
         values = values.astype(np.float32)
     try:
