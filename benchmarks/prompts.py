@@ -224,7 +224,7 @@ def make(folder: Path, quick: bool) -> dict[str, Any]:
         torch.manual_seed(7)
         tokens = tokenizer()
         clip = encoder(tokens)
-        vae = autoencoder(pixels[80:], few or 300, generator)
+        vae = autoencoder(pixels[80:], few or 200, generator)
         network = unet()
     base_words = [f"a photo of the digit {NAMES[label]}" for label in labels[80:480]]
 
@@ -253,9 +253,9 @@ def make(folder: Path, quick: bool) -> dict[str, Any]:
         ).save_pretrained(folder / name)
 
     empty = read([""])
-    trained(network, latents[80:], read(base_words), empty, few or 300, 2e-3, generator, "base")
+    trained(network, latents[80:], read(base_words), empty, few or 200, 2e-3, generator, "base")
     save("base")
-    trained(network, latents[:40], read(words), empty, few or 900, 2e-3, generator, "fine-tuning")
+    trained(network, latents[:40], read(words), empty, few or 600, 2e-3, generator, "fine-tuning")
     save("model")
     return {"training_seconds": time.perf_counter() - began, "labels": labels[:40]}
 
