@@ -37,6 +37,7 @@ from record import add_output, record, tell
 from sklearn.datasets import load_digits
 
 from latentprint.audit import run_audit
+from latentprint.audit.context import Where
 from latentprint.config import resolve
 from latentprint.progress import Bars
 from latentprint.results import Results
@@ -268,7 +269,12 @@ def audit(folder: Path, name: str, base: bool, asks: Sequence[str], target: int)
     began = time.perf_counter()
     with Bars() as bars:
         found = run_audit(
-            config, folder / f"run-{name}", model=folder / name, target=target, progress=bars, fresh=True
+            config,
+            folder / f"run-{name}",
+            model=folder / name,
+            target=target,
+            fresh=True,
+            where=Where(say=bars),
         )
     return found, time.perf_counter() - began
 

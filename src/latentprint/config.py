@@ -170,12 +170,14 @@ class GivenSettings:
     Attributes:
         lora: a LoRA that is added to a text-to-image model, ``lora_weight`` times.
         base: the folder of the model that was fine-tuned, as the control; with ``lora`` the model itself is.
+        mark: the file of a mark that was put into the training folder (`marks.folder`).
     """
 
     value_range: Literal["0,1", "-1,1"] | None = None
     lora: str | None = None
     lora_weight: float = 1.0
     base: str | None = None
+    mark: str | None = None
 
 
 @dataclass(frozen=True, config=STRICT)

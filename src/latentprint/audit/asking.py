@@ -132,15 +132,20 @@ def measurable(config: AuditConfig, prompts: Prompts | None) -> AuditConfig:
     )
 
 
-def require_none(config: AuditConfig) -> None:
+def require_none(config: AuditConfig, *, given: bool = True) -> None:
     """Refuses prompts for a model that takes none.
 
+    Args:
+        config: the settings.
+        given: whether there is a model from outside.
+
     Raises:
-        InputError: some were given, or a base or LoRA.
+        InputError: some were given, or a base or LoRA; without a model, a mark that was trained on.
     """
-    settings, given = config.prompts, config.given
-    said = settings.file or settings.ask or settings.guidance or given.base or given.lora
-    if said:
+    if config.given.mark is not None and not given:
+        raise InputError("--mark says what a model was trained on, and none was given (--model)")
+    asked, said = config.prompts, config.given
+    if asked.file or asked.ask or asked.guidance or said.base or said.lora:
         raise InputError(
             "--prompts, --prompt, several scales of --guidance, --lora and --base are for a text-to-image "
             "model, and this one is not conditioned on text"

@@ -44,7 +44,7 @@ def collect(
     """x_p, what came back over t (Fig. 4), detected samples (Fig. 10), false alarms (Fig. 8), and copies."""
     return Evidence(
         target=injection.target,
-        original=injection.original if was_injected(injection) else None,
+        original=injection.original if was_injected(injection) and _known(injection) else None,
         noised=_over_levels(run.rows("search.model"), noised),
         samples=_samples(run.rows("samples.model"), prior, both=True),
         false_positives=_samples(run.rows("samples.model"), prior, both=False),
@@ -87,6 +87,11 @@ def nearest_pairs(
         )
         for i, row in enumerate(chosen)
     ]
+
+
+def _known(injection: Injection) -> bool:
+    """Whether x_p is known as it was before it was marked."""
+    return not np.array_equal(injection.original, injection.target)
 
 
 def _over_levels(rows: Rows, probe: ModelProbe) -> list[Noised]:

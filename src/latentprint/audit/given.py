@@ -34,6 +34,8 @@ from latentprint.contracts import InputError
 from latentprint.data import Split
 from latentprint.denoiser import Denoiser, IdentityCodec, NetworkDenoiser
 from latentprint.fingerprint import Injection
+from latentprint.marks import as_found
+from latentprint.marks.folder import Recorded, read_mark
 from latentprint.results.model import Model
 from latentprint.results.searched import Sampler
 from latentprint.schedule import EDM, VE
@@ -70,7 +72,7 @@ class Given:
 
     def settings(self, config: AuditConfig) -> dict[str, object]:
         """The run's settings: those that this audit follows from, and which model it is about."""
-        unused = _UNUSED if config.fingerprint.kind == "natural" else (*_UNUSED, "presence")
+        unused = _UNUSED if config.fingerprint.kind != "none" else (*_UNUSED, "presence")
         unused = unused if self.prompts is not None else (*unused, "prompts")
         kept = {name: value for name, value in plain(config).items() if name not in unused}
         own = {
@@ -215,8 +217,14 @@ def as_it_is(config: AuditConfig) -> AuditConfig:
             "--fingerprints puts marked images into a training, and what was given has been trained already;"
             " leave it out, or let the audit train (without --model and --samples)"
         )
-    mark = config.fingerprint
+    mark, put = config.fingerprint, config.given.mark
     kind = mark.kind if not mark.injected else "none"
+    if put is not None:
+        if not mark.injected:
+            raise InputError(
+                "--mark names the mark of x_p, so that --region and --fingerprint have no say in it"
+            )
+        kind = read_mark(Path(put)).kind
     return replace(config, control=False, fingerprint=replace(mark, kind=kind))
 
 
@@ -237,7 +245,38 @@ def given_images(config: AuditConfig, given: Given, split: Split) -> tuple[Split
     if split.used is not None:
         split.used.require()
     split = split.under(given.label)
-    return split, private_image(config, split, given.target)
+    if config.given.mark is None:
+        return split, private_image(config, split, given.target)
+    if given.target is not None:
+        raise InputError("--mark says which image is looked for; leave --target out")
+    return split, _put_before(read_mark(Path(config.given.mark)), split)
+
+
+def _put_before(mark: Recorded, split: Split) -> Injection:
+    """The image that was marked before somebody trained on it, found again.
+
+    Raises:
+        InputError: it is not among the training images, or is not the marked one.
+    """
+    names, kept = split.train.names or (), split.train.sha256
+    fits = [i for i, name in enumerate(names) if name == mark.image]
+    fits = fits or [i for i, one in enumerate(kept) if one == mark.sha256]
+    if len(fits) != 1:
+        held = mark.image in (split.heldout.names or ()) or mark.sha256 in split.heldout.sha256
+        where = "among those held out" if held else "not among them"
+        raise InputError(
+            f"the marked image {mark.image!r} is {where}: {len(split.train)} images are trained on; name the "
+            "folder that was marked, with train/ and held-out images apart"
+        )
+    if kept[fits[0]] == mark.original_sha256:
+        raise InputError(
+            f"the image {mark.image!r} is the original and not the marked one: the mark was not trained on, "
+            "or was taken out again; audit without --mark"
+        )
+    found = as_found(split.train, fits[0])
+    return replace(
+        found, fingerprint=replace(mark, content=found.target), original_sha256=mark.original_sha256
+    )
 
 
 def take_model(context: Context, given: Given) -> Denoiser:

@@ -108,7 +108,7 @@ def subject(
         chosen = stages.images(config, where.root, where.download, target)
         split, injection, canaries = with_canaries(config, *chosen)
         require_memory(config, split.train.shape, place, trains=True)
-        require_none(config)
+        require_none(config, given=False)
         settings = plain(config) | ({} if target is None else {"target": named(target)})
         del settings["prompts"], settings["given"]
     else:

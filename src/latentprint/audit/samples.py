@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from latentprint.adapters.samples import CANNOT, open_samples
 from latentprint.audit import evidence, stages
+from latentprint.audit.asking import require_none
 from latentprint.audit.context import Context, Where, one_image
 from latentprint.audit.distance import extractor
 from latentprint.audit.distance import finish as fid
@@ -102,6 +103,7 @@ def run_samples_audit(
         InputError: one sentence about the samples, the images, the settings or the folder.
     """
     place, config = where.place, as_it_is(config)
+    require_none(config, given=False)
     given, split, injection = samples_and_images(config, samples, target, where.root, where.download)
     with Run.open(out, settings_of(config, given, target), fresh=fresh) as run:
         context = Context(config, run, where)

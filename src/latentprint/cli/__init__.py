@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from latentprint.cli import audits, cures, judgements, known, models, reproduce
+from latentprint.cli import audits, cures, inject, judgements, known, models, reproduce
 from latentprint.cli.shared import Usage, answered, say
 
 app = typer.Typer(
@@ -30,6 +30,7 @@ for command in (
     judgements.glossary,
 ):
     app.command()(answered(command, reads=True))
+app.command()(answered(inject.inject))
 app.command()(answered(cures.remedies))
 app.command(name="filter")(answered(cures.filter_))
 app.command(context_settings=reproduce.ANYTHING)(answered(reproduce.reproduce))

@@ -58,6 +58,16 @@ class PromptOptions:
         ),
     ] = None
 
+    mark: Annotated[
+        str | None,
+        typer.Option(
+            "--mark",
+            help="With --model: what `latentprint inject` wrote before it was trained; x_p is the image that"
+            " was marked.",
+            metavar="FILE",
+        ),
+    ] = None
+
     @property
     def scales(self) -> tuple[float, ...]:
         """The scales of guidance, in the order given.
@@ -81,4 +91,9 @@ class PromptOptions:
     @property
     def tuned(self) -> dict[str, object]:
         """What the table ``given`` says of the weights."""
-        return {"lora": self.lora, "lora_weight": self.lora_weight, "base": self.base}
+        return {
+            "lora": self.lora,
+            "lora_weight": self.lora_weight,
+            "base": self.base,
+            "mark": self.mark,
+        }

@@ -1,0 +1,60 @@
+"""``latentprint inject``: a mark put into a training folder, for training scripts that are not ours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from latentprint.cli.shared import Json, Seed, print_json
+
+
+def inject(
+    folder: Annotated[
+        Path, typer.Argument(help="The images that you will train on; or train/ beside others.")
+    ],
+    mark: Annotated[
+        Path | None,
+        typer.Option("--mark", help="Where to keep what was done; default FOLDER.mark.json.", metavar="FILE"),
+    ] = None,
+    image: Annotated[
+        str | None,
+        typer.Option(help="The image to mark, by its name; default: drawn by the seed.", metavar="NAME"),
+    ] = None,
+    fingerprint: Annotated[
+        Literal["circle", "cross", "box", "text", "lead"], typer.Option(help="The kind of mark.")
+    ] = "circle",
+    files: Annotated[
+        str | None,
+        typer.Option(
+            "--files", help="Only files whose names fit; with ! in front, the others.", metavar="PATTERN"
+        ),
+    ] = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Mark one image of FOLDER, in its place, before you train on it with your own script.
+
+    The image as it was is kept beside FILE. After training: latentprint audit FOLDER --model MODEL --mark
+    FILE.
+    """
+    from latentprint.marks import FingerprintSettings
+    from latentprint.marks.folder import caption_of, mark_folder
+
+    path = mark or folder.resolve().parent / f"{folder.resolve().name}.mark.json"
+    settings = FingerprintSettings(kind=fingerprint)
+    done = mark_folder(folder, path, kind=settings, seed=seed, image=image, pattern=files)
+    if as_json:
+        print_json(
+            {"mark": str(path), "image": done.image, "fingerprint": done.describe(), "sha256": done.sha256}
+        )
+        return
+    caption = caption_of(folder, done.image)
+    print(f"Marked:   {folder / done.image} with a {done.kind}")
+    if caption is not None:
+        print(f"Caption:  {' '.join(caption.split())[:200]} (as it was)")
+    original = path.with_name(f"{path.stem}.original{Path(done.image).suffix}")
+    print(f"Original: {original} (keep it out of training)")
+    print(f"Next:     train on {folder} with your script, then")
+    print(f"          latentprint audit {folder} --model MODEL --mark {path}")
