@@ -29,8 +29,7 @@ from latentprint.keys import generator
 from latentprint.likelihood import Hutchinson, bits_per_dim, dequantise, log_likelihood
 from latentprint.metrics import Moments, PixelFeatures, frechet
 from latentprint.networks.speed import Evaluation, for_evaluation
-from latentprint.results.criteria import CRITERIA, Criterion, present
-from latentprint.results.whole_set import CLEAR, SHARE, calibrated
+from latentprint.results.criteria import CLEAR, CRITERIA, SHARE, Criterion, calibrated, present
 from latentprint.sampler import Sampler, trajectories
 from latentprint.stats import Trials
 from latentprint.stats.epsilon import LEAST_CANARIES, epsilon_bound
@@ -175,8 +174,8 @@ def knowledge(model: Denoiser, ground: Ground, delta: float) -> dict[str, object
 def quality(samples: Tensor, ground: Ground) -> dict[str, object]:
     """Frechet distance with the interval of resampled samples, precision and recall."""
     if len(samples) < 2 * _K:
-        names = ["fid", "fid_low", "fid_high", "precision", "recall"]
-        return dict[str, object].fromkeys(names)
+        nothing: object = None
+        return dict.fromkeys(["fid", "fid_low", "fid_high", "precision", "recall"], nothing)
     pixels, rng = samples.numpy(), generator(ground.seed, "remedies.resample")
     value = frechet(_moments(pixels), ground.moments)
     again = [
