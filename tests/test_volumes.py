@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+from latentprint.adapters import Asked, open_model
 from latentprint.cli import app
 from latentprint.contracts import InputError
 from latentprint.data import DataError, copies_of, load, near_duplicates
@@ -137,6 +138,12 @@ def test_the_network_is_monais_and_its_files_load_with_monai(tmp_path: Path) -> 
         assert torch.equal(back(odd, level), denoiser(full, level)[..., :7, :5]) or torch.allclose(
             back(odd, level), denoiser(full, level)[..., :7, :5], atol=1e-5
         )
+    given = open_model(tmp_path, asked=Asked(images=lambda: x.numpy()))
+    assert given.image_shape == (1, 8, 8, 8) and given.kind == "latentprint"
+    with torch.no_grad():
+        assert torch.equal(given.denoiser(x, level), denoiser(x, level))
+    with pytest.raises(InputError, match="made for volumes"):
+        open_model(tmp_path, asked=Asked(images=lambda: x[:, :, 0].numpy()))
     with pytest.raises(InputError, match="middle_attention true"):
         build_unet(UNetConfig((8,), middle_attention=False, norm_groups=8), 1, (8, 8, 8), Streams(0))
     broken = json.loads((tmp_path / "config.json").read_text()) | {"channels": [8, 24]}

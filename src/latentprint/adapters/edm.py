@@ -31,11 +31,14 @@ from torch import nn
 from latentprint.adapters.build import build, read_network, sides
 from latentprint.adapters.fields import number, short
 from latentprint.adapters.files import files_sha256, inside, read_json
+from latentprint.adapters.monai import images_of
 from latentprint.adapters.opened import Asked, Opened, written_down
 from latentprint.adapters.own import Own
 from latentprint.adapters.timesteps import require_label
 from latentprint.denoiser import Denoiser, IdentityCodec, NetworkDenoiser, Parametrisation
-from latentprint.networks import ModelError
+from latentprint.networks import ModelError, load_model
+from latentprint.networks.saved import WEIGHTS
+from latentprint.networks.unet import VolumeUNet
 from latentprint.sampler import sampler_from
 from latentprint.schedule import EDM, schedule_from
 
@@ -90,6 +93,8 @@ def open_own(folder: Path, asked: Asked) -> Opened:
     about = read_json(inside(folder, OWN))
     if about.get("schema") != OWN_SCHEMA:
         raise ModelError(f"{OWN} must be of schema {OWN_SCHEMA!r}, got {short(about.get('schema'))}")
+    if "_target_" in read_json(inside(folder, "config.json")):
+        return _of_volumes(folder, asked)
     network, config, files = read_network(folder, ("UNet2DModel",))
     own = about.get("label")
     chosen = require_label(config.get("num_class_embeds"), own if asked.label is None else asked.label)
@@ -104,6 +109,17 @@ def open_own(folder: Path, asked: Asked) -> Opened:
     except (TypeError, ValueError, OverflowError, ArithmeticError) as error:
         raise ModelError(f"{OWN} does not describe a model: {short(error)}") from error
     return _opened(folder, network, config, denoiser, files, "latentprint", asked)
+
+
+def _of_volumes(folder: Path, asked: Asked) -> Opened:
+    denoiser = load_model(folder)
+    config = cast(VolumeUNet, denoiser.network).config
+    require_label(None, asked.label)
+    size = images_of(asked, 3).shape[2:]
+    files = [inside(folder, WEIGHTS)]
+    return _opened(
+        folder, denoiser.network, config | {"sample_size": size}, denoiser, files, "latentprint", asked
+    )
 
 
 def _opened(
@@ -123,7 +139,11 @@ def _opened(
         raise ModelError(
             f"the network takes {config['in_channels']} channels and gives {config['out_channels']}"
         )
-    shape = (int(config["in_channels"]), *sides(config["sample_size"]))
+    size = config["sample_size"]
+    shape = (
+        int(config["in_channels"]),
+        *(size if isinstance(size, tuple) and len(size) > 2 else sides(size)),
+    )
     nearest: dict[str, object] = {"step": "heun", "steps": asked.steps or 32, "spacing": "karras"}
     return Opened(
         denoiser=denoiser,

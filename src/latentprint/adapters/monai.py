@@ -65,11 +65,7 @@ def open_monai(folder: Path, asked: Asked) -> Opened:
     sections = Sections.of(folder)
     module, settings, files = _load(folder, sections.one("DiffusionModelUNet"))
     _require_plain(settings, sections)
-    if asked.images is None:
-        raise ModelError(
-            "a network of MONAI does not state the size of its images: open it with some of them"
-        )
-    images = asked.images()
+    images = images_of(asked, int(cast(Any, settings["spatial_dims"])))
     codec, shape, more, notes = _space(folder, sections, images, asked.unit, settings)
     scheduler = sections.scheduler(tuple(SCHEDULERS))
     label = require_label(settings.get("num_class_embeds"), asked.label)
@@ -98,13 +94,27 @@ def open_monai(folder: Path, asked: Asked) -> Opened:
     )
 
 
-def _require_plain(settings: Section, sections: Sections) -> None:
-    if settings.get("spatial_dims") == 3:
+def images_of(asked: Asked, axes: int) -> NDArray[np.float32]:
+    """The training images, for a network of MONAI that works on so many axes.
+
+    Raises:
+        ModelError: there are none, or they have other axes.
+    """
+    if asked.images is None:
         raise ModelError(
-            "the network is three-dimensional (spatial_dims 3), and volumes are not audited yet; slices "
-            "that it "
-            "generated can be: --samples FOLDER"
+            "a network of MONAI does not state the size of its images: open it with some of them"
         )
+    images = asked.images()
+    if images.ndim != axes + 2:
+        names = {2: "images (two axes)", 3: "volumes (three axes)"}
+        raise ModelError(
+            f"the network was made for {names[axes]}, and these are {names[images.ndim - 2]}: name the data"
+            " that it was trained on"
+        )
+    return images
+
+
+def _require_plain(settings: Section, sections: Sections) -> None:
     if settings.get("with_conditioning"):
         raise ModelError(
             "the network is conditioned by cross-attention (with_conditioning), on something that is not "

@@ -238,7 +238,7 @@ def given_images(config: AuditConfig, given: Given, split: Split) -> tuple[Split
     if split.train.shape != given.opened.image_shape:
         theirs, ours = ("x".join(map(str, s)) for s in (given.opened.image_shape, split.train.shape))
         raise InputError(
-            f"the model makes images of {theirs} (channels x height x width), but those of {split.name} are"
+            f"the model makes images of {theirs} (channels x sides), but those of {split.name} are"
             f" {ours}, so it was not trained on them as they are"
             f"{other_shape(split.train.shape, given.opened.image_shape)}"
         )
