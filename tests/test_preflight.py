@@ -82,6 +82,26 @@ def test_memory_that_the_machine_lacks_is_said_before_any_is_taken(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"embedding": {"false_positive_rate": 1e-6}}, "needs 999,999 pairs"),
+        ({"membership": {"images": 4, "scores": {"secmi_ratio": 500.0}}}, r"noise goes from .* to 152"),
+        ({"profile": {"targets": 10**6}}, "between 1 and 24 training images"),
+        ({"identity": {"draws": 10**9}}, r"identity\.draws = 1,000,000,000"),
+    ],
+)
+def test_what_cannot_work_is_said_by_check_as_by_the_audit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: dict[str, object], words: str
+) -> None:
+    monkeypatch.setattr("latentprint.audit.costs.free_memory", lambda: 8 * 2**30)
+    config = resolve(SETTINGS | asked, preset="demo")
+    for run in (lambda: check(config, tmp_path / "run"), lambda: run_audit(config, tmp_path / "run")):
+        with pytest.raises(InputError, match=words):
+            run()
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_cost_of_a_sampler_that_chooses_its_steps_is_an_order_of_magnitude(tmp_path: Path) -> None:
     found = check(resolve(SETTINGS | {"sampler": {"name": RungeKutta.name}}, preset="demo"), tmp_path / "run")
     (cost,) = (one for one in found.costs if one.stage == "samples.model")
@@ -93,10 +113,12 @@ def test_what_a_design_cannot_show_is_said_with_what_would_do(tmp_path: Path) ->
     """With 6 held-out images no rank reaches its level, and 4 samples show too few of 80 images."""
     images = np.random.default_rng(0).uniform(-1, 1, (86, 8, 8)).astype(np.float32)
     np.savez(tmp_path / "few.npz", train_images=images[:80], test_images=images[80:])
-    data = {"source": str(tmp_path / "few.npz"), "images": 80}
-    found = check(
-        resolve(SETTINGS | {"data": data, "samples": {"count": 4, "control": 1}}, preset="demo"), tmp_path
-    )
+    few = {
+        "data": {"source": str(tmp_path / "few.npz"), "images": 80},
+        "samples": {"count": 4, "control": 1},
+        "embedding": {"false_positive_rate": 0.01},
+    }
+    found = check(resolve(SETTINGS | few, preset="demo"), tmp_path)
     (said,) = (one for one in found.warnings if "not even a model that repeats" in one)
     assert "39 held-out images and 184 samples" in said
 
@@ -105,7 +127,10 @@ def test_copies_are_warned_of(tmp_path: Path) -> None:
     images = np.random.default_rng(0).uniform(-1, 1, (90, 8, 8)).astype(np.float32)
     images[7] = images[3]
     np.savez(tmp_path / "copies.npz", images=images)
-    settings = SETTINGS | {"data": {"source": str(tmp_path / "copies.npz"), "images": 90, "heldout": 0.2}}
+    settings = SETTINGS | {
+        "data": {"source": str(tmp_path / "copies.npz"), "images": 90, "heldout": 0.2},
+        "embedding": {"false_positive_rate": 0.01},
+    }
     with pytest.raises(InputError):
         check(resolve(settings, preset="demo"), tmp_path / "run")
     others = np.random.default_rng(1).uniform(-1, 1, (40, 8, 8)).astype(np.float32)

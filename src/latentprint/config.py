@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import field
-from importlib import resources
 from typing import Annotated, Literal, TypeVar, cast
 
 from pydantic import Field
@@ -17,15 +16,15 @@ from pydantic.dataclasses import dataclass
 from latentprint.attacks.membership import MembershipConfig
 from latentprint.detector import DetectorConfig
 from latentprint.detector.embedding import EmbeddingConfig
-from latentprint.files import parse_toml
 from latentprint.marks import FingerprintSettings
 from latentprint.networks import UNetConfig
 from latentprint.networks.speed import Evaluation
 from latentprint.rate.table import ESTIMATORS, Estimator
+from latentprint.results.stopping import SampleSettings
 from latentprint.sampler import PAPER, Sampler, Spacing, sampler_from
 from latentprint.schedule import VE, VP, Schedule, SubVP
 from latentprint.search.settings import BaselineSettings, CanarySettings, ProfileSettings, SearchSettings
-from latentprint.settings import STRICT, Any0, SettingsError, Share, Some, merge, read
+from latentprint.settings import STRICT, Any0, Share, Some, merge, read, read_preset
 from latentprint.training import REPORT, TrainConfig
 
 Settings = TypeVar("Settings")
@@ -214,19 +213,6 @@ class CheckpointSettings:
 
 
 @dataclass(frozen=True, config=STRICT)
-class SampleSettings:
-    """How many images are sampled from the model, and from the control (None: as many).
-
-    Attributes:
-        until: stop as soon as it is decided whether q lies below this rate; ``count`` is then the most.
-    """
-
-    count: Some = 2000
-    control: Some | None = None
-    until: Share | None = None
-
-
-@dataclass(frozen=True, config=STRICT)
 class LikelihoodSettings:
     """Exact likelihood of ``images`` training and held-out images and of x_p; 0 leaves it out.
 
@@ -234,7 +220,7 @@ class LikelihoodSettings:
     """
 
     images: Any0 = 16
-    probes: Some | None = 4
+    probes: Annotated[int, Field(ge=1, le=10_000)] | None = 4
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -367,24 +353,6 @@ class AuditConfig:
                 f"{fixed[0]} needs a sampler with a fixed number of steps, and {self.sampler.name!r} chooses "
                 f"them itself; another sampler, or rare.{fixed[0]} = false, would be enough"
             )
-
-
-def presets() -> tuple[str, ...]:
-    """The names of the presets that ship."""
-    folder = resources.files("latentprint") / "presets"
-    return tuple(sorted(f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml")))
-
-
-def read_preset(name: str) -> dict[str, object]:
-    """The settings of a preset.
-
-    Raises:
-        SettingsError: there is none of that name.
-    """
-    if name not in presets():
-        raise SettingsError(f"{name!r} is not a preset; there are {', '.join(presets())}.")
-    text = (resources.files("latentprint") / "presets" / f"{name}.toml").read_text(encoding="utf-8")
-    return parse_toml(text, f"preset {name}")
 
 
 def resolve(*over: Mapping[str, object], preset: str) -> AuditConfig:

@@ -7,6 +7,7 @@ the Monte Carlo count see nothing else, so they are tested with coins, sharded b
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePath
@@ -36,6 +37,17 @@ def quoted(value: object, most: int = 120) -> str:
     if len(text) > most:
         text = f"{text[: most // 2 - 2]}...{text[-(most // 2 - 2) :]}"
     return repr(text) if name else text
+
+
+def require_device(name: str) -> str:
+    """The name of a device, as ``cuda:1``; whether it is there is another question.
+
+    Raises:
+        InputError: no device has such a name.
+    """
+    if not re.fullmatch(r"cpu|mps|(cuda|xpu)(:[0-9]{1,3})?", name):
+        raise InputError(f"a device is cpu, cuda, cuda:1 (the second), mps or xpu, got {quoted(name)}")
+    return name
 
 
 In = TypeVar("In")

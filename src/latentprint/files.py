@@ -92,8 +92,9 @@ def read(path: Path, most: int) -> bytes:
             about = os.fstat(handle)
             if not stat.S_ISREG(about.st_mode):
                 raise FileError(f"{quoted(path)} is no plain file, so it is not read")
-            content = file.read(min(most, max(about.st_size, 2**20)) + 1)
-    if len(content) > most or about.st_size > most:
+            # A file of /proc states no size, so what comes is counted too.
+            content = b"" if about.st_size > most else file.read(min(most, max(about.st_size, 2**20)) + 1)
+    if about.st_size > most or len(content) > most:
         raise FileError(f"{quoted(path)} has more than the {most:,} bytes that are read of such a file")
     return content
 

@@ -14,7 +14,6 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +22,10 @@ import torch
 
 from latentprint.adapters import Opened
 from latentprint.adapters.truth import Denoising, beaten, denoising, recognised
-from latentprint.audit.asking import measurable
-from latentprint.audit.context import open_device
-from latentprint.audit.costs import planned, require_memory
-from latentprint.audit.given import as_it_is, given_images, open_given
-from latentprint.audit.images import read_images, with_canaries
-from latentprint.audit.prompts import under_prompts
-from latentprint.audit.stages import images, snapshots_due
+from latentprint.audit.context import Where
+from latentprint.audit.costs import planned
+from latentprint.audit.recipe import subject
+from latentprint.audit.stages import snapshots_due
 from latentprint.config import AuditConfig
 from latentprint.data import ImageSet, Split, near_duplicates
 from latentprint.denoiser import Denoiser, NetworkDenoiser
@@ -142,23 +138,16 @@ def check(
     Raises:
         InputError: the audit itself would refuse these images, this model, these settings or device.
     """
-    place = open_device(device)
+    where = Where(device, root=root, download=download)
+    about = subject(config, where, model=model, label=label, target=target, checkpoints=None)
+    config, split, injection, given = about.config, about.split, about.injection, about.given
+    place = where.place
     trained: tuple[float | None, float]
     levels: tuple[Denoising, ...] = ()
-    read = config
-    reading = cache(lambda: read_images(read, root, download))
-    given = open_given(model, label, target, place, config, reading)
     if given is None:
-        split, injection, _ = with_canaries(config, *images(config, root, download, target))
-        require_memory(config, split.train.shape, place, trains=True)
         schedule = config.model.schedule()
         size, trained = _own(config, injection.marked.pixels, place)
     else:
-        config = as_it_is(config)
-        split, injection = given_images(config, given, reading())
-        given = under_prompts(config, given, split, injection)
-        config = measurable(config, given.prompts)
-        require_memory(config, split.train.shape, place, trains=False)
         schedule = given.opened.sampled(config.sampler.own).schedule
         size = sum(parameters(network) for network in given.opened.networks)
         trained = (None, _evaluation(given.opened.denoiser, given.opened.shape, 16, place))

@@ -14,12 +14,14 @@ import json
 import re
 import types
 from collections.abc import Mapping
+from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from latentprint.contracts import InputError, quoted
+from latentprint.files import parse_toml
 
 STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 """How a settings class is made: ``@dataclass(frozen=True, config=STRICT)`` of ``pydantic.dataclasses``."""
@@ -142,3 +144,21 @@ def merge(base: Mapping[str, object], over: Mapping[str, object]) -> dict[str, o
         else:
             out[key] = value
     return out
+
+
+def presets() -> tuple[str, ...]:
+    """The names of the presets that ship."""
+    folder = resources.files("latentprint") / "presets"
+    return tuple(sorted(f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml")))
+
+
+def read_preset(name: str) -> dict[str, Any]:
+    """The settings of a preset.
+
+    Raises:
+        SettingsError: there is none of that name.
+    """
+    if name not in presets():
+        raise SettingsError(f"{quoted(name)} is not a preset; there are {', '.join(presets())}")
+    text = (resources.files("latentprint") / "presets" / f"{name}.toml").read_text(encoding="utf-8")
+    return parse_toml(text, f"preset {name}")

@@ -14,10 +14,12 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from latentprint.contracts import InputError, Map
@@ -76,17 +78,19 @@ def _ray(workers: int | None) -> Generator[ModuleType]:
     ours = not ray.is_initialized()
     if ours:
         try:
-            if address is None:
-                ray.init(
-                    num_cpus=workers,
-                    include_dashboard=False,
-                    log_to_driver=False,
-                    logging_level=logging.ERROR,
-                    # Ray makes its workers nicer than all else on the machine; ours are the work itself.
-                    _system_config={"worker_niceness": 0},
-                )
-            else:
-                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+            # Ray's workers look for modules in the folder where it is started: never in a stranger's.
+            with chdir(Path(sys.executable).parent):
+                if address is None:
+                    ray.init(
+                        num_cpus=workers,
+                        include_dashboard=False,
+                        log_to_driver=False,
+                        logging_level=logging.ERROR,
+                        # Ray makes its workers nicer than all else on the machine; ours are the work itself.
+                        _system_config={"worker_niceness": 0},
+                    )
+                else:
+                    ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise SpreadError(f"Ray could not be started: {str(error).splitlines()[0]}") from error
     try:

@@ -22,6 +22,10 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -43,6 +47,8 @@ from latentprint.streams import Streams
 from latentprint.training import TrainConfig, TrainingError, train
 
 SETTINGS, IMAGES = "job.json", "images.safetensors"
+
+_WATCH = "LATENTPRINT_ENDS_WITH_PARENT"
 
 
 class TogetherError(InputError):
@@ -70,24 +76,54 @@ class Processes:
         return self.accelerator.reduce(values, reduction="mean")
 
 
+def packed(images: NDArray[np.float32]) -> bytes:
+    """Images as the processes read them."""
+    return pack({"images": torch.from_numpy(np.ascontiguousarray(images))})
+
+
+@contextmanager
+def in_memory(content: bytes) -> Generator[Path]:
+    """A path at which other processes read ``content`` as long as this one lives; no disk ever holds it.
+
+    Systems without such files get a temporary one, for its owner alone.
+    """
+    if sys.platform == "linux":
+        handle = os.memfd_create("latentprint")
+        with open(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            yield Path(f"/proc/{os.getpid()}/fd/{handle}")
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / IMAGES
+        write(path, content)
+        yield path
+
+
 def write_job(
     folder: Path,
-    images: NDArray[np.float32],
+    images: NDArray[np.float32] | Path,
     network: UNetConfig,
     schedule: Schedule,
     config: TrainConfig,
     seed: int,
     checkpoint: Path,
 ) -> None:
-    """Everything that the processes need, as JSON and safetensors."""
+    """Everything that the processes need, as JSON and safetensors.
+
+    ``images`` (n, C, H, W) become a file of the folder; a path names the file in which they lie already.
+    """
+    if not isinstance(images, Path):
+        write(folder / IMAGES, packed(images))
+        images = Path(IMAGES)
     values = {
+        "images": str(images),
         "network": plain(network),
         "schedule": dict(schedule.config()),
         "training": plain(config),
         "seed": seed,
         "checkpoint": str(checkpoint.resolve()),
     }
-    write(folder / IMAGES, pack({"images": torch.from_numpy(np.ascontiguousarray(images))}))
     write(folder / SETTINGS, (json.dumps(values, indent=2) + "\n").encode())
 
 
@@ -112,12 +148,20 @@ def launch(folder: Path, processes: int, device: torch.device) -> None:
         "0",
     ]
     command += ["--multi_gpu"] if device.type == "cuda" else ["--cpu"]
-    ended = subprocess.run(
-        [*command, "-m", "latentprint.together", str(folder)],
-        stdout=sys.stderr.fileno() if _real(sys.stderr) else subprocess.DEVNULL,
-        env=os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")},
-        check=False,
-    )
+    # PYTHONSAFEPATH: modules of the folder that one happens to stand in are none of ours.
+    own = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"), "PYTHONSAFEPATH": "1", _WATCH: "1"}
+    theirs, ours = os.pipe()
+    try:
+        ended = subprocess.run(
+            [*command, "-m", "latentprint.together", str(folder)],
+            stdin=theirs,
+            stdout=sys.stderr.fileno() if _real(sys.stderr) else subprocess.DEVNULL,
+            env=os.environ | own,
+            check=False,
+        )
+    finally:
+        os.close(theirs)
+        os.close(ours)
     if ended.returncode != 0:
         raise TogetherError(
             f"training with {processes} processes ended with exit code {ended.returncode}; what they said "
@@ -145,12 +189,27 @@ def require_accelerate() -> None:
         )
 
 
+def _end_with_parent() -> None:
+    """From here on this process ends when the one that launched it does, however that ended.
+
+    Else it would go on writing checkpoints beside those of the run that continues.
+    """
+
+    def watch() -> None:
+        os.read(0, 1)  # nothing is ever written there: it returns when the other end is gone
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def work(folder: Path) -> None:
     """One process of the job: joins the others and trains.
 
     Raises:
         InputError: the job cannot be read, or training cannot go on.
     """
+    if _WATCH in os.environ:
+        _end_with_parent()
     require_accelerate()
     from accelerate import Accelerator
 
@@ -158,7 +217,7 @@ def work(folder: Path) -> None:
     accelerator = Accelerator()
     team, device = Processes(accelerator), accelerator.device
     config, streams = read(TrainConfig, values["training"]), Streams(int(values["seed"]))
-    pixels = unpack(folder / IMAGES)["images"].numpy()
+    pixels = unpack(folder / values["images"])["images"].numpy()
     shape = tuple(pixels.shape[2:])
     network = build_unet(read(UNetConfig, values["network"]), pixels.shape[1], shape, streams)
     nn.Module.to(network, device)

@@ -42,9 +42,9 @@ def test_the_harness_finds_what_it_looks_for(tmp_path: Path) -> None:
         (wordy, False, "refusal of"),
         (lambda _: 0, True, "not noticed"),
     ]:
-        wrong = harness.fault(harness.Case("planted", lambda _: None, read, noticed), tmp_path)
+        wrong = harness.fault(harness.Case("", "planted", (), lambda _: None, read, noticed), tmp_path)
         assert wrong is not None and words in wrong
-    assert harness.fault(harness.Case("fine", lambda _: None, lambda _: 1, True), tmp_path) is None
+    assert harness.fault(harness.Case("", "fine", (), lambda _: None, lambda _: 1, True), tmp_path) is None
 
 
 def ended(*given: str, **how: object) -> tuple[int, list[str]]:

@@ -32,7 +32,7 @@ from latentprint.adapters.fields import (
     several,
     short,
 )
-from latentprint.adapters.files import inside, read_json, read_tensors, weight_files
+from latentprint.adapters.files import inside, load_into, read_json, read_tensors, weight_files
 from latentprint.adapters.openai import OPENAI
 from latentprint.adapters.text.networks import CONDITIONAL
 from latentprint.networks import ModelError
@@ -190,8 +190,7 @@ def build(
             raise ModelError(f"{name} would compute {sum(left.values()):,} numbers for {next(iter(left))!r}")
         with torch.random.fork_rng(devices=[]):  # it draws weights, which are replaced at once
             network = kind(**values)
-    network.load_state_dict(cast(dict[str, object], tensors), strict=True, assign=True)
-    return network.eval().requires_grad_(False), files
+    return load_into(network, tensors), files
 
 
 def read_network(folder: Path, allowed: tuple[str, ...]) -> tuple[nn.Module, dict[str, Any], list[Path]]:

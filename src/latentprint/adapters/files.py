@@ -1,62 +1,38 @@
 """Reading model files that nobody vouches for: JSON and safetensors, each checked before memory is set aside.
 
-A safetensors file is
-
-    8 bytes   n, little-endian
-    n bytes   a JSON object: name -> {dtype, shape, data_offsets [begin, end)}, and "__metadata__"
-    the rest  the values, with no gaps and no overlaps
-
-so whether every tensor is what it says is known from the first 8 + n bytes and the size of the file. Pickles
-are refused unread, because reading a pickle can run any code; so is every file that lies outside the folder
-which was named, by ``..`` or through a link.
-
-Source: the safetensors format (safetensors README, "Format").
+Pickles are refused unread, because reading a pickle can run any code; so is every file that lies outside the
+folder which was named, by ``..`` or through a link.
 """
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, TypeGuard, cast
+from typing import Any, cast
 
 import safetensors
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from latentprint.adapters.fields import short
-from latentprint.contracts import quoted
-from latentprint.files import FileError, parse_json
+from latentprint.files import FileError
 from latentprint.files import read_json as read_bounded
 from latentprint.networks import ModelError
+from latentprint.networks.files import Stated
+from latentprint.networks.files import read_header as header_of
 
 MAX_JSON = 2**22
 """The most bytes of a configuration or an index (4 MiB)."""
 
-MAX_HEADER = 2**25
-"""The most bytes of a safetensors header (32 MiB)."""
-
-MAX_TENSORS = 100_000
-MAX_DIMENSIONS = 8
 MAX_SHARDS = 1_000
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
-_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 _READ = 2**20
-
-
-@dataclass(frozen=True)
-class Stated:
-    """What a header says of one tensor."""
-
-    dtype: str
-    shape: tuple[int, ...]
 
 
 def inside(folder: Path, name: str) -> Path:
@@ -119,75 +95,15 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_header(path: Path) -> dict[str, Stated]:
-    """The tensors that a safetensors file states, checked against the size of the file; no value is read.
+    """The tensors that a safetensors file states (``networks.files.read_header``).
 
     Raises:
-        ModelError: the file is missing, truncated, no safetensors file, or its header does not describe its
-            content exactly: absurd shapes, gaps, overlaps and other sizes than stated are refused.
+        ModelError: the file is missing, or its header does not describe its content exactly.
     """
-    if not path.is_file():
-        raise ModelError(f"there is no file {path.name!r} in {str(path.parent)!r}")
     try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if not 2 <= length <= min(MAX_HEADER, size - 8):
-                raise ModelError(
-                    f"{path.name!r} is not a safetensors file: its header would have {length} bytes in a "
-                    f"file of {size}"
-                )
-            raw = file.read(length)
-    except OSError as error:
-        raise ModelError(f"{path.name!r} cannot be read: {error.strerror}") from error
-    try:
-        header = parse_json(raw.decode(), f"the header of {quoted(path.name)}")
-    except ValueError as error:  # FileError is one, and so is what is not UTF-8
-        raise ModelError(f"{quoted(path.name)} is not a safetensors file: {error}") from error
-    header.pop("__metadata__", None)
-    if len(header) > MAX_TENSORS:
-        raise ModelError(f"{path.name!r} states {len(header)} tensors; at most {MAX_TENSORS} are read")
-    stated, spans = dict[str, Stated](), list[tuple[int, int]]()
-    for name, entry in header.items():
-        stated[name], span = _stated(name, entry, path.name)
-        spans.append(span)
-    at = 0
-    for begin, end in sorted(spans):
-        if begin != at:
-            raise ModelError(f"the tensors of {path.name!r} overlap or leave gaps at byte {begin}")
-        at = end
-    if at != size - 8 - length:
-        raise ModelError(
-            f"{path.name!r} states {at} bytes of tensors, but holds {size - 8 - length}; it may be truncated"
-        )
-    return stated
-
-
-def _stated(name: str, entry: object, file: str) -> tuple[Stated, tuple[int, int]]:
-    """One entry of the header -> what it says, and the bytes it takes."""
-    where = f"tensor {short(name)} of {file!r}"
-    if not isinstance(entry, dict):
-        raise ModelError(f"{where} must be described by a JSON object")
-    values = cast(dict[str, Any], entry)
-    dtype, shape, span = values.get("dtype"), values.get("shape"), values.get("data_offsets")
-    if not isinstance(dtype, str) or dtype not in _BYTES:
-        raise ModelError(f"{where} is of type {short(dtype)}; understood are {', '.join(_BYTES)}")
-    if not _whole_numbers(shape) or len(shape) > MAX_DIMENSIONS:
-        raise ModelError(f"{where} must have a shape of up to {MAX_DIMENSIONS} whole numbers")
-    if not _whole_numbers(span) or len(span) != 2 or span[0] > span[1]:
-        raise ModelError(f"{where} must state where its bytes begin and end")
-    count = math.prod(shape)
-    if count * _BYTES[dtype] != span[1] - span[0]:
-        raise ModelError(
-            f"{where} is of shape {short(shape)}, which does not fit its {span[1] - span[0]} bytes"
-        )
-    return Stated(dtype, tuple(shape)), (span[0], span[1])
-
-
-def _whole_numbers(value: object) -> TypeGuard[list[int]]:
-    if not isinstance(value, list):
-        return False
-    entries = cast(list[object], value)
-    return all(isinstance(v, int) and not isinstance(v, bool) and 0 <= v < 2**63 for v in entries)
+        return header_of(path)
+    except FileError as error:
+        raise ModelError(str(error)) from error
 
 
 def weight_files(folder: Path, usual_name: str = WEIGHTS) -> list[Path]:
@@ -204,10 +120,11 @@ def weight_files(folder: Path, usual_name: str = WEIGHTS) -> list[Path]:
         named = read_json(index).get("weight_map")
         if not isinstance(named, dict) or not named:
             raise ModelError(f"{index.name!r} must hold a weight_map")
-        shards = set(cast(dict[str, object], named).values())
-        if len(shards) > MAX_SHARDS or not all(isinstance(s, str) for s in shards):
+        every = list(cast(dict[str, object], named).values())
+        shards = {one for one in every if isinstance(one, str)}
+        if len(shards) > MAX_SHARDS or not all(isinstance(one, str) for one in every):
             raise ModelError(f"{index.name!r} must name up to {MAX_SHARDS} files")
-        return [_shard(folder, name, index.name) for name in sorted(cast(set[str], shards))]
+        return [_shard(folder, name, index.name) for name in sorted(shards)]
     usual = inside(folder, usual_name)
     if usual.is_file():
         return [usual]
@@ -288,6 +205,23 @@ def read_tensors(
                 raise ModelError(f"tensor {short(name)} of {file.name!r} holds NaN or infinite values")
             out[names[name]] = values.reshape(expected[names[name]])
     return out
+
+
+def load_into(network: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
+    """The network with these tensors as its own, in evaluation mode; it needs no gradient.
+
+    Raises:
+        ModelError: one holds whole numbers or truth values where the network calculates with fractions, or
+            the other way round.
+    """
+    for name, own in network.state_dict().items():
+        if own.is_floating_point() != tensors[name].is_floating_point():
+            raise ModelError(
+                f"tensor {short(name)} is of type {tensors[name].dtype}, where the network has {own.dtype}:"
+                " quantised or damaged weights cannot be used; save them in float32"
+            )
+    network.load_state_dict(dict(tensors), strict=True, assign=True)
+    return network.eval().requires_grad_(False)
 
 
 _OLD = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}

@@ -34,7 +34,7 @@ from latentprint.adapters.fields import (
     several,
     short,
 )
-from latentprint.adapters.files import files_sha256, inside, read_json, read_tensors, weight_files
+from latentprint.adapters.files import files_sha256, inside, load_into, read_json, read_tensors, weight_files
 from latentprint.adapters.opened import Asked, Opened, written_down
 from latentprint.adapters.own import Own
 from latentprint.adapters.statedict import Groups, Parts, Tensors, Told, require_steps, without
@@ -242,5 +242,4 @@ def _network(folder: Path, settings: Mapping[str, object]) -> tuple[nn.Module, l
     tensors = read_tensors(files, expected)
     with torch.random.fork_rng(devices=[]):  # it draws weights, which are replaced at once
         network = cast(nn.Module, kind(**settings))
-    network.load_state_dict(tensors, strict=True)
-    return network.eval().requires_grad_(False), files
+    return load_into(network, tensors), files

@@ -38,6 +38,7 @@ from latentprint.adapters.fields import (
 from latentprint.adapters.files import (
     files_sha256,
     inside,
+    load_into,
     read_header,
     read_tensors,
     refuse_pickle,
@@ -160,8 +161,8 @@ def _load(folder: Path, found: Found) -> tuple[nn.Module, Section, list[Path]]:
         )
     with torch.random.fork_rng(devices=[]):  # it draws weights, which are replaced at once
         network = cast(nn.Module, kind(**values))
-    network.load_state_dict(read_tensors(exact, expected, new_name), strict=True)
-    return network.eval().requires_grad_(False), values, [exact[0].resolve()]
+    network = load_into(network, read_tensors(exact, expected, new_name))
+    return network, values, [exact[0].resolve()]
 
 
 def weights_of(folder: Path) -> list[Path]:

@@ -28,16 +28,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
+from typing import Annotated
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from latentprint.denoiser import Codec, Denoiser, checked, epsilon_from_denoised
 from latentprint.schedule import Schedule, expand
+from latentprint.settings import STRICT, Some
 from latentprint.streams import Streams
 
 
@@ -48,7 +51,11 @@ def _ddpm_ratio(timestep: int) -> float:
     return math.sqrt((1.0 - level) / level)
 
 
-@dataclass(frozen=True)
+Ratio = Annotated[float, Field(ge=0.001, le=1000)]
+"""sigma / alpha: from noise that nobody sees to noise that hides everything."""
+
+
+@dataclass(frozen=True, config=STRICT)
 class MembershipConfig:
     """Where and how often the scores look.
 
@@ -61,23 +68,37 @@ class MembershipConfig:
         batch: images at a time.
 
     Raises:
-        ValueError: a number is not positive or a range is empty.
+        ValueError: a number is out of range, or the range of ratios falls.
     """
 
-    loss_ratios: tuple[float, float] = (0.1, 5.0)
-    loss_times: int = 16
-    secmi_ratio: float | None = None
-    secmi_steps: int = 10
-    pia_ratio: float | None = None
-    batch: int = 64
+    loss_ratios: tuple[Ratio, Ratio] = (0.1, 5.0)
+    loss_times: Annotated[int, Field(ge=1, le=10_000)] = 16
+    secmi_ratio: Ratio | None = None
+    secmi_steps: Annotated[int, Field(ge=1, le=10_000)] = 10
+    pia_ratio: Ratio | None = None
+    batch: Some = 64
 
     def __post_init__(self) -> None:
-        low, high = self.loss_ratios
-        ratios = (low, high, self.secmi_ratio or 1.0, self.pia_ratio or 1.0)
-        if not all(0.0 < r < math.inf for r in ratios) or low > high:
-            raise ValueError(f"membership needs positive, rising ratios sigma / alpha, got {self}")
-        if min(self.loss_times, self.secmi_steps, self.batch) < 1:
-            raise ValueError(f"membership needs at least one time, step and image, got {self}")
+        if self.loss_ratios[0] > self.loss_ratios[1]:
+            raise ValueError(f"the ratios of the loss must rise, got {list(self.loss_ratios)}")
+
+    def misses(self, schedule: Schedule) -> str | None:
+        """Why the scores cannot be had on a schedule, in a sentence; None where they can.
+
+        The loss keeps to the ratios that the schedule has; SecMI and PIA look at one each.
+        """
+        low, high = float(schedule.ratio(schedule.end)), float(schedule.ratio(schedule.start))
+        secmi, pia = self.secmi_ratio or _ddpm_ratio(100), self.pia_ratio or _ddpm_ratio(200)
+        first, last = self.loss_ratios
+        if min(secmi, pia, last) <= low or max(secmi, pia, first) >= high:
+            return (
+                f"the model's noise goes from {low:.3g} to {high:.3g} times the image, and membership scores"
+                f" look at {secmi:.3g} (SecMI), {pia:.3g} (PIA) and {first:g} to {last:g} (loss)"
+            )
+        t = float(schedule.time(torch.tensor([secmi], dtype=torch.float64))[0])
+        if t + (t - schedule.end) / self.secmi_steps > schedule.start:
+            return f"SecMI needs one step of {self.secmi_steps} above its ratio {secmi:.3g}; more steps fit"
+        return None
 
     def evaluations(self) -> int:
         """Network evaluations per image: loss, then SecMI (up, one up, one down), then PIA."""
@@ -89,7 +110,7 @@ def membership_scores(
     images: Tensor,
     streams: Streams,
     ids: Sequence[int] | NDArray[np.int64],
-    config: MembershipConfig = MembershipConfig(),
+    config: MembershipConfig | None = None,
     *,
     codec: Codec | None = None,
     likelihood: NDArray[np.float64] | None = None,
@@ -108,7 +129,7 @@ def membership_scores(
         ValueError: lengths differ, the schedule does not reach a ratio, or the model returns what is not
             finite.
     """
-    numbers = np.asarray(ids, dtype=np.int64)
+    config, numbers = config or MembershipConfig(), np.asarray(ids, dtype=np.int64)
     if len(numbers) != len(images) or (likelihood is not None and len(likelihood) != len(images)):
         raise ValueError(f"{len(images)} images need one id and, if any, one likelihood each")
     parts = list[tuple[Tensor, Tensor, Tensor]]()

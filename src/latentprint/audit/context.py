@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from latentprint.config import AuditConfig
-from latentprint.contracts import InputError, Map
+from latentprint.contracts import InputError, Map, require_device
 from latentprint.denoiser import Codec, Denoiser, IdentityCodec
 from latentprint.execute import Progress
 from latentprint.progress import Report, silent
@@ -127,10 +127,12 @@ def open_device(name: str) -> torch.device:
         InputError: there is no such device on this machine.
     """
     try:
-        device = torch.device(name)
+        device = torch.device(require_device(name))
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise InputError(f"the device {name!r} cannot be used here: {str(error).splitlines()[0]}") from error
+        raise InputError(
+            f"the device {name!r} cannot be used here: {str(error).splitlines()[0][:200]}"
+        ) from error
     # torch lets convolutions round to TF32 unless told not to; here only the settings may (``config.speed``).
     torch.backends.cudnn.allow_tf32 = False
     return device

@@ -31,6 +31,10 @@ class MemoryLack(InputError):
     """What is asked for needs more memory than this machine has free, said before any of it is taken."""
 
 
+DRAW = 24
+"""Bytes of memory that an image shown in an epoch takes while it is drawn: its place, thrice."""
+
+
 def require_memory(config: AuditConfig, shape: tuple[int, ...], place: torch.device, *, trains: bool) -> None:
     """Nothing, if training and rows fit into the memory that is free, by an estimate on the low side.
 
@@ -57,17 +61,20 @@ def require_memory(config: AuditConfig, shape: tuple[int, ...], place: torch.dev
         )
     base = config.baseline
     rows = {
-        "samples.count": config.samples.count,
-        "samples.control": config.samples.control or 0,
-        "search.levels x search.tries": config.search.levels * config.search.tries,
-        "baseline.images x levels x tries": base.images * base.levels * base.tries,
-        "rare.most": config.rare.most if config.rare.asked else 0,
+        "samples.count": (config.samples.count, ROW),
+        "samples.control": (config.samples.control or 0, ROW),
+        "search.levels x search.tries": (config.search.levels * config.search.tries, ROW),
+        "baseline.images x levels x tries": (base.images * base.levels * base.tries, ROW),
+        "rare.most": (config.rare.most if config.rare.asked else 0, ROW),
+        "presence.draws": (config.presence.draws or 0, DRAW),
+        "identity.draws": (config.identity.draws or 0, DRAW),
+        "embedding.draws": (config.embedding.draws or 0, DRAW),
     }
-    for name, count in rows.items():
-        if count * ROW > free:
+    for name, (count, each) in rows.items():
+        if count * each > free:
             raise MemoryLack(
-                f"{name} = {count:,} needs about {count * ROW / 2**30:,.1f} GiB of memory, and"
-                f" {free / 2**30:,.1f} GiB are free; {free // (4 * ROW):,} would fit"
+                f"{name} = {count:,} needs about {count * each / 2**30:,.1f} GiB of memory, and"
+                f" {free / 2**30:,.1f} GiB are free; {free // (4 * each):,} would fit"
             )
 
 

@@ -17,6 +17,8 @@ from torch import Tensor
 
 from latentprint.attacks.membership import MembershipConfig, membership_scores
 from latentprint.audit.context import Context, one_image
+from latentprint.config import AuditConfig
+from latentprint.contracts import InputError
 from latentprint.data import Split
 from latentprint.denoiser import Denoiser
 from latentprint.fingerprint import Injection
@@ -52,12 +54,22 @@ def membership(context: Context, model: Denoiser, split: Split, injection: Injec
 
 def within(config: MembershipConfig, schedule: Schedule) -> MembershipConfig | str:
     """The settings on a schedule: the loss keeps to the ratios it has; a sentence where these are none."""
+    if (sentence := config.misses(schedule)) is not None:
+        return sentence
     low, high = float(schedule.ratio(schedule.end)), float(schedule.ratio(schedule.start))
     first, last = config.loss_ratios
-    narrow = (max(first, low * (1 + 1e-9)), min(last, high * (1 - 1e-9)))
-    if not low < 0.3 or not high > 1 or narrow[0] >= narrow[1]:
-        return f"the model's noise goes from {low:.3g} to {high:.3g} times the image, not where scores look"
-    return replace(config, loss_ratios=narrow)
+    return replace(config, loss_ratios=(max(first, low * (1 + 1e-9)), min(last, high * (1 - 1e-9))))
+
+
+def require_scores(config: AuditConfig) -> None:
+    """Nothing, where the scores that are asked for can be had of the model that is trained.
+
+    Raises:
+        InputError: they cannot.
+    """
+    sentence = config.membership.scores.misses(config.model.schedule())
+    if config.membership.images and sentence is not None:
+        raise InputError(f"membership.scores: {sentence}; other ratios, or membership.images = 0, would do")
 
 
 def _scored(

@@ -36,7 +36,7 @@ from latentprint.audit.estimates import estimates
 from latentprint.audit.given import Given, as_it_is, given_images, named, open_given, take_model
 from latentprint.audit.images import read_images, with_canaries
 from latentprint.audit.likelihoods import likelihood
-from latentprint.audit.membership import membership
+from latentprint.audit.membership import membership, require_scores
 from latentprint.audit.pool import pool
 from latentprint.audit.profile import profile, require_targets
 from latentprint.audit.prompts import for_base, prompts, under_prompts, with_prompts
@@ -48,6 +48,7 @@ from latentprint.contracts import InputError, Outcome
 from latentprint.data import ImageSet, Split
 from latentprint.denoiser import Denoiser
 from latentprint.detector import Identities
+from latentprint.detector.contrast import require_images
 from latentprint.detector.embedding import EmbeddingDetector
 from latentprint.execute import ids_held
 from latentprint.fingerprint import Injection
@@ -107,7 +108,7 @@ def subject(
             raise InputError('the sampler "own" and guidance belong to a model that is given (--model)')
         chosen = stages.images(config, where.root, where.download, target)
         split, injection, canaries = with_canaries(config, *chosen)
-        require_memory(config, split.train.shape, place, trains=True)
+        require_scores(config)
         require_none(config, given=False)
         settings = plain(config) | ({} if target is None else {"target": named(target)})
         del settings["prompts"], settings["given"]
@@ -116,16 +117,18 @@ def subject(
         split, injection = given_images(config, given, reading())
         given = under_prompts(config, given, split, injection)
         config = measurable(config, given.prompts)
-        require_memory(config, split.train.shape, place, trains=False)
         settings = given.settings(config)
         if given.prompts is not None and checkpoints is not None:
             raise InputError("--checkpoints is for models that take no prompts; audit each folder by itself")
+    require_memory(config, split.train.shape, place, trains=given is None)
+    require_targets(config, len(split.train))
+    if _compares(config):
+        require_images(config.embedding, len(split.train) + len(split.heldout))
     left = (
         ()
         if given is None or checkpoints is None
         else found_checkpoints(checkpoints, given, place, config, reading)
     )
-    require_targets(config, len(split.train))
     return Subject(config, settings | identified(left), split, injection, given, left, canaries)
 
 
@@ -137,6 +140,11 @@ def in_its_space(context: Context, about: Subject) -> Context:
     own = None if opened.own is None else opened.own.sampler
     context = replace(context, codec=opened.codec, space=opened.shape, own=own)
     return with_prompts(context, about.given)
+
+
+def _compares(config: AuditConfig) -> bool:
+    """Whether other images than x_p are searched for, by the embedding."""
+    return config.baseline.images > 0 or config.profile.targets != 0
 
 
 @dataclass(frozen=True)
@@ -165,9 +173,8 @@ def prepare(context: Context, about: Subject) -> Prepared:
     # Detectors first: where there are too few images for them, that is said before an hour of training.
     unmarked = about.unmarked(about.injection.control)
     detectors = stages.detectors(context, about.split, about.injection, unmarked)
-    compares = config.baseline.images > 0 or config.profile.targets != 0
     originals = replace(about.split, train=about.unmarked(about.split.train))
-    matcher = embedding(context, originals, config.embedding) if compares else None
+    matcher = embedding(context, originals, config.embedding) if _compares(config) else None
     many = identities(context, about.split, about.injection, about.canaries)
     trained = (
         stages.score_model(context, "model", pixels, heldout)
@@ -203,7 +210,7 @@ def search(context: Context, about: Subject, prepared: Prepared) -> None:
 def count(context: Context, about: Subject, prepared: Prepared, extract: Extractor) -> Outcome:
     """n samples from the prior, as many of the control as were drawn (paper section 5.3)."""
     asked, main = context.config.samples, prepared.main
-    until = Until.of(asked.until, asked.count, main.detectors.values)
+    until = Until.of(asked, main.detectors.values)
 
     def stops(seen: Outcome) -> bool:
         return until is not None and until.answer(until.counts(seen.hit)) is not None

@@ -48,7 +48,7 @@ from latentprint.results.tprime import false_positives
 from latentprint.search import SearchSettings, TPrime
 from latentprint.stats import Trials, looks
 from latentprint.store import RunError
-from latentprint.together import launch, write_job
+from latentprint.together import in_memory, launch, packed, write_job
 from latentprint.training import REPORT, TrainingError, TrainState, train
 
 UNIT = FIRST_LOOK
@@ -167,20 +167,11 @@ def score_model(
                 raise TrainingError("a guided training is done by one process; leave out --processes")
             if context.where.processes > 1:
                 # The others leave a checkpoint at the last step, which is continued from below.
-                job = context.run.path / "jobs" / name
-                write_job(
-                    job,
-                    pixels,
-                    settings.network,
-                    schedule,
-                    settings.training,
-                    context.streams.seed,
-                    checkpoint,
-                )
-                try:
+                job, seed = context.run.path / "jobs" / name, context.streams.seed
+                with in_memory(packed(pixels)) as shared:
+                    write_job(job, shared, settings.network, schedule, settings.training, seed, checkpoint)
                     launch(job, context.where.processes, context.device)
-                finally:
-                    shutil.rmtree(job, ignore_errors=True)  # it holds the training images
+                shutil.rmtree(job, ignore_errors=True)
             states = train(
                 pixels,
                 network,
@@ -372,6 +363,11 @@ def sample(
         *before, most = [count] if stops is None else looks(count, UNIT)
         outcome = next((seen for seen in map(drawn, before) if stops is not None and stops(seen)), None)
         outcome = drawn(most) if outcome is None else outcome
+        if extract is not None and not context.run.stage("fid").done:
+            ids = np.arange(min(context.config.fid.samples, len(outcome.hit)))
+            # Features go before their rows, so none are missing unless somebody removed them.
+            lost = context.run.missing_array(f"features.{name}", ids)
+            run_probe(probe, at(audited.model.schedule.start, len(lost)), lost, unit=UNIT, map=over)
         if not context.run.stage(purpose).done:
             cost = {"network_evaluations": int(outcome.evaluations.sum())}
             context.run.finish(purpose, cost | {"sampler": context.sampler_value.plain()})

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Annotated, Any
 
 import typer
 
@@ -52,10 +53,15 @@ def _options(
 ) -> None: ...
 
 
+@cache
+def _command() -> Callable[..., Any]:
+    return typer.main.get_command(app)
+
+
 def answer(arguments: Sequence[str]) -> int:
     """Run a command; its exit code. What the options lack is one sentence, as any refusal."""
     try:
-        code = app(args=list(arguments) or ["--help"], standalone_mode=False, prog_name="latentprint")
+        code = _command()(list(arguments) or ["--help"], standalone_mode=False, prog_name="latentprint")
     except Usage as error:
         say(error.format_message())  # pyright: ignore[reportAttributeAccessIssue]
         return 2

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from latentprint.cli.shared import Json, RunFolder, print_json
+from latentprint.cli.shared import Json, MaybeRun, RunFolder, RunFolders, print_json
 
 
 def report(run: RunFolder) -> None:
@@ -18,21 +18,21 @@ def report(run: RunFolder) -> None:
 
 
 def gate(
-    run: Annotated[Path | None, typer.Argument(help="Folder of a finished run.")] = None,
+    run: MaybeRun = None,
     policy: Annotated[Path | None, typer.Option(help="TOML file with your thresholds.")] = None,
     starter: Annotated[bool, typer.Option("--starter", help="Print a commented policy.")] = False,
     as_json: Json = False,
 ) -> None:
     """Judge RUN by your policy: exit 0 passes, 1 fails, 2 could not judge, with a reason for each rule."""
+    if not starter and (run is None or policy is None):
+        raise typer.BadParameter("name a run and --policy FILE, or ask for --starter")
     from latentprint.gate import judge_file
     from latentprint.gate import starter as starter_text
     from latentprint.results.read import read_results
 
-    if starter:
+    if starter or run is None or policy is None:
         print(starter_text(), end="")
         return
-    if run is None or policy is None:
-        raise typer.BadParameter("name a run and --policy FILE, or ask for --starter")
     decision = judge_file(read_results(run), policy)
     if as_json:
         print_json(decision.to_dict())
@@ -44,7 +44,7 @@ def gate(
 
 
 def compare(
-    runs: Annotated[list[Path], typer.Argument(help="Two runs or more; the first is the reference.")],
+    runs: RunFolders,
     page: Annotated[Path | None, typer.Option(help="Also write the comparison as an HTML page.")] = None,
     as_json: Json = False,
 ) -> None:

@@ -7,6 +7,7 @@ options, in their order and before its own, and hands it one value of that class
 from __future__ import annotations
 
 import inspect
+import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ import typer
 
 from latentprint.cli.prompts import PromptOptions
 from latentprint.cli.shared import Device, Json
-from latentprint.contracts import InputError, quoted
+from latentprint.contracts import InputError, quoted, require_device
 
 if TYPE_CHECKING:
     from latentprint.adapters import Opened
@@ -189,6 +190,27 @@ class AuditOptions(PromptOptions):
     ] = None
     as_json: Json = False
 
+    def __post_init__(self) -> None:
+        """What can be said at once, before torch is imported.
+
+        Raises:
+            InputError: a preset, source, model, target or device that is none.
+        """
+        from latentprint.data import require_source
+        from latentprint.settings import presets
+
+        if self.preset not in presets():
+            raise InputError(f"{quoted(self.preset)} is not a preset; there are {', '.join(presets())}")
+        require_device(self.device)
+        require_source(self.data)
+        text = self.target or ""
+        files = {"--target": None if text.removeprefix("-").isdecimal() else text, "--labels": self.labels}
+        if self.model is not None and ":" not in self.model:
+            files["--model"] = self.model
+        for option, name in files.items():
+            if name and not os.path.exists(name):
+                raise InputError(f"{option} {quoted(name)} does not exist")
+
     @property
     def given_samples(self) -> Path | None:
         """The generated images to audit; None where ``samples`` is a number of images to make.
@@ -307,9 +329,9 @@ def _given(options: Mapping[str, object]) -> dict[str, object]:
 
 def preset_steps(preset: str) -> int:
     """How many steps of sampling a preset has time for."""
-    from latentprint.config import resolve
+    from latentprint.settings import read_preset
 
-    return resolve({}, preset=preset).sampler.steps
+    return read_preset(preset)["sampler"]["steps"]
 
 
 def stored_range(text: str | None) -> list[float] | None:

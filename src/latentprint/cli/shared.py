@@ -31,7 +31,24 @@ Fresh = Annotated[
     bool, typer.Option("--fresh", help="Set aside a run that the folder holds, and start again.")
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")]
-RunFolder = Annotated[Path, typer.Argument(help="Folder of a finished run.")]
+
+
+def _finished(run: Any) -> Any:
+    """A run, or several, whose results are there: said before anything long is imported."""
+    for one in run if isinstance(run, list) else [] if run is None else [run]:
+        file = one / "results.json" if one.is_dir() else one
+        if not os.path.exists(file):
+            say(f"{quoted(file)} does not exist; a run that is finished is needed")
+            raise typer.Exit(2)
+    return run
+
+
+RunFolder = Annotated[Path, typer.Argument(help="Folder of a finished run.", callback=_finished)]
+MaybeRun = Annotated[Path | None, typer.Argument(help="Folder of a finished run.", callback=_finished)]
+RunFolders = Annotated[
+    list[Path],
+    typer.Argument(help="Two runs or more; the first is the reference.", callback=_finished),
+]
 
 HEAVY = ("torch", "torchvision", "diffusers", "sklearn")
 """Packages of the extra ``torch``, which a light install lacks."""

@@ -1,7 +1,7 @@
 """Images that a model trains on, images it must never see, and a manifest of both. Never imports torch."""
 
 from latentprint.data.images import DataError, ImageSet, image_sha256, stack
-from latentprint.data.load import SOURCES, load
+from latentprint.data.load import SOURCES, load, require_source
 from latentprint.data.near import NEAR, Overlap, copies_of, near_duplicates, overlap
 from latentprint.data.split import Split
 
@@ -17,5 +17,6 @@ __all__ = [
     "load",
     "near_duplicates",
     "overlap",
+    "require_source",
     "stack",
 ]

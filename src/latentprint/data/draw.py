@@ -45,6 +45,8 @@ def drawn(found: Source, images: int | None, heldout: float, seed: int) -> Split
         DataError: there are too few, they need too much memory, or they cannot be read.
     """
     train, notes = found.train, list(found.notes)
+    shape = train.shape() if found.side is None else (1, found.side, found.side)
+    require_memory(min(images or train.count, train.count), shape, train.source)
     if found.heldout is not None:
         rows = _choose(train.count, images, seed, train.source)
         rest, held = found.heldout, np.arange(found.heldout.count)
@@ -55,8 +57,6 @@ def drawn(found: Source, images: int | None, heldout: float, seed: int) -> Split
     else:
         rest = train
         rows, held = _divided(train, images, heldout, seed)
-    if found.side is not None:
-        require_memory(len(rows), (1, found.side, found.side), train.source)
     most = max(1, MOST_HELDOUT // math.prod(rest.shape()))
     if len(held) > most:
         notes.append(f"of {len(held):,} images that are not trained on {most:,} were drawn as held out")

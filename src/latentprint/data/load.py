@@ -90,6 +90,7 @@ def load(
             nothing is held out.
     """
     text = os.fspath(source)
+    require_source(text)
     if seed < 0:
         raise DataError(f"a seed must be 0 or more, got {seed}")
     if images is not None and images < 2:
@@ -105,8 +106,6 @@ def load(
     elif text.startswith("medmnist:"):
         place = None if root is None else Path(root)
         found = _medmnist(text.removeprefix("medmnist:"), place, download, how)
-    elif not text:
-        raise DataError(f"no source was named; understood are {SOURCES}")
     else:
         found = _path(Path(text), how, pattern, table, window, orientation)
     if (pattern is not None or table is not None) and found.train.names is None:
@@ -135,6 +134,21 @@ def _of_persons(listing: Listing, pattern: str) -> Listing:
         raise DataError(f"--patient {quoted(pattern)} finds nothing in the name {quoted(lacking)}")
     persons = (match[1] if sought.groups else match[0] for _, match in found if match is not None)
     return replace(listing, identities=tuple(map(str, persons)))
+
+
+def require_source(text: str) -> None:
+    """Nothing, if ``text`` names a source or something on the disk.
+
+    Raises:
+        DataError: it names neither.
+    """
+    named = text == "digits" or text.startswith(("phantom:", "medmnist:"))
+    if not text:
+        raise DataError(f"no source was named; understood are {SOURCES}")
+    if not named and not os.path.exists(text):
+        raise DataError(
+            f"{quoted(text)} is neither a file or folder that exists nor a source; understood are {SOURCES}"
+        )
 
 
 def _path(
@@ -168,11 +182,8 @@ def _path(
         return _files(tree.zip_tree(path), "a zip of images", how, pattern, table)
     if suffix == ".parquet" and os.path.isfile(path):
         return _tables({"": (path,)}, quoted(path), "a Parquet file", how)
-    if os.path.isfile(path):
-        raise DataError(f"{quoted(path)} is a file of a kind that is not read; understood are {SOURCES}")
-    raise DataError(
-        f"{quoted(str(path))} is neither a file or folder that exists nor a source; understood are {SOURCES}"
-    )
+    require_source(os.fspath(path))
+    raise DataError(f"{quoted(path)} is a file of a kind that is not read; understood are {SOURCES}")
 
 
 def read_all(
@@ -217,7 +228,10 @@ def read_stored(path: Path) -> NDArray[Any]:
         DataError: it cannot be read.
     """
     if path.suffix.lower() == ".npy":
-        return open_arrays(path, ())["images"].read()
+        stored = open_arrays(path, ())["images"]
+        if math.prod(stored.shape) * stored.dtype.itemsize > tree.MAX_FILE:
+            raise DataError(f"{quoted(path)} holds {stored.shape} values, more than one image or volume")
+        return stored.read()
     if path.name.lower().endswith(nifti.SUFFIXES):  # a mask: what is not 0
         stored = nifti.voxels(path, path.name, nifti.read_header(path, path.name), "closest")
         return (stored != 0).astype(np.uint8) * 255

@@ -24,6 +24,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from latentprint import keys
 from latentprint.data import NEAR, near_duplicates
 from latentprint.detector.backbone import Embedder
 from latentprint.detector.draws import Pixels, Rng, augmix, masked, noisy, returned, split
@@ -69,8 +70,7 @@ def fit_embedding(
     Raises:
         DetectorError: too few images for the false-positive rate asked for, or the fit learnt nothing.
     """
-    if len(images) < LEAST:
-        raise DetectorError(f"the embedding needs {LEAST} images or more, got {len(images)}")
+    require_images(config, len(images))
     rng, place, how = streams.generator("embedding.data"), torch.device(device), how or Evaluation()
     parts = split(np.arange(len(images)), rng)
     shown, held = images[parts.fit], images[parts.validation]
@@ -184,11 +184,27 @@ def _different(images: Pixels) -> NDArray[np.bool_]:
 
 def _require_pairs(calibration: Pixels, config: EmbeddingConfig, count: int) -> None:
     """Refuse before the fit what would be refused after it."""
-    needed, pairs = pairs_needed(config.false_positive_rate), int(_different(calibration).sum())
+    _refuse(config, count, len(calibration), int(_different(calibration).sum()))
+
+
+def require_images(config: EmbeddingConfig, count: int) -> None:
+    """Nothing, where so many images can be enough, if they are no copies of one another.
+
+    Raises:
+        DetectorError: they cannot.
+    """
+    if count < LEAST:
+        raise DetectorError(f"the embedding needs {LEAST} images or more, got {count}")
+    apart = min(_MOST, len(split(np.arange(count), keys.generator(0, "count")).calibration))
+    _refuse(config, count, apart, apart * (apart - 1))
+
+
+def _refuse(config: EmbeddingConfig, count: int, apart: int, pairs: int) -> None:
+    needed = pairs_needed(config.false_positive_rate)
     if pairs < needed:
         raise DetectorError(
             f"a false-positive rate of {config.false_positive_rate:g} needs {needed:,} pairs of different "
-            f"images or more; of {count} images {len(calibration)} are set apart for the threshold and make "
+            f"images or more; of {count} images {apart} are set apart for the threshold and make "
             f"{pairs:,}: give more images, or a false_positive_rate of 1/{pairs + 1} or more"
         )
 

@@ -113,6 +113,8 @@ def _network(folder: Path, config: Mapping[str, object], tensors: dict[str, torc
         _require_bounded(config)
         with torch.device("meta"):  # neither memory nor random weights, until they are known to fit
             network = cast(UNet2DModel, UNet2DModel.from_config(dict(config)))
+        if odd := [name for name, one in tensors.items() if not one.is_floating_point()]:
+            raise ValueError(f"{odd[0]!r} is of type {tensors[odd[0]].dtype}, and fractions are needed")
         network.load_state_dict({name: one.float() for name, one in tensors.items()}, assign=True)
     except Exception as error:  # diffusers' constructor raises whatever a configuration leads it into
         first = str(error).strip().splitlines()

@@ -141,7 +141,7 @@ def _freedom(centred: Floats) -> float:
     n, variance = centred.size, float((centred**2).mean())
     if variance == 0:
         return n - 1.0
-    kurtosis = float((centred**4).mean()) / variance**2
+    kurtosis = float(((centred**2 / variance) ** 2).mean())  # the square of a small variance is 0
     return n - 1.0 if kurtosis <= 1 else min(n - 1.0, max(1.0, 2 * n / (kurtosis - 1)))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from functools import cache
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -22,6 +23,7 @@ from latentprint.results import Results
 from latentprint.results.read import read_results
 
 
+@cache
 def environment() -> Environment:
     """Jinja with every value escaped and every missing name an error."""
     return Environment(

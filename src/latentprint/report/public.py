@@ -6,6 +6,7 @@ texts in it, and all of run.json, pass through here. Escaping is the template's 
 
 from __future__ import annotations
 
+import json
 import re
 from datetime import datetime
 from pathlib import Path
@@ -113,6 +114,6 @@ class RunFacts(_Fact):
             InputError: run.json is missing, or no record of a run.
         """
         try:
-            return cls.model_validate(read_json(folder / "run.json"))
+            return cls.model_validate_json(json.dumps(read_json(folder / "run.json")), strict=True)
         except ValidationError as error:
             raise InputError(f"run.json is no record of a run: {first(error)}") from error

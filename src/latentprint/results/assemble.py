@@ -8,7 +8,7 @@ here reads an image, a model or the clock, and nothing imports torch.
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,15 +36,16 @@ from latentprint.results.model import (
     Target,
     TargetScore,
 )
-from latentprint.results.notes import Further, NotDone, Pooled, Probes, Scored, WholeNote
+from latentprint.results.notes import Further, NotDone, Pooled, Probes, Scored, Searched, WholeNote
 from latentprint.results.searched import Sampler
-from latentprint.results.stopping import FIRST_LOOK
+from latentprint.results.stopping import FIRST_LOOK, SampleSettings
 from latentprint.results.stored import Rows, Stored
 from latentprint.results.value import LEVEL
 from latentprint.results.whole_set import PREFIX, WholeSet, whole_set
 from latentprint.results.whole_set import Rows as Compared
 from latentprint.stats.returned import Returned, returned
 from latentprint.stats.roc import rank_p_value, separation
+from latentprint.store import RunError
 
 NOTED = (
     "data",
@@ -151,8 +152,11 @@ def _returned(stored: Stored) -> Returned | None:
     ):  # an image under its own prompt is no like of held-out images under that prompt
         return by_prompt.returned_pairs(_prompt_rows(stored), asked.target)
     rows, pool = stored.rows("samples.model"), stored.rows("pool")
-    fixed = len(rows["id"]) if stored.asked("samples", "until") is None else FIRST_LOOK
+    sequential = stored.setting(SampleSettings, "samples").until is not None
+    fixed = FIRST_LOOK if sequential else len(rows["id"])
     samples = {name: rows[f"pool_{name}"][:fixed] for name in ("nearest", "distance", "ten")}
+    if noted.target >= len(pool["whose"]):
+        raise RunError(f"run.json: the pool of real images has no place {noted.target:,}")
     return returned(samples, pool, pool["whose"], noted.target)
 
 
@@ -201,6 +205,8 @@ def _prompts(stored: Stored, detectors: Detectors, expected: float) -> by_prompt
         return None
     asked = list[by_prompt.Condition]()
     for one in noted.conditions:
+        stored.needed(f"search.model.{one.name}", "search", Searched)
+        stored.needed(f"samples.model.{one.name}", "sampler", Sampler)
         searched = tprime.search(stored, f"search.model.{one.name}", detectors)
         count = rates.counted(stored, f"samples.model.{one.name}", detectors, expected)
         base = rates.counted(stored, f"samples.control.{one.name}", detectors, expected)
@@ -227,10 +233,11 @@ def _samplers(stored: Stored, detectors: Detectors, expected: float) -> tuple[By
     further = stored.note("samplers", "further", Further)
     found = list[BySampler]()
     for name in () if further is None else further.names:
+        sampler = stored.needed(f"samples.model.{name}", "sampler", Sampler)
+        stored.needed(f"search.model.{name}", "search", Searched)
         searched = tprime.search(stored, f"search.model.{name}", detectors)
         count = rates.counted(stored, f"samples.model.{name}", detectors, expected)
-        assert searched is not None and count is not None  # the stage finishes after both
-        sampler = stored.needed(f"samples.model.{name}", "sampler", Sampler)
+        assert searched is not None and count is not None  # as both have their notes
         found.append(BySampler(sampler=sampler, t_prime=searched, q=count))
     return tuple(found)
 
@@ -324,5 +331,4 @@ def _spread(rows: Rows, name: str, hit: NDArray[np.bool_]) -> Spread:
 
 def _costs(stored: Stored) -> Costs:
     stated = {name: note.get("network_evaluations") for name, note in stored.notes.items()}
-    spent = {name: int(cast(int, cost)) for name, cost in stated.items() if cost is not None}
-    return Costs(network_evaluations=spent)
+    return Costs(network_evaluations={name: cost for name, cost in stated.items() if cost is not None})

@@ -252,7 +252,7 @@ class Model(Value):
 class Costs(Value):
     """Network evaluations by stage, of every stage that was begun."""
 
-    network_evaluations: dict[str, int]
+    network_evaluations: dict[str, Count]
 
     @property
     def total(self) -> int:

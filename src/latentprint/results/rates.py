@@ -10,7 +10,7 @@ import numpy as np
 from latentprint.results.counted import Combined, Corrected, Counted, Estimate, Q
 from latentprint.results.model import Detectors
 from latentprint.results.searched import Sampler
-from latentprint.results.stopping import Until, errors
+from latentprint.results.stopping import SampleSettings, Until, errors
 from latentprint.results.stored import Stored
 from latentprint.results.value import LEVEL
 from latentprint.stats import (
@@ -27,6 +27,7 @@ from latentprint.stats import (
 
 def q(stored: Stored, detectors: Detectors, expected: float) -> Q:
     """All that is known of q; ``expected`` is copies / N."""
+    stored.needed("samples.model", "sampler", Sampler)
     control = counted(stored, "samples.control", detectors, expected)
     alarms = None if control is None else control.trials
     monte_carlo = counted(stored, "samples.model", detectors, expected, alarms, decides=True)
@@ -56,7 +57,7 @@ def counted(
         return None
     outcome = stored.outcome(purpose)
     trials = Trials(int(np.count_nonzero(outcome.hit)), len(outcome.hit))
-    until = _until(stored, detectors) if decides else None
+    until = Until.of(stored.setting(SampleSettings, "samples"), detectors) if decides else None
     looked = () if until is None else until.counts(outcome.hit)
 
     def interval(level: float) -> tuple[float, float]:
@@ -94,10 +95,6 @@ def counted(
         stopping=None if until is None else until.stopping(outcome.hit),
         network_evaluations=int(outcome.evaluations.sum()),
     )
-
-
-def _until(stored: Stored, detectors: Detectors) -> Until | None:
-    return Until.of(stored.asked("samples", "until"), stored.asked("samples", "count") or 0, detectors)
 
 
 def _corrected(found: CorrectedRate) -> Corrected:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -50,6 +51,6 @@ def checked(written: dict[str, object]) -> Results:
     if "schema" not in written:
         raise InputError(f"these results name no schema; {SCHEMA} is needed")
     try:
-        return Results.model_validate(written)
+        return Results.model_validate_json(json.dumps(written), strict=True)
     except ValidationError as error:
         raise InputError(f"the results are not of schema {SCHEMA}: {first(error)}") from error

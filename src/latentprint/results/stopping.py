@@ -18,15 +18,30 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from pydantic.dataclasses import dataclass as validated
 
 from latentprint.contracts import Hits
 from latentprint.results.counted import Looks, Stopping
 from latentprint.results.model import Detectors
 from latentprint.results.value import LEVEL
+from latentprint.settings import STRICT, Share, Some
 from latentprint.stats import Trials, corrected_interval, looks, running_interval, samples_to_decide
 
 FIRST_LOOK = 512
 """Samples before the first look; a unit of sampling, so that looks fall between two writes."""
+
+
+@validated(frozen=True, config=STRICT)
+class SampleSettings:
+    """How many images are sampled from the model, and from the control (None: as many).
+
+    Attributes:
+        until: stop as soon as it is decided whether q lies below this rate; ``count`` is then the most.
+    """
+
+    count: Some = 2000
+    control: Some | None = None
+    until: Share | None = None
 
 
 @dataclass(frozen=True)
@@ -38,9 +53,9 @@ class Until:
     detectors: tuple[tuple[Trials, Trials], ...]
 
     @classmethod
-    def of(cls, threshold: float | None, most: int, detectors: Detectors) -> Until | None:
+    def of(cls, asked: SampleSettings, detectors: Detectors) -> Until | None:
         """The question of the settings; None where the number of samples is fixed."""
-        return None if threshold is None else cls(threshold, most, errors(detectors))
+        return None if asked.until is None else cls(asked.until, asked.count, errors(detectors))
 
     def counts(self, hit: Hits) -> tuple[Trials, ...]:
         """What each look saw, of the samples (n,) that were drawn, in the order of their ids."""

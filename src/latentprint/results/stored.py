@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
@@ -9,7 +10,7 @@ from typing import Any, TypeVar, cast
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from latentprint.contracts import Ids, Outcome, Probe, Times
+from latentprint.contracts import Ids, Outcome, Probe, Times, quoted
 from latentprint.execute import held
 from latentprint.results.value import Value
 from latentprint.settings import read
@@ -59,12 +60,15 @@ class Stored:
 
     @property
     def seed(self) -> int:
-        """What everything random of the run follows from."""
-        return int(cast(int, self.settings["seed"]))
+        """What everything random follows from.
 
-    def asked(self, table: str, key: str) -> Any:
-        """One setting as it was kept; None where the run has none of that name."""
-        return cast("Mapping[str, Any]", self.settings.get(table, {})).get(key)
+        Raises:
+            RunError: the settings hold none.
+        """
+        seed = self.settings.get("seed")
+        if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+            raise RunError(f"run.json: the seed must be a whole number from 0 on, got {quoted(seed)}")
+        return seed
 
     def setting(self, kind: type[Kind], name: str) -> Kind:
         """A table of the settings as the class that owns it.
@@ -84,7 +88,7 @@ class Stored:
         if found is None:
             return None
         try:
-            return kind.model_validate(found)
+            return kind.model_validate_json(json.dumps(found), strict=True)
         except ValidationError as error:
             raise RunError(
                 f"run.json: the note {key!r} of stage {stage!r} cannot be used: {first(error)}"

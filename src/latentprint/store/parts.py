@@ -65,10 +65,11 @@ def parquet_columns(content: bytes) -> Columns:
     """The inverse of `parquet_bytes`."""
     import pyarrow.parquet as pq
 
-    about = pq.read_metadata(io.BytesIO(content))
+    file = pq.ParquetFile(io.BytesIO(content))
+    about = file.metadata
     if about.num_rows * about.num_columns > MAX_VALUES:  # a few kilobytes can stand for any number of rows
         raise RunError(f"it states {about.num_rows:,} rows of {about.num_columns} columns, more than any run")
-    table = pq.read_table(io.BytesIO(content))
+    table = file.read(use_threads=False)
     return {name: table[name].to_numpy() for name in table.column_names}
 
 

@@ -24,8 +24,12 @@ from latentprint.store.lock import RunError
 
 SCHEMA = "latentprint/run/1"
 
+CONFIDENTIAL = "settings name places and files of private images; results.json and report.html name none"
+"""What run.json says of itself first, to whoever opens it."""
+
 OWN = (
     "schema",
+    "confidential",
     "settings",
     "settings_sha256",
     "seed",
@@ -97,6 +101,7 @@ def begun(settings: dict[str, object]) -> dict[str, object]:
     """run.json of a run that begins now; ``settings`` in JSON's own types."""
     return {
         "schema": SCHEMA,
+        "confidential": CONFIDENTIAL,
         "settings": settings,
         "settings_sha256": sha256(to_json(settings, "settings")).hexdigest(),
         "seed": settings.get("seed"),

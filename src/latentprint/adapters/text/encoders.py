@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from latentprint.adapters.build import MAX_COMPUTED
 from latentprint.adapters.fields import Field, a_flag, a_number, a_whole, maybe, one_of, short
-from latentprint.adapters.files import inside, read_json, read_tensors, weight_files
+from latentprint.adapters.files import inside, load_into, read_json, read_tensors, weight_files
 from latentprint.networks import ModelError
 
 MAX_TOKENIZER = 2**26
@@ -135,8 +135,7 @@ def read_encoder(folder: Path, kind: str) -> tuple[nn.Module, list[Path]]:
     finally:
         library.logging.set_verbosity(level)
     whole = dict(tensors) | {tied: tensors[own] for tied, own in _TIED.items() if own in tensors}
-    network.load_state_dict(cast(dict[str, object], whole), strict=True, assign=True)
-    return network.eval().requires_grad_(False), files
+    return load_into(network, whole), files
 
 
 def _renamed(name: str, expected: Mapping[str, tuple[int, ...]]) -> str:
