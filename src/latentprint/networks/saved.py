@@ -156,6 +156,10 @@ def _require_bounded(config: Mapping[str, object]) -> None:
         ValueError: it would.
     """
     layers, channels = config.get("layers_per_block"), config.get("block_out_channels")
+    if not all(
+        isinstance(one, int) and one >= 1 for one in (config.get("in_channels"), config.get("out_channels"))
+    ):
+        raise ValueError("it needs in_channels and out_channels of 1 or more")
     if not isinstance(layers, int) or not isinstance(channels, list) or not 1 <= layers <= 64:
         raise ValueError("it needs 1 to 64 layers_per_block and a list of block_out_channels")
     widths = cast(list[object], channels)

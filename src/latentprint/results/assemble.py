@@ -331,4 +331,5 @@ def _spread(rows: Rows, name: str, hit: NDArray[np.bool_]) -> Spread:
 
 def _costs(stored: Stored) -> Costs:
     stated = {name: note.get("network_evaluations") for name, note in stored.notes.items()}
-    return Costs(network_evaluations={name: cost for name, cost in stated.items() if cost is not None})
+    spent = {name: cost for name, cost in stated.items() if cost is not None}
+    return Costs.model_validate({"network_evaluations": spent}, strict=True)
