@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -31,6 +31,7 @@ from latentprint.audit.stages import for_sampling
 from latentprint.data import load
 from latentprint.denoiser import Denoiser
 from latentprint.networks import build_unet, load_model, save_model
+from latentprint.networks.speed import Evaluation
 from latentprint.networks.unet import UNetConfig
 from latentprint.rate import SamplerPushforward
 from latentprint.sampler import Ancestral, Heun, Sampler
@@ -42,6 +43,7 @@ from latentprint.training import TrainConfig, train
 COUNTS = Path(__file__).parent / "proving" / "counts.json"
 ROOT = Path(__file__).parents[2] / "shared" / "medmnist"
 UNIT = 4096
+BATCH = 1024
 
 SAMPLERS = {
     "ancestral-24": Sampler(Ancestral(), 24),
@@ -61,7 +63,8 @@ class Recipe:
     channels: tuple[int, ...] = (16, 32)
     batch: int = 64
     learning_rate: float = 4e-3
-    samplers: tuple[str, ...] = ("ancestral-24", "ancestral-96", "heun-12")
+    samplers: tuple[str, ...] = ("ancestral-24", "heun-12", "ancestral-96")
+    precision: Literal["float32", "bfloat16"] = "bfloat16"
     seed: int = 0
 
     @property
@@ -88,14 +91,14 @@ class Recipe:
 RECIPES = (
     Recipe("digits-100", "digits", 100, 1500),
     Recipe("digits-250", "digits", 250, 3000),
-    Recipe("digits-400", "digits", 400, 3000),
+    Recipe("digits-400", "digits", 400, 3000, precision="float32"),
     Recipe("digits-800", "digits", 800, 3000),
     *(
         Recipe(f"breastmnist-{n}", "medmnist:breastmnist", n, 1500, (16, 32, 32), 32, 3e-3, ("ancestral-24",))
         for n in (64, 200, 546)
     ),
 )
-QUICK = Recipe("digits-16", "digits", 16, 300, samplers=("ancestral-24",))
+QUICK = Recipe("digits-16", "digits", 16, 300, samplers=("ancestral-24",), precision="float32")
 
 
 @dataclass(frozen=True)
@@ -160,20 +163,17 @@ def ground(recipe: Recipe, folder: Path) -> Ground:
         assert last is not None
         save_model(place / "model", last.denoiser)
     weights = (place / "model" / "diffusion_pytorch_model.safetensors").read_bytes()
-    return Ground(recipe, for_sampling(load_model(place / "model")), images, sha256(weights).hexdigest())
+    model = for_sampling(load_model(place / "model"), Evaluation(precision=recipe.precision), BATCH)
+    return Ground(recipe, model, images, sha256(weights).hexdigest())
 
 
 def count(g: Ground, sampler: str, unit: int, samples: int = UNIT) -> list[int]:
     """Hits of every image among the samples of one unit."""
     push = SamplerPushforward(g.model, SAMPLERS[sampler], g.shape)
     key = keys.key(g.recipe.seed, f"proving.count.{sampler}.{unit}") >> 1
-    noise, hits, batch = (
-        torch.Generator().manual_seed(key),
-        torch.zeros(len(g.images), dtype=torch.int64),
-        256,
-    )
-    for first in range(0, samples, batch):
-        size = min(batch, samples - first)
+    noise, hits = torch.Generator().manual_seed(key), torch.zeros(len(g.images), dtype=torch.int64)
+    for first in range(0, samples, BATCH):
+        size = min(BATCH, samples - first)
         owners = g.owners(push(torch.randn(size, push.latent, generator=noise)))
         hits += torch.bincount(owners[owners >= 0], minlength=len(hits))
     return hits.tolist()

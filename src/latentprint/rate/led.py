@@ -150,6 +150,21 @@ class Led:
     streams: Streams
     batch: int
 
+    def noise(self, purpose: str, ids: Tensor, step: int) -> Tensor:
+        """The noise of a step of the paths ``ids`` (n,), like the target."""
+        space, device, dtype = tuple(self.target.shape), self.target.device, self.target.dtype
+        return self.streams.noise(purpose, ids, step, space, device=device, dtype=dtype)
+
+    def ended(self, x: Tensor) -> Tensor:
+        """What the sampler makes of x after its last step, in the model's own space."""
+        if not self.sampler.denoise:
+            return x
+        return checked(self.denoiser, x, times(self.denoiser.schedule.end, x))
+
+    def hit(self, x: Tensor) -> Tensor:
+        """Whether paths that stand at x after the last step end in Omega, (n,) bool on the CPU."""
+        return self.inside(self.codec.decode(self.ended(x))).cpu()
+
     def walk(self, proposals: Proposals, which: Tensor, ids: Tensor, purpose: str) -> Walks:
         """A path from each of ``which`` (n,) proposals, under its id (n,)."""
         with torch.no_grad():
@@ -159,31 +174,24 @@ class Led:
             )
 
     def _walk(self, guide: Tensor, factors: Tensor, ids: Tensor, purpose: str) -> Walks:
-        schedule, space = self.denoiser.schedule, tuple(self.target.shape)
-        device, dtype = self.target.device, self.target.dtype
-
-        def noise(step: int) -> Tensor:
-            return self.streams.noise(purpose, ids, step, space, device=device, dtype=dtype)
-
+        schedule = self.denoiser.schedule
         alpha, sigma = float(schedule.alpha(schedule.start)), float(schedule.sigma(schedule.start))
-        z = noise(0)
+        z = self.noise(purpose, ids, 0)
         x = torch.where(_rows(guide >= 0, z), alpha * self.target + sigma * z, schedule.prior_std * z)
-        start = _log_normal(x, alpha * self.target, sigma) - _log_normal(x, None, schedule.prior_std)
+        start = log_normal(x, alpha * self.target, sigma) - log_normal(x, None, schedule.prior_std)
         along, squares = list[Tensor](), list[Tensor]()
         for k, step in enumerate(self.steps):
-            x, by, square = self._step(x, step, guide, factors[:, k], noise(k + 1))
+            x, by, square = self._step(x, step, guide, factors[:, k], self.noise(purpose, ids, k + 1))
             along.append(by)
             squares.append(square)
-        if self.sampler.denoise:
-            x = checked(self.denoiser, x, _times(schedule.end, x))
-        hit = self.inside(self.codec.decode(x)).cpu()
+        hit = self.hit(x)
         return Walks(hit, start[hit], torch.stack(along, 1)[hit], torch.stack(squares, 1)[hit])
 
     def _step(
         self, x: Tensor, step: Transition, guide: Tensor, factor: Tensor, noise: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """(x after one step, e . u and |u|^2 of every guide (n, guides))."""
-        denoised = checked(self.denoiser, x, _times(float(step.t), x))
+        denoised = checked(self.denoiser, x, times(float(step.t), x))
         moves = [
             step.pull / step.std * (g(x, denoised, step.alpha, step.sigma) - denoised) for g in self.guides
         ]
@@ -196,7 +204,8 @@ class Led:
         return step.keep * x + step.pull * denoised + step.std * e, along.cpu(), squares.cpu()
 
 
-def _times(t: float, x: Tensor) -> Tensor:
+def times(t: float, x: Tensor) -> Tensor:
+    """One time for every row of x."""
     return torch.full((len(x),), t, dtype=torch.float64)
 
 
@@ -204,7 +213,7 @@ def _rows(values: Tensor, x: Tensor) -> Tensor:
     return values.to(x.device).reshape(-1, *(1,) * (x.ndim - 1))
 
 
-def _log_normal(x: Tensor, mean: Tensor | None, std: float) -> Tensor:
+def log_normal(x: Tensor, mean: Tensor | None, std: float) -> Tensor:
     """log N(x; mean, std^2 I) less its constant: (n,) float64 on the CPU."""
     offset = x.double() if mean is None else x.double() - mean.double()
     dims = math.prod(x.shape[1:])
