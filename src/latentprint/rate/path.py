@@ -14,12 +14,14 @@ which bounds the weights:
     w = 1(x_n in Omega) / sum_i c_i dQ_i/dP,    c_i the share of paths drawn from proposal i
 
 Unbiased for the very q that counting counts, of the audit's sampler with its steps; it needs no likelihood
-and no gradient. Proposals are full guides (f = 1) that hand over to D after j steps, at once or by and by,
-and those whose f is fitted to a pilot: of least cross-entropy to the law of paths that end in Omega,
+and no gradient. Where the other training images are known and the sampler comes to enough of them, what leads
+to x_p is learnt from all together, and paths are selected on their way (``twisted``). Else proposals are full
+guides (f = 1) that hand over to D after j steps, at once or by and by, and those whose f is fitted to a
+pilot: of least cross-entropy to the law of paths that end in Omega,
 
     f_k = E[e_k . u_k | Omega] / E[|u_k|^2 | Omega]
 
-Pilots set the shares to those of least variance (``shares``); fresh paths give the estimate.
+Pilots (``pilot``) set the shares to those of least variance (``shares``); fresh paths give the estimate.
 
 Sources: Veach and Guibas, SIGGRAPH 1995; A. Owen, Y. Zhou, JASA 95 (2000) (fixed shares); Girsanov's formula
 for Gaussian steps; R. Rubinstein, Eur. J. Oper. Res. 99 (1997) (cross-entropy); Vehtari
@@ -29,29 +31,28 @@ et al. 2024 (Pareto k).
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from latentprint.denoiser import Codec, Denoiser, IdentityCodec, NotFiniteError
 from latentprint.rate.estimator import Kept, Progress, anew, silent
 from latentprint.rate.guides import Conditioned, Guide, Toward
-from latentprint.rate.led import Led, Proposals, Walks, transitions
+from latentprint.rate.led import Led, transitions
 from latentprint.rate.levels import Inside
+from latentprint.rate.pilot import handed_over, named, piloted
 from latentprint.rate.result import Rate, unreliable
-from latentprint.rate.shares import allot, least_variance_shares
+from latentprint.rate.shares import allot
+from latentprint.rate.twisted import LEARNABLE, Bank, Learnt, learn, replicates
 from latentprint.rate.weights import BELIEVED, Floats, Offered, Weighted, offered, weighted
 from latentprint.sampler.sampler import Sampler
 from latentprint.streams import Streams
-
-ITSELF = 0.05
-"""Share of paths from the sampler's own law: no weight is above its inverse."""
-
-SPREAD = 0.15
-"""Share of paths from the pilot's proposals alike, whatever the pilot found best."""
 
 ENOUGH = 120
 """Effective samples below which drawing goes on, however small the error looks."""
@@ -62,20 +63,17 @@ HOPELESS = 10
 NEAREST = 2000
 """Most images that a guide knows; the nearest to x_p say where a path must turn."""
 
+ENOUGH_REPLICATES = 40
+"""The same of replicates, whose weights are averages already."""
+
+REPLICATES = 8
+"""Replicates of a round."""
+
+FEWEST = 8
+"""Fewest images that something is learnt from."""
+
 LOOK = 4
 """By how much the paths grow between two looks at most: what cannot succeed is seen before all are spent."""
-
-HANDOVERS = 24
-"""Most numbers of led steps that are tried."""
-
-HALF = 0.5
-"""A weaker lead, beside the whole: a network that turns to x_p late and by itself was never led strongly."""
-
-FADE = 1 / 6
-"""Share of all steps over which a guide that leaves by and by does so."""
-
-FIRM = 4.0
-"""How firmly a fitted factor holds to its first guess: as if so much |u|^2 had been seen there."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +83,8 @@ class PathConfig:
     Attributes:
         relative: relative standard error asked for. most: paths that may be spent on the estimate.
         pilot: paths from each of the first proposals. second: paths of each further pilot.
-        together: paths per round of the estimate.
+        plain: paths of the sampler itself that are learnt from where the training images are known.
+        particles: paths of a replicate. together: paths per round where there are no replicates.
         batch: paths at a time. It changes no result.
 
     Raises:
@@ -96,11 +95,16 @@ class PathConfig:
     most: int = 20_000
     pilot: int = 24
     second: int = 160
+    plain: int = 512
+    particles: int = 64
     together: int = 240
     batch: int = 1024
 
     def __post_init__(self) -> None:
-        if not 0 < self.relative < 1 or min(self.most, self.pilot, self.second, self.batch) < 1:
+        if (
+            not 0 < self.relative < 1
+            or min(self.most, self.pilot, self.second, self.plain, self.particles, self.batch) < 1
+        ):
             raise ValueError(f"the path estimator needs an error in (0, 1) and paths to spend, got {self}")
         if self.together < 40:
             raise ValueError(f"a round of the path estimator holds at least 40 paths, got {self.together}")
@@ -147,7 +151,7 @@ def path(
     per_path = sampler.evaluations(denoiser.schedule)
     assert per_path is not None  # its steps are single Gaussians
     try:
-        found, details = _estimate(run, led)
+        found, details = _estimate(run, led, bank_of(target.detach(), others))
     except NotFiniteError as error:
         found, details = str(error), dict[str, object]()
     return run.answer(sampler, found, details, run.paths * per_path)
@@ -159,17 +163,29 @@ def guides(target: Tensor, others: Tensor | None) -> list[Guide]:
     Kernels are points, or half as wide as the nearest other image is far (rms).
     """
     found: list[Guide] = [Toward(target)]
-    if others is None or not len(others):
+    near = _apart(target, others)
+    if near is None:
         return found
+    images = torch.cat([target[None], near])
+    nearest = float((near[0] - target).double().norm()) / math.sqrt(target.numel())
+    return [*found, *(Conditioned(images, 0, share * nearest) for share in (0.0, 0.5))]
+
+
+def bank_of(target: Tensor, others: Tensor | None) -> Bank | None:
+    """The images that paths may end at, where any but x_p is known."""
+    near = _apart(target, others)
+    return None if near is None else Bank.around(target, near)
+
+
+def _apart(target: Tensor, others: Tensor | None) -> Tensor | None:
+    """The nearest of the other images, nearest first, without copies of x_p: those are x_p."""
+    if others is None or not len(others):
+        return None
     apart = (others - target).flatten(1).double().norm(dim=1) / math.sqrt(target.numel())
     scale = float(target.double().std(correction=0)) or 1.0
     near = apart.argsort()[: min(NEAREST, len(apart))]
-    near = near[apart[near] > 1e-3 * scale]  # a copy of x_p is x_p
-    if not len(near):
-        return found
-    images = torch.cat([target[None], others[near]])
-    nearest = float(apart[near].min())
-    return [*found, *(Conditioned(images, 0, share * nearest) for share in (0.0, 0.5))]
+    near = near[apart[near] > 1e-3 * scale]
+    return others[near] if len(near) else None
 
 
 @dataclass
@@ -180,6 +196,10 @@ class _Run:
     progress: Progress
     kept: Kept
     paths: int = 0
+
+    def say(self, done: int) -> None:
+        """Plain paths that are done."""
+        self.progress(done, self.config.plain)
 
     def answer(self, sampler: Sampler, found: Offer | str, details: dict[str, object], cost: int) -> Rate:
         """The estimate, or why there is none."""
@@ -217,15 +237,45 @@ class Offer:
     sentence: str
 
 
-def _estimate(run: _Run, led: Led) -> tuple[Offer | str, dict[str, object]]:
-    pilot = run.kept("pilot", lambda: _pilot(run, led))
-    run.paths = pilot["paths"]
+def _estimate(run: _Run, led: Led, bank: Bank | None) -> tuple[Offer | str, dict[str, object]]:
+    """By what all images together teach, where the sampler gives enough of them back; by pilots else."""
+    if bank is None or len(bank) < FEWEST:
+        return _weighted(run, led)
+    taught = run.kept("plain", lambda: learn(led, bank, run.config.plain, run.say))
+    run.paths += run.config.plain
+    if taught["hits"] < LEARNABLE:
+        return _weighted(run, led)
+    return _twisted(run, led, bank, Learnt.of(taught))
+
+
+def _twisted(run: _Run, led: Led, bank: Bank, learnt: Learnt) -> tuple[Offer | str, dict[str, object]]:
+    """By replicates of particles, each of them unbiased (``twisted``)."""
+    size, particles = REPLICATES, run.config.particles
+
+    def one(number: int) -> dict[str, Any]:
+        ids = torch.arange(number * size, (number + 1) * size)
+        return _part(replicates(led, bank, learnt, ids, particles))
+
+    logs, summary = _rounds(run, one, np.arange(size), particles, ENOUGH_REPLICATES)
+    details: dict[str, object] = {"learnt_from": learnt.hits, "replicates": len(logs), "particles": particles}
+    details |= _diagnostics(summary)
+    said = (
+        f"{len(logs)} replicates of {particles} paths, led and selected as {learnt.hits} paths teach "
+        "that came to some training image"
+    )
+    return _judged(run, summary, said), details
+
+
+def _weighted(run: _Run, led: Led) -> tuple[Offer | str, dict[str, object]]:
+    """By single paths from proposals that pilots chose, weighted by the balance heuristic."""
+    pilot = run.kept("pilot", lambda: piloted(led, run.config.pilot, run.config.second))
+    run.paths += pilot["paths"]
     if pilot["worth"] == 0:
-        return f"none of {run.paths} paths that were led to the image ended in the region", {}
+        return f"none of {pilot['paths']} paths that were led to the image ended in the region", {}
     shares = torch.tensor(pilot["shares"], dtype=torch.float64)
     proposals = handed_over(len(led.guides), len(led.steps))
     for guide, factors in pilot["fitted"]:
-        proposals = proposals.with_(guide, torch.tensor(factors, dtype=torch.float64), _fitted(led, guide))
+        proposals = proposals.with_(guide, torch.tensor(factors, dtype=torch.float64), named(led, guide))
     best = shares.topk(min(4, len(shares))).indices.tolist()
     details: dict[str, object] = {
         "pilot": pilot["paths"],
@@ -237,165 +287,86 @@ def _estimate(run: _Run, led: Led) -> tuple[Offer | str, dict[str, object]]:
             "would not be worth 30; what leads them to the image is not what leads this model there",
             details,
         )
-    logs, summary = _rounds(run, led, proposals, allot(shares, run.config.together))
-    details |= {
+    given = torch.tensor(allot(shares, run.config.together))
+    fractions = (given / given.sum()).double().log()
+    which = torch.arange(len(proposals)).repeat_interleave(given)
+
+    def one(number: int) -> dict[str, Any]:
+        ids = torch.arange(number * len(which), (number + 1) * len(which))
+        walks = led.walk(proposals, which, ids, "path.estimate")
+        logs = torch.full((len(which),), -math.inf, dtype=torch.float64)
+        logs[walks.hit] = -torch.logsumexp(walks.log_ratio(proposals) + fractions, dim=1)
+        return _part(logs)
+
+    logs, summary = _rounds(run, one, which.numpy(), 1, ENOUGH)
+    hits = int(np.isfinite(logs).sum())
+    said = f"{len(logs):,} paths led to the image, worth {summary.effective:.0f} samples that hit"
+    return _judged(run, summary, said), details | {"hits": hits} | _diagnostics(summary)
+
+
+def _diagnostics(summary: Weighted) -> dict[str, object]:
+    return {
         "effective": summary.effective,
         "pareto_k": summary.pareto_k,
         "largest_weight": summary.largest,
-        "hits": int(np.isfinite(logs).sum()),
     }
+
+
+def _judged(run: _Run, summary: Weighted, said: str) -> Offer | str:
+    """The numbers where weights can be believed, or why they cannot."""
     if (why := summary.distrusted()) is not None:
-        return why, details
+        return why
     numbers = offered(summary.log_mean, summary.error, summary.freedom, run.level)
     if isinstance(numbers, str):
-        return numbers, details
+        return numbers
     shape = summary.pareto_k if summary.pareto_k is not None else math.nan
-    said = (
-        f"{len(logs):,} paths led to the image, worth {summary.effective:.0f} samples that hit, "
-        f"Pareto k {shape:.2f}"
-    )
-    return Offer(numbers, max(summary.freedom, 1.0), said), details
+    return Offer(numbers, max(summary.freedom, 1.0), f"{said}, Pareto k {shape:.2f}")
 
 
-def handed_over(guides: int, steps: int) -> Proposals:
-    """The sampler's own law, and every guide until each of some handovers, left at once or by and by."""
-    handovers = sorted({-(-steps * i // HANDOVERS) for i in range(1, HANDOVERS + 1)})
-    k, found = torch.arange(steps, dtype=torch.float64), Proposals.own(steps)
-    for guide in range(guides):
-        for j in handovers:
-            found = found.with_(guide, (k < j).double(), f"guide {guide} for {j} steps")
-            found = found.with_(guide, HALF * (k < j), f"guide {guide} at half for {j} steps")
-            if j < steps:
-                faded = ((j - k - 0.5) / max(2.0, FADE * steps) + 0.5).clamp(0, 1)
-                found = found.with_(guide, faded, f"guide {guide} for about {j} steps")
-    return found
+def _part(logs: Tensor) -> dict[str, Any]:
+    """A round as plain values: where its logarithms are finite, and those."""
+    finite = logs.isfinite()
+    return {"hits": finite.nonzero()[:, 0].tolist(), "logs": logs[finite].tolist()}
 
 
-def _fitted(led: Led, guide: int) -> str:
-    return f"{led.guides[guide].name}, fitted"
+def _rounds(
+    run: _Run,
+    one: Callable[[int], dict[str, Any]],
+    which: NDArray[np.int64],
+    paths: int,
+    enough: int,
+) -> tuple[Floats, Weighted]:
+    """Fresh rounds until the asked precision: log weights (n,), -inf for misses, and their summary.
 
-
-def _anchors(proposals: Proposals, guides: int) -> list[int]:
-    """What the first pilot is drawn from: each guide for some numbers of steps."""
-    factors, n = proposals.factors, proposals.factors.shape[1]
-    led = (factors > 0).sum(1)
-    found = list[int]()
-    for guide, strength, part in (
-        *((0, 1.0, part) for part in (0.4, 0.6, 0.8, 1.0)),
-        *((guide, 1.0, part) for guide in range(1, guides) for part in (0.6, 1.0)),
-        *((guide, HALF, 0.7) for guide in range(guides)),
-    ):
-        other = (proposals.guide != guide) | ~((factors == 0) | (factors == strength)).all(1)
-        found.append(int((led - part * n).abs().double().masked_fill(other, math.inf).argmin()))
-    return list(dict.fromkeys(found))
-
-
-def _pilot(run: _Run, led: Led) -> dict[str, Any]:
-    """Shares of least variance, fitted factors, and what a path so drawn is worth, from three pilots.
-
-    The first is drawn from a few proposals; the others as those before find best, each with one more that is
-    fitted to them.
+    Each weight is of so many ``paths``, from the proposals ``which``. After a round it is computed how many
+    more are wanted, and they are drawn before the next look: to stop at the first look that pleases favours
+    runs that underestimate q and its error.
     """
-    proposals = handed_over(len(led.guides), len(led.steps))
-    anchors = _anchors(proposals, len(led.guides))
-    defence = (ITSELF, SPREAD / len(anchors))
-    counts = torch.zeros(len(proposals), dtype=torch.int64)
-    counts[anchors] = run.config.pilot
-    walks, fitted = [_walk(run, led, proposals, counts, "path.pilot", 0)], list[tuple[int, list[float]]]()
-    shares = torch.zeros(0, dtype=torch.float64)
+    size = len(which)
+    logs, wanted, most = list[Floats](), 1, max(1, run.config.most // (size * paths))
     while True:
-        together = Walks.joined(walks)
-        if not len(together.start):
-            return {"paths": run.paths, "worth": 0.0, "shares": [], "fitted": []}
-        drawn = counts.double() / counts.sum()
-        if len(walks) < 3:
-            guide, factors = _fit(together, proposals, drawn)
-            fitted.append((guide, factors.tolist()))
-            proposals = proposals.with_(guide, factors, _fitted(led, guide))
-            counts, drawn = (torch.cat([v, v.new_zeros(1)]) for v in (counts, drawn))
-        kept = torch.zeros(len(proposals), dtype=torch.float64)
-        kept[0], kept[anchors] = defence[0], defence[1]
-        ratios = together.log_ratio(proposals)
-        shares = least_variance_shares(ratios, drawn, kept)
-        if len(walks) == 3:
-            break
-        again = torch.tensor(allot(shares, run.config.second))
-        walks.append(_walk(run, led, proposals, again, "path.pilot", run.paths))
-        counts = counts + again
-    by_pilot, by_shares = (-torch.logsumexp(ratios + c.log(), dim=1) for c in (drawn, shares))
-    # effective samples of a path: E[w]^2 / E[w^2], under the shares, from draws of the pilot
-    worth = 2 * torch.logsumexp(by_pilot, 0) - torch.logsumexp(by_pilot + by_shares, 0) - math.log(run.paths)
-    return {"paths": run.paths, "worth": float(worth.exp()), "shares": shares.tolist(), "fitted": fitted}
-
-
-def _fit(walks: Walks, proposals: Proposals, drawn: Tensor) -> tuple[int, Tensor]:
-    """(guide, factors (steps,)) of least cross-entropy, drawn to those of the best proposal so far.
-
-    Few paths carry the averages, so a step's factor leaves the first guess only as far as it was seen.
-    """
-    none = torch.zeros(len(proposals), dtype=torch.float64)
-    ratios = walks.log_ratio(proposals)
-    shares = least_variance_shares(ratios, drawn, none)
-    best = 1 + int(shares[1:].argmax())
-    guide = int(proposals.guide[best])
-    weights = torch.softmax(-torch.logsumexp(ratios + drawn.log(), dim=1), 0)
-    effective = 1 / float((weights**2).sum())
-    seen = effective * (weights @ walks.squares[:, :, guide])
-    pulled = effective * (weights @ walks.along[:, :, guide])
-    return guide, ((pulled + FIRM * proposals.factors[best]) / (seen + FIRM)).clamp(0, 1.5)
-
-
-def _walk(run: _Run, led: Led, proposals: Proposals, counts: Tensor, purpose: str, first: int) -> Walks:
-    which = torch.arange(len(proposals)).repeat_interleave(counts)
-    walks = led.walk(proposals, which, torch.arange(first, first + len(which)), purpose)
-    run.paths += len(which)
-    return walks
-
-
-def _rounds(run: _Run, led: Led, proposals: Proposals, counts: list[int]) -> tuple[Floats, Weighted]:
-    """Fresh paths until the asked precision: log weights (n,), -inf for misses, and their summary.
-
-    After a round it is computed how many more are wanted, and they are drawn before the next look: to stop at
-    the first look that pleases favours runs that underestimate q and its error.
-    """
-    given = torch.tensor(counts)
-    fractions = (given / given.sum()).double().log()
-    which = torch.arange(len(proposals)).repeat_interleave(given).numpy()
-    logs, wanted, size, most = list[Floats](), 1, len(which), max(1, run.config.most // len(which))
-
-    def one() -> dict[str, object]:
-        walks = led.walk(
-            proposals,
-            torch.as_tensor(which),
-            torch.arange(len(logs) * size, (len(logs) + 1) * size),
-            "path.estimate",
-        )
-        found = -torch.logsumexp(walks.log_ratio(proposals) + fractions, dim=1)
-        return {"hits": walks.hit.nonzero()[:, 0].tolist(), "logs": found.tolist()}
-
-    while True:
-        run.progress(len(logs) * size, wanted * size)
-        drawn = run.kept(f"round.{len(logs)}", one)
+        run.progress(len(logs) * size * paths, wanted * size * paths)
+        drawn = run.kept(f"round.{len(logs)}", partial(one, len(logs)))
         together = np.full(size, -np.inf)
         together[drawn["hits"]] = drawn["logs"]
         logs.append(together)
-        run.paths += size
+        run.paths += size * paths
         if len(logs) < min(wanted, most):
             continue
         every = np.concatenate(logs)
-        summary = weighted(every, np.tile(which, len(logs)))
-        short = _shortfall(summary, run.config)
+        summary = weighted(every, np.tile(which, len(logs)) if paths == 1 else None)
+        short = _shortfall(summary, run.config, enough)
         settled = short <= 1 and summary.distrusted() is None
         # few weights seem worth more than they are, so what falls short by its own account does
         hopeless = summary.effective * most / len(logs) < BELIEVED
         if settled or hopeless or len(logs) >= most:
-            run.progress(len(every), len(every))
+            run.progress(len(every) * paths, len(every) * paths)
             return every, summary
         wanted = min(most, max(len(logs) + 1, math.ceil(len(logs) * min(short, LOOK))))
 
 
-def _shortfall(summary: Weighted, config: PathConfig) -> float:
-    """By what factor there are too few paths; 1 or less where there are enough."""
+def _shortfall(summary: Weighted, config: PathConfig, enough: int) -> float:
+    """By what factor there are too few weights; 1 or less where there are enough."""
     if summary.effective == 0:
         return math.inf
-    return max((summary.error / config.relative) ** 2, ENOUGH / summary.effective)
+    return max((summary.error / config.relative) ** 2, enough / summary.effective)

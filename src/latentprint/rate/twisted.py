@@ -5,18 +5,19 @@ heavy tails. But every training image is an experiment of the same kind: of some
 itself many end close to *some* image, and how they came there tells how a path comes to x_p. From them
 
     f_k        factors of the guide x_p (``path``), of least cross-entropy over all images that were hit
-    log h_k    log of how much likelier a path at x_k is to end at an image, by logistic regression on
+    log h_k    log of how much likelier a path at x_k is to come to an image, by logistic regression on
 
         s = |D - x_i| / rho_i          rho_i: half of the way from image i to its nearest neighbour
         l = log w_i(x_k)               the ideal denoiser's posterior weight of x_i among the images
 
 Particles start at the noising of x_p, are led by f_k, and within each replicate are resampled where their
 weights prod dP/dQ h_k, less what earlier selections took, are worth less than ``RESAMPLED`` of them. The
-product of mean weights is unbiased for q, whatever f and h are: both only decide how far replicates spread.
+product of mean weights is unbiased for q, whatever f and h are: they only decide how far replicates
+spread.
 
-Sources: N. Whiteley, A. Lee, Ann. Statist. 42 (2014) (twisted particle filters); N. Whiteley, A. Lee, K. Heine,
-Bernoulli 22 (2016) (adaptive resampling is unbiased); J. Carpenter et al. 1999 (systematic resampling);
-J. Qin, Biometrika 85 (1998) (density ratio by logistic regression).
+Sources: N. Whiteley, A. Lee, Ann. Statist. 42 (2014) (twisted particle filters); N. Whiteley, A. Lee,
+K. Heine, Bernoulli 22 (2016) (adaptive resampling is unbiased); J. Carpenter et al. 1999 (systematic
+resampling); J. Qin, Biometrika 85 (1998) (density ratio by logistic regression).
 """
 
 from __future__ import annotations
@@ -41,6 +42,12 @@ CONTRASTS = 20
 RESAMPLED = 0.6
 """Share of effective particles below which a replicate is resampled."""
 
+LEARNABLE = 60
+"""Plain paths that must have come to some image for a committor to be learnt from them."""
+
+WIDEST = 2.0
+"""How many rho_i from an image a path may have ended to have come to it, at most."""
+
 FIRM = 4.0
 """How firmly a factor holds to 1: as if so much |u|^2 had been seen there."""
 
@@ -62,10 +69,8 @@ class Bank:
 
     @classmethod
     def around(cls, target: Tensor, others: Tensor) -> Bank:
-        """Of x_p and the ``others`` (N, *shape), which are no copies of it."""
-        away = (others - target).flatten(1).norm(dim=1)
-        near = away.argsort()[: MOST - 1]
-        images = torch.cat([target[None], others[near]]).flatten(1)
+        """Of x_p and the ``others`` (N, *shape), nearest first, none of which is a copy of it."""
+        images = torch.cat([target[None], others[: MOST - 1]]).flatten(1)
         apart = torch.cdist(images, images)
         apart.fill_diagonal_(torch.inf)
         radii = apart.min(1).values / 2
@@ -102,7 +107,9 @@ class Learnt:
     @classmethod
     def of(cls, kept: dict[str, Any]) -> Learnt:
         """From the plain values that ``learn`` gives."""
-        each = (torch.tensor(kept[k], dtype=torch.float64) for k in ("factors", "coefficients", "low", "high"))
+        each = (
+            torch.tensor(kept[k], dtype=torch.float64) for k in ("factors", "coefficients", "low", "high")
+        )
         return cls(kept["hits"], *each)
 
     def log_committor(self, k: int, s: Tensor, posterior: Tensor) -> Tensor:
@@ -112,17 +119,21 @@ class Learnt:
 
 
 def learn(led: Led, bank: Bank, paths: int, progress: Callable[[int], object]) -> dict[str, Any]:
-    """What ``paths`` of the sampler itself teach of the images of ``bank``, as plain values for ``Learnt``."""
-    hits, contrasts = list[Tensor](), list[Tensor]()
+    """What ``paths`` of the sampler itself teach of the images of ``bank``: plain values for ``Learnt``.
+
+    It needs no Omega. A path came to an image where it ended within rho_i, or within as much more as it takes
+    for ``LEARNABLE`` paths to be there, ``WIDEST`` rho_i at most.
+    """
+    parts = list[tuple[Tensor, Tensor, Tensor]]()
     for ids in torch.arange(paths).split(min(led.batch, 128)):
         with torch.no_grad():
-            ended, seen = _plain(led, bank, ids)
-        hits.append(ended)
-        contrasts.append(seen)
+            parts.append(_plain(led, bank, ids))
         progress(int(ids[-1]) + 1)
-    ended, seen = torch.cat(hits), torch.cat(contrasts)
-    if not len(ended):
-        return {"hits": 0}
+    own, far, seen = (torch.cat(each) for each in zip(*parts, strict=True))
+    reach = max(1.0, float(far.sort().values[min(LEARNABLE, paths) - 1]))
+    ended = own[far <= min(reach, WIDEST)]
+    if len(ended) < LEARNABLE:
+        return {"hits": len(ended)}
     pulled, square = ended[:, :, 2].sum(0), ended[:, :, 3].sum(0)
     both = torch.cat([ended[:, :, :2], seen])
     fitted = [_ratio(ended[:, k, :2], seen[:, k]) for k in range(both.shape[1])]
@@ -135,8 +146,12 @@ def learn(led: Led, bank: Bank, paths: int, progress: Callable[[int], object]) -
     }
 
 
-def _plain(led: Led, bank: Bank, ids: Tensor) -> tuple[Tensor, Tensor]:
-    """((hits, steps, 4) of s, l, e . u and |u|^2 with the image hit, (n CONTRASTS, steps, 2) with others)."""
+def _plain(led: Led, bank: Bank, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Plain paths, each with the image that it ended nearest to, and with ``CONTRASTS`` others.
+
+    s, l, e . u and |u|^2 of the first (n, steps, 4), its s at the end (n,), s and l of the others
+    (n CONTRASTS, steps, 2).
+    """
     x = led.denoiser.schedule.prior_std * led.noise("path.plain", ids, 0)
     columns = (ids[:, None] * CONTRASTS + torch.arange(CONTRASTS)) % len(bank)
     along, seen = list[Tensor](), list[Tensor]()
@@ -148,10 +163,10 @@ def _plain(led: Led, bank: Bank, ids: Tensor) -> tuple[Tensor, Tensor]:
         along.append(torch.stack([s, posterior, by, (c * s * bank.radii) ** 2], 2).cpu())
         seen.append(along[-1][:, :, :2].gather(1, columns[:, :, None].expand(-1, -1, 2)))
         x = step.keep * x + step.pull * denoised + step.std * e
-    apart, nearest = torch.cdist(led.ended(x).flatten(1), bank.images).min(1)
-    hit = (apart < bank.radii[nearest]).cpu().nonzero()[:, 0]
-    own = torch.stack([one[hit, nearest.cpu()[hit]] for one in along], 1)
-    return own.double(), torch.stack(seen, 2).flatten(0, 1).double()
+    apart, nearest = (v.cpu() for v in torch.cdist(led.ended(x).flatten(1), bank.images).min(1))
+    own = torch.stack([one[torch.arange(len(ids)), nearest] for one in along], 1)
+    far = apart / bank.radii.cpu()[nearest]
+    return own.double(), far.double(), torch.stack(seen, 2).flatten(0, 1).double()
 
 
 def _terms(both: Tensor) -> Tensor:
@@ -160,7 +175,7 @@ def _terms(both: Tensor) -> Tensor:
 
 
 def _ratio(hits: Tensor, others: Tensor) -> Tensor:
-    """Coefficients (6,) of log density ratio of two samples of (s, l), by logistic regression with a ridge."""
+    """Coefficients (6,) of the log density ratio of two samples of (s, l), by logistic regression."""
     terms = _terms(torch.cat([hits, others]))
     answer = (torch.arange(len(terms)) < len(hits)).double()
     weight = torch.where(answer > 0, 1.0, len(hits) / len(others)).double()
@@ -180,18 +195,14 @@ def _ratio(hits: Tensor, others: Tensor) -> Tensor:
     return found
 
 
-def replicates(led: Led, bank: Bank, learnt: Learnt, ids: Tensor, particles: int) -> tuple[Tensor, int]:
-    """(log estimate of q of each of the replicates ``ids`` (n,), -inf where none hit; particles that hit)."""
-    found, hits = list[Tensor](), 0
+def replicates(led: Led, bank: Bank, learnt: Learnt, ids: Tensor, particles: int) -> Tensor:
+    """log of the estimate of q of each of the replicates ``ids``, (n,); -inf where none of it hit."""
     with torch.no_grad():
-        for own in ids.split(max(1, led.batch // particles)):
-            logs, hit = _replicates(led, bank, learnt, own, particles)
-            found.append(logs)
-            hits += hit
-    return torch.cat(found), hits
+        parts = ids.split(max(1, led.batch // particles))
+        return torch.cat([_replicates(led, bank, learnt, own, particles) for own in parts])
 
 
-def _replicates(led: Led, bank: Bank, learnt: Learnt, own: Tensor, particles: int) -> tuple[Tensor, int]:
+def _replicates(led: Led, bank: Bank, learnt: Learnt, own: Tensor, particles: int) -> Tensor:
     schedule, target = led.denoiser.schedule, led.target
     ids = (own[:, None] * particles + torch.arange(particles)).flatten()
     alpha, sigma = float(schedule.alpha(schedule.start)), float(schedule.sigma(schedule.start))
@@ -219,7 +230,7 @@ def _replicates(led: Led, bank: Bank, learnt: Learnt, own: Tensor, particles: in
         x = step.keep * x + step.pull * denoised + step.std * e
     hit = led.hit(x)
     logs = (weights - taken).masked_fill(~hit, -math.inf).reshape(len(own), particles)
-    return total + torch.logsumexp(logs, 1) - math.log(particles), int(hit.sum())
+    return total + torch.logsumexp(logs, 1) - math.log(particles)
 
 
 def _systematic(logs: Tensor, uniform: Tensor) -> Tensor:
