@@ -45,6 +45,9 @@ RESAMPLED = 0.6
 LEARNABLE = 60
 """Plain paths that must have come to some image for a committor to be learnt from them."""
 
+HELD = 2**22
+"""Paths times images times steps that are held at once: 64 MiB of features."""
+
 WIDEST = 2.0
 """How many rho_i from an image a path may have ended to have come to it, at most."""
 
@@ -125,7 +128,8 @@ def learn(led: Led, bank: Bank, paths: int, progress: Callable[[int], object]) -
     for ``LEARNABLE`` paths to be there, ``WIDEST`` rho_i at most.
     """
     parts = list[tuple[Tensor, Tensor, Tensor]]()
-    for ids in torch.arange(paths).split(min(led.batch, 128)):
+    together = max(1, min(led.batch, HELD // (len(bank) * len(led.steps))))
+    for ids in torch.arange(paths).split(together):
         with torch.no_grad():
             parts.append(_plain(led, bank, ids))
         progress(int(ids[-1]) + 1)
