@@ -313,3 +313,34 @@ def test_the_story_runs_from_top_to_bottom(tmp_path: Path, capsys: pytest.Captur
     assert 2e-7 < split.rate < 2e-6
     assert bridged.reliable
     assert 1 / 1.6 < bridged.rate / 1e-6 < 1.6
+
+
+FEW: dict[str, dict[str, Any]] = {
+    "identity": {"epochs": 3, "draws": 256},
+    "embedding": {"epochs": 2, "draws": 128},
+    "search": {"levels": 3, "tries": 2},
+    "baseline": {"images": 0},
+    "samples": {"count": 40},
+    "sampler": {"step": "ancestral", "steps": 3},
+    "likelihood": {"images": 0},
+    "membership": {"images": 0},
+}
+
+
+def test_the_notebook_on_samples_counts_the_copies_that_were_made(tmp_path: Path) -> None:
+    notebook = json.loads((STORY.parent / "samples_only.ipynb").read_text(encoding="utf-8"))
+    over = {"folder": tmp_path / "samples", "changes": {"identity": FEW["identity"]}}
+    found = told(notebook["cells"], over)["found"]
+    # 30 are copies; of the 270 others as many are taken for copies as the held-out images say
+    alarms = Trials(found.copies.k - 30, 270)
+    assert alarms.interval(0.999)[0] <= found.false_alarms.rate <= alarms.interval(0.999)[1]
+    assert found.beyond <= 30 / 300
+
+
+def test_the_notebook_on_monai_opens_and_audits_what_it_trained(tmp_path: Path) -> None:
+    pytest.importorskip("monai.networks.schedulers")
+    notebook = json.loads((STORY.parent / "monai_model.ipynb").read_text(encoding="utf-8"))
+    names = told(notebook["cells"], {"folder": tmp_path, "images": 10, "steps": 20, "changes": FEW})
+    assert names["opened"].kind == "monai" and names["opened"].image_shape == (1, 8, 8)
+    kept = json.loads((tmp_path / "audit" / "results.json").read_text(encoding="utf-8"))
+    assert names["results"].plain() == kept and kept["model"]["kind"] == "monai"

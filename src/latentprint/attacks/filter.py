@@ -20,7 +20,7 @@ from torch import Tensor
 
 from latentprint.attacks.whole_set import Reference
 from latentprint.data import DataError, Split
-from latentprint.results.criteria import CRITERIA, LEAST_HELDOUT, SHARE, calibrated, near_copy
+from latentprint.results.criteria import CRITERIA, LEAST_HELDOUT, SHARE, background, calibrated
 from latentprint.stats import Trials
 
 Pixels = NDArray[np.float32]
@@ -66,8 +66,7 @@ class Filter:
         if not 0 < share < 1:
             raise DataError(f"the share that a filter may keep back by mistake lies in (0, 1), got {share}")
         found = {name: CRITERIA[0].score(rows) for name, rows in reference.planted(seed, planted).items()}
-        scores = _scores(reference, heldout)
-        scores = scores[scores >= near_copy(found)]
+        scores = CRITERIA[0].score(background(reference.columns(heldout))[0])
         if len(scores) < LEAST_HELDOUT:
             raise DataError(
                 f"a filter is calibrated by {LEAST_HELDOUT} held-out images or more that are no copies of"

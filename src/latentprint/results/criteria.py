@@ -122,11 +122,8 @@ SHARE = 0.01
 LEAST_HELDOUT = 4
 """Held-out images below which no threshold is calibrated."""
 
-CLEAR = 0.5
-"""Held-out images below it, by the first criterion, may be near copies of training images (``near_copy``)."""
-
-STORED_AGAIN = ("plain", "flipped", "shifted", "noisy")
-"""The planted copies that are changed least."""
+STORED_AGAIN = 0.01
+"""Distance (root mean squared, pixels from -1 to 1) within which an image is another one stored again."""
 
 
 def calibrated(background: NDArray[np.float64], share: float) -> float:
@@ -140,11 +137,13 @@ def calibrated(background: NDArray[np.float64], share: float) -> float:
     return float(np.sort(background)[math.floor(share * len(background) + 1e-9)])
 
 
-def near_copy(planted: Mapping[str, NDArray[np.float64]]) -> float:
-    """The score by the first criterion below which a held-out image is a near copy of a training image.
+def background(heldout: Columns, near: float = STORED_AGAIN) -> tuple[Columns, int]:
+    """Rows of held-out images that are no training image stored again, and how many are.
 
-    It is that of the planted copies (scores by change) that are changed least, with some room above the few
-    that there are, and no more than CLEAR.
+    By distance alone. What looks like a copy among images that cannot be copies is a false alarm, and to
+    leave out images by the very score that decides would leave out the false alarms.
     """
-    alike = [1.15 * float(planted[name].max()) for name in STORED_AGAIN if len(planted.get(name, ()))]
-    return min(CLEAR, max(alike, default=CLEAR))
+    if not len(heldout.get("distance", ())):
+        return heldout, 0
+    clear = np.asarray(heldout["distance"]) > near
+    return {name: column[clear] for name, column in heldout.items()}, int((~clear).sum())

@@ -9,11 +9,10 @@
     unseen        how many more can come back (``stats.unseen``)
     shown in n    1 - (1 - c)^n, c the share of copies: the chance that some training image is shown by then
 
-A held-out image as near to a training image as copies are that were only flipped, shifted or noised, and less
-than half as far from it as from the fifth one, is a near copy and no background: it is left out and counted.
-Two shares of a finite number of images are given with Clopper and Pearson's interval; for ``memorised`` it is
-about the share that comes back in as many images, and too wide, for the number of different ones varies less
-than a binomial count does.
+A held-out image that is a training image stored again is no background: it is left out and counted. No other
+one is (``criteria.background``). Two shares of a finite number of images are given with Clopper and Pearson's
+interval; for ``memorised`` it is about the share that comes back in as many images, and too wide, for the
+number of different ones varies less than a binomial count does.
 """
 
 from __future__ import annotations
@@ -32,10 +31,11 @@ from latentprint.keys import generator
 from latentprint.results.criteria import (
     LEAST_HELDOUT,
     SHARE,
+    STORED_AGAIN,
     Columns,
     Criterion,
+    background,
     calibrated,
-    near_copy,
     present,
 )
 from latentprint.results.value import LEVEL, Chance, Count, Value
@@ -167,7 +167,7 @@ class WholeSet(Value):
         memorised: distinct training images that came back; ``at_least``: what false alarms cannot explain.
         persons: the same in persons, where they are known.
         same: generated images that are a training image stored again.
-        left_out: held-out images that are near copies of training images.
+        left_out: held-out images that are training images stored again.
         times: how many training images came back exactly once, twice, ...
         exposed: those that came back most often.
     """
@@ -211,7 +211,7 @@ class Rows:
     control: Columns | None = None
     planted: Mapping[str, Columns] = field(default_factory=dict[str, Columns])
     person: NDArray[np.int64] | None = None
-    near: float = 0.01
+    near: float = STORED_AGAIN
 
 
 def whole_set(rows: Rows, *, level: float = LEVEL, share: float = SHARE, seed: int = 0) -> WholeSet:
@@ -220,7 +220,7 @@ def whole_set(rows: Rows, *, level: float = LEVEL, share: float = SHARE, seed: i
     Raises:
         ValueError: there is no generated image, or no criterion whose columns are in all rows.
     """
-    usable, left_out = _background(rows)
+    usable, left_out = background(rows.heldout, rows.near)
     criteria = present(rows.generated, *([usable] if _length(usable) else []))
     if not criteria or not _length(rows.generated):
         raise ValueError("copies are looked for among at least one image, with the columns of a criterion")
@@ -266,16 +266,6 @@ def whole_set(rows: Rows, *, level: float = LEVEL, share: float = SHARE, seed: i
 
 def _length(rows: Columns) -> int:
     return min((len(column) for column in rows.values()), default=0)
-
-
-def _background(rows: Rows) -> tuple[Columns, int]:
-    """Held-out rows that are no near copies of training images, and how many are."""
-    if not _length(rows.heldout):
-        return rows.heldout, 0
-    decides = present(rows.heldout)[0]
-    known = {name: decides.score(each) for name, each in rows.planted.items()}
-    clear = decides.score(rows.heldout) >= near_copy(known)
-    return {name: column[clear] for name, column in rows.heldout.items()}, int((~clear).sum())
 
 
 def _by_criterion(one: Criterion, rows: Rows, usable: Columns, share: float, level: float) -> ByCriterion:
@@ -379,7 +369,7 @@ def _notes(heldout: int, left_out: int, without: bool) -> tuple[str, ...]:
     notes = list[str]()
     if left_out:
         notes.append(
-            f"{left_out:,} held-out images are near copies of training images and were left out of the"
+            f"{left_out:,} held-out images are training images stored again, and were left out of the"
             " background."
         )
     if without:
