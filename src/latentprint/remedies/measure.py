@@ -13,6 +13,7 @@ Sources: Kynkaanniemi et al. 2019 (precision and recall, k = 5); the others wher
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -170,11 +171,10 @@ def knowledge(model: Denoiser, ground: Ground, delta: float) -> dict[str, object
     return found | {"epsilon_low": bound}
 
 
-def quality(samples: Tensor, ground: Ground) -> dict[str, object]:
+def quality(samples: Tensor, ground: Ground) -> Mapping[str, object]:
     """Frechet distance with the interval of resampled samples, precision and recall."""
     if len(samples) < 2 * _K:
-        nothing: object = None
-        return dict.fromkeys(["fid", "fid_low", "fid_high", "precision", "recall"], nothing)
+        return dict.fromkeys(["fid", "fid_low", "fid_high", "precision", "recall"])
     pixels, rng = samples.numpy(), generator(ground.seed, "remedies.resample")
     value = frechet(_moments(pixels), ground.moments)
     again = [
