@@ -14,10 +14,17 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from latentprint.audit import many
-from latentprint.audit.baseline import Subjects, baseline, embedding, subjects, unseen
+from latentprint.audit.comparison import (
+    Subjects,
+    baseline,
+    embedding,
+    profile,
+    subjects,
+    targets_among,
+    unseen,
+)
 from latentprint.audit.context import Context
 from latentprint.audit.many import NOISE, ManyProbe, search_many
-from latentprint.audit.profile import profile, targets_among
 from latentprint.config import resolve
 from latentprint.contracts import InputError
 from latentprint.data import ImageSet, Split

@@ -51,6 +51,8 @@ def test_agreement_is_to_rounding_and_no_further() -> None:
     assert alike(0.1 + 0.2, 0.3) and alike(None, None) and alike(1, 1.0)
     assert not alike(0.3000001, 0.3) and not alike(None, 0.0) and not alike(0, False)
     assert not alike(1e-30, 1.0001e-30)
+    # Counts are exact, however large.
+    assert alike(2**32, 2**32) and not alike(2**32 + 1, 2**32) and not alike(2**32 + 0.5, 2**32)
 
 
 def test_what_is_no_run_or_no_result_is_refused(folder: Path, tmp_path: Path) -> None:

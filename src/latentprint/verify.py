@@ -166,9 +166,11 @@ def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
 
 
 def alike(stored: Any, derived: Any) -> bool:
-    """Equal, with numbers equal to rounding (1e-9 relative): other processors round sums differently."""
+    """Equal; of sums, to rounding (1e-9 relative), for other processors round differently. Counts are exact."""
     if isinstance(stored, bool) or isinstance(derived, bool) or stored is None or derived is None:
         return stored is derived
+    if isinstance(derived, int):
+        return isinstance(stored, (int, float)) and stored == derived
     if isinstance(stored, (int, float)) and isinstance(derived, (int, float)):
         return math.isclose(stored, derived, rel_tol=1e-9, abs_tol=1e-300)
     return type(stored) is type(derived) and bool(stored == derived)

@@ -158,7 +158,7 @@ def sampled_under(opened: Opened, own: bool, guidance: float, prompt: str) -> De
 
 
 def of_numbers(prompts: Prompts, numbers: Sequence[int]) -> list[str]:
-    """The prompts of images by the numbers of `audit.baseline`: training images, then held-out ones twice."""
+    """The prompts of images by the numbers of `audit.comparison`: training images, held-out ones twice."""
     train, held = prompts.train, prompts.heldout
     found = [train[i] if i < len(train) else held[(i - len(train)) % len(held)] for i in numbers]
     return [one or "" for one in found]

@@ -61,7 +61,7 @@ class Context:
     ``codec`` leads from images to the space the model works in, ``space`` is that space's (C, *sides); None:
     that of the images. ``own`` is the sampler that a given model came with. ``condition`` is what else its q
     and t' belong to (prompt, guidance), and ``under`` the model under the prompt of the image of a number
-    (`audit.baseline`), as it is sampled from or as it is, where images have prompts.
+    (`audit.comparison`), as it is sampled from or as it is, where images have prompts.
     """
 
     config: AuditConfig

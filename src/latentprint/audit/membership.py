@@ -83,7 +83,7 @@ def _scored(
 ) -> int:
     """What the scores of images by their places cost; rows are kept as ``membership.<name>``.
 
-    ``first_number`` is that of the first image in `audit.baseline`.
+    ``first_number`` is that of the first image in `audit.comparison`.
     """
     purpose = f"membership.{name}"
     missing = context.run.missing(purpose, ids)

@@ -18,9 +18,7 @@ from numpy.typing import NDArray
 from latentprint.adapters import Opened
 from latentprint.attacks.nearest import nearest
 from latentprint.audit import evidence, stages
-from latentprint.audit.agreement import agreement
 from latentprint.audit.asking import measurable, require_none
-from latentprint.audit.baseline import baseline, embedding
 from latentprint.audit.canaries import identities, search_canaries, which_canary
 from latentprint.audit.checkpoints import (
     Checkpoint,
@@ -29,6 +27,7 @@ from latentprint.audit.checkpoints import (
     over_training,
     own_checkpoints,
 )
+from latentprint.audit.comparison import agreement, baseline, embedding, profile, require_targets
 from latentprint.audit.context import Context, Where
 from latentprint.audit.costs import require_memory
 from latentprint.audit.distance import distance, extractor
@@ -38,7 +37,6 @@ from latentprint.audit.images import read_images, with_canaries
 from latentprint.audit.likelihoods import likelihood
 from latentprint.audit.membership import membership, require_scores
 from latentprint.audit.pool import pool
-from latentprint.audit.profile import profile, require_targets
 from latentprint.audit.prompts import for_base, prompts, under_prompts, with_prompts
 from latentprint.audit.samplers import further_samplers
 from latentprint.audit.stages import Audited

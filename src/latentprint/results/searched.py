@@ -128,7 +128,7 @@ class Baseline(Value):
         values: t' of each held-out image; null: it never came back.
         target: x_p asked the same question. Not ``t_prime.value``, which another recogniser gave.
         excess: target's t' over the held-out median; null where either never came back.
-        p_value: rank p-value of the target's t' (``search.baseline``).
+        p_value: rank p-value of the target's t' (``search.null_law``).
     """
 
     question: Question

@@ -4,9 +4,9 @@
 counts, ``baseline`` what it means against images that the model never saw.
 """
 
-from latentprint.search.baseline import Against, NullLaw, null_law, scan
 from latentprint.search.boundary import Falling, Interval, TPrime, conclude, falling_test
 from latentprint.search.methods import bisection, exhaustive, reduced_range, sequential, subsample
+from latentprint.search.null_law import Against, NullLaw, null_law, scan
 from latentprint.search.plan import Plan, even_grid, ids_of, index_of, target_of, trials_from_rows
 from latentprint.search.settings import (
     BaselineSettings,

@@ -136,7 +136,7 @@ def _question(
 
 @dataclass(frozen=True, config=STRICT)
 class BaselineSettings:
-    """The null law of t' over held-out images (see `latentprint.search.baseline`).
+    """The null law of t' over held-out images (see `latentprint.search.null_law`).
 
     Attributes:
         images: held-out images at most; 0 leaves the baseline out. With n of them no p-value lies below

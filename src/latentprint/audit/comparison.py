@@ -1,10 +1,18 @@
-"""What t' means: the same search for held-out images, by one embedding for all.
+"""What t' means: the same search for other images, by one embedding for all; three questions, three stages.
+
+    baseline     is x_p's t' above that of held-out images?
+    profile      whose t' is, among many training images?
+    agreement    does the embedding say of x_p's trajectories what c_id said?
 
 x_p and every held-out image, under a fingerprint of its own drawn as x_p's was (as it is, where x_p carries
-none), are searched alike; the null
-law of t' and the rank p-value follow (`latentprint.search.baseline`). c_id exists for x_p alone, so the
-target's t' is measured again: all values that are compared come from one detector. A held-out image with a
-near copy among the training images was seen, and is left out.
+none), are searched alike; the null law of t' and the rank p-value follow (`latentprint.search.null_law`), for
+a profile with Benjamini and Hochberg's step-up over all targets. c_id exists for x_p alone, so the target's
+t' is measured again: all values that are compared come from one detector. A held-out image with a near copy
+among the training images was seen, and is left out.
+
+How far the embedding may stand in for c_id is seen where both exist. The trajectories of x_p's search are
+drawn again from their ids, which gives the same images: from little noise nearly all show x_p, from much
+noise nearly none, so that both answers occur.
 
 Numbers of the images, so that rows stay theirs whatever is asked later: training image i is target i,
 held-out image j of H is N + j as it is, and N + H + j under its fingerprint.
@@ -12,7 +20,7 @@ held-out image j of H is N + j as it is, and N + H + j under its fingerprint.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +28,8 @@ from numpy.typing import NDArray
 from latentprint.audit.context import Context
 from latentprint.audit.many import search_many
 from latentprint.audit.recognisers import recogniser
-from latentprint.audit.stages import detector_value
+from latentprint.audit.stages import UNIT, Audited, detector_value, noised_probe
+from latentprint.config import AuditConfig
 from latentprint.contracts import InputError
 from latentprint.data import Split, copies_of
 from latentprint.denoiser import Denoiser
@@ -30,11 +39,12 @@ from latentprint.detector.embedding import (
     EmbeddingDetector,
     load_embedding,
 )
+from latentprint.execute import Stored
 from latentprint.fingerprint import FingerprintKind, Injection
 from latentprint.marks import was_injected
 from latentprint.results.model import Detector
-from latentprint.results.notes import Compared
-from latentprint.search.settings import BaselineSettings
+from latentprint.results.notes import Compared, Ranked
+from latentprint.search.settings import BaselineSettings, ProfileSettings, TargetError, Targets
 from latentprint.streams import Streams
 
 Pixels = NDArray[np.float32]
@@ -171,3 +181,91 @@ def baseline(
         [*null, injection.index],
         {"compared": noted.plain()},
     )
+
+
+def profile(
+    context: Context,
+    model: Denoiser,
+    matcher: EmbeddingDetector,
+    split: Split,
+    injection: Injection,
+    settings: ProfileSettings,
+) -> None:
+    """t' of the targets that the settings name, and of held-out images; rows are kept as ``profile``.
+
+    x_p is compared with held-out images under a fingerprint, the other targets with the same ones without.
+
+    Raises:
+        InputError: a target that is not there or comes twice, none at all, or no held-out image was never
+            seen.
+    """
+    if settings.targets == 0:
+        return
+    images = subjects(context, split, injection)
+    chosen = targets_among(settings.targets, len(images.train), context.streams)
+    heldout = unseen(context, images, settings.null)
+    unmarked = tuple(images.plain(j) for j in heldout)
+    marked = None
+    if injection.index in chosen:
+        marked = tuple(as_private(images, injection, j) for j in heldout)
+    noted = Ranked(
+        sampler=context.sampler_value,
+        horizon=model.schedule.start,
+        targets=tuple(chosen),
+        sha256=tuple(injection.marked.sha256[n] for n in chosen),
+        private=injection.index,
+        unmarked=unmarked,
+        marked=None if marked == unmarked else marked,
+    )
+    plan = settings.plan(noted.horizon, matcher.rates.fpr)
+    # Once each: where x_p carries no mark, both laws are of the same images.
+    everything = [*dict.fromkeys([*chosen, *unmarked, *(marked or ())])]
+    search_many(context, model, matcher, images, plan, "profile", everything, {"ranked": noted.plain()})
+
+
+def require_targets(config: AuditConfig, count: int) -> None:
+    """Nothing, if the ``count`` training images hold the profile's targets: said before anything is trained.
+
+    Raises:
+        TargetError: as for ``targets_among``.
+    """
+    if config.profile.targets != 0:
+        targets_among(config.profile.targets, count, Streams(config.seed))
+
+
+def targets_among(targets: Targets, count: int, streams: Streams) -> list[int]:
+    """The training images that ``targets`` names among ``count``, each once, rising.
+
+    Raises:
+        TargetError: one that is not there, one twice, more than there are, or none.
+    """
+    if targets == "all":
+        return list(range(count))
+    if isinstance(targets, int):
+        if not 1 <= targets <= count:
+            raise TargetError(f"a profile needs between 1 and {count} training images, got {targets}")
+        return sorted(streams.generator("profile.targets").permutation(count)[:targets].tolist())
+    assert not isinstance(targets, str)
+    if not targets:
+        raise TargetError("a profile needs at least one target, got none")
+    outside = [number for number in targets if not 0 <= number < count]
+    if outside:
+        raise TargetError(f"there is no training image {outside[0]} among {count}, counted from 0")
+    if len(set(targets)) < len(targets):
+        twice = next(number for number in targets if targets.count(number) > 1)
+        raise TargetError(f"each target may be named once, got {twice} twice")
+    return sorted(targets)
+
+
+def agreement(context: Context, audited: Audited, matcher: EmbeddingDetector) -> None:
+    """The trajectories of x_p's search judged by the embedding too; rows are kept as ``agreement``."""
+    searched = context.run.rows("search.model")
+    probe = noised_probe(context, audited)
+    judged = replace(probe, identity=matcher.for_target(probe.target), presence=None)
+    with context.stage("agreement"):
+        progress = context.progress("comparing the recognisers", "trajectories")
+        stored = Stored(judged, "agreement", context.run, UNIT, progress, context.map)
+        outcome = stored(searched["t"], searched["id"])
+        cost = int(outcome.evaluations.sum())
+        if not context.run.stage("agreement").done:
+            context.run.finish("agreement", {"network_evaluations": cost})
