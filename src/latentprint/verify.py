@@ -166,7 +166,7 @@ def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
 
 
 def alike(stored: Any, derived: Any) -> bool:
-    """Equal; of sums, to rounding (1e-9 relative), for other processors round differently. Counts are exact."""
+    """Equal, and sums to rounding (1e-9 relative), which processors do differently; counts are exact."""
     if isinstance(stored, bool) or isinstance(derived, bool) or stored is None or derived is None:
         return stored is derived
     if isinstance(derived, int):

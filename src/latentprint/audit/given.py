@@ -120,7 +120,7 @@ class Given:
             )
         return (
             f"Images were generated with the audit's sampler ({sampler.words}); the model's own scheduler"
-            f" is nearest to {Sampler(**self.opened.sampler_hint).words}."
+            f" is nearest to {Sampler.model_validate(self.opened.sampler_hint).words}."
         )
 
 
