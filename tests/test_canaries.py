@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 import stored_runs
@@ -9,16 +11,21 @@ import torch
 from stored_runs import Drawn
 from test_gate import answers, reason
 
+from latentprint.attacks.membership import MembershipConfig, loss_score
 from latentprint.compare import compare
 from latentprint.data import ImageSet, load
+from latentprint.denoiser import Denoiser, NetworkDenoiser
 from latentprint.detector import DetectorConfig, fit_identities, fit_identity
 from latentprint.fingerprint import CircleConfig, FingerprintError
-from latentprint.marks import draw_canaries
+from latentprint.known import Memorised
+from latentprint.marks import Canaries, draw_canaries
 from latentprint.report.canaries import canaries_section
 from latentprint.report.first import first_screen
 from latentprint.report.modelcard import metadata
 from latentprint.report.public import RunFacts
 from latentprint.results import Results
+from latentprint.schedule import VP, expand
+from latentprint.stats.epsilon import epsilon_bound
 from latentprint.streams import Streams
 from latentprint.verify import verify
 
@@ -166,3 +173,77 @@ def test_one_recogniser_of_many_says_what_c_id_says_of_each() -> None:
         assert one.detector is not None
         alone = (one.detector(images) >= one.detector.threshold).numpy()
         assert ((known.which(images) == 3) == alone).mean() > 0.97
+
+
+class _Noise(torch.nn.Module):
+    """A small network for digits: (x_t, 1000 t) -> the noise in x_t."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = torch.nn.Sequential(torch.nn.Linear(65, 128), torch.nn.SiLU(), torch.nn.Linear(128, 64))
+
+    def forward(self, x: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
+        return self.layers(torch.cat([x.flatten(1), time[:, None] / 1000], 1)).view(x.shape)
+
+
+def dp_sgd(images: torch.Tensor, noise: float, steps: int, seed: int) -> tuple[NetworkDenoiser, float]:
+    """A denoiser trained by DP-SGD (opacus, Poisson sampling), and its epsilon at delta 1e-5."""
+    opacus = pytest.importorskip("opacus")
+    generator, schedule = torch.Generator().manual_seed(seed), VP()
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        warnings.simplefilter("ignore")  # of opacus and of torch's hooks, about secure random numbers
+        torch.default_generator.manual_seed(seed)
+        network = _Noise()
+        optimizer = torch.optim.Adam(network.parameters(), lr=2e-3)
+        data = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(images), batch_size=64)
+        engine = opacus.PrivacyEngine()
+        private, optimizer, data = engine.make_private(
+            module=network,
+            optimizer=optimizer,
+            data_loader=data,
+            noise_multiplier=noise,
+            max_grad_norm=1.0,
+            noise_generator=generator,
+        )
+        done = 0
+        while done < steps:
+            for (x,) in data:
+                t = torch.rand(len(x), generator=generator)
+                e = torch.randn(x.shape, generator=generator)
+                noisy = expand(schedule.alpha(t), x) * x + expand(schedule.sigma(t), x) * e
+                optimizer.zero_grad()
+                (private(noisy, 1000 * t) - e).square().mean().backward()
+                optimizer.step()
+                done += 1
+                if done == steps:
+                    break
+    return NetworkDenoiser(network, schedule), float(engine.get_epsilon(1e-5))
+
+
+@pytest.mark.parametrize(("noise", "seeds"), [(1.0, 2), (2.5, 2)])
+def test_the_bound_never_exceeds_the_epsilon_of_dp_sgd(noise: float, seeds: int) -> None:
+    """Private trainings of known epsilon: no bound above it, by any form, with all 120 images in one copy."""
+    train = digits(400)
+    for seed in range(seeds):
+        drawn = draw_canaries(train, CircleConfig(), 60, rng(seed))
+        model, epsilon = dp_sgd(torch.from_numpy(drawn.put_into(train).pixels), noise, 60, seed)
+        assert 0.5 < epsilon < 20
+        scores = losses(model, drawn)
+        for form in ("coins", "exact", "gaussian"):
+            assert epsilon_bound(scores, drawn.member, delta=1e-5, form=form).low <= epsilon, (seed, form)
+
+
+def test_one_that_learnt_them_by_heart_shows_a_large_epsilon() -> None:
+    train = digits(300)
+    drawn = draw_canaries(train, CircleConfig(), 50, rng(1))
+    model = Memorised(torch.from_numpy(drawn.put_into(train).pixels).double(), VP())
+    found = epsilon_bound(losses(model, drawn), drawn.member, delta=1e-5)
+    assert found.right == found.guesses and found.low > 1.5
+
+
+def losses(model: Denoiser, drawn: Canaries) -> np.ndarray:
+    kind = torch.float64 if isinstance(model, Memorised) else torch.float32
+    config = MembershipConfig(loss_ratios=(0.2, 2.0), loss_times=16)
+    with torch.no_grad():
+        images = torch.from_numpy(drawn.images).to(kind)
+        return loss_score(model, images, Streams(0), np.arange(len(images)), config).numpy()

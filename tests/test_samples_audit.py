@@ -9,13 +9,18 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from stored_runs import Drawn
+from stored_runs import results_of as drawn_results
 from typer.testing import CliRunner
 
+from latentprint.audit.quick import power
 from latentprint.cli import app
 from latentprint.data import load
 from latentprint.report import RunFacts
 from latentprint.report.modelcard import model_card
 from latentprint.results.read import read_results
+from latentprint.results.whole_set import WholeSet
+from latentprint.stats import Trials
 from latentprint.store import Run
 from latentprint.verify import verify
 
@@ -34,6 +39,12 @@ def results_of(place: Path, samples: Path, out: Path, *more: object) -> dict[str
     answer = CliRunner().invoke(app, command(place, "--samples", samples, "--out", out, "--json", *more))
     assert answer.exit_code == 0, answer.output
     return json.loads(answer.stdout)
+
+
+def results_with(drawn: Drawn, seed: int) -> WholeSet:
+    found = drawn_results(seed, drawn).whole_set
+    assert found is not None
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -125,3 +136,33 @@ def test_what_are_no_samples_is_one_sentence(place: Path, tmp_path: Path) -> Non
         answer = CliRunner().invoke(app, command(place, "--samples", path, "--out", out))
         assert answer.exit_code == 2 and said in answer.stderr
         assert len(answer.stderr.strip().splitlines()) == 1 and not out.exists()
+
+
+def test_a_quick_look_says_what_it_found_and_what_it_could_have_missed(place: Path) -> None:
+    def look(samples: Path, *more: str) -> str:
+        answer = CliRunner().invoke(app, command(place, "--samples", samples, "--quick", *more))
+        assert answer.exit_code == 0, answer.output
+        return answer.stdout
+
+    leaky, clean = (json.loads(look(place / one, "--json")) for one in ("leaky", "clean.npy"))
+    assert leaky["whole_set"]["beyond"] > 0 and clean["whole_set"]["beyond"] == 0
+    assert leaky["whole_set"]["copies"]["k"] >= COPIED and leaky["given"] == 300
+    assert 0 < leaky["power"] < COPIED / 300 and leaky["seconds"] < 20
+    said = look(place / "leaky")
+    assert "copies of its training images" in said and "19 times in 20" in said
+    assert not (place / "runs").exists() and not Path("runs/digits").exists()
+    answer = CliRunner().invoke(app, command(place, "--quick"))
+    assert answer.exit_code == 2 and "--samples" in answer.stderr
+
+
+def test_the_power_of_a_look_is_that_of_looks_at_as_many_copies() -> None:
+    """Of counts drawn at that share, 95 in 100 lie above what false alarms explain; at half of it fewer."""
+    found = results_with(Drawn(whole=0.0, samples=1000), 4)
+    share = power(found)
+    assert share is not None and found.false_alarms is not None
+    detected = min(found.criteria[0].planted[name].rate for name in ("plain", "flipped"))
+    highest, rng = found.false_alarms.trials.upper(1 - 0.05 / 4), np.random.default_rng(0)
+    for times, least, most in ((1.0, 0.9, 1.0), (0.5, 0.0, 0.8)):
+        counts = rng.binomial(1000, times * share * detected + found.false_alarms.rate, 400)
+        above = np.mean([Trials(int(k), 1000).lower(1 - 0.05 / 4) > highest for k in counts])
+        assert least <= above <= most, times

@@ -104,7 +104,8 @@ def run_samples_audit(
     """
     place, config = where.place, as_it_is(config)
     require_none(config, given=False)
-    given, split, injection = samples_and_images(config, samples, target, where.root, where.download)
+    given, split = comparable(config, samples, where)
+    injection = private_image(config, split, target)
     with Run.open(out, settings_of(config, given, target), fresh=fresh) as run:
         context = Context(config, run, where)
         begin(context, split, injection, authorised_by)
@@ -123,13 +124,7 @@ def run_samples_audit(
         return finish(context, lambda found: _evidence(context, given, injection, counted, found))
 
 
-def samples_and_images(
-    config: AuditConfig,
-    samples: Path | str,
-    target: int | str | Path | None,
-    root: Path | str | None,
-    download: bool,
-) -> tuple[ImageSet, Split, Injection]:
+def comparable(config: AuditConfig, samples: Path | str, where: Where) -> tuple[ImageSet, Split]:
     """The samples, and the images they are held against.
 
     Raises:
@@ -138,7 +133,7 @@ def samples_and_images(
     data = config.data
     how = Preparation(data.resize, data.convert, data.stored_range)
     given = open_samples(samples, how, data.window, data.orientation)
-    split = read_images(config, root, download)
+    split = read_images(config, where.root, where.download)
     if split.train.shape != given.shape:
         theirs, ours = ("x".join(map(str, s)) for s in (given.shape, split.train.shape))
         raise InputError(
@@ -147,7 +142,7 @@ def samples_and_images(
         )
     if split.used is not None:
         split.used.require()
-    return given, split, private_image(config, split, target)
+    return given, split
 
 
 def settings_of(config: AuditConfig, samples: ImageSet, target: int | str | Path | None) -> dict[str, object]:

@@ -40,6 +40,10 @@ def audit(
     authorised_by: Authority = None,
     spread: Spread = "local",
     processes: Processes = 1,
+    quick: Annotated[
+        bool,
+        typer.Option("--quick", help="With --samples PATH: a first look in seconds; nothing is written."),
+    ] = False,
     fresh: Fresh = False,
 ) -> None:
     """Train on DATA with one marked image among it, and report whether that image comes back.
@@ -52,7 +56,27 @@ def audit(
             "--control trains a second model with the same recipe, which is not known of a given model; leave"
             " it out"
         )
+    if quick:
+        _quick(options)
+        return
     _audit(options, fresh=fresh, authorised_by=authorised_by, spread=spread, processes=processes)
+
+
+def _quick(options: AuditOptions) -> None:
+    """Print what a first look at generated images finds."""
+    if options.given_samples is None:
+        raise InputError("--quick is for generated images: name their folder or file with --samples")
+    from latentprint.audit import Where
+    from latentprint.audit.quick import quick_look
+    from latentprint.config import resolve
+
+    settings = resolve(options.settings(), preset=options.preset)
+    where = Where(options.device, root=options.root, download=options.download)
+    found = quick_look(settings, options.given_samples, where)
+    if options.as_json:
+        print_json(found.plain())
+    else:
+        print("\n".join(found.sentences))
 
 
 @taking(AuditOptions)

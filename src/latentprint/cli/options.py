@@ -156,6 +156,7 @@ class AuditOptions(PromptOptions):
         str | None,
         typer.Option(
             "--patient",
+            "--group-pattern",
             help="Whose a file is, by its name: a regular expression, as 'sub-([0-9]+)'.",
             metavar="REGEX",
         ),
