@@ -155,8 +155,8 @@ class AuditOptions(PromptOptions):
     patient: Annotated[
         str | None,
         typer.Option(
-            "--patient",
             "--group-pattern",
+            "--patient",
             help="Whose a file is, by its name: a regular expression, as 'sub-([0-9]+)'.",
             metavar="REGEX",
         ),
