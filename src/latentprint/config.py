@@ -43,6 +43,7 @@ class DataSettings:
         window: how DICOM and NIfTI values are mapped: "file", "none" or "CENTRE,WIDTH".
         orientation: NIfTI axes are turned to RAS+, to the "closest" of them, or left as "stored".
         patient: a regular expression for whose a file is, in its name.
+        volumes: DICOM files are slices of series, or have frames, and make volumes.
     """
 
     source: str = "digits"
@@ -56,6 +57,7 @@ class DataSettings:
     window: str = "file"
     orientation: Literal["ras", "closest", "stored"] = "ras"
     patient: str | None = None
+    volumes: bool = False
 
 
 @dataclass(frozen=True, config=STRICT)

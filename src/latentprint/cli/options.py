@@ -161,6 +161,10 @@ class AuditOptions(PromptOptions):
             metavar="REGEX",
         ),
     ] = None
+    volumes: Annotated[
+        bool | None,
+        typer.Option("--volumes", help="DICOM files are slices of series, or have frames: volumes."),
+    ] = None
     fingerprint: Annotated[
         str | None,
         typer.Option(
@@ -279,6 +283,7 @@ class AuditOptions(PromptOptions):
                 "window": self.window,
                 "orientation": self.orientation,
                 "patient": self.patient,
+                "volumes": self.volumes,
             },
             "samples": {
                 "count": None if self.given_samples or not self.samples else whole_number(self.samples)

@@ -158,14 +158,14 @@ def read_dicom(path: Path, name: str, window: WindowChoice = "file") -> Picture:
         DataError: pydicom is missing, the file is damaged, too large, deflated, holds several frames, or is
             of a kind that is not understood.
     """
-    with _opened(path, name) as data:
-        _require_plain(data, name)
+    with opened(path, name) as data:
+        require_plain(data, name)
         stored = cast(NDArray[Any], data.pixel_array)
-        return _picture(data, np.asarray(stored), name, window)
+        return picture(data, np.asarray(stored), name, window)
 
 
 @contextmanager
-def _opened(path: Path, name: str, *, pixels: bool = True) -> Generator[Any]:
+def opened(path: Path, name: str, *, pixels: bool = True) -> Generator[Any]:
     """The data set of one file; what its parser or a decoder says of a damaged one becomes a sentence."""
     pydicom = _pydicom()
     if not path.is_file():
@@ -200,8 +200,15 @@ def _pydicom() -> Any:
     return pydicom
 
 
-def _require_plain(data: Any, name: str) -> None:
-    """What the header says, before any pixel is decoded."""
+def require_plain(data: Any, name: str, expected: int = 1) -> None:
+    """Nothing, unless the header says, before any pixel is decoded, that it is not understood.
+
+    Args:
+        expected: frames.
+
+    Raises:
+        DataError: it is too large, has other frames, or is of a kind that is not understood.
+    """
     rows, columns = int(data.get("Rows", 0) or 0), int(data.get("Columns", 0) or 0)
     if "PixelData" not in data or min(rows, columns) < 1:
         raise DataError(f"{quoted(name)} holds no image with whole-number pixels")
@@ -210,8 +217,11 @@ def _require_plain(data: Any, name: str) -> None:
             f"{quoted(name)} is {columns} x {rows}; sides up to {MAX_SIDE} and {MAX_PIXELS} pixels are read"
         )
     frames = int(data.get("NumberOfFrames", 1) or 1)
-    if frames != 1:
-        raise DataError(f"{quoted(name)} holds {frames} frames; save each as a file of its own")
+    if frames != expected:
+        raise DataError(
+            f"{quoted(name)} holds {frames} frames; --volumes reads them as one volume, or save each as "
+            "a file of its own"
+        )
     kind, samples = str(data.get("PhotometricInterpretation", "")), int(data.get("SamplesPerPixel", 1))
     if (kind, samples) not in (("MONOCHROME1", 1), ("MONOCHROME2", 1), ("RGB", 3)):
         raise DataError(
@@ -228,12 +238,18 @@ def _require_plain(data: Any, name: str) -> None:
         )
 
 
-def _picture(data: Any, stored: NDArray[Any], name: str, window: WindowChoice) -> Picture:
+def picture(data: Any, stored: NDArray[Any], name: str, window: WindowChoice) -> Picture:
+    """What stored values (H, W), frames (D, H, W), or either with colours last, look like.
+
+    Raises:
+        DataError: values do not fit the header, or the window is none.
+    """
     bits, signed = int(data.BitsStored), int(data.get("PixelRepresentation", 0)) == 1
     least = -(2 ** (bits - 1)) if signed else 0
     if stored.size and not least <= int(stored.min()) <= int(stored.max()) < least + 2**bits:
         raise DataError(f"{quoted(name)} holds values outside the {bits} bits that it says it stores")
-    if stored.ndim == 3:  # colour: no rescaling and no window
+    colour = int(data.get("SamplesPerPixel", 1)) == 3
+    if colour:  # no rescaling and no window
         shares, depth, scale = stored.astype(np.float64) / 255.0, 8.0, "8-bit RGB"
     else:
         slope, intercept = (
@@ -254,7 +270,7 @@ def _picture(data: Any, stored: NDArray[Any], name: str, window: WindowChoice) -
     pixels = (2.0 * shares - 1.0).astype(np.float32)
     identity = str(data.get("PatientID", "") or "").strip()
     return Picture(
-        pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(np.moveaxis(pixels, 2, 0)),
+        np.ascontiguousarray(np.moveaxis(pixels, -1, 0)) if colour else pixels[None],
         image_sha256(stored),
         identity or None,
         depth,
@@ -336,7 +352,7 @@ def _patient(tree: Tree, name: str) -> str | None:
     path = tree.read(name)
     if isinstance(path, bytes):
         raise DataError("DICOM files are read from a folder; unpack the zip")
-    with _opened(path, name, pixels=False) as data:
+    with opened(path, name, pixels=False) as data:
         return str(data.get("PatientID", "") or "").strip() or None
 
 

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from latentprint import keys
 from latentprint.contracts import quoted
-from latentprint.data import dicom, files, nifti, tables, tree
+from latentprint.data import dicom, files, nifti, series, tables, tree
 from latentprint.data.archive import Stored, channel_axis, open_arrays, require_images
 from latentprint.data.draw import Source, drawn
 from latentprint.data.images import MAX_BYTES, MAX_SIDE, DataError, ImageSet, ValueRange
@@ -64,6 +64,7 @@ def load(
     window: dicom.WindowChoice = "file",
     orientation: nifti.Orientation = "ras",
     patient: str | None = None,
+    volumes: bool = False,
 ) -> Split:
     """The images of a source, split into those to train on and those held out.
 
@@ -83,6 +84,7 @@ def load(
         orientation: how the axes of NIfTI volumes are turned.
         patient: a regular expression that finds in a file's name whose it is; what its group matches, else
             all of it, names the person.
+        volumes: DICOM files are slices of series, or have frames, and make volumes (``data.series``).
 
     Raises:
         DataError: the source is unknown, missing, damaged or too large; its images differ in size, mode or
@@ -107,7 +109,7 @@ def load(
         place = None if root is None else Path(root)
         found = _medmnist(text.removeprefix("medmnist:"), place, download, how)
     else:
-        found = _path(Path(text), how, pattern, table, window, orientation)
+        found = _path(Path(text), how, pattern, table, window, orientation, volumes)
     if (pattern is not None or table is not None) and found.train.names is None:
         raise DataError(
             "--files and --labels are for image files in a folder or zip, and these images have no names"
@@ -158,6 +160,7 @@ def _path(
     table: Path | None,
     window: dicom.WindowChoice,
     orientation: nifti.Orientation = "ras",
+    volumes: bool = False,
 ) -> Source:
     suffix = path.suffix.lower()
     if os.path.isdir(path):
@@ -166,10 +169,12 @@ def _path(
         within = tree.folder_tree(path)
         scans = dicom.dicom_names(within)
         if scans.names:
-            return _dicom(within, scans.matching(pattern), window, how)
-        volumes = within.with_suffix(nifti.SUFFIXES)
-        if volumes.names:
-            return _nifti(within, volumes.matching(pattern), table, window, how, orientation)
+            return _dicom(within, scans.matching(pattern), window, how, volumes)
+        if volumes:
+            raise DataError(f"--volumes is for DICOM files, and {within.where} holds none")
+        found = within.with_suffix(nifti.SUFFIXES)
+        if found.names:
+            return _nifti(within, found.matching(pattern), table, window, how, orientation)
         if not within.with_suffix(files.SUFFIXES).names and (
             parquet := within.with_suffix((".parquet",)).names
         ):
@@ -368,7 +373,9 @@ def _tables(parts: dict[str, tuple[Path, ...]], where: str, source: str, how: Pr
     return Source(listed, rest, mapped, how.stored_range is not None, train.classes)
 
 
-def _dicom(within: tree.Tree, scans: tree.Tree, window: dicom.WindowChoice, how: Preparation) -> Source:
+def _dicom(
+    within: tree.Tree, scans: tree.Tree, window: dicom.WindowChoice, how: Preparation, volumes: bool
+) -> Source:
     if within.with_suffix(files.SUFFIXES).names:
         raise DataError(
             f"{within.where} holds DICOM files and other images; put each kind in a folder of its own"
@@ -376,8 +383,9 @@ def _dicom(within: tree.Tree, scans: tree.Tree, window: dicom.WindowChoice, how:
     if how.stored_range is not None:
         raise DataError("--stored-range is not for DICOM files, whose values a window maps (--window)")
     sides = tree.sides(scans, "DICOM files")
-    train = dicom.dicom_listing(sides.train, window, how)
-    held = None if sides.heldout is None else dicom.dicom_listing(sides.heldout, window, how)
+    listing = series.series_listing if volumes else dicom.dicom_listing
+    train = listing(sides.train, window, how)
+    held = None if sides.heldout is None else listing(sides.heldout, window, how)
     notes = ()
     if train.identities is None:
         notes = (
