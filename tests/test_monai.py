@@ -16,6 +16,8 @@ from test_own_sampler import ours
 from torch import Tensor
 
 from latentprint.adapters import Asked, ModelError, Opened, open_model, recognise
+from latentprint.adapters.convert import convert
+from latentprint.adapters.latent import require_spread
 from latentprint.adapters.monai import MonaiCodec
 
 pytest.importorskip("monai.networks.schedulers")
@@ -210,7 +212,32 @@ def test_a_scale_that_cannot_be_right_is_refused(tmp_path: Path) -> None:
         "a": (network("AutoencoderKL", KL), KL),
     }
     folder = folder_of(tmp_path, parts, scheduler("DDPMScheduler"), scale_factor=1e-3)
-    with pytest.raises(ModelError, match=r"spread by .*measured here"):
+    with pytest.raises(ModelError, match=r"standard deviation of .*its scale is 0.001; .* would give 1"):
+        require_spread(opened_of(folder, IMAGES).codec, IMAGES)
+
+
+def test_the_scale_that_maisi_keeps_beside_its_weights_is_taken(tmp_path: Path) -> None:
+    """Its checkpoints are a dictionary of unet_state_dict and scale_factor."""
+    settings = UNET | {"in_channels": 2, "out_channels": 2}
+    parts = {
+        "d": (network("DiffusionModelUNet", settings), settings),
+        "a": (network("AutoencoderKL", KL), KL),
+    }
+    folder = folder_of(tmp_path / "folder", parts, scheduler("DDPMScheduler"))
+    checkpoint = {
+        "unet_state_dict": parts["d"][0].state_dict(),
+        "scale_factor": torch.tensor(0.75),
+        "epoch": 3,
+    }
+    torch.save(checkpoint, tmp_path / "diff_unet.pt")
+    kept = folder / "models" / "d.safetensors"
+    kept.unlink()
+    said = convert(tmp_path / "diff_unet.pt", kept, trusted=True).said
+    assert "unet_state_dict" in said[0] and "kept beside them: scale_factor 0.75" in said
+    opened = opened_of(folder, IMAGES)
+    assert opened.codec.scale == 0.75 and any("as the folder states" in note for note in opened.notes)
+    (folder / "scale.json").write_text('{"scale_factor": 0.5}')
+    with pytest.raises(ModelError, match=r"scale_factor '0.5' and 'd.safetensors' says 0.75"):
         opened_of(folder, IMAGES)
 
 

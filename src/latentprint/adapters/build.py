@@ -201,7 +201,10 @@ def read_network(folder: Path, allowed: tuple[str, ...]) -> tuple[nn.Module, dic
     """
     config = read_json(inside(folder, "config.json"))
     if config.get("optimization_step") == 0:
-        raise ModelError(f"the averaged weights of {folder.name!r} have seen 0 steps of training")
+        raise ModelError(
+            f"the averaged weights of {folder.name!r} have seen 0 steps: they are what the network was "
+            "before training; where the folder unet/ beside holds the model, take unet_ema/ away"
+        )
     config = {key: value for key, value in config.items() if key not in _AVERAGING}
     network, files = build(config, folder, allowed)
     return network, {**dict(cast(Any, network).config), **config}, files

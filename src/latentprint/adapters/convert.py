@@ -94,7 +94,7 @@ def convert(
         return _folder(source, target)
     if not source.is_file():
         raise ModelError(f"there is no file {str(source)!r}")
-    tensors, left = _read(source)
+    tensors, plain, left = _read(source)
     groups = groups_of(tensors)
     beside = tuple(sorted(one.name for one in source.resolve().parent.iterdir()))
     told = Told(source.name, beside, take, flags)
@@ -112,12 +112,15 @@ def convert(
             "package.module:factory)"
         )
     _require_finite(source, weights)
-    _save(weights, target)
+    scale = tensors.get("scale_factor", plain.get("scale_factor"))  # MAISI keeps that of its latents so
+    kept = {} if scale is None else {"scale_factor": repr(float(scale))}
+    _save(weights, target, kept)
+    said += tuple(f"kept beside them: {name} {value}" for name, value in kept.items())
     return Converted(((_sha256(source), str(source)), (_sha256(target), str(target))), (*said, *left))
 
 
-def _read(source: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """The tensors of a pickle by the keys that lead to them, and what was passed over."""
+def _read(source: Path) -> tuple[dict[str, Tensor], dict[str, Any], tuple[str, ...]]:
+    """The tensors and plain values of a pickle by the keys that lead to them, and what was passed over."""
     worker = Path(__file__).with_name("unpickle.py")
     with tempfile.TemporaryDirectory() as place:
         out = Path(place) / "tensors.safetensors"
@@ -134,7 +137,7 @@ def _read(source: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
         tensors = safetensors.torch.load(out.read_bytes())
     classes = cast(list[str], answer["left"])
     seen = f"objects of {', '.join(classes)} were left unread" if classes else ""
-    return tensors, (seen,) if seen else ()
+    return tensors, answer["plain"], (seen,) if seen else ()
 
 
 def _reason(answer: Mapping[str, object]) -> str:
@@ -167,7 +170,7 @@ def _folder(source: Path, target: Path) -> Converted:
             raise ModelError(
                 f"{part.name!r} holds {len(weights)} pickles and no safetensors; one was looked for"
             )
-        tensors, _ = _read(weights[0])
+        tensors, _, _ = _read(weights[0])
         state, words = one_of_them(groups_of(tensors), None)
         made[part.relative_to(source) / WEIGHTS] = state
         said += [f"{part.name or 'the network'} ({kind}): {words[0]}"]
@@ -204,8 +207,8 @@ def _require_finite(source: Path, weights: Tensors) -> None:
         raise ModelError(f"{source.name!r} holds NaN or infinite values, in {short(bad[0])} for one")
 
 
-def _save(weights: Tensors, file: Path) -> None:
-    safetensors.torch.save_file({name: one.contiguous() for name, one in weights.items()}, file)
+def _save(weights: Tensors, file: Path, words: dict[str, str] | None = None) -> None:
+    safetensors.torch.save_file({name: one.contiguous() for name, one in weights.items()}, file, words)
 
 
 def _sha256(path: Path) -> str:

@@ -66,8 +66,8 @@ def open_diffusers(folder: Path, asked: Asked) -> Opened:
     """
     if is_text(folder):
         return open_text(folder, asked)
-    pipeline = _pipeline(folder)
-    parts = _parts(folder)
+    pipeline, parts = _pipeline(folder), _parts(folder)
+    _require_named(folder, parts)
     module, config, files = read_network(parts["network"], NETWORKS)
     network = _network(module, config, asked)
     scheduler = _scheduler_config(folder, parts["scheduler"], asked.beside)
@@ -171,6 +171,17 @@ def _parts(folder: Path) -> dict[str, Path]:
     if len(vaes) > 1:
         raise ModelError("a latent model has one autoencoder, but this folder holds both vae/ and vqvae/")
     return found | ({"vae": vaes[0]} if vaes else {})
+
+
+def _require_named(folder: Path, parts: Mapping[str, Path]) -> None:
+    """Refuses a pipeline whose autoencoder is named and not there: its latents would be taken for images."""
+    index = read_json(folder / INDEX) if inside(folder, INDEX).is_file() else {}
+    lost = [name for name in ("vae", "vqvae") if index.get(name) not in (None, [None, None])]
+    if lost and "vae" not in parts:
+        raise ModelError(
+            f"{INDEX} names an autoencoder ({lost[0]}), and the folder {lost[0]}/ is not there; the network "
+            "works on its latents, so copy that folder too"
+        )
 
 
 def _require_known(index: Mapping[str, object]) -> None:

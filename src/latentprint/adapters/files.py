@@ -106,6 +106,12 @@ def read_header(path: Path) -> dict[str, Stated]:
         raise ModelError(str(error)) from error
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+    """The words that a safetensors file, which was read before, keeps beside its tensors."""
+    with safetensors.safe_open(path, "pt") as file:
+        return cast(dict[str, str], cast(Any, file).metadata() or {})
+
+
 def weight_files(folder: Path, usual_name: str = WEIGHTS) -> list[Path]:
     """The safetensors files that hold the weights of a network's folder; sharded ones by their index.
 
@@ -236,13 +242,16 @@ def renamed(name: str, expected: Mapping[str, tuple[int, ...]]) -> str:
 
 
 def _require_fit(stated: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]) -> None:
-    if missing := sorted(set(expected) - set(stated)):
-        raise ModelError(
-            f"the weights lack {len(missing)} of the network's tensors, {short(missing[0])} for one"
+    missing, extra = sorted(set(expected) - set(stated)), sorted(set(stated) - set(expected))
+    if missing or extra:
+        counts = {f"lack {len(missing)} of the network's {len(expected)} tensors": missing}
+        counts |= {f"hold {len(extra)} that it has not": extra}
+        told = " and ".join(
+            f"{words} ({short(names[0])} for one)" for words, names in counts.items() if names
         )
-    if extra := sorted(set(stated) - set(expected)):
         raise ModelError(
-            f"the weights hold {len(extra)} tensors the network has not, {short(extra[0])} for one"
+            f"the weights {told}: configuration and weights are of two different networks; take both from "
+            "where the model was saved"
         )
     for name, shape in stated.items():
         # attention was once written as 1 x 1 convolutions: the same numbers, in the same order

@@ -17,9 +17,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
+from latentprint.denoiser import Codec, IdentityCodec
 from latentprint.networks import ModelError
+
+USUAL = (0.1, 10.0)
+"""Between which standard deviations latents lie that a model was trained on, with room on both sides."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,6 +99,30 @@ class LatentCodec:
         """
         _require(latents, self.latent_shape, "latents")
         return cast(Tensor, cast(Any, self.autoencoder).decode(latents / self.scale + self.shift).sample)
+
+
+@torch.no_grad()
+def require_spread(codec: Codec, images: Tensor) -> None:
+    """Nothing, where a codec's latents of training images spread as those that models are trained on.
+
+    Args:
+        codec: of a model of latents, or of any model.
+        images: a few training images (n, C, H, W) in [-1, 1].
+
+    Raises:
+        ModelError: their standard deviation is far from 1, so their scale is another model's.
+    """
+    if isinstance(codec, IdentityCodec) or getattr(codec, "autoencoder", codec) is None:
+        return
+    spread = float(codec.encode(images).std())
+    if not USUAL[0] <= spread <= USUAL[1]:
+        scale = getattr(codec, "scale", None)
+        stated = "" if scale is None else f" (its scale is {scale:.4g}; {scale / spread:.4g} would give 1)"
+        raise ModelError(
+            f"the latents of training images have a standard deviation of {spread:.3g}, and a model of "
+            f"latents is trained at about 1{stated}: the scale factor, the autoencoder or the range of "
+            "values is another model's"
+        )
 
 
 def _require(x: Tensor, shape: tuple[int, int, int], what: str) -> None:

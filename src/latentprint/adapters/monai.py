@@ -40,6 +40,7 @@ from latentprint.adapters.files import (
     inside,
     load_into,
     read_header,
+    read_metadata,
     read_tensors,
     refuse_pickle,
 )
@@ -67,7 +68,7 @@ def open_monai(folder: Path, asked: Asked) -> Opened:
     module, settings, files = _load(folder, sections.one("DiffusionModelUNet"))
     _require_plain(settings, sections)
     images = images_of(asked, int(cast(Any, settings["spatial_dims"])))
-    codec, shape, more, notes = _space(folder, sections, images, asked.unit, settings)
+    codec, shape, more, notes = _space(folder, sections, images, asked.unit, (settings, files[0]))
     scheduler = sections.scheduler(tuple(SCHEDULERS))
     label = require_label(settings.get("num_class_embeds"), asked.label)
     denoiser, predicted = _denoiser(module, settings, scheduler, label)
@@ -242,9 +243,10 @@ def _space(
     sections: Sections,
     pixels: NDArray[np.float32],
     unit: bool | None,
-    settings: Section,
+    network: tuple[Section, Path],
 ) -> tuple[Codec, tuple[int, ...], tuple[nn.Module, list[Path]] | None, tuple[str, ...]]:
     """(codec, shape of what the network works on, the autoencoder with its files, notes)."""
+    settings, file = network
     unit = sections.unit_range() if unit is None else unit
     if unit is None:
         raise ModelError(
@@ -272,8 +274,8 @@ def _space(
             f"{settings.get('in_channels')}"
         )
     deviation = float(latents.std())
-    stated = sections.literal("scale_factor")
-    scale = 1 / deviation if stated is None else _scale(stated, deviation)
+    stated = _stated(sections, file)
+    scale = 1 / deviation if stated is None else _scale(stated)
     how = f"measured on {len(images)} training images" if stated is None else "as the folder states"
     notes = (
         said,
@@ -284,17 +286,30 @@ def _space(
     return replace(plain, scale=scale), tuple(latents.shape[1:]), (module, files), notes
 
 
-def _scale(stated: object, deviation: float) -> float:
+def _stated(sections: Sections, file: Path) -> object:
+    """The factor of the latents, where a configuration or (as MAISI keeps it) the weights' file states it.
+
+    Raises:
+        ModelError: both do, and differ.
+    """
+    written, kept = sections.literal("scale_factor"), read_metadata(file).get("scale_factor")
+    if kept is None:
+        return written
+    try:
+        found = float(kept)
+    except ValueError as error:
+        raise ModelError(f"scale_factor of {file.name!r} is no number, got {short(kept)}") from error
+    if written is not None and written != found:
+        raise ModelError(
+            f"a configuration says scale_factor {short(written)} and {file.name!r} says {found:g}; leave "
+            "the right one"
+        )
+    return found
+
+
+def _scale(stated: object) -> float:
     if isinstance(stated, bool) or not isinstance(stated, int | float) or not 1e-6 <= stated <= 1e6:
         raise ModelError(f"scale_factor must be a number from 1e-6 to 1e6, got {short(stated)}")
-    if not 0.1 <= stated * deviation <= 10:
-        raise ModelError(
-            f"with scale_factor {stated:g} the latents of training images spread by "
-            f"{stated * deviation:.3g}, "
-            "and a model of latents is trained at about 1: the factor, the autoencoder or the range of "
-            "values is "
-            f"another's; {1 / deviation:.4g} would be measured here if the folder stated none"
-        )
     return float(stated)
 
 

@@ -97,9 +97,9 @@ def complete(config: Mapping[str, object]) -> dict[str, object]:
     name = config.get("_class_name")
     if not isinstance(name, str) or name not in SCHEDULERS:
         raise ModelError(
-            f"the scheduler is of class {short(name)}, whose noise is not known here; known are "
-            f"{', '.join(SCHEDULERS)}. If you know its noise, the network can be audited in Python: "
-            "latentprint.adapters.from_module(network, schedule, shape=...)"
+            f"the scheduler is of class {short(name)}, whose noise is not known here; if you know it, audit "
+            "the network in Python (latentprint.adapters.from_module(network, schedule, shape=...)), or save it "
+            f"with a scheduler of the same noise that is known: {', '.join(SCHEDULERS)}"
         )
     if config.get("use_flow_sigmas"):
         raise ModelError(

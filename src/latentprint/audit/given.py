@@ -26,6 +26,7 @@ from latentprint.adapters import (
     open_model,
     require_sound,
 )
+from latentprint.adapters.latent import require_spread
 from latentprint.audit.asking import Prompts
 from latentprint.audit.context import Context
 from latentprint.audit.images import other_shape, private_image
@@ -40,6 +41,8 @@ from latentprint.results.model import Model
 from latentprint.results.searched import Sampler
 from latentprint.schedule import EDM, VE
 from latentprint.settings import plain
+
+_LOOKED = 4  # images on which the scale of latents is looked at
 
 _UNUSED = ("model", "control")
 """Settings of what is trained, which nothing of this audit follows from; c_p's too where there is no mark."""
@@ -232,8 +235,8 @@ def given_images(config: AuditConfig, given: Given, split: Split) -> tuple[Split
     """The images, and one of those trained on as x_p, as it stands.
 
     Raises:
-        InputError: the images are not of the model's shape; no such target, or nothing but near copies to
-            draw one from.
+        InputError: the images are not of the model's shape, or its latents of another's scale; no such
+            target, or nothing but near copies to draw one from.
     """
     if split.train.shape != given.opened.image_shape:
         theirs, ours = ("x".join(map(str, s)) for s in (given.opened.image_shape, split.train.shape))
@@ -242,6 +245,9 @@ def given_images(config: AuditConfig, given: Given, split: Split) -> tuple[Split
             f" {ours}, so it was not trained on them as they are"
             f"{other_shape(split.train.shape, given.opened.image_shape)}"
         )
+    some = torch.from_numpy(split.train.pixels[:_LOOKED])
+    device = next((one.device for n in given.opened.networks for one in n.parameters()), some.device)
+    require_spread(given.opened.codec, some.to(device))
     if split.used is not None:
         split.used.require()
     split = split.under(given.label)

@@ -82,6 +82,8 @@ def left_out(overlap: Overlap) -> LeftOut:
 
 def other_shape(ours: tuple[int, ...], theirs: tuple[int, ...]) -> str:
     """What could bring images of one shape (C, *S) to another, for the end of a refusal; "" where nothing."""
+    if theirs[0] not in (1, 3) and ours[0] in (1, 3):
+        return "; it looks like a model of latents, whose autoencoder (vae/ or vqvae/) is not in the folder"
     ways: list[str] = []
     if ours[0] != theirs[0] and {ours[0], theirs[0]} == {1, 3}:
         ways.append(f"--convert {'rgb' if theirs[0] == 3 else 'grey'} reads the images so")
