@@ -213,7 +213,7 @@ def test_a_scale_that_cannot_be_right_is_refused(tmp_path: Path) -> None:
     }
     folder = folder_of(tmp_path, parts, scheduler("DDPMScheduler"), scale_factor=1e-3)
     with pytest.raises(ModelError, match=r"standard deviation of .*its scale is 0.001; .* would give 1"):
-        require_spread(opened_of(folder, IMAGES).codec, IMAGES)
+        require_spread(opened_of(folder, IMAGES).codec, torch.from_numpy(IMAGES))
 
 
 def test_the_scale_that_maisi_keeps_beside_its_weights_is_taken(tmp_path: Path) -> None:

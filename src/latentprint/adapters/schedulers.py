@@ -98,8 +98,8 @@ def complete(config: Mapping[str, object]) -> dict[str, object]:
     if not isinstance(name, str) or name not in SCHEDULERS:
         raise ModelError(
             f"the scheduler is of class {short(name)}, whose noise is not known here; if you know it, audit "
-            "the network in Python (latentprint.adapters.from_module(network, schedule, shape=...)), or save it "
-            f"with a scheduler of the same noise that is known: {', '.join(SCHEDULERS)}"
+            "the network in Python (latentprint.adapters.from_module(network, schedule, shape=...)), or save "
+            f"it with a scheduler of the same noise that is known: {', '.join(SCHEDULERS)}"
         )
     if config.get("use_flow_sigmas"):
         raise ModelError(
