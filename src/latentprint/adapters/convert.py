@@ -27,7 +27,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import file_digest
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import safetensors.torch
 import torch
@@ -137,7 +137,7 @@ def _read(source: Path) -> tuple[dict[str, Tensor], dict[str, Any], tuple[str, .
         tensors = safetensors.torch.load(out.read_bytes())
     classes = cast(list[str], answer["left"])
     seen = f"objects of {', '.join(classes)} were left unread" if classes else ""
-    return tensors, answer["plain"], (seen,) if seen else ()
+    return tensors, cast(dict[str, Any], answer["plain"]), (seen,) if seen else ()
 
 
 def _reason(answer: Mapping[str, object]) -> str:
