@@ -94,11 +94,7 @@ class Sections:
                     yield Found(name, _literals(section, root, f"{name} of {file}"), file)
 
     def one(self, *names: str) -> Found:
-        """The one section of these classes; the same in two files is one.
-
-        Raises:
-            ModelError: there is none, or there are two that differ.
-        """
+        """The one section of these classes; the same in two files is one."""
         found = list(self.found(names))
         if not found:
             others = sorted({name for name in self.targets() if ".networks.nets." in name})
@@ -118,11 +114,7 @@ class Sections:
         return self.one(*names) if any(True for _ in self.found(names)) else None
 
     def scheduler(self, schedulers: tuple[str, ...]) -> Found:
-        """How images are sampled: of two with the same noise, that of the inference.
-
-        Raises:
-            ModelError: there is none, or two of different noise.
-        """
+        """How images are sampled: of two with the same noise, that of the inference."""
         found = list(self.found(schedulers))
         if not found:
             raise ModelError(
@@ -188,11 +180,7 @@ def _walk(value: object) -> Iterator[Section]:
 
 
 def _literals(section: Section, root: Section, what: str) -> Section:
-    """The section's arguments as plain values.
-
-    Raises:
-        ModelError: one of them is code, a macro, or refers to something that is.
-    """
+    """The section's arguments as plain values."""
 
     def plain(value: object, name: str, depth: int = 0) -> Any:
         if depth > 20:

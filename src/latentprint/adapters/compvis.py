@@ -29,11 +29,7 @@ _PREDICTS = {"eps": "epsilon", "x0": "sample", "v": "v_prediction"}
 
 
 def converted(groups: Groups, told: Told) -> Parts | None:
-    """The folder that a checkpoint becomes; None where it is none of theirs.
-
-    Raises:
-        ModelError: it is conditional, its settings are missing, or its autoencoder is.
-    """
+    """The folder that a checkpoint becomes; None where it is none of theirs."""
     found = [name for name, one in groups.items() if f"{_NETWORK}input_blocks.0.0.weight" in one]
     if len(found) != 1:
         return None

@@ -51,12 +51,7 @@ _KEYS = {"format", "network", "sigma_data", "sigma_min", "sigma_max"}
 
 
 def open_edm(folder: Path, asked: Asked) -> Opened:
-    """The model of a folder with an ``edm.json``.
-
-    Raises:
-        ModelError: the configuration or the weights are refused, or the label is missing, needless or
-            unknown.
-    """
+    """The model of a folder with an ``edm.json``."""
     config = read_json(inside(folder, CONFIG))
     if config.get("format") != FORMAT:
         raise ModelError(f"{CONFIG} must be of format {FORMAT!r}, got {short(config.get('format'))}")
@@ -84,12 +79,7 @@ def open_edm(folder: Path, asked: Asked) -> Opened:
 
 
 def open_own(folder: Path, asked: Asked) -> Opened:
-    """The model of a folder that ``save_model`` wrote, its files trusted no more than those of others.
-
-    Raises:
-        ModelError: the configuration or the weights are refused, or the label is needless or another than its
-            own.
-    """
+    """The model of a folder that ``save_model`` wrote, its files trusted no more than those of others."""
     about = read_json(inside(folder, OWN))
     if about.get("schema") != OWN_SCHEMA:
         raise ModelError(f"{OWN} must be of schema {OWN_SCHEMA!r}, got {short(about.get('schema'))}")

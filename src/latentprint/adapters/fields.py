@@ -20,11 +20,7 @@ def short(value: object) -> str:
 
 
 def whole_number(value: object, name: str, low: int, high: int) -> int:
-    """A whole number from low to high.
-
-    Raises:
-        ModelError: something else, by its ``name``; so do all fields below.
-    """
+    """A whole number from low to high."""
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise ModelError(f"{name} must be a whole number from {low} to {high}, got {short(value)}")
     return value
@@ -108,9 +104,6 @@ def read_fields(config: Mapping[str, object], fields: Mapping[str, Field], what:
     """The configuration as arguments: every key checked, keys that begin with an underscore passed over.
 
     Names such as ``_name_or_path`` are notes about where a model came from; nothing is ever read from there.
-
-    Raises:
-        ModelError: a key is unknown, or a value is refused.
     """
     unknown = sorted(key for key in config if key not in fields and not key.startswith("_"))
     if unknown:

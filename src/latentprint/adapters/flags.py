@@ -12,11 +12,7 @@ from latentprint.networks import ModelError
 
 
 def flags_of(text: str) -> dict[str, object]:
-    """``--flags``: "--image_size 64 --learn_sigma True ..." by name, or what a .yaml or .json file holds.
-
-    Raises:
-        ModelError: it is neither.
-    """
+    """``--flags``: "--image_size 64 --learn_sigma True ..." by name, or what a .yaml or .json file holds."""
     path = Path(text)
     if path.suffix in READERS:
         if not path.is_file():

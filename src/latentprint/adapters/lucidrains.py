@@ -60,11 +60,7 @@ _CLOSE = 1e-3
 
 
 def converted(groups: Groups, told: Told) -> Parts | None:
-    """The folder that a checkpoint becomes; None where it is none of its trainer's.
-
-    Raises:
-        ModelError: it has no EMA, or one of no steps, or leaves open what was trained.
-    """
+    """The folder that a checkpoint becomes; None where it is none of its trainer's."""
     averaged, plain = without("ema_model.", groups.get("ema", {})), groups.get("model", {})
     if told.take is not None:
         chosen, how = groups.get(told.take, {}), "not averaged, as you asked"
@@ -102,11 +98,7 @@ def _is_checkpoint(names: Tensors) -> bool:
 
 
 def settings_of(tensors: Tensors) -> dict[str, Any]:
-    """What ``lucidrains.json`` says, from the tensors of a GaussianDiffusion (without a prefix).
-
-    Raises:
-        ModelError: they leave open what was trained.
-    """
+    """What ``lucidrains.json`` says, from the tensors of a GaussianDiffusion (without a prefix)."""
     unet = without("model.", tensors)
     dim = int(unet["time_mlp.1.weight"].shape[1])
     if "time_mlp.0.weights" in unet:
@@ -174,11 +166,7 @@ def _objective(tensors: Tensors) -> Predicts:
 
 
 def open_lucidrains(folder: Path, asked: Asked) -> Opened:
-    """The model of a folder with a ``lucidrains.json``.
-
-    Raises:
-        ModelError: the library is not installed, a setting or the weights are refused, or a label is given.
-    """
+    """The model of a folder with a ``lucidrains.json``."""
     config = read_json(inside(folder, CONFIG))
     if config.get("format") != FORMAT:
         raise ModelError(f"{CONFIG} must be of format {FORMAT!r}, got {short(config.get('format'))}")

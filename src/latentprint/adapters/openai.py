@@ -71,11 +71,7 @@ _TRAINED = re.compile(r"model(\d*)\.pt")
 
 
 def converted(groups: Groups, told: Told) -> Parts | None:
-    """The folder that a checkpoint becomes; None where it is none of theirs.
-
-    Raises:
-        ModelError: flags are missing or contradict the weights, or averaged weights lie beside it.
-    """
+    """The folder that a checkpoint becomes; None where it is none of theirs."""
     weights = groups.get("")
     if weights is None or _FIRST not in weights or len(groups) != 1 or "time_embed.0.weight" not in weights:
         return None
@@ -151,11 +147,7 @@ def _shown(value: object) -> str:
 
 
 def settings_of(weights: Tensors, heads: Mapping[str, Any], size: object) -> dict[str, Any]:
-    """The settings of the ``OpenAIUNet`` of these tensors; heads and size they do not show.
-
-    Raises:
-        ModelError: they are none of its.
-    """
+    """The settings of the ``OpenAIUNet`` of these tensors; heads and size they do not show."""
     shape = {name: tuple(one.shape) for name, one in weights.items()}
     if any(".transformer_blocks." in name for name in shape):
         raise ModelError(

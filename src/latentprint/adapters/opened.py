@@ -102,11 +102,7 @@ def written_down(schedule: Schedule) -> dict[str, list[float]]:
 
 
 def sha256_of(*parts: object) -> str:
-    """The sha256 of networks (all their tensors, with names, types and shapes), tensors and plain values.
-
-    Raises:
-        ModelError: a part is none of these, so that nothing would show whether it is the same again.
-    """
+    """The sha256 of networks (all their tensors, with names, types and shapes), tensors and plain values."""
     digest = sha256()
 
     def feed(name: str, value: object) -> None:

@@ -70,11 +70,7 @@ def groups_of(tensors: Tensors) -> dict[str, dict[str, Tensor]]:
 
 
 def one_of_them(groups: Groups, take: str | None) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """The one state dict (the only one, the one that is named, or the EMA), and what is said of it.
-
-    Raises:
-        ModelError: several could be meant, none has this name, or the averaged weights cannot be told apart.
-    """
+    """The one state dict (the only one, the one that is named, or the EMA), and what is said of it."""
     shown = ", ".join(f"{name or 'the top'} ({len(one)} tensors)" for name, one in sorted(groups.items()))
     if take is not None and take not in groups:
         raise ModelError(f"--take {short(take)} names none of its state dicts; there are {shown or 'none'}")
@@ -109,11 +105,7 @@ def one_of_them(groups: Groups, take: str | None) -> tuple[dict[str, Tensor], tu
 
 
 def require_steps(count: Tensor | None) -> None:
-    """Nothing, where an average has seen ``count`` steps; None: it does not say.
-
-    Raises:
-        ModelError: it has seen none.
-    """
+    """Nothing, where an average has seen ``count`` steps; None: it does not say."""
     if count is not None and int(count) == 0:
         raise ModelError(_UNTRAINED)
 

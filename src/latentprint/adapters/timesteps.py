@@ -144,11 +144,7 @@ class ConsistencyDenoiser:
 
 
 def require_label(classes: object, label: int | None) -> int | None:
-    """The label, where it fits a network of so many classes (None: unconditional).
-
-    Raises:
-        ModelError: it is missing, needless or out of range.
-    """
+    """The label, where it fits a network of so many classes (None: unconditional)."""
     if classes is None:
         if label is not None:
             raise ModelError(f"a label ({label}) was given, but the model is not conditional on a class")

@@ -59,9 +59,6 @@ class Filter:
         """The filter for models trained on ``reference``, calibrated by held-out images (m, C, *size).
 
         Copies of up to ``planted`` training images are made in every change, to count those that it misses.
-
-        Raises:
-            DataError: fewer than LEAST_HELDOUT held-out images that are no copies, or a share outside (0, 1).
         """
         if not 0 < share < 1:
             raise DataError(f"the share that a filter may keep back by mistake lies in (0, 1), got {share}")
@@ -92,11 +89,7 @@ class Filter:
         return Trials(sum(one.k for one in self.missed.values()), sum(one.n for one in self.missed.values()))
 
     def copies(self, images: Pixels | Tensor) -> NDArray[np.bool_]:
-        """Which of the images (n, C, *size) in [-1, 1] are to be kept back, (n,).
-
-        Raises:
-            DataError: images of another shape than the training images.
-        """
+        """Which of the images (n, C, *size) in [-1, 1] are to be kept back, (n,)."""
         ours = tuple(self.reference.pixels.shape[1:])
         if tuple(images.shape[1:]) != ours:
             raise DataError(
@@ -117,11 +110,7 @@ class Filter:
 
 
 def filter_for(split: Split, *, whole: bool, share: float = SHARE, seed: int = 0) -> Filter:
-    """The filter for models trained on ``split.train``; where ``whole``, on all images of a drawn split.
-
-    Raises:
-        DataError: as for ``Filter.of``, or fewer than ``attacks.whole_set.LEAST`` distinct training images.
-    """
+    """The filter for models trained on ``split.train``; where ``whole``, on all images of a drawn split."""
     person = None
     if split.train.identities is not None:
         person = np.unique(split.train.identities, return_inverse=True)[1].astype(np.int64)

@@ -89,11 +89,7 @@ class Prompts:
 
 
 def read_prompts(config: AuditConfig, split: Split) -> Prompts:
-    """The prompts of the images, from where the settings say.
-
-    Raises:
-        InputError: there are none, or not one for each training image.
-    """
+    """The prompts of the images, from where the settings say."""
     settings, names = config.prompts, split.train.names
     file = None if settings.file is None else Path(settings.file)
     if file is not None and not file.exists():

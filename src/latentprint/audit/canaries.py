@@ -51,11 +51,7 @@ class _Listed:
 def identities(
     context: Context, split: Split, injection: Injection, canaries: Canaries | None
 ) -> Identities | None:
-    """Fit the recogniser of all marked images, x_p the last of them, or read it; None where there is but x_p.
-
-    Raises:
-        DetectorError: it learnt nothing, or there are too few images to tell.
-    """
+    """Fit the recogniser of all marked images, x_p the last of them, or read it; None for x_p alone."""
     if canaries is None:
         return None
     kind = context.config.fingerprint.drawn(split.heldout.pixels)
@@ -95,9 +91,6 @@ def search_canaries(
     """Loss and coins of the marked images as rows ``canaries``, their search as ``canaries.search``.
 
     ``plain`` is the model in full precision, for the loss.
-
-    Raises:
-        InputError: the model's noise does not reach where the loss looks.
     """
     pixels, settings = _targets(injection, canaries), context.config.canaries
     ids = np.arange(len(pixels) - 1, dtype=np.int64)

@@ -53,11 +53,7 @@ class Checkpoint:
 def require_checkpoints(
     config: AuditConfig, named: Path | str | None, *, trains: bool, processes: int
 ) -> None:
-    """Nothing, if an audit that trains its model, or one of a given model, has the checkpoints asked for.
-
-    Raises:
-        CheckpointError: it cannot.
-    """
+    """Nothing, if an audit that trains its model, or one of a given model, has the checkpoints asked for."""
     keep = config.checkpoints.keep
     if trains and named is not None:
         raise CheckpointError(
@@ -83,11 +79,7 @@ def identified(checkpoints: Sequence[Checkpoint]) -> dict[str, object]:
 
 
 def own_checkpoints(context: Context) -> tuple[Checkpoint, ...]:
-    """What this audit's training left along the way, the finished model last; none where none was asked for.
-
-    Raises:
-        RunError: one of them is no longer there.
-    """
+    """What this audit's training left along the way, the finished model last; none where none was asked."""
     steps, keep = context.config.model.training.steps, context.config.checkpoints.keep
     if not keep:
         return ()
@@ -112,11 +104,6 @@ def found_checkpoints(
     """The models that ``where`` names, by rising step: a folder of them, or a pattern such as ``out/step-*``.
 
     A checkpoint's step is the last number in its name. Each is opened once, to be refused now if it must be.
-
-    Raises:
-        CheckpointError: there is none, one has no number or another's, or makes other images than the model
-            or from other noise.
-        ModelError: one of them is refused for safety, or cannot be read.
     """
     place = Path(where)
     inside = sorted(place.iterdir()) if place.is_dir() else [Path(one) for one in sorted(glob(str(where)))]

@@ -86,11 +86,7 @@ class Subjects:
 
 
 def embedding(context: Context, split: Split, config: EmbeddingConfig) -> EmbeddingDetector:
-    """Fit the embedding on all of the user's images, none marked, or read it where that is done.
-
-    Raises:
-        DetectorError: it learnt nothing, or there are too few images for its false-positive rate.
-    """
+    """Fit the embedding on all of the user's images, none marked, or read it where that is done."""
     pixels, how = np.concatenate([split.train.pixels, split.heldout.pixels]), context.config.speed.detectors
     kind = context.config.fingerprint.drawn(split.heldout.pixels)
     return recogniser(
@@ -127,9 +123,6 @@ def unseen(context: Context, images: Subjects, count: int) -> tuple[int, ...]:
     """``count`` held-out images j, or as many as there are, drawn by the seed: none near a training image.
 
     More of them later keep the ones already drawn.
-
-    Raises:
-        InputError: there is none.
     """
     order = context.streams.generator("baseline.images").permutation(len(images.heldout))
     found: list[int] = []
@@ -155,11 +148,7 @@ def baseline(
     injection: Injection,
     settings: BaselineSettings,
 ) -> None:
-    """The search for held-out images and for x_p by the same embedding; rows are kept as ``baseline``.
-
-    Raises:
-        InputError: no held-out image was never seen.
-    """
+    """The search for held-out images and for x_p by the same embedding; rows are kept as ``baseline``."""
     if settings.images == 0:
         return
     images = subjects(context, split, injection)
@@ -194,10 +183,6 @@ def profile(
     """t' of the targets that the settings name, and of held-out images; rows are kept as ``profile``.
 
     x_p is compared with held-out images under a fingerprint, the other targets with the same ones without.
-
-    Raises:
-        InputError: a target that is not there or comes twice, none at all, or no held-out image was never
-            seen.
     """
     if settings.targets == 0:
         return
@@ -224,21 +209,13 @@ def profile(
 
 
 def require_targets(config: AuditConfig, count: int) -> None:
-    """Nothing, if the ``count`` training images hold the profile's targets: said before anything is trained.
-
-    Raises:
-        TargetError: as for ``targets_among``.
-    """
+    """Nothing, if the ``count`` training images hold the profile's targets: said before any training."""
     if config.profile.targets != 0:
         targets_among(config.profile.targets, count, Streams(config.seed))
 
 
 def targets_among(targets: Targets, count: int, streams: Streams) -> list[int]:
-    """The training images that ``targets`` names among ``count``, each once, rising.
-
-    Raises:
-        TargetError: one that is not there, one twice, more than there are, or none.
-    """
+    """The training images that ``targets`` names among ``count``, each once, rising."""
     if targets == "all":
         return list(range(count))
     if isinstance(targets, int):

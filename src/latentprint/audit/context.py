@@ -121,11 +121,7 @@ class Context:
 
 
 def open_device(name: str) -> torch.device:
-    """The torch device of that name, tried with one number on it.
-
-    Raises:
-        InputError: there is no such device on this machine.
-    """
+    """The torch device of that name, tried with one number on it."""
     try:
         device = torch.device(require_device(name))
         torch.zeros(1, device=device).item()

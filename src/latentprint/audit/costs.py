@@ -40,9 +40,6 @@ def require_memory(config: AuditConfig, shape: tuple[int, ...], place: torch.dev
 
     A training step keeps the output of each residual block, which has its level's channels at the level's
     size, in float32, a handful of times (convolutions, normalisations, gradients).
-
-    Raises:
-        MemoryLack: they do not; what is largest is named with a number that would fit.
     """
     free = free_memory()
     room = torch.cuda.mem_get_info(place)[0] if place.type == "cuda" else free

@@ -33,9 +33,6 @@ def extractor(context: Context, detectors: Detectors, shape: tuple[int, ...]) ->
     """The features that the settings name, of images of this shape (C, H, W).
 
     Without a presence detector pixels stand in the place of its features, or those of c_id for large images.
-
-    Raises:
-        MetricError: the Inception weights are missing, or are not those of the given sha256.
     """
     settings = context.config.fid
     if settings.features == "presence" and detectors.presence is not None:
@@ -51,11 +48,7 @@ def extractor(context: Context, detectors: Detectors, shape: tuple[int, ...]) ->
 def distance(
     context: Context, train: NDArray[np.float32], heldout: NDArray[np.float32], extract: Extractor
 ) -> None:
-    """FID of the first samples to training and held-out images (N, C, H, W), as the stage ``fid``.
-
-    Raises:
-        RunError: the features of the samples are not there any more.
-    """
+    """FID of the first samples to training and held-out images (N, C, H, W), as the stage ``fid``."""
     if context.run.stage("fid").done:
         return
     kept = context.run.array("features.model")

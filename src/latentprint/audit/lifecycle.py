@@ -17,11 +17,7 @@ from latentprint.verdict import judged
 
 
 def begin(context: Context, split: Split, injection: Injection, authorised_by: str | None) -> None:
-    """Note the device and the authority stated, and fix which image the run is about.
-
-    Raises:
-        InputError: the run was begun with another image.
-    """
+    """Note the device and the authority stated, and fix which image the run is about."""
     context.run.note({"device": describe(context.device)})
     if authorised_by is not None:
         context.run.note({"authorised_by": authorised_by})

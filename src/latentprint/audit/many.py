@@ -78,11 +78,7 @@ class ManyProbe:
     batch: int = 256
 
     def __call__(self, t: Times, ids: Ids) -> Outcome:
-        """Outcomes for ids (n,) at noise levels t (n,).
-
-        Raises:
-            InputError: an id belongs to an image that is not there.
-        """
+        """Outcomes for ids (n,) at noise levels t (n,)."""
         numbers, own = np.unique(target_of(ids), return_inverse=True)
         if len(numbers) and numbers[-1] >= len(self.images):
             raise TargetError(
@@ -166,9 +162,6 @@ def search_many(
     """The exhaustive search for each target, a chunk at a time; rows are kept as ``purpose``, resumed by id.
 
     ``noted`` says in run.json what the numbers of the targets are.
-
-    Raises:
-        InputError: a target that is not there.
     """
     probe = ManyProbe(
         model,

@@ -62,11 +62,7 @@ def within(config: MembershipConfig, schedule: Schedule) -> MembershipConfig | s
 
 
 def require_scores(config: AuditConfig) -> None:
-    """Nothing, where the scores that are asked for can be had of the model that is trained.
-
-    Raises:
-        InputError: they cannot.
-    """
+    """Nothing, where the scores that are asked for can be had of the model that is trained."""
     sentence = config.membership.scores.misses(config.model.schedule())
     if config.membership.images and sentence is not None:
         raise InputError(f"membership.scores: {sentence}; other ratios, or membership.images = 0, would do")

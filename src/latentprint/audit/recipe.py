@@ -92,11 +92,7 @@ def subject(
     target: int | str | Path | None,
     checkpoints: Path | str | None,
 ) -> Subject:
-    """Read images, model and checkpoints; see ``run_audit`` for the arguments.
-
-    Raises:
-        InputError: one of them cannot be had or does not fit the others.
-    """
+    """Read images, model and checkpoints; see ``run_audit`` for the arguments."""
     read, place = config, where.place
     reading = cache(lambda: read_images(read, where.root, where.download))
     given = open_given(model, label, target, place, config, reading)

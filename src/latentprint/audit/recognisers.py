@@ -18,11 +18,7 @@ State = TypeVar("State")
 
 
 def last_of(states: Iterator[State], see: Callable[[State], None]) -> State:
-    """The last of a stream of states, each of them seen.
-
-    Raises:
-        ValueError: there is none.
-    """
+    """The last of a stream of states, each of them seen."""
     last: State | None = None
     for last in states:
         see(last)
@@ -42,12 +38,7 @@ def recogniser(
     load: Callable[[Path, torch.device, Evaluation], Recogniser | None],
     value: Callable[[Recogniser], Detector],
 ) -> Recogniser:
-    """The recogniser ``name``, ``said`` in words: fitted and kept, or read where that is done.
-
-    Raises:
-        DetectorError: as its fit.
-        RunError: its files are gone.
-    """
+    """The recogniser ``name``, ``said`` in words: fitted and kept, or read where that is done."""
     folder = context.run.path / "detectors" / name
     with context.stage(name):
         if not context.run.stage(name).done:

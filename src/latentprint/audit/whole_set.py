@@ -30,9 +30,6 @@ def whole_set(context: Context, split: Split, injection: Injection) -> Compare |
     """Keep the rows of held-out and planted images, and give what compares generated ones.
 
     None where too few training images are distinct (``attacks.whole_set.LEAST``).
-
-    Raises:
-        StraddleError: persons with images on both sides of the split.
     """
     person, other = persons(split.train), persons(split.heldout)
     if person is not None and other is not None:

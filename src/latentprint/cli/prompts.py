@@ -70,11 +70,7 @@ class PromptOptions:
 
     @property
     def scales(self) -> tuple[float, ...]:
-        """The scales of guidance, in the order given.
-
-        Raises:
-            InputError: one is no number.
-        """
+        """The scales of guidance, in the order given."""
         texts = [one for text in self.guidance or [] for one in text.replace(",", " ").split()]
         try:
             return tuple(map(float, texts))

@@ -53,11 +53,7 @@ class Stored:
         return self.shape[0]
 
     def take(self, rows: Rows) -> Iterator[NDArray[Any]]:
-        """The entries at rising positions of the first axis, a few at a time.
-
-        Raises:
-            DataError: the file is damaged, or shorter than its header says.
-        """
+        """The entries at rising positions of the first axis, a few at a time."""
         each = math.prod(self.shape[1:])
         with _opened(self.path, self.member) as stream:
             _skip(stream, self.offset)
@@ -83,12 +79,7 @@ class Stored:
 
 
 def open_arrays(path: Path, allowed: Sequence[str]) -> dict[str, Stored]:
-    """Those of the ``allowed`` arrays that an .npz holds; of an .npy its one array, as ``images``.
-
-    Raises:
-        DataError: the file is missing, empty, damaged or neither; an array holds objects, is too large, or
-            is compressed to a suspicious degree.
-    """
+    """Those of the ``allowed`` arrays that an .npz holds; of an .npy its one array, as ``images``."""
     if not os.path.isfile(path):
         raise DataError(f"there is no file {quoted(path)}")
     if path.suffix.lower() == ".npy":
@@ -115,11 +106,7 @@ def read_archive(path: Path, allowed: Sequence[str]) -> dict[str, NDArray[Any]]:
 
 
 def require_images(stored: Stored, where: str) -> None:
-    """Whether an array can be images or volumes.
-
-    Raises:
-        DataError: its type or shape is another.
-    """
+    """Whether an array can be images or volumes."""
     shape = stored.shape
     if len(shape) not in (3, 4, 5):
         raise DataError(
@@ -221,11 +208,7 @@ def _exactly(stream: IO[bytes], size: int) -> bytes:
 
 
 def channels_last(stored: NDArray[Any], where: str) -> NDArray[Any]:
-    """(N, *S), (N, *S, C) or (N, C, *S) -> (N, *S) or (N, *S, C), where C is 1 or 3.
-
-    Raises:
-        DataError: no axis, or either axis, can be the channels.
-    """
+    """(N, *S), (N, *S, C) or (N, C, *S) -> (N, *S) or (N, *S, C), where C is 1 or 3."""
     return stored if channel_axis(stored.shape, where) != 1 else np.moveaxis(stored, 1, -1)
 
 
@@ -233,9 +216,6 @@ def channel_axis(shape: tuple[int, ...], where: str) -> int | None:
     """Which axis of stored images or volumes holds 1 or 3 channels: 1, the last, or none.
 
     Four axes none of which can be the channels are volumes (N, D, H, W), whose sides are 5 or more.
-
-    Raises:
-        DataError: no axis, or either axis, can be the channels.
     """
     if len(shape) == 3:
         return None

@@ -54,11 +54,7 @@ class Preparation:
                 raise DataError(f"a range of values is LOW,HIGH with LOW below HIGH, got {low:g},{high:g}")
 
     def images(self, stored: NDArray[Any], source: str) -> ImageSet:
-        """Stored images (k, *S) or (k, *S, C) as pixels.
-
-        Raises:
-            DataError: their type, shape or values are not understood.
-        """
+        """Stored images (k, *S) or (k, *S, C) as pixels."""
         prepared = all_resized(converted(stored, self.convert), self.resize)
         return stack(prepared, source, stored_range=self.stored_range)
 
@@ -101,11 +97,7 @@ class Listing:
         return next(iter(self.read(np.zeros(1, np.int64)))).shape
 
     def images(self, rows: Rows) -> ImageSet:
-        """The images at rising positions.
-
-        Raises:
-            DataError: they need more memory than is free, cannot be read, or are not alike.
-        """
+        """The images at rising positions."""
         shape = self.shape()
         require_memory(len(rows), shape, self.source)
         pixels = np.empty((len(rows), *shape), np.float32)
@@ -144,11 +136,7 @@ def in_chunks(rows: Rows, values: int) -> list[Rows]:
 
 
 def require_memory(count: int, shape: Sequence[int], source: str) -> None:
-    """Holds images, as the float32 values that they become, against the memory that is free.
-
-    Raises:
-        DataError: they need more than a good half of it.
-    """
+    """Holds images, as the float32 values that they become, against the memory that is free."""
     needed, free = 4 * count * math.prod(shape), free_memory()
     if needed > _SHARE * free:
         raise DataError(

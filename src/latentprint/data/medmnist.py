@@ -52,9 +52,6 @@ def open_medmnist(name: str, root: Path | None, *, download: bool) -> dict[str, 
 
     The file is looked for in ``root``, else in the folder that MEDMNIST_ROOT names, else in ~/.medmnist. It
     is downloaded, by the package `medmnist`, only where it is missing and ``download`` is true.
-
-    Raises:
-        DataError: the set is unknown, its file missing or not the official one, or the download failed.
     """
     official = (MD5 | VOLUMES).get(name)
     if official is None:

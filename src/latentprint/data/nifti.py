@@ -63,12 +63,7 @@ class Header:
 
 
 def read_header(path: Path, name: str) -> Header:
-    """The header of one file.
-
-    Raises:
-        DataError: nibabel is missing, the file is damaged, no NIfTI, holds a time series or colours, is too
-            large, or shorter than it says.
-    """
+    """The header of one file."""
     nibabel, where = _nibabel(), f"the volume {quoted(name)}"
     if not path.is_file():
         raise DataError(f"{where} is not a file that can be read")
@@ -158,11 +153,7 @@ def _nibabel() -> Any:
 
 
 def voxels(path: Path, name: str, header: Header, orientation: Orientation) -> NDArray[Any]:
-    """The stored values of a file, its axes turned.
-
-    Raises:
-        DataError: it is cut off, oblique, or says nothing of its axes.
-    """
+    """The stored values of a file, its axes turned."""
     turn, where = _turn(header, name, orientation), f"the volume {quoted(name)}"
     count = math.prod(header.shape)
     try:
@@ -206,12 +197,7 @@ def nifti_listing(
     orientation: Orientation = "ras",
     labels: tuple[int, ...] | None = None,
 ) -> Listing:
-    """NIfTI files as volumes; headers are read now, voxels when asked for.
-
-    Raises:
-        DataError: a header cannot be read, or spacing differs between files. On reading: see ``voxels``;
-            values are not finite or of no known range.
-    """
+    """NIfTI files as volumes; headers are read now, voxels when asked for."""
     headers = [read_header(_path(tree, name), name) for name in tree.names]
     first = _spacing(headers[0], tree.names[0], orientation)
     for header, name in zip(headers, tree.names, strict=True):
@@ -236,11 +222,7 @@ def nifti_listing(
 def volume(
     path: Path, name: str, header: Header, window: str, how: Preparation, orientation: Orientation
 ) -> ImageSet:
-    """One volume as pixels (1, 1, *sides) with its hash.
-
-    Raises:
-        DataError: as for ``nifti_listing``.
-    """
+    """One volume as pixels (1, 1, *sides) with its hash."""
     stored = voxels(path, name, header, orientation)
     values = stored.astype(stored.dtype.newbyteorder("="), copy=False)
     if (header.slope, header.intercept) != (1.0, 0.0):

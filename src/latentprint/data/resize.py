@@ -22,11 +22,7 @@ from latentprint.data.images import MAX_SIDE, DataError, has_channels
 
 
 def resized(image: NDArray[Any], side: int) -> NDArray[Any]:
-    """An image (H, W) or (H, W, C) -> (side, side) or (side, side, C) of the same type.
-
-    Raises:
-        DataError: a side outside 1 .. MAX_SIDE.
-    """
+    """An image (H, W) or (H, W, C) -> (side, side) or (side, side, C) of the same type."""
     _require_side(side)
     height, width = image.shape[:2]
     if (height, width) == (side, side):
@@ -45,11 +41,7 @@ def resized(image: NDArray[Any], side: int) -> NDArray[Any]:
 
 
 def averaged(volume: NDArray[Any], side: int) -> NDArray[Any]:
-    """A volume (D, H, W) or (D, H, W, C) -> (side, side, side[, C]) of the same type, by areas.
-
-    Raises:
-        DataError: a side outside 1 .. MAX_SIDE.
-    """
+    """A volume (D, H, W) or (D, H, W, C) -> (side, side, side[, C]) of the same type, by areas."""
     _require_side(side)
     out = volume
     for axis, length in enumerate(volume.shape[:3]):

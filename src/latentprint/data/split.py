@@ -54,11 +54,7 @@ class RangeInUse:
         )
 
     def require(self) -> None:
-        """Refuses what a model that others trained would be misjudged on.
-
-        Raises:
-            DataError: the range is narrow.
-        """
+        """Refuses what a model that others trained would be misjudged on."""
         if self.narrow:
             raise DataError(str(self))
 

@@ -56,11 +56,7 @@ def is_saved_dataset(folder: Path) -> bool:
 
 
 def saved_sides(folder: Path) -> dict[str, tuple[Path, ...]]:
-    """Split -> its Arrow files, of a folder that ``save_to_disk`` wrote; "" where it has no splits.
-
-    Raises:
-        DataError: a split or file that it names is not there.
-    """
+    """Split -> its Arrow files, of a folder that ``save_to_disk`` wrote; "" where it has no splits."""
     if (folder / "dataset_dict.json").is_file():
         named = read_json(folder / "dataset_dict.json").get("splits")
         names = [str(name) for name in cast(list[Any], named)] if isinstance(named, list) else []
@@ -88,11 +84,7 @@ def parquet_sides(files: list[Path]) -> dict[str, tuple[Path, ...]]:
 
 
 def table_sides(files: dict[str, tuple[Path, ...]], where: str) -> tuple[Table, Table | None]:
-    """What trains, and what is held out (None: nothing says).
-
-    Raises:
-        DataError: one side without the other, or no column of images.
-    """
+    """What trains, and what is held out (None: nothing says)."""
     train = sorted(path for name in files if name in TRAIN for path in files[name])
     held = sorted(path for name in files if name in HELD_OUT for path in files[name])
     if not train and not held:

@@ -59,9 +59,6 @@ class Tree:
     def matching(self, pattern: str | None) -> Tree:
         """Those whose name, or the last part of it, fits a pattern (``fnmatch``); "!PATTERN": those that
         do not.
-
-        Raises:
-            DataError: there is none.
         """
         if pattern is None:
             return self
@@ -76,11 +73,7 @@ class Tree:
 
 
 def folder_tree(folder: Path) -> Tree:
-    """The files of a folder at any depth.
-
-    Raises:
-        DataError: a folder in it cannot be read.
-    """
+    """The files of a folder at any depth."""
 
     def refuse(error: OSError) -> None:
         raise DataError(
@@ -97,11 +90,7 @@ def folder_tree(folder: Path) -> Tree:
 
 
 def zip_tree(path: Path) -> Tree:
-    """The files of a zip; a single folder around them all is left out of their names.
-
-    Raises:
-        DataError: it is damaged, or a name occurs twice.
-    """
+    """The files of a zip; a single folder around them all is left out of their names."""
     try:
         with zipfile.ZipFile(path) as archive:
             every = [one.filename for one in archive.infolist() if not one.is_dir()]

@@ -118,11 +118,7 @@ def held_to(
     rng: Rng,
     how: Evaluation | None = None,
 ) -> EmbeddingDetector:
-    """Fix the threshold on pairs of calibration images, then count errors on the test images.
-
-    Raises:
-        DetectorError: too few pairs, or it never recognises a copy of an image.
-    """
+    """Fix the threshold on pairs of calibration images, then count errors on the test images."""
     shape, name = images.shape[1:], f"embedding ({config.backbone})"
     nothing = DetectorRates(Trials(0, 0), Trials(0, 0), {}, name, "pair")
     bare = EmbeddingDetector("embedding", network, 1.0, nothing, config, epoch, shape, how or Evaluation())
@@ -188,11 +184,7 @@ def _require_pairs(calibration: Pixels, config: EmbeddingConfig, count: int) -> 
 
 
 def require_images(config: EmbeddingConfig, count: int) -> None:
-    """Nothing, where so many images can be enough, if they are no copies of one another.
-
-    Raises:
-        DetectorError: they cannot.
-    """
+    """Nothing, where so many images can be enough, if they are no copies of one another."""
     if count < LEAST:
         raise DetectorError(f"the embedding needs {LEAST} images or more, got {count}")
     apart = min(_MOST, len(split(np.arange(count), keys.generator(0, "count")).calibration))

@@ -67,9 +67,6 @@ def split(units: NDArray[np.int64], rng: Rng, test: float = 0.20) -> Parts:
     """10 % to stop on, 15 % for the threshold, ``test`` to count errors on, the rest to fit on; none empty.
 
     ``units`` (n,) says whose each image is: shares are of units, and all images of one lie in one part.
-
-    Raises:
-        DetectorError: fewer than 4 units.
     """
     names, whose = np.unique(units, return_inverse=True)
     if len(names) < 4:

@@ -136,11 +136,7 @@ def similarity(a: Tensor, b: Tensor) -> Tensor:
 
 
 def pairs_needed(rate: float) -> int:
-    """Pairs of different images without which nothing is known of a false-positive rate: n + 1 >= 1 / rate.
-
-    Raises:
-        ValueError: the rate is not strictly between 0 and 1.
-    """
+    """Pairs of different images without which no false-positive rate is known: n + 1 >= 1 / rate."""
     if not 0 < rate < 1:
         raise ValueError(f"a false-positive rate lies strictly between 0 and 1, got {rate}")
     return max(1, math.ceil(1 / rate - 1e-9) - 1)
@@ -151,10 +147,6 @@ def pair_threshold(scores: NDArray[np.float64], rate: float, images: int) -> flo
 
     It lies in the middle between s_(j) and the next score above (see the module), just above s_(j) where
     there is none. ``images`` is how many the pairs were made of, for the message.
-
-    Raises:
-        DetectorError: too few pairs for that rate, a score that is not finite, or no threshold up to 1 keeps
-            the rate.
     """
     needed = pairs_needed(rate)
     if len(scores) < needed:

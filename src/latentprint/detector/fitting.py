@@ -136,9 +136,6 @@ def until_best(
     """Call ``learn(epoch)`` and ``judge()`` for up to ``epochs`` epochs, both returning a mean loss.
 
     ``what`` and ``learning_rate`` are for the message.
-
-    Raises:
-        DetectorError: the validation loss stopped being finite.
     """
     lowest, best, weights = np.inf, 0, copy.deepcopy(network.state_dict())
     for number in range(1, epochs + 1):

@@ -266,11 +266,7 @@ def in_parts(images: Tensor) -> tuple[Tensor, ...]:
 
 
 def three_channels(images: Tensor) -> Tensor:
-    """Single-channel images repeated to three (paper section 5.1); three channels as they are.
-
-    Raises:
-        ValueError: another number of channels.
-    """
+    """Single-channel images repeated to three (paper section 5.1); three channels as they are."""
     if images.shape[1] not in (1, 3):
         raise ValueError(f"detectors see images of 1 or 3 channels, got {images.shape[1]}")
     return images.expand(-1, 3, *images.shape[2:]) if images.shape[1] == 1 else images

@@ -49,11 +49,7 @@ class CannotJudge(Exception):
 
 
 def needed(part: Part | None, otherwise: str) -> Part:
-    """A part of the results that a rule cannot do without.
-
-    Raises:
-        CannotJudge: it is None; ``otherwise`` says so.
-    """
+    """A part of the results that a rule cannot do without."""
     if part is None:
         raise CannotJudge(otherwise)
     return part

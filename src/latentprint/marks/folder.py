@@ -61,11 +61,7 @@ class Recorded:
     content: Pixels | None = field(default=None, repr=False)
 
     def mask(self, *sides: int) -> Mask:
-        """L, brought to the size of the images of the audit.
-
-        Raises:
-            FingerprintError: they are no images of two axes.
-        """
+        """L, brought to the size of the images of the audit."""
         if len(sides) != 2:
             raise FingerprintError(f"the mark of an image does not fit volumes of {size(sides)}")
         rows, columns = (
@@ -106,11 +102,7 @@ class Recorded:
 
 
 def read_mark(path: Path) -> Recorded:
-    """The mark of a file.
-
-    Raises:
-        FingerprintError: it cannot be read, or is no file that ``latentprint inject`` wrote.
-    """
+    """The mark of a file."""
     try:
         values = read_json(path)
     except FileError as error:

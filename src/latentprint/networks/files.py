@@ -58,12 +58,7 @@ class Stated:
 
 
 def read_header(path: Path) -> dict[str, Stated]:
-    """The tensors that a safetensors file states, checked against the size of the file; no value is read.
-
-    Raises:
-        FileError: the file is missing, truncated, no safetensors file, or its header does not describe its
-            content exactly: absurd shapes, gaps, overlaps and other sizes than stated are refused.
-    """
+    """The tensors that a safetensors file states, checked against the size of the file; no value is read."""
     if not path.is_file():
         raise FileError(f"there is no file {path.name!r} in {str(path.parent)!r}")
     with disk(path, "read"), path.open("rb") as file:
@@ -132,11 +127,7 @@ def pack(tensors: Mapping[str, Tensor]) -> bytes:
 
 
 def unpack(file: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file.
-
-    Raises:
-        FileError: the file is missing, truncated or in another format.
-    """
+    """The tensors of a safetensors file."""
     try:
         read_header(file)  # before memory is set aside
         return safetensors.torch.load(read(file, MAX_WEIGHTS))

@@ -89,11 +89,7 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> NetworkDenoi
 
 
 def refuse_pickles(folder: Path) -> None:
-    """Nothing, unless ``folder`` offers its weights as a pickle and not as safetensors.
-
-    Raises:
-        ModelError: it does, or the folder does not exist.
-    """
+    """Nothing, unless ``folder`` offers its weights as a pickle and not as safetensors."""
     if not folder.is_dir():
         raise ModelError(f"there is no folder {folder}")
     pickles = sorted(f.name for f in folder.iterdir() if f.suffix.lower() in PICKLES)
@@ -150,11 +146,7 @@ def _of_volumes(folder: Path, config: Mapping[str, object], tensors: dict[str, t
 
 
 def _require_bounded(config: Mapping[str, object]) -> None:
-    """Nothing, unless laying the network out would take minutes: millions of layers or channels.
-
-    Raises:
-        ValueError: it would.
-    """
+    """Nothing, unless laying the network out would take minutes: millions of layers or channels."""
     layers, channels = config.get("layers_per_block"), config.get("block_out_channels")
     if not all(
         isinstance(one, int) and one >= 1 for one in (config.get("in_channels"), config.get("out_channels"))

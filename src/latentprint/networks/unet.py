@@ -79,11 +79,7 @@ SMALL28 = UNetConfig((32, 64, 64), layers_per_block=1, middle_attention=False, n
 
 
 class VolumeUNet(nn.Module):
-    """MONAI's three-dimensional ``DiffusionModelUNet``, with the settings that it does not keep itself.
-
-    Raises:
-        InputError: MONAI is not installed.
-    """
+    """MONAI's three-dimensional ``DiffusionModelUNet``, with the settings that it does not keep itself."""
 
     def __init__(self, **config: Any) -> None:
         super().__init__()
@@ -107,11 +103,7 @@ Network = UNet2DModel | VolumeUNet
 
 
 def volume_settings(config: UNetConfig, channels: int) -> dict[str, Any]:
-    """MONAI's names for the network's shape.
-
-    Raises:
-        InputError: no attention in the middle, which MONAI's network always has.
-    """
+    """MONAI's names for the network's shape."""
     if not config.middle_attention:
         raise InputError(
             "the network for volumes, MONAI's, attends in its middle: leave middle_attention true"

@@ -57,10 +57,6 @@ class Landscape:
 
     Where z lands in Omega its score is -inf. ``remembered`` keeps (z, score before that) of the latest
     samples, at most ``memory`` numbers, for whoever wants to learn from evaluations already paid for.
-
-    Raises:
-        ValueError (on call): the score is not finite, or score or inside do not answer with one value per
-        image.
     """
 
     push: Pushforward

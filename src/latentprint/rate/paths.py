@@ -141,11 +141,7 @@ class Paths:
 
 
 def walk(flow_of: Flow, nodes: Nodes, k: int, ids: Tensor, purpose: str) -> Paths:
-    """Trajectories of proposal k, named by ids: down to the image, then, where they hit, up to T.
-
-    Raises:
-        NotFiniteError: a density or an answer of the denoiser that is not finite.
-    """
+    """Trajectories of proposal k, named by ids: down to the image, then, where they hit, up to T."""
     t = float(nodes.times[nodes.at[k]])
     x = flow_of.start(t, ids, purpose)
     hit, cost = flow_of.land(x, t)

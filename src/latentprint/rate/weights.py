@@ -84,9 +84,6 @@ def weighted(log_weights: Floats, proposals: NDArray[np.int64] | None = None) ->
 
     ``proposals``: (n,) which proposal each was drawn from, neighbours next to each other, where it was fixed
     beforehand how many each gets. Without, all are draws of one law.
-
-    Raises:
-        ValueError: fewer than two weights, NaN, or +inf; another number of proposals than of weights.
     """
     logs = np.asarray(log_weights, dtype=np.float64)
     if logs.ndim != 1 or logs.size < 2:

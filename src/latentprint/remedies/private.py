@@ -37,11 +37,7 @@ class PrivateError(InputError):
 
 
 def require_opacus() -> None:
-    """Nothing, if the package is there.
-
-    Raises:
-        PrivateError: it is not.
-    """
+    """Nothing, if the package is there."""
     if find_spec("opacus") is None:
         raise PrivateError('training with differential privacy needs opacus: pip install "latentprint[dp]"')
 
@@ -56,11 +52,7 @@ def train_privately(
     delta: float,
     say: Callable[[int], None],
 ) -> tuple[NetworkDenoiser, float]:
-    """(the model with averaged weights, epsilon spent) of a training on images (N, C, H, W); on the CPU.
-
-    Raises:
-        PrivateError: opacus is absent, or no noise reaches this epsilon.
-    """
+    """(the model with averaged weights, epsilon spent) of a training on images (N, C, H, W); on the CPU."""
     require_opacus()
     from opacus.accountants import RDPAccountant
     from opacus.accountants.utils import get_noise_multiplier

@@ -159,11 +159,7 @@ def _prepared(config: RemediesConfig, split: Any) -> tuple[Recipe, Ground]:
 
 
 def _units(config: RemediesConfig, recipe: Recipe) -> tuple[list[_Unit], dict[str, str]]:
-    """The trainings, and of remedies that cannot be tried here the reason.
-
-    Raises:
-        InputError: one of those was asked for by name.
-    """
+    """The trainings, and of remedies that cannot be tried here the reason."""
     shared = tuple(one for one in config.remedies if one.recipe is None)
     units, skipped = [_Unit(recipe, shared)], dict[str, str]()
     for one in config.remedies:

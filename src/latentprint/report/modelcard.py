@@ -115,11 +115,7 @@ def model_card(results: Results, run: RunFacts, name: str) -> str:
 
 
 def replace_section(card: str, new: str) -> str:
-    """``card`` with its section replaced by ``new``, or with ``new`` at its end.
-
-    Raises:
-        InputError: the card holds one mark without the other, or a mark twice.
-    """
+    """``card`` with its section replaced by ``new``, or with ``new`` at its end."""
     begin, end = card.count(BEGIN), card.count(END)
     if (begin, end) == (0, 0):
         return f"{card.rstrip()}\n\n{new}"

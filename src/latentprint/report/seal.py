@@ -65,11 +65,7 @@ class Seal(BaseModel):
 
     @classmethod
     def read(cls, folder: Path) -> Seal | None:
-        """The seal in a run folder; None where there is none.
-
-        Raises:
-            InputError: the file is no seal.
-        """
+        """The seal in a run folder; None where there is none."""
         if not (folder / NAME).is_file():
             return None
         try:
@@ -110,11 +106,7 @@ def seal(folder: Path, policy_sha256: str | None, key: Ed25519PrivateKey | None)
 
 
 def private_key(path: Path) -> Ed25519PrivateKey:
-    """The key to sign with, from a PEM file as ``openssl genpkey -algorithm ed25519`` writes it.
-
-    Raises:
-        InputError: the library is absent, or the file holds no such key.
-    """
+    """The key to sign with, from a PEM file as ``openssl genpkey -algorithm ed25519`` writes it."""
     ed25519, load = _library()
     try:
         key: object = load(read(path, _MAX_KEY), password=None)
@@ -131,11 +123,7 @@ _HOW = "make one with `openssl genpkey -algorithm ed25519 -out key.pem`"
 
 
 def holds(made: Seal) -> bool:
-    """Whether the signature is that of its public key over this seal.
-
-    Raises:
-        InputError: the library is absent, or there is no signature.
-    """
+    """Whether the signature is that of its public key over this seal."""
     ed25519, _ = _library()
     if made.signature is None:
         raise InputError("the dossier carries no signature; write it again with --key FILE")

@@ -17,22 +17,14 @@ OLDER = ("latentprint/1",)
 
 
 def read_results(path: Path | str) -> Results:
-    """The results of a run, from its folder or from the file itself.
-
-    Raises:
-        InputError: there are none, or they are not of this version's schema.
-    """
+    """The results of a run, from its folder or from the file itself."""
     path = Path(path)
     file = path / "results.json" if path.is_dir() else path
     return checked(read_plain(file))
 
 
 def read_plain(file: Path) -> dict[str, object]:
-    """The JSON object in a results file, of any version but the older ones.
-
-    Raises:
-        InputError: the file is missing, holds no JSON object, or was written by an older version.
-    """
+    """The JSON object in a results file, of any version but the older ones."""
     written = read_json(file)
     if written.get("schema") in OLDER:
         raise InputError(
@@ -43,11 +35,7 @@ def read_plain(file: Path) -> dict[str, object]:
 
 
 def checked(written: dict[str, object]) -> Results:
-    """Plain values as results.
-
-    Raises:
-        InputError: they are not of the schema; the sentence names the first place.
-    """
+    """Plain values as results."""
     if "schema" not in written:
         raise InputError(f"these results name no schema; {SCHEMA} is needed")
     try:

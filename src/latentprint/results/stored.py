@@ -60,30 +60,18 @@ class Stored:
 
     @property
     def seed(self) -> int:
-        """What everything random follows from.
-
-        Raises:
-            RunError: the settings hold none.
-        """
+        """What everything random follows from."""
         seed = self.settings.get("seed")
         if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
             raise RunError(f"run.json: the seed must be a whole number from 0 on, got {quoted(seed)}")
         return seed
 
     def setting(self, kind: type[Kind], name: str) -> Kind:
-        """A table of the settings as the class that owns it.
-
-        Raises:
-            SettingsError: it cannot be used.
-        """
+        """A table of the settings as the class that owns it."""
         return read(kind, cast("Mapping[str, object]", self.settings.get(name, {})))
 
     def note(self, stage: str, key: str, kind: type[Note]) -> Note | None:
-        """A value that a stage noted under ``key``; None where the stage did not finish or noted none.
-
-        Raises:
-            RunError: what is there is no such value.
-        """
+        """A value that a stage noted under ``key``; None where the stage did not finish or noted none."""
         found = self.notes.get(stage, {}).get(key)
         if found is None:
             return None
@@ -95,11 +83,7 @@ class Stored:
             ) from error
 
     def needed(self, stage: str, key: str, kind: type[Note]) -> Note:
-        """A value that must be there.
-
-        Raises:
-            RunError: it is not, or it is no such value.
-        """
+        """A value that must be there."""
         found = self.note(stage, key, kind)
         if found is None:
             raise RunError(

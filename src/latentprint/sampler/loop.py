@@ -20,11 +20,7 @@ NoiseOfStep = Callable[[int], Noise]
 
 
 def no_noise(draw: int) -> Tensor:
-    """The noise of a deterministic step.
-
-    Raises:
-        ValueError: always, for such a step asks for none.
-    """
+    """The noise of a deterministic step."""
     raise ValueError(
         f"draw {draw} was asked for where no noise was given; a stochastic step needs noise_of_step"
     )

@@ -106,11 +106,7 @@ class Step(Protocol):
 
 
 def target(state: State, s: Tensor | float) -> Tensor:
-    """``s`` as a time per row.
-
-    Raises:
-        ValueError: some row would not go down.
-    """
+    """``s`` as a time per row."""
     s = torch.as_tensor(s, dtype=torch.float64, device="cpu").expand_as(state.t)
     if not bool((s < state.t).all()):
         row = int((~(s < state.t)).nonzero()[0])

@@ -227,11 +227,7 @@ def _excluded(seen: Trials, bound: float, error: float) -> int:
 
 
 def require_slack(plan: Plan, slack: float) -> None:
-    """Nothing, if ``sequential`` can tell p / slack from p slack with the plan's detector.
-
-    Raises:
-        ValueError: as for ``sequential``.
-    """
+    """Nothing, if ``sequential`` can tell p / slack from p slack with the plan's detector."""
     _rule(plan, slack)
 
 

@@ -63,11 +63,7 @@ class Onset:
 
 
 def disagreements(rows: Rows, reference: Rows) -> tuple[int, int]:
-    """(u, d): tries of both that came back from ``rows`` only, and from ``reference`` only.
-
-    Raises:
-        ValueError: no try was made by both.
-    """
+    """(u, d): tries of both that came back from ``rows`` only, and from ``reference`` only."""
     _, mine, theirs = np.intersect1d(rows["id"], reference["id"], assume_unique=True, return_indices=True)
     if not len(mine):
         raise ValueError("the two searches have no try in common, so they cannot be compared")
@@ -81,11 +77,7 @@ def sign_test(up: int, down: int) -> float:
 
 
 def onset(looks: Sequence[CheckpointSearch], control: Rows | None, *, level: float = 0.95) -> Onset:
-    """Compare each checkpoint with the control's rows, or, where there are none, with the first checkpoint.
-
-    Raises:
-        ValueError: no checkpoint, steps that do not rise, or rows without a try in common.
-    """
+    """Compare each checkpoint with the control's rows, or, without these, with the first checkpoint."""
     if not looks:
         raise ValueError("at least one checkpoint is needed, got none")
     steps = [one.step for one in looks]

@@ -130,11 +130,7 @@ class Answers:
 def ask(
     probe: Probe, plan: Plan, indices: Sequence[int], tries: range, targets: Sequence[int] = (0,)
 ) -> Answers:
-    """All (target, t, try) of a request in one call, t falling: a staggered pass starts the long ones first.
-
-    Raises:
-        ValueError: the probe answered with another number of hits than it was asked for.
-    """
+    """All (target, t, try) of a request in one call, t falling: long trajectories start first."""
     t, ids = request(plan, indices, tries, targets)
     outcome = probe(t, ids)
     check(outcome, len(ids))
@@ -162,11 +158,7 @@ def request(
 
 
 def check(outcome: Outcome, asked: int) -> None:
-    """Refuse an outcome that does not hold one hit per id asked for.
-
-    Raises:
-        ValueError: it does not.
-    """
+    """Refuse an outcome that does not hold one hit per id asked for."""
     if outcome.hit.shape != (asked,):
         raise ValueError(f"the probe was asked for {asked} ids, it answered with hits {outcome.hit.shape}")
 

@@ -16,12 +16,7 @@ class RunError(FileError):
 
 
 class Lock:
-    """Held from its making until `release`; the operating system drops it when the process ends, however.
-
-    Raises:
-        RunError: another process, or another opening in this one, holds it.
-        FileError: the file cannot be written.
-    """
+    """Held from its making until `release`; the operating system drops it when the process ends, however."""
 
     def __init__(self, path: Path) -> None:
         self._lock = FileLock(path, mode=0o600)

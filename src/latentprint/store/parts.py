@@ -38,12 +38,7 @@ _PURPOSE = re.compile(r"[a-z0-9_][a-z0-9._-]{0,99}")
 
 
 def require_purpose(purpose: str) -> str:
-    """The purpose, if it may become part of a file name.
-
-    Raises:
-        RunError: other characters than a-z, 0-9, dot, underscore and hyphen, a leading dot or hyphen, or
-            none.
-    """
+    """The purpose, if it may become part of a file name."""
     if not _PURPOSE.fullmatch(purpose) or purpose.endswith("."):
         raise RunError(f"a purpose must be made of a-z, 0-9, '.', '_' and '-', got {purpose[:100]!r}")
     return purpose
@@ -118,12 +113,7 @@ class Parts:
     _known: dict[str, _Part] | None = None
 
     def append(self, columns: Mapping[str, NDArray[Any]]) -> None:
-        """Writes one part, or replaces the part of the very same ids.
-
-        Raises:
-            RunError: no ``id``; ids that are no integers, negative or repeated, or held by another part;
-                columns of different lengths, or other ones than in the parts before; the disk is full.
-        """
+        """Writes one part, or replaces the part of the very same ids."""
         part = _checked(columns, self._what())
         if not len(part["id"]):
             return
@@ -138,11 +128,7 @@ class Parts:
         known[name] = new
 
     def rows(self) -> Columns:
-        """All rows, sorted by id; an empty mapping where there are none.
-
-        Raises:
-            RunError: a part is damaged, has other columns than another, or repeats an id.
-        """
+        """All rows, sorted by id; an empty mapping where there are none."""
         known = self._load()
         if not known:
             return {}

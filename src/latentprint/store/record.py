@@ -72,12 +72,7 @@ class _Record(BaseModel):
 
 
 def recorded(folder: Path) -> dict[str, object]:
-    """run.json of a folder.
-
-    Raises:
-        FileError: it is missing or damaged.
-        RunError: it is of another schema, or a part of it is missing or of another type.
-    """
+    """run.json of a folder."""
     path = folder / "run.json"
     record = read_json(path)
     if record.get("schema") != SCHEMA:
@@ -115,12 +110,7 @@ def begun(settings: dict[str, object]) -> dict[str, object]:
 
 
 def continued(folder: Path, wanted: dict[str, object]) -> dict[str, object]:
-    """run.json of a folder whose run was begun with the very same settings.
-
-    Raises:
-        RunError: as ``recorded``; run.json was changed; or the settings differ, and the first difference is
-            named.
-    """
+    """run.json of a folder whose run was begun with the very same settings."""
     record = recorded(folder)
     if sealed(record) != to_json(record, "run.json"):
         raise RunError(

@@ -277,11 +277,7 @@ class _Run:
         commit(folder, tensors, self.identity | {"step": self.step})
 
     def resume(self, folder: Path) -> None:
-        """Continue from the checkpoint in ``folder``, if one was committed there.
-
-        Raises:
-            TrainingError: it is damaged, or its images, seed or settings are others.
-        """
+        """Continue from the checkpoint in ``folder``, if one was committed there."""
         try:
             found = committed(folder)
         except FileError as error:

@@ -81,11 +81,7 @@ _POSITIONS = "embeddings.position_ids"
 
 
 def transformers() -> Any:
-    """The library.
-
-    Raises:
-        ModelError: it is not installed.
-    """
+    """The library."""
     try:
         import transformers as library
     except ImportError as error:
@@ -97,11 +93,7 @@ def transformers() -> Any:
 
 
 def read_encoder(folder: Path, kind: str) -> tuple[nn.Module, list[Path]]:
-    """The encoder of class ``kind`` in a folder, in float32 and evaluation mode, and the files it came from.
-
-    Raises:
-        ModelError: it is missing, a setting is refused, or the weights are not those of this encoder.
-    """
+    """The encoder of class ``kind`` in a folder, in float32, evaluation mode, and the files it came from."""
     if not folder.is_dir():
         raise ModelError(
             f"the text encoder {folder.name!r} is missing: {str(folder)!r} is no folder; save the whole "
@@ -194,11 +186,7 @@ _FILES = (
 
 
 def read_tokenizer(folder: Path, kind: str, most: int) -> Tokenizer:
-    """The tokenizer of class ``kind`` in a folder; ``most`` tokens are taken by its encoder.
-
-    Raises:
-        ModelError: it is missing or damaged.
-    """
+    """The tokenizer of class ``kind`` in a folder; ``most`` tokens are taken by its encoder."""
     files = [inside(folder, name) for name in _FILES]
     there = [file for file in files if file.is_file()]
     if not there:

@@ -76,11 +76,7 @@ class Said:
 
 
 def lora_file(path: Path) -> Path:
-    """The safetensors file that ``path`` is, or that lies in it.
-
-    Raises:
-        ModelError: there is none, or a pickle.
-    """
+    """The safetensors file that ``path`` is, or that lies in it."""
     if path.is_dir():
         found = [inside(path, name) for name in NAMES if (path / name).is_file()]
         if not found:

@@ -52,12 +52,7 @@ def is_text(folder: Path) -> bool:
 
 
 def open_text(folder: Path, asked: Asked) -> Opened:
-    """The text-to-image model in ``folder``, under the empty prompt; ``Opened.text`` asks it under others.
-
-    Raises:
-        ModelError: a part is missing, is of a class that is not in the tables, a pickle or damaged; the
-            images are of a size that its parts cannot make.
-    """
+    """The text-to-image model in ``folder``, under the empty prompt; ``Opened.text`` asks it under others."""
     index = read_json(inside(folder, INDEX))
     family = _family(index)
     if asked.label is not None:
