@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from latentprint.contracts import quoted
 from latentprint.data.images import MAX_SIDE, DataError, ImageSet, ValueRange, picked, stack
 from latentprint.data.resize import all_resized
 
@@ -117,6 +119,24 @@ class Listing:
             picked(self.names, rows),
             picked(self.labels, rows),
         )
+
+    def of_persons(self, pattern: str) -> Listing:
+        """The same with identities from the names of its files: what a regular expression's group matches.
+
+        Raises:
+            DataError: it is none, there are no names, or it finds nothing in one.
+        """
+        try:
+            sought = re.compile(pattern)
+        except re.error as error:
+            raise DataError(f"--patient is a regular expression, got {quoted(pattern)}: {error}") from error
+        if self.names is None:
+            raise DataError("--patient looks in the names of files, and these images have none")
+        found = [(name, sought.search(name)) for name in self.names]
+        if lacking := next((name for name, match in found if match is None), None):
+            raise DataError(f"--patient {quoted(pattern)} finds nothing in the name {quoted(lacking)}")
+        persons = (match[1] if sought.groups else match[0] for _, match in found if match is not None)
+        return replace(self, identities=tuple(map(str, persons)))
 
 
 def of_array(stored: NDArray[Any], source: str, how: Preparation, labels: tuple[int, ...] | None) -> Listing:

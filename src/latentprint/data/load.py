@@ -117,25 +117,10 @@ def load(
     if patient is not None:
         found = replace(
             found,
-            train=_of_persons(found.train, patient),
-            heldout=None if found.heldout is None else _of_persons(found.heldout, patient),
+            train=found.train.of_persons(patient),
+            heldout=None if found.heldout is None else found.heldout.of_persons(patient),
         )
     return drawn(replace(found, side=resize), images, heldout, seed)
-
-
-def _of_persons(listing: Listing, pattern: str) -> Listing:
-    """The same with identities from the names of its files."""
-    try:
-        sought = re.compile(pattern)
-    except re.error as error:
-        raise DataError(f"--patient is a regular expression, got {quoted(pattern)}: {error}") from error
-    if listing.names is None:
-        raise DataError("--patient looks in the names of files, and these images have none")
-    found = [(name, sought.search(name)) for name in listing.names]
-    if lacking := next((name for name, match in found if match is None), None):
-        raise DataError(f"--patient {quoted(pattern)} finds nothing in the name {quoted(lacking)}")
-    persons = (match[1] if sought.groups else match[0] for _, match in found if match is not None)
-    return replace(listing, identities=tuple(map(str, persons)))
 
 
 def require_source(text: str) -> None:
