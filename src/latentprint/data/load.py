@@ -187,9 +187,6 @@ def read_all(
     """Every image of a folder, zip, .npz (one of the ``allowed`` arrays), .npy, Parquet file or dataset.
 
     ``how``, ``window`` and ``orientation`` are for folders of NIfTI, whose values are those of a scanner.
-
-    Raises:
-        DataError: as for ``load``; an .npz holds none of these arrays, or several.
     """
     if path.suffix.lower() in (".npz", ".npy") and not path.is_dir():
         arrays = open_arrays(path, allowed)
@@ -212,11 +209,7 @@ def read_all(
 
 
 def read_stored(path: Path) -> NDArray[Any]:
-    """One image or volume as stored, by itself: an image file, a NIfTI file or the single array of an .npy.
-
-    Raises:
-        DataError: it cannot be read.
-    """
+    """One image or volume as stored, by itself: an image file, a NIfTI file or the single array of an .npy."""
     if path.suffix.lower() == ".npy":
         stored = open_arrays(path, ())["images"]
         if math.prod(stored.shape) * stored.dtype.itemsize > tree.MAX_FILE:
