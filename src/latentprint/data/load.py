@@ -209,7 +209,7 @@ def read_all(
 
 
 def read_stored(path: Path) -> NDArray[Any]:
-    """One image or volume as stored, by itself: an image file, a NIfTI file or the single array of an .npy."""
+    """One image or volume as stored, by itself: an image file, NIfTI, or the single array of an .npy."""
     if path.suffix.lower() == ".npy":
         stored = open_arrays(path, ())["images"]
         if math.prod(stored.shape) * stored.dtype.itemsize > tree.MAX_FILE:
