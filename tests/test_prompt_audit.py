@@ -29,7 +29,7 @@ SETTINGS: dict[str, Any] = {
     "baseline": {"images": 2, "levels": 2, "tries": 1},
     "samples": {"count": 12},
     "membership": {"images": 2},
-    "prompts": {"count": 5, "images": 6, "samples": 2, "others": 1, "guidance": [1.0]},
+    "prompts": {"count": 5, "images": 6, "samples": 2, "others": 1, "signs": 2, "guidance": [1.0]},
     "fid": {"samples": 8},
 }
 
@@ -106,6 +106,17 @@ def test_every_pair_is_asked_its_own_prompt(run: Path) -> None:
     assert results.q.control is not None and results.base_is_control
     long = {one.image: one.cut for one in found.each}
     assert long[5] > 0 and all(cut == 0 for image, cut in long.items() if image not in (5, 6))
+
+
+def test_signs_of_every_prompt_have_error_rates_on_held_out_ones(run: Path) -> None:
+    found = read_results(run).prompts
+    assert found is not None
+    assert [one.name for one in found.signs] == ["magnitude", "alignment", "entropy", "ending"]
+    assert all(one.at[0].tpr.n == 6 and one.at[0].fpr.n == 6 for one in found.signs)
+    rows = Run.read(run).rows("signs.train")
+    assert (rows["magnitude"] > 0).all() and ((rows["alignment"] > 0) & (rows["alignment"] <= 1)).all()
+    assert ((rows["ending"] > 0) & (rows["ending"] < 1)).all()
+    assert ((-rows["entropy"] > 0) & (-rows["entropy"] < np.log(tiny.LENGTH))).all()
 
 
 def test_the_run_says_what_it_stored(run: Path) -> None:

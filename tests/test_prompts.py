@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -114,6 +115,19 @@ def test_without_any_copy_nothing_is_told() -> None:
     found = prompts(asked({}, {}, {}), note(base=True), ())
     assert (found.came_back, found.heldout, found.base) == (Trials(0, N), Trials(0, M), Trials(0, N))
     assert (found.p_value, found.base_p) == (1.0, 1.0)
+
+
+def test_signs_are_worth_what_held_out_prompts_say() -> None:
+    every = asked({4: {4: 1}}, {})
+    inside = {"id": np.arange(N), "magnitude": np.arange(N, dtype=float), "evaluations": np.full(N, 3)}
+    outside = {"id": np.arange(M), "magnitude": np.full(M, 3.5), "evaluations": np.full(M, 3)}
+    found = prompts(replace(every, signs=inside, heldout_signs=outside), note(), ())
+    (one,) = found.signs
+    # 26 of the 30 members lie above every held-out prompt; that of x_p (number 4) too
+    assert one.name == "magnitude" and one.auc.value == pytest.approx(26 / 30)
+    assert one.target == 4.0 and one.p_value == pytest.approx(1 / (M + 1))
+    assert one.at[0].tpr == Trials(26, N)
+    assert found.network_evaluations == 5 * EVERY * (N + M) + 3 * (N + M)
 
 
 def test_a_further_prompt_has_no_image_of_its_own() -> None:

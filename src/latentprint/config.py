@@ -193,6 +193,7 @@ class PromptSettings:
         count: images that each of these makes.
         images: pairs of image and prompt that are asked, of those trained on and of those held out each.
         samples: images that each of these prompts makes; 0 leaves them out.
+        signs: noises by which each prompt is tried for signs of memory; 0 leaves them out.
     """
 
     file: str | None = None
@@ -202,6 +203,7 @@ class PromptSettings:
     count: Some = 200
     images: Some = 200
     samples: Any0 = 8
+    signs: Any0 = 4
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -25,6 +25,7 @@ from latentprint.audit.context import Context, one_image
 from latentprint.audit.given import Given, asked
 from latentprint.audit.many import Grouped
 from latentprint.audit.pool import real_images
+from latentprint.audit.signs import signs
 from latentprint.audit.stages import Audited
 from latentprint.audit.whole_set import joined, whole_set
 from latentprint.config import AuditConfig
@@ -193,8 +194,11 @@ def _pairs(context: Context, given: Given, split: Split, injection: Injection, a
     def compare(images: Tensor) -> Mapping[str, NDArray[Any]]:
         return {f"pool_{name}": values for name, values in pool.held_against(images).items()}
 
+    mine = sorted([injection.index, *train])
+    signs(context, given.opened, found, "train", mine, found.train)
+    signs(context, given.opened, found, "heldout", heldout, found.heldout)
     asks: list[tuple[str, str, Sequence[int], Sequence[str | None], NDArray[np.int64]]] = [
-        ("train", "train", sorted([injection.index, *train]), found.train, place[:n]),
+        ("train", "train", mine, found.train, place[:n]),
         ("heldout", "heldout", heldout, found.heldout, place[n:]),
         ("further", "further", range(len(further)), further, np.full(len(further), -1, np.int64)),
     ]

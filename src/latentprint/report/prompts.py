@@ -10,7 +10,7 @@ from latentprint import words
 from latentprint.report.blocks import Block, Pairs, Points, Section, Table
 from latentprint.report.public import RunFacts, said
 from latentprint.results import Results
-from latentprint.results.prompts import ByPrompt, Condition
+from latentprint.results.prompts import ByPrompt, Condition, Sign
 from latentprint.stats import Trials
 
 SHOWN = 50
@@ -46,6 +46,8 @@ def prompts_section(results: Results, _: RunFacts) -> Section | None:
         further = [(f"Further prompt {i}", *_counts(one)) for i, one in enumerate(found.further, 1)]
         head = ("Prompt", "Images made", "Copies of any training image", "The base model", "Most often")
         blocks.append(Table("Prompts that are no training image's", head, further, (False, *[True] * 4)))
+    if found.signs:
+        blocks.append(_signs(found.signs))
     if cut := sum(one.cut > 0 for one in found.each):
         blocks.append(Points([f"{cut:,} prompts are longer than the text encoder reads, and were cut off."]))
     lead = f"{said(found.sentence)} Prompts are named by the numbers of their images; the words are"
@@ -99,6 +101,30 @@ def _each(each: tuple[ByPrompt, ...]) -> Table:
     head = (*head, *(["The base model gave it back"] if with_base else []))
     note = f"The first {SHOWN} of {len(each):,}; results.json has all." if len(each) > SHOWN else ""
     return Table("Each prompt by itself", head, rows, [True] * len(head), note)
+
+
+_SIGNS = {
+    "magnitude": "How far the prompt moves pure noise",
+    "alignment": "How much it moves every noise the same way",
+    "entropy": "Attention kept to few words",
+    "ending": "Attention on the end of the prompt",
+}
+
+
+def _signs(signs: tuple[Sign, ...]) -> Table:
+    shares = [f"True ones at {words.percent(at.wanted)} false" for at in signs[0].at]
+    head = ("Sign", "Tells training prompts from others (1: always, 0.5: chance)", *shares, "p of its prompt")
+    rows = [
+        (
+            _SIGNS.get(one.name, one.name),
+            f"{one.auc.value:.2f} ({one.auc.low:.2f} to {one.auc.high:.2f})",
+            *(words.of(at.tpr.k, at.tpr.n) for at in one.at),
+            words.number(one.p_value, 2),
+        )
+        for one in signs
+    ]
+    note = "Signs that need no image to be compared. They rank prompts, and prove nothing by themselves."
+    return Table("Signs of memory in prompts", head, rows, (False, *[True] * (len(head) - 1)), note)
 
 
 def _counts(one: ByPrompt) -> tuple[str, str, str, str]:

@@ -194,6 +194,8 @@ def _prompt_rows(stored: Stored) -> by_prompt.Rows:
     return by_prompt.Rows(
         **{name: stored.rows(f"prompts.{name}") for name in names},
         pool=stored.rows("pool"),
+        signs=stored.rows("signs.train"),
+        heldout_signs=stored.rows("signs.heldout"),
         place=place["place"] if place else np.zeros(0, np.int64),
     )
 

@@ -15,7 +15,7 @@ The base model is asked the same prompts with the same noise, so the two are com
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -27,6 +27,7 @@ from latentprint.results.searched import Search
 from latentprint.results.value import Chance, Count, Sha256, Value
 from latentprint.stats import Trials
 from latentprint.stats.returned import HELDOUT, TRAIN, Returned, is_copy
+from latentprint.stats.roc import AtFalsePositives, Auc, rank_p_value, separation
 
 EACH = 2**20
 """Ids of a prompt: image i of prompt p is p EACH + i."""
@@ -103,6 +104,20 @@ class ByPrompt(Value):
     base_any: Count | None = None
 
 
+class Sign(Value):
+    """A sign of memory that prompts show (`audit.signs`): what it is worth on held-out prompts, and x_p's.
+
+    Attributes:
+        p_value: rank of the prompt of x_p among those held out.
+    """
+
+    name: str
+    auc: Auc
+    at: tuple[AtFalsePositives, ...]
+    target: float
+    p_value: Chance
+
+
 class Prompts(Value):
     """What prompts give back (see the module).
 
@@ -113,6 +128,7 @@ class Prompts(Value):
         came_back, heldout, base: pairs that came back at least once: trained on, held out, of the base model.
         p_value: of "which pairs were trained on makes no difference"; null without held-out pairs.
         base_p: of "the base gives as many back", prompt by prompt; null without a base.
+        signs: empty where too few held-out images have prompts.
     """
 
     guidance: float
@@ -124,6 +140,7 @@ class Prompts(Value):
     base: Trials | None
     p_value: Chance | None
     base_p: Chance | None
+    signs: tuple[Sign, ...] = ()
     sentence: str
     network_evaluations: Count
 
@@ -143,6 +160,30 @@ class Rows:
     base_further: Columns
     pool: Columns
     place: NDArray[np.int64]
+    signs: Columns = field(default_factory=dict[str, NDArray[Any]])
+    heldout_signs: Columns = field(default_factory=dict[str, NDArray[Any]])
+
+
+SIGNS = ("magnitude", "alignment", "entropy", "ending")
+
+
+def _signs(rows: Rows, target: int) -> tuple[Sign, ...]:
+    inside, outside = rows.signs, rows.heldout_signs
+    names = [name for name in SIGNS if name in inside and name in outside]
+    if not names or min(len(inside["id"]), len(outside["id"])) < 2:
+        return ()
+    own = int(np.flatnonzero(inside["id"] == target)[0])
+    members, held = ({name: one[name] for name in names} for one in (inside, outside))
+    return tuple(
+        Sign(
+            name=one.name,
+            auc=one.auc,
+            at=one.at,
+            target=float(members[one.name][own]),
+            p_value=rank_p_value(float(members[one.name][own]), held[one.name]),
+        )
+        for one in separation(members, held)
+    )
 
 
 def returned_pairs(rows: Rows, target: int) -> Returned | None:
@@ -183,6 +224,7 @@ def prompts(rows: Rows, note: PromptNote, asked: Sequence[Condition]) -> Prompts
     told = note.base and back is not None
     base = Trials(sum(bool(one.base_own) for one in each), len(each)) if told else None
     every = [rows.train, rows.heldout, rows.further, rows.base, rows.base_further]
+    every += [rows.signs, rows.heldout_signs]
     cost = sum(int(one["evaluations"].sum()) for one in every if "evaluations" in one)
     cost += sum(one.t_prime.network_evaluations + one.q.network_evaluations for one in asked)
     held = None if together is None else together.heldout
@@ -196,6 +238,7 @@ def prompts(rows: Rows, note: PromptNote, asked: Sequence[Condition]) -> Prompts
         base=base,
         p_value=None if together is None else together.whole_set_p,
         base_p=_beyond_base(each) if base is not None else None,
+        signs=_signs(rows, note.target),
         sentence=_sentence(back, held, base),
         network_evaluations=cost,
     )

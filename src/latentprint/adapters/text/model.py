@@ -99,6 +99,10 @@ class Text:
         """The denoiser under a prompt, and the model's own sampler of it."""
         return self.finish(self.prompted(prompt, guidance))
 
+    def unasked(self) -> Denoiser:
+        """The denoiser where nothing is asked."""
+        return self.finish(Prompted(self.network, self.family.ask, self.nothing, None, 1.0))[0]
+
     def lost(self, prompts: Sequence[str]) -> tuple[int, ...]:
         """Of each prompt, how many tokens the model never sees, for they are beyond its encoder's limit.
 
