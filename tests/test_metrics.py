@@ -155,4 +155,6 @@ def test_inception_weights_are_read_by_path_and_hash(tmp_path: Path, monkeypatch
     stored = ((grey + 1) * 127.5).round().to(torch.uint8).repeat(1, 3, 1, 1)
     with torch.no_grad():
         assert torch.equal(ours(grey), theirs(stored)[0]) and ours(grey).shape == (2, 2048)
+        volumes, mean = torch.stack([grey, -grey], dim=2), (ours(grey) + ours(-grey)) / 2
+        assert torch.allclose(ours(volumes), mean, atol=1e-4)  # slice by slice
     assert ours.name == f"inception 2048 (sha256 {ours.sha256[:12]})"

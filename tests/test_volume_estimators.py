@@ -63,6 +63,7 @@ def test_estimators_find_the_truth_at_every_shape(estimator: str) -> None:
     assert (flat.rate, flat.low, flat.high) == pytest.approx((found[0].rate, found[0].low, found[0].high))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_the_bridge_finds_the_truth_at_every_shape(shape: tuple[int, ...]) -> None:
     about, truth = alike(shape, "bridge", 4).subject, 1 / 4

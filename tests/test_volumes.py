@@ -268,3 +268,53 @@ def test_an_audit_of_volumes_from_files_to_pages(tmp_path: Path) -> None:
     report = (tmp_path / "run" / "report.html").read_text()
     assert "data:image" not in report and "secret-name" not in report
     assert "8 of 8" in (tmp_path / "run" / "evidence" / "index.html").read_text()
+
+
+def test_nifti_samples_are_audited_and_planted_copies_found(tmp_path: Path) -> None:
+    nib = pytest.importorskip("nibabel")
+    rng = np.random.default_rng(1)
+
+    def volume(seed: int) -> np.ndarray[Any, Any]:
+        coarse = np.random.default_rng(seed).integers(20, 236, (4, 4, 4), dtype=np.uint8)
+        return np.repeat(np.repeat(np.repeat(coarse, 2, 0), 2, 1), 2, 2)
+
+    for folder, seeds in (("train", range(24)), ("test", range(100, 140)), ("made", range(200, 218))):
+        (tmp_path / folder).mkdir()
+        for i in seeds:
+            image = nib.Nifti1Image(volume(i), np.eye(4))
+            image.header["descrip"] = b"JANE DOE"
+            nib.save(image, tmp_path / folder / f"jane-{i}.nii.gz")
+    for i in range(6):  # nearly what was trained on
+        noisy = np.clip(volume(i) + rng.normal(0, 4, (8, 8, 8)), 0, 255).astype(np.uint8)
+        nib.save(nib.Nifti1Image(noisy, np.eye(4)), tmp_path / "made" / f"copy-{i}.nii.gz")
+    data = tmp_path / "data"
+    data.mkdir()
+    for side in ("train", "test"):
+        (tmp_path / side).rename(data / side)
+    (tmp_path / "tiny.toml").write_text(TINY)
+    arguments = [
+        "audit",
+        str(data),
+        "--samples",
+        str(tmp_path / "made"),
+        "--preset",
+        "small3d",
+        "--images",
+        "24",
+    ]
+    more = ["--resize", "8", "--config", str(tmp_path / "tiny.toml"), "--out", str(tmp_path / "run")]
+    ended = CliRunner().invoke(app, [*arguments, *more])
+    assert ended.exit_code in (0, 1, 2), ended.output
+    found = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert found["whole_set"]["copies"]["k"] >= 6 and found["whole_set"]["copies"]["n"] == 24
+    for page in ("results.json", "report.html", "run.json"):
+        text = (tmp_path / "run" / page).read_text()
+        assert "JANE" not in text and "jane" not in text, page
+    flat = np.random.default_rng(0).integers(0, 256, (30, 8, 8), dtype=np.uint8)
+    np.savez(tmp_path / "flat.npz", images=flat)
+    ended = CliRunner().invoke(
+        app, ["audit", str(data), "--samples", str(tmp_path / "flat.npz"), *more[2:-1], "other"]
+    )
+    assert ended.exit_code == 2 and "the samples are 1x8x8 (channels x sides)" in " ".join(
+        ended.output.split()
+    )

@@ -172,7 +172,8 @@ class DetectorFeatures:
 class InceptionFeatures:
     """The 2048 features of the FID: torch-fidelity's network, with weights from a safetensors file.
 
-    Nothing is downloaded. The file holds the state of torch-fidelity's ``FeatureExtractorInceptionV3``.
+    Nothing is downloaded. The file holds the state of torch-fidelity's ``FeatureExtractorInceptionV3``. It
+    sees images: the features of a volume are the mean of those of its slices.
 
     Attributes:
         weights: path of the safetensors file.
@@ -227,4 +228,6 @@ class InceptionFeatures:
         if images.shape[1] not in (1, 3):
             raise MetricError(f"Inception sees images of 1 or 3 channels, got {images.shape[1]}")
         stored = ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).to(self.device)
-        return self.network(stored.expand(-1, 3, -1, -1))[0]
+        planes = stored.movedim(1, -3).reshape(-1, images.shape[1], *images.shape[-2:])
+        seen = self.network(planes.expand(-1, 3, -1, -1))[0]
+        return seen.reshape(len(images), -1, seen.shape[1]).mean(1)
