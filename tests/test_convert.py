@@ -179,15 +179,15 @@ def trained_by_lucidrains(objective: str, schedule: str, **more: Any) -> tuple[A
     return diffusion.eval(), checkpoint | {"scaler": None, "version": "2.0"}
 
 
-@pytest.mark.parametrize(
-    ("objective", "schedule", "more"),
-    [
-        ("pred_v", "sigmoid", {}),
-        ("pred_noise", "linear", {}),
-        ("pred_x0", "cosine", {}),
-        ("pred_v", "cosine", {"min_snr_loss_weight": True}),
-    ],
-)
+LUCIDRAINS: list[tuple[str, str, dict[str, Any]]] = [
+    ("pred_v", "sigmoid", {}),
+    ("pred_noise", "linear", {}),
+    ("pred_x0", "cosine", {}),
+    ("pred_v", "cosine", {"min_snr_loss_weight": True}),
+]
+
+
+@pytest.mark.parametrize(("objective", "schedule", "more"), LUCIDRAINS)
 def test_lucidrains_goes_in_by_its_ema_and_samples_as_it_does(
     tmp_path: Path, objective: str, schedule: str, more: dict[str, Any]
 ) -> None:
