@@ -20,6 +20,7 @@ from latentprint.adapters import Asked, open_model
 from latentprint.cli import app
 from latentprint.contracts import InputError
 from latentprint.data import DataError, copies_of, load, near_duplicates
+from latentprint.data.load import require_source
 from latentprint.data.resize import all_resized, averaged
 from latentprint.denoiser import NetworkDenoiser
 from latentprint.detector import DetectorConfig, augmix, fit_presence, load_detector
@@ -105,6 +106,7 @@ def test_phantom_volumes_follow_from_the_seed_and_differ() -> None:
     assert near_duplicates(one.train.pixels) == [] or not list(near_duplicates(one.train.pixels))
     assert copies_of(one.train.pixels[3], one.train.pixels).tolist() == [3]
     assert load("phantom3d:2", seed=0).train.shape == (1, 16, 16, 16)
+    require_source("phantom3d:2")  # what a command line asks first
 
 
 # --- networks and recognisers ---------------------------------------------------------------------------

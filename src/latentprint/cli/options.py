@@ -31,7 +31,7 @@ class AuditOptions(PromptOptions):
     """What an audit is asked for; None: the preset decides."""
 
     data: Annotated[
-        str, typer.Argument(help="digits, phantom:N, medmnist:NAME, a folder of images, or an .npz file.")
+        str, typer.Argument(help="digits, phantom:N, phantom3d:N, medmnist:NAME, a folder, or an .npz file.")
     ]
     out: Annotated[Path | None, typer.Option("--out", help="Folder of the run; default runs/DATA.")] = None
     config: Annotated[Path | None, typer.Option(help="Settings as TOML; they go over the preset's.")] = None

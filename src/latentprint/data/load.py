@@ -129,7 +129,7 @@ def require_source(text: str) -> None:
     Raises:
         DataError: it names neither.
     """
-    named = text == "digits" or text.startswith(("phantom:", "medmnist:"))
+    named = text == "digits" or text.startswith(("phantom:", "phantom3d:", "medmnist:"))
     if not text:
         raise DataError(f"no source was named; understood are {SOURCES}")
     if not named and not os.path.exists(text):
