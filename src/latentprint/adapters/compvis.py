@@ -120,7 +120,7 @@ def _autoencoder(
         latents = shape["post_quant_conv.weight"][1]
         ends = shape["encoder.conv_in.weight"][1], shape["decoder.conv_out.weight"][0]
     except (KeyError, ValueError) as error:
-        raise ModelError(f"its autoencoder is none that is known: {short(error)} is lacking") from error
+        raise ModelError(f"its autoencoder is not one that is known: {short(error)} is lacking") from error
     if latents != channels and not quantised:
         raise ModelError(
             f"its autoencoder has {channels} channels within and {latents} latents, which differ"

@@ -103,9 +103,9 @@ def read_prompts(config: AuditConfig, split: Split) -> Prompts:
     if found is None:
         if not settings.ask:
             raise InputError(
-                "this model is conditioned on text, and nothing says which prompts it was trained with: name "
+                "this model is conditioned on text, and nothing says which prompts it was trained with. Name "
                 "a CSV of file names and prompts (--prompts FILE.csv), put a metadata.jsonl or .txt files "
-                'beside the images, or give the one prompt of all of them (--prompt "a photo of sks")'
+                'beside the images; or give the one prompt of all of them (--prompt "a photo of sks")'
             )
         first, *rest = settings.ask
         count = len(split.train), len(split.heldout)

@@ -110,8 +110,8 @@ def require_images(stored: Stored, where: str) -> None:
     shape = stored.shape
     if len(shape) not in (3, 4, 5):
         raise DataError(
-            f"{where} has the shape {shape}; images must be (N, H, W), (N, H, W, C) or (N, C, H, W), volumes "
-            "(N, D, H, W), (N, D, H, W, C) or (N, C, D, H, W)"
+            f"{where} has the shape {shape}; images must be (N, H, W), (N, H, W, C) or (N, C, H, W); volumes"
+            " must be (N, D, H, W), (N, D, H, W, C) or (N, C, D, H, W)"
         )
     if any(side < 1 for side in shape) or any(side > MAX_SIDE for side in shape[1:]):
         raise DataError(f"{where} has the shape {shape}; N must be 1 or more, the sides from 1 to {MAX_SIDE}")
