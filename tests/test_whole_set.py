@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import os
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from scipy.stats import binom, fisher_exact
+from torchvision.models import resnet50
 
+from latentprint.attacks.descriptor import DescriptorError, DescriptorSettings, descriptor
 from latentprint.attacks.planted import CHANGES, planted
 from latentprint.attacks.whole_set import Copies, Reference, StraddleError, require_apart
 from latentprint.data import DataError, load
 from latentprint.execute import MemorySink
 from latentprint.known import Memorised
-from latentprint.results.criteria import CRITERIA, calibrated
+from latentprint.results.criteria import CRITERIA, calibrated, present
 from latentprint.results.whole_set import Rows, WholeSet, told, whole_set
 from latentprint.schedule import VP
 
@@ -278,3 +282,44 @@ def test_changes_of_planted_copies_are_what_they_say() -> None:
         assert np.allclose(planted(constant, np.random.default_rng(0))[kind], 0.3, atol=1e-6), kind
     with pytest.raises(ValueError, match="2 images or more"):
         planted(images[:1], np.random.default_rng(0))
+
+
+def test_a_descriptor_by_path_and_hash_is_one_criterion_more(tmp_path: Path) -> None:
+    """A ResNet-50 with generalised means, its layers named as SSCD's are, against torch's own layers."""
+    with torch.random.fork_rng(devices=[]):
+        plain = resnet50(weights=None, num_classes=16).eval()
+    tensors = {f"backbone.{name}": value for name, value in plain.state_dict().items()}
+    save_file(tensors, tmp_path / "sscd.safetensors")
+    digest = sha256((tmp_path / "sscd.safetensors").read_bytes()).hexdigest()
+    path = str(tmp_path / "sscd.safetensors")
+    describe = descriptor(DescriptorSettings(path, digest, side=32), torch.device("cpu"))
+    assert describe is not None
+    images = torch.from_numpy(drawn(6, 0))
+    vectors = describe(images)
+    seen = torch.nn.functional.interpolate(
+        images.expand(-1, 3, -1, -1), (32, 32), mode="bilinear", antialias=True
+    )
+    shown = ((seen + 1) / 2 - torch.tensor([0.485, 0.456, 0.406])[:, None, None]) / torch.tensor(
+        [0.229, 0.224, 0.225]
+    )[:, None, None]
+    with torch.no_grad():
+        body = torch.nn.Sequential(*list(plain.children())[:-2])(shown)
+        pooled = body.clamp_min(1e-6).pow(3).mean((2, 3)).pow(1 / 3)
+        expected = torch.nn.functional.normalize(plain.fc(pooled), dim=1)
+    torch.testing.assert_close(vectors, expected, atol=1e-5, rtol=1e-4)
+    reference = Reference(drawn(6, 0), embeddings={"descriptor": describe})
+    rows = reference.columns(drawn(6, 0))
+    assert np.array_equal(rows["descriptor_of"], np.arange(6)) and "descriptor" in {
+        c.name for c in present(rows)
+    }
+    for settings, said in (
+        (DescriptorSettings(path, "0" * 64), "not 000"),
+        (DescriptorSettings(str(tmp_path / "none"), digest), "cannot be read"),
+    ):
+        with pytest.raises(DescriptorError, match=said):
+            descriptor(settings, torch.device("cpu"))
+    (tmp_path / "pickle.safetensors").write_bytes(b"\x80\x04.")
+    other = DescriptorSettings(str(tmp_path / "pickle.safetensors"), sha256(b"\x80\x04.").hexdigest())
+    with pytest.raises(DescriptorError, match="no safetensors file"):
+        descriptor(other, torch.device("cpu"))
+    assert descriptor(DescriptorSettings(), torch.device("cpu")) is None

@@ -13,6 +13,7 @@ from typing import Annotated, Literal, TypeVar, cast
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from latentprint.attacks.descriptor import DescriptorSettings
 from latentprint.attacks.membership import MembershipConfig
 from latentprint.detector import DetectorConfig
 from latentprint.detector.embedding import EmbeddingConfig
@@ -333,6 +334,7 @@ class AuditConfig:
     membership: MembershipSettings = field(default_factory=MembershipSettings)
     rare: RareSettings = field(default_factory=RareSettings)
     fid: FidSettings = field(default_factory=FidSettings)
+    descriptor: DescriptorSettings = field(default_factory=DescriptorSettings)
     speed: SpeedSettings = field(default_factory=SpeedSettings)
 
     def __post_init__(self) -> None:

@@ -85,10 +85,16 @@ class Reference:
     device: torch.device = torch.device("cpu")  # noqa: RUF009 (immutable)
 
     @classmethod
-    def of(cls, pixels: Pixels, person: NDArray[np.int64] | None, device: torch.device) -> Reference | None:
+    def of(
+        cls,
+        pixels: Pixels,
+        person: NDArray[np.int64] | None,
+        device: torch.device,
+        embeddings: Mapping[str, Embed] | None = None,
+    ) -> Reference | None:
         """The reference; None where too few images are distinct."""
         try:
-            return cls(pixels, person, device=device)
+            return cls(pixels, person, embeddings, device)
         except DataError:
             return None
 

@@ -20,7 +20,6 @@ from latentprint.audit.context import Where
 from latentprint.audit.samples import comparable
 from latentprint.audit.whole_set import persons
 from latentprint.config import AuditConfig
-from latentprint.results.criteria import STORED_AGAIN
 from latentprint.results.value import LEVEL
 from latentprint.results.whole_set import WholeSet, told
 from latentprint.stats import Trials
@@ -28,6 +27,9 @@ from latentprint.streams import Streams
 
 MOST = 2000
 """Images compared, at most."""
+
+CHANGED_LEAST = ("plain", "flipped", "shifted", "noisy")
+"""Planted copies by which power is told."""
 
 _binomial = cast(Any, scipy_stats).binom
 
@@ -102,7 +104,7 @@ def power(found: WholeSet, level: float = LEVEL) -> float | None:
     rate that may be, and the least number of copies whose interval lies above it. None: there is no such r.
     """
     decides, alarms, n = found.criteria[0], found.false_alarms, found.copies.n
-    known = [decides.planted[name].rate for name in STORED_AGAIN if name in decides.planted]
+    known = [decides.planted[name].rate for name in CHANGED_LEAST if name in decides.planted]
     if alarms is None or not known or not min(known):
         return None
     each = 1 - (1 - level) / 4

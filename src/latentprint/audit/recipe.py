@@ -209,7 +209,7 @@ def count(context: Context, about: Subject, prepared: Prepared, extract: Extract
     def stops(seen: Outcome) -> bool:
         return until is not None and until.answer(until.counts(seen.hit)) is not None
 
-    every = whole_set(context, about.split, about.injection)
+    every = whole_set(context, about.split, about.injection, prepared.matcher)
     many = None if prepared.identities is None else which_canary(prepared.identities)
     model = stages.sample(
         context,

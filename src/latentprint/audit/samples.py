@@ -46,7 +46,7 @@ from latentprint.results.searched import Sampler
 from latentprint.settings import plain
 from latentprint.store import Run
 
-_USED = ("seed", "data", "fingerprint", "presence", "identity", "fid")
+_USED = ("seed", "data", "fingerprint", "presence", "identity", "fid", "descriptor")
 """Settings that this audit follows from."""
 
 _BATCH = 256

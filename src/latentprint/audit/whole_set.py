@@ -13,11 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from latentprint.attacks.descriptor import descriptor
 from latentprint.attacks.planted import CHANGES
 from latentprint.attacks.whole_set import Reference, require_apart
 from latentprint.audit.context import Context
 from latentprint.data import Split
 from latentprint.data.images import ImageSet
+from latentprint.detector import EmbeddingDetector
 from latentprint.fingerprint import Injection
 from latentprint.probe import Compare
 from latentprint.results.notes import WholeNote
@@ -26,15 +28,21 @@ from latentprint.results.whole_set import PREFIX
 STAGE = "whole"
 
 
-def whole_set(context: Context, split: Split, injection: Injection) -> Compare | None:
+def whole_set(
+    context: Context, split: Split, injection: Injection, matcher: EmbeddingDetector | None = None
+) -> Compare | None:
     """Keep the rows of held-out and planted images, and give what compares generated ones.
 
-    None where too few training images are distinct (``attacks.whole_set.LEAST``).
+    None where too few training images are distinct (``attacks.whole_set.LEAST``). ``matcher`` adds the
+    criterion of its embedding, the settings' descriptor that of its own.
     """
     person, other = persons(split.train), persons(split.heldout)
     if person is not None and other is not None:
         require_apart(np.array(split.train.identities), np.array(split.heldout.identities))
-    found = Reference.of(injection.marked.pixels, person, context.device)
+    embeddings = {} if matcher is None else {"embedding": matcher.vectors}
+    if (described := descriptor(context.config.descriptor, context.device)) is not None:
+        embeddings["descriptor"] = described
+    found = Reference.of(injection.marked.pixels, person, context.device, embeddings)
     if found is None:
         return None
     if not context.run.stage(STAGE).done:
