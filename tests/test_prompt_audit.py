@@ -15,6 +15,7 @@ from sklearn.datasets import load_digits
 
 from latentprint import resolve, run_audit
 from latentprint.contracts import InputError
+from latentprint.gate import judge, read_policy
 from latentprint.results import Results
 from latentprint.results.read import read_results
 from latentprint.store import Run
@@ -54,10 +55,15 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def models(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A base, and the same with other weights of its network, as if it were fine-tuned."""
     folder = tmp_path_factory.mktemp("models")
     pipeline = tiny.sd(colours=1)
+    images = np.stack([np.asarray(Image.open(file)) for file in sorted((data / "train").glob("*.png"))])
+    with torch.no_grad():  # latents of the usual spread
+        pixels = torch.from_numpy(images.astype(np.float32) / 127.5 - 1)[:, None]
+        spread = float(pipeline.vae.encode(pixels).latent_dist.mean.std())
+    pipeline.vae.register_to_config(scaling_factor=1 / spread)
     base = tiny.saved(pipeline, folder / "base")
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         for one in pipeline.unet.parameters():
@@ -117,6 +123,15 @@ def test_signs_of_every_prompt_have_error_rates_on_held_out_ones(run: Path) -> N
     assert (rows["magnitude"] > 0).all() and ((rows["alignment"] > 0) & (rows["alignment"] <= 1)).all()
     assert ((rows["ending"] > 0) & (rows["ending"] < 1)).all()
     assert ((-rows["entropy"] > 0) & (-rows["entropy"] < np.log(tiny.LENGTH))).all()
+
+
+@pytest.mark.parametrize(("limit", "expected"), [(1.0, "pass"), (0.001, "unknown")])
+def test_a_policy_may_limit_how_many_prompts_give_their_image_back(
+    run: Path, limit: float, expected: str
+) -> None:
+    policy = f'name = "p"\n[prompts]\nat_most = {limit}\nlevel = 0.95\n'
+    (one,) = judge(read_results(run), read_policy(policy)).outcomes
+    assert one.answer == expected and "prompts that give their own image back" in one.reason
 
 
 def test_the_run_says_what_it_stored(run: Path) -> None:

@@ -86,6 +86,14 @@ class MemorisedLimits:
 
 
 @dataclass(frozen=True, config=STRICT)
+class PromptLimits:
+    """[prompts]: the share of training prompts that give their own image back in a text-to-image model."""
+
+    at_most: Chance
+    level: Share
+
+
+@dataclass(frozen=True, config=STRICT)
 class UnseenLimits:
     """[unseen]: how many more training images can come back that were not seen."""
 

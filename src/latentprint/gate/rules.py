@@ -24,6 +24,7 @@ from latentprint.gate.policy import (
     MembershipLimits,
     MemorisedLimits,
     MissableLimits,
+    PromptLimits,
     RateLimits,
     SearchLimits,
     UnseenLimits,
@@ -223,6 +224,17 @@ def _memorised(results: Results, limits: MemorisedLimits) -> Mapping[str, Said]:
     return {"at_most": _compare(what, low, high, limits.at_most)}
 
 
+def _prompts(results: Results, limits: PromptLimits) -> Mapping[str, Said]:
+    """Held-out prompts that give their own image back show what prompts do without memory."""
+    found = needed(results.prompts, "The model takes no prompts.")
+    back = needed(found.came_back, "Prompts were not asked one by one.")
+    held = needed(found.heldout, "No held-out image has a prompt to compare with.")
+    each = 1 - (1 - limits.level) / 2
+    low, high = max(0.0, back.lower(each) - held.upper(each)), back.upper(each)
+    what = "The share of prompts that give their own image back"
+    return {"at_most": _compare(what, low, high, limits.at_most)}
+
+
 def _unseen(results: Results, limits: UnseenLimits) -> Mapping[str, Said]:
     unseen = needed(results.whole_set, _NOT_COMPARED).unseen
     low, high = needed(unseen.low, unseen.assumptions), needed(unseen.high, unseen.assumptions)
@@ -330,6 +342,7 @@ RULES: tuple[Rule[Any], ...] = (
     Rule("missable", MissableLimits, ("at_most",), _missable),
     Rule("copies", CopiesLimits, ("at_most",), _copies),
     Rule("memorised", MemorisedLimits, ("at_most",), _memorised),
+    Rule("prompts", PromptLimits, ("at_most",), _prompts),
     Rule("unseen", UnseenLimits, ("at_most",), _unseen),
     Rule("epsilon", EpsilonLimits, ("at_most",), _epsilon),
     Rule("t_prime", SearchLimits, ("excess_at_most", "p_value_at_least"), _search),
