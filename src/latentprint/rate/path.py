@@ -84,7 +84,8 @@ class PathConfig:
         relative: relative standard error asked for. most: paths that may be spent on the estimate.
         pilot: paths from each of the first proposals. second: paths of each further pilot.
         plain: paths of the sampler itself that are learnt from where the training images are known.
-        particles: paths of a replicate. together: paths per round where there are no replicates.
+        particles: paths of a replicate, fewer where ``most`` is small.
+        together: paths per round where there are no replicates.
         batch: paths at a time. It changes no result.
 
     Raises:
@@ -250,7 +251,11 @@ def _estimate(run: _Run, led: Led, bank: Bank | None) -> tuple[Offer | str, dict
 
 def _twisted(run: _Run, led: Led, bank: Bank, learnt: Learnt) -> tuple[Offer | str, dict[str, object]]:
     """By replicates of particles, each of them unbiased (``twisted``)."""
-    size, particles = REPLICATES, run.config.particles
+    # few paths are better spent on replicates than on particles: their spread is what the interval comes from
+    size, particles = (
+        REPLICATES,
+        max(1, min(run.config.particles, run.config.most // (2 * ENOUGH_REPLICATES))),
+    )
 
     def one(number: int) -> dict[str, Any]:
         ids = torch.arange(number * size, (number + 1) * size)
