@@ -132,7 +132,16 @@ RECIPES = (
         for n in (64, 200, 546)
     ),
 )
-QUICK = Recipe("digits-16", "digits", 16, 300, samplers=("ancestral-24",), precision="float32")
+QUICK = Recipe(
+    "perceptron-16",
+    "digits",
+    16,
+    600,
+    learning_rate=2e-3,
+    samplers=("ancestral-24",),
+    kind="perceptron",
+    precision="float32",
+)
 
 
 @dataclass(frozen=True)

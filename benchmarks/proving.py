@@ -133,7 +133,9 @@ def work(folder: Path, file: Path, todo: list[Case], only: str, effort: Effort, 
             skip = (row.name == "path" and own) or (row.name == "bridge" and not (own and flow))
             if key in done or only not in key or skip:
                 continue
-            g = held.setdefault(case.recipe.name, ground(case.recipe, folder))
+            if case.recipe.name not in held:
+                held[case.recipe.name] = ground(case.recipe, folder)
+            g = held[case.recipe.name]
             about = subject(g, case)
             busy = time.process_time()
             found = row.estimate(about, effort)
