@@ -129,11 +129,9 @@ def _opened(
         raise ModelError(
             f"the network takes {config['in_channels']} channels and gives {config['out_channels']}"
         )
-    size = config["sample_size"]
-    shape = (
-        int(config["in_channels"]),
-        *(size if isinstance(size, tuple) and len(size) > 2 else sides(size)),
-    )
+    size: Any = config["sample_size"]
+    axes = cast(tuple[int, ...], size) if config.get("spatial_dims") == 3 else sides(size)
+    shape = (int(config["in_channels"]), *axes)
     nearest: dict[str, object] = {"step": "heun", "steps": asked.steps or 32, "spacing": "karras"}
     return Opened(
         denoiser=denoiser,
