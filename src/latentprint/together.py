@@ -7,9 +7,9 @@ Noise, times and order are pure functions of (seed, image number), so the R proc
 batch that one process sees alone: results differ by the order of summation only. All begin with the same
 weights and make the same optimiser steps, so weights need no exchange. Process 0 writes the checkpoint.
 
-The handover is the checkpoint: the audit writes a job (settings, images), starts R processes on it with
-``accelerate launch``, and then continues their checkpoint, which stands at the last step. On a cluster a
-person starts them (docs/scale.md):
+The handover is the checkpoint: the audit writes a job, whose images stay in memory, starts R processes on it
+with ``accelerate launch``, and then continues their checkpoint, which stands at the last step. On a cluster a
+person starts them, on a job with its images (`ELSEWHERE`, docs/scale.md):
 
     accelerate launch --num_processes R -m latentprint.together JOB
 
@@ -47,6 +47,9 @@ from latentprint.streams import Streams
 from latentprint.training import TrainConfig, TrainingError, train
 
 SETTINGS, IMAGES = "job.json", "images.safetensors"
+
+ELSEWHERE = "LATENTPRINT_WRITE_JOB"
+"""The environment variable by which an audit writes the job, with its images, for other machines."""
 
 _WATCH = "LATENTPRINT_ENDS_WITH_PARENT"
 
@@ -125,6 +128,14 @@ def write_job(
         "checkpoint": str(checkpoint.resolve()),
     }
     write(folder / SETTINGS, (json.dumps(values, indent=2) + "\n").encode())
+
+
+def start_with(folder: Path, processes: int) -> str:
+    """What a person has to do on the machines of a cluster."""
+    return (
+        f"start `accelerate launch --num_processes {processes} -m latentprint.together {folder}` there, then"
+        f" repeat the command without {ELSEWHERE}: it continues the checkpoint and removes the job"
+    )
 
 
 def launch(folder: Path, processes: int, device: torch.device) -> None:

@@ -9,7 +9,8 @@ children of this process, with 4 GiB of address space more than they begin with 
 fails on a traceback, an exit code other than 0, 1 and 2, a refusal of several lines or of more than 400
 letters, want of memory, and on a change that `verify` or a resumed run does not notice.
 
-With ``--log`` what was tried is written down, and the same command goes on where it was stopped.
+With ``--log`` what was tried is written down, and the same command goes on where it was stopped; ``--again``
+tries what failed in a log.
 """
 
 from __future__ import annotations
@@ -121,9 +122,16 @@ def fault(case: Case, folder: Path) -> str | None:
 
 
 def run(
-    count: int, seed: int, seconds: float = float("inf"), log: Path | None = None
+    count: int,
+    seed: int,
+    seconds: float = float("inf"),
+    log: Path | None = None,
+    again: Path | None = None,
 ) -> tuple[int, list[str]]:
-    """(cases tried, what failed): ``count`` cases in the order of ``seed``, or what fits into ``seconds``."""
+    """(cases tried, what failed): ``count`` cases in the order of ``seed``, or what fits into ``seconds``.
+
+    ``again`` names the log of a run: only what failed in it is tried.
+    """
     until = time.monotonic() + seconds
     torch.set_num_threads(1)
     ram = Path("/dev/shm")
@@ -134,6 +142,9 @@ def run(
         before = _digest(good)
         every = list(cases(good))
         _accepts(every, Path(place))
+        if again is not None:
+            failed = {name for name, wrong in _logged(again).items() if wrong is not None}
+            every = [case for case in every if case.name in failed]
         todo = drawn(every, seed)[:count]
         known = len(todo)
         done = _logged(kept)
@@ -250,8 +261,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=float("inf"))
     parser.add_argument("--log", type=Path)
+    parser.add_argument("--again", type=Path, help="try what failed in this log")
     given = parser.parse_args()
-    tried, failed = run(given.count, given.seed, given.seconds, given.log)
+    tried, failed = run(given.count, given.seed, given.seconds, given.log, given.again)
     for one in failed:
         print(one)
     kinds = Counter(one.split(":")[0] for one in failed)

@@ -6,6 +6,7 @@ payloads), so an audit killed at any moment continues where it was, and ends in 
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -48,7 +49,7 @@ from latentprint.results.tprime import false_positives
 from latentprint.search import SearchSettings, TPrime
 from latentprint.stats import Trials, looks
 from latentprint.store import RunError
-from latentprint.together import in_memory, launch, packed, write_job
+from latentprint.together import ELSEWHERE, TogetherError, in_memory, launch, packed, start_with, write_job
 from latentprint.training import REPORT, TrainingError, TrainState, train
 
 UNIT = FIRST_LOOK
@@ -167,9 +168,13 @@ def score_model(
                 raise TrainingError("a guided training is done by one process; leave out --processes")
             if context.where.processes > 1:
                 # The others leave a checkpoint at the last step, which is continued from below.
-                job, seed = context.run.path / "jobs" / name, context.streams.seed
+                job = context.run.path / "jobs" / name
+                rest = (settings.network, schedule, settings.training, context.streams.seed, checkpoint)
+                if ELSEWHERE in os.environ:
+                    write_job(job, pixels, *rest)
+                    raise TogetherError(f"the job is written; {start_with(job, context.where.processes)}")
                 with in_memory(packed(pixels)) as shared:
-                    write_job(job, shared, settings.network, schedule, settings.training, seed, checkpoint)
+                    write_job(job, shared, *rest)
                     launch(job, context.where.processes, context.device)
                 shutil.rmtree(job, ignore_errors=True)
             states = train(
