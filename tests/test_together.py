@@ -98,7 +98,8 @@ def test_two_processes_reach_the_weights_of_one(tmp_path: Path) -> None:
 def test_a_job_that_fails_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     asked: list[list[str]] = []
 
-    def failing(command: list[str], **_: Any) -> Any:
+    def failing(command: list[str], **how: Any) -> Any:
+        assert how["env"]["PYTHONSAFEPATH"] == "1"  # no module of the folder that one stands in
         asked.append(command)
         return subprocess.CompletedProcess(command, 3)
 

@@ -106,3 +106,38 @@ def test_a_strangers_folder_runs_nothing(tmp_path: Path) -> None:
     torch.save({"a": torch.zeros(2)}, tmp_path / "in.pt")
     code, _ = ended("convert", "in.pt", "out.safetensors", "--i-trust-this-file", cwd=tmp_path)
     assert code == 0 and (tmp_path / "out.safetensors").exists() and not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["--help"],
+        ["audit", "--help"],
+        ["audit", "nosuch"],
+        ["audit", "digits", "--preset", "nosuch"],
+        ["audit", "digits", "--device", "meta"],
+        ["audit", "digits", "--model", "nosuch"],
+        ["audit", "digits", "--target", "nosuch.png"],
+        ["check", "digits", "--labels", "nosuch.csv"],
+        ["gate", "nosuch", "--policy", "nosuch"],
+        ["compare", "nosuch", "nosuch"],
+    ],
+)
+def test_what_needs_no_torch_is_said_without_it(given: list[str]) -> None:
+    """Imports of torch take seconds; the rest is said in under half of one."""
+    program = (
+        "import sys; from latentprint.cli import answer; code = answer(sys.argv[1:]);"
+        "print(sorted({'torch', 'scipy', 'sklearn', 'diffusers'} & set(sys.modules)), file=sys.stderr);"
+        "sys.exit(code)"
+    )
+    done = subprocess.run([sys.executable, "-c", program, *given], capture_output=True, text=True)
+    assert done.returncode == (0 if "--help" in given else 2)
+    assert done.stderr.strip().splitlines()[-1] == "[]"
+
+
+def test_a_run_that_is_killed_ends_in_the_same_bytes() -> None:
+    """Three kills at random moments, every stage on; fifty: python tests/edges/kills.py --kills 50."""
+    program = [sys.executable, str(Path(__file__).with_name("kills.py")), "--kills", "3", "--seed", "0"]
+    done = subprocess.run(program, capture_output=True, text=True, timeout=580)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.startswith("3 kills, every run ended in the same bytes")

@@ -74,10 +74,15 @@ def finish(
     with context.stage("fid"):
         context.say("Frechet distance", 0, 1, "sets")
         found = Fid(
-            train=frechet(generated, of(train)),
-            test=frechet(generated, of(heldout)) if len(heldout) > 1 else None,
+            train=_digits(frechet(generated, of(train))),
+            test=_digits(frechet(generated, of(heldout))) if len(heldout) > 1 else None,
             features=extract.name,
             samples=len(values),
         )
         context.run.finish("fid", {"fid": found.plain()})
         context.say("Frechet distance", 1, 1, "sets")
+
+
+def _digits(distance: float) -> float:
+    """Six digits: those after depend on how many images a network sees at once, and nothing else may."""
+    return float(f"{distance:.6g}")
