@@ -91,7 +91,7 @@ def _ray(workers: int | None) -> Generator[ModuleType]:
                     )
                 else:
                     ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except Exception as error:  # Ray raises errors of any type, down to Exception itself
             raise SpreadError(f"Ray could not be started: {str(error).splitlines()[0]}") from error
     try:
         yield ray
