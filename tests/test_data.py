@@ -584,7 +584,7 @@ def test_a_zip_that_lies_about_its_sizes_is_refused(tmp_path, declared):
 
 
 def test_an_npz_that_is_no_file_or_no_zip_is_refused(tmp_path):
-    refused(tmp_path / "none.npz", "there is no file")
+    refused(tmp_path / "none.npz", "neither a file or folder that exists")
     (tmp_path / "empty.npz").write_bytes(b"")
     refused(tmp_path / "empty.npz", "cannot be read as an .npz file; it may be truncated")
     np.save(tmp_path / "x.npy", stored())

@@ -92,13 +92,13 @@ def load(
             nothing is held out.
     """
     text = os.fspath(source)
-    require_source(text)
     if seed < 0:
         raise DataError(f"a seed must be 0 or more, got {seed}")
     if images is not None and images < 2:
         raise DataError(f"a model must be trained on 2 images or more, got {images}")
     if not 0.0 < heldout < 1.0:
         raise DataError(f"the held-out share must lie between 0 and 1, got {heldout}")
+    require_source(text)
     how = Preparation(resize, convert, stored_range)
     table = None if labels is None else Path(labels)
     if text == "digits" and not os.path.isdir(text):
