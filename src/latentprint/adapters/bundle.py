@@ -15,7 +15,7 @@ from latentprint.adapters.fields import short, whole_number
 from latentprint.adapters.files import inside, read_json
 from latentprint.networks import ModelError
 
-Section = dict[str, object]
+Section = dict[str, Any]
 
 _RANGES = ("ScaleIntensity", "ScaleIntensityd", "ScaleIntensityRange", "ScaleIntensityRanged")
 _OLD_ARGUMENTS = {"num_channels": "channels"}

@@ -100,7 +100,7 @@ def a_size(high: int) -> Field:
     return read
 
 
-def read_fields(config: Mapping[str, object], fields: Mapping[str, Field], what: str) -> dict[str, object]:
+def read_fields(config: Mapping[str, object], fields: Mapping[str, Field], what: str) -> dict[str, Any]:
     """The configuration as arguments: every key checked, keys that begin with an underscore passed over.
 
     Names such as ``_name_or_path`` are notes about where a model came from; nothing is ever read from there.

@@ -67,7 +67,7 @@ def open_monai(folder: Path, asked: Asked) -> Opened:
     sections = Sections.of(folder)
     module, settings, files = _load(folder, sections.one("DiffusionModelUNet"))
     _require_plain(settings, sections)
-    images = images_of(asked, int(cast(Any, settings["spatial_dims"])))
+    images = images_of(asked, int(settings["spatial_dims"]))
     codec, shape, more, notes = _space(folder, sections, images, asked.unit, (settings, files[0]))
     scheduler = sections.scheduler(tuple(SCHEDULERS))
     label = require_label(settings.get("num_class_embeds"), asked.label)

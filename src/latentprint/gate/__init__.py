@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from importlib import resources
 from pathlib import Path
+from typing import cast
 
 from latentprint import settings
 from latentprint.files import MAX_TOML, parse_toml, read, read_text
@@ -118,7 +119,7 @@ def read_policy(text: str, *, name: str = "the policy") -> Policy:
             hint = f"did you mean [{near[0]}]?" if near else f"known: {', '.join(rules)}"
             raise SettingsError(f"[{table}] is not a rule; {hint}")
         try:
-            limits[table] = settings.read(rules[table], values)
+            limits[table] = settings.read(rules[table], cast("Mapping[str, object]", values))
         except SettingsError as error:
             raise SettingsError(f"[{table}] {error}") from error
     return Policy(limits, called)

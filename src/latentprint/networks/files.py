@@ -25,7 +25,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, TypeGuard, cast
+from typing import TypeGuard, cast
 
 import safetensors
 import safetensors.torch
@@ -98,7 +98,7 @@ def _stated(name: str, entry: object, file: str) -> tuple[Stated, tuple[int, int
     where = f"tensor {quoted(name)} of {file!r}"
     if not isinstance(entry, dict):
         raise FileError(f"{where} must be described by a JSON object")
-    values = cast(dict[str, Any], entry)
+    values = cast(dict[str, object], entry)
     dtype, shape, span = values.get("dtype"), values.get("shape"), values.get("data_offsets")
     if not isinstance(dtype, str) or dtype not in _BYTES:
         raise FileError(f"{where} is of type {quoted(dtype)}; understood are {', '.join(_BYTES)}")
@@ -137,7 +137,7 @@ def unpack(file: Path) -> dict[str, Tensor]:
         raise FileError(f"{quoted(file)} cannot be read as safetensors: {error}") from error
 
 
-def commit(folder: Path, tensors: Mapping[str, Tensor], note: Mapping[str, Any]) -> None:
+def commit(folder: Path, tensors: Mapping[str, Tensor], note: Mapping[str, object]) -> None:
     """Replace what ``folder`` holds by ``tensors`` and ``note`` (plain values), in one indivisible step.
 
     Raises:
@@ -152,7 +152,7 @@ def commit(folder: Path, tensors: Mapping[str, Tensor], note: Mapping[str, Any])
             old.unlink(missing_ok=True)
 
 
-def committed(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+def committed(folder: Path) -> tuple[dict[str, Tensor], dict[str, object]] | None:
     """(tensors, note) of the last commit; None where there never was one.
 
     Raises:
@@ -164,4 +164,4 @@ def committed(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     name, note = found.get("tensors"), found.get("note")
     if not isinstance(name, str) or not isinstance(note, dict) or Path(name).name != name:
         raise FileError(f"{folder / MARKER} does not name its tensors and its note")
-    return unpack(folder / name), cast(dict[str, Any], note)
+    return unpack(folder / name), cast(dict[str, object], note)

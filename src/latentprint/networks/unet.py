@@ -102,7 +102,7 @@ Network = UNet2DModel | VolumeUNet
 """What this library trains."""
 
 
-def volume_settings(config: UNetConfig, channels: int) -> dict[str, Any]:
+def volume_settings(config: UNetConfig, channels: int) -> dict[str, object]:
     """MONAI's names for the network's shape."""
     if not config.middle_attention:
         raise InputError(
