@@ -33,6 +33,7 @@ for command in (
     app.command()(answered(command, reads=True))
 app.command()(answered(inject.inject))
 app.command()(answered(cures.remedies))
+app.command()(answered(cures.forecast))
 app.command(name="filter")(answered(cures.filter_))
 app.command(context_settings=reproduce.ANYTHING)(answered(reproduce.reproduce))
 

@@ -74,6 +74,50 @@ def remedies(
     print(f"\nNumbers: {folder / 'remedies.json'}\nPicture: {folder / 'remedies.svg'}")
 
 
+def forecast(
+    data: Annotated[str, typer.Argument(help="What a model is trained on, as audit takes it.")],
+    until: Annotated[int, typer.Option("--until", help="Steps to train and look at.")] = 200,
+    config: Annotated[Path | None, typer.Option(help="Settings as TOML; they go over the preset's.")] = None,
+    preset: Annotated[str, typer.Option(help="Settings to start from, as for audit.")] = "small",
+    images: Annotated[int | None, typer.Option(help="Train on this many images, drawn by the seed.")] = None,
+    seed: Seed = 0,
+    root: Annotated[Path | None, typer.Option(help="Folder of the MedMNIST files.")] = None,
+    as_json: Json = False,
+) -> None:
+    """From the first steps of a training on DATA: when does it begin to memorise, and what would help?"""
+    from dataclasses import asdict
+
+    from latentprint.audit.images import read_images
+    from latentprint.config import resolve
+    from latentprint.files import read_toml
+    from latentprint.progress import Bars
+    from latentprint.remedies.forecast import forecast as forecasted
+    from latentprint.remedies.table import Recipe
+    from latentprint.remedies.training import looks_along
+
+    interruptible()
+    named: dict[str, Any] = {"source": data} | ({} if images is None else {"images": images})
+    over: list[dict[str, Any]] = [] if config is None else [read_toml(config)]
+    audit = resolve(*over, {"seed": seed, "data": named}, preset=preset)
+    most = audit.model.training.steps
+    if not 1 <= until <= most:
+        raise InputError(f"a forecast looks at 1 to {most:,} steps, which the training has; got {until:,}")
+    split = read_images(audit, root, download=False)
+    held = split.heldout.pixels
+    with Bars() as bars:
+        looks = looks_along(
+            Recipe(split.train.pixels, held, held[:0], audit.model),
+            audit.seed,
+            until,
+            lambda step: bars("training", min(step, until), until, "steps"),
+        )
+    found = forecasted(looks, len(split.train))
+    if as_json:
+        print_json(asdict(found) | {"sentences": list(found.sentences), "looks": asdict(looks)})
+    else:
+        print("\n".join(found.sentences))
+
+
 _QUICK: dict[str, object] = {
     "data": {"images": 100},
     "model": {

@@ -5,6 +5,7 @@ training   the models that remedies train, early stopping among them
 private    DP-SGD (opacus)
 sampling   guidance away from training images
 measure    risk and quality of one model, as numbers with intervals
+forecast   when memorising begins, from the first steps
 run        all rows, resumable, here or on many machines
 picture    risk against quality
 """

@@ -13,10 +13,11 @@ import torch
 
 from latentprint.denoiser import NetworkDenoiser
 from latentprint.networks import build_unet
+from latentprint.remedies.forecast import Looks
 from latentprint.remedies.private import train_privately
-from latentprint.remedies.table import Recipe
+from latentprint.remedies.table import Pixels, Recipe
 from latentprint.streams import Streams
-from latentprint.training import TrainConfig, draw_times, errors_of, train
+from latentprint.training import REPORT, TrainConfig, draw_times, errors_of, train
 
 LOOK = 30
 """Steps between two looks at held-out images, where training may end early."""
@@ -25,6 +26,7 @@ PATIENCE = 0.2
 """It ends when the loss has not fallen for this share of all steps."""
 
 _COMPARED = 512
+_PAIRED = 192
 
 
 @dataclass(frozen=True)
@@ -89,16 +91,37 @@ def trained(recipe: Recipe, seed: int, folder: Path, say: Callable[[int], None])
     )
 
 
-def heldout_loss(
-    config: TrainConfig, denoiser: NetworkDenoiser, heldout: np.ndarray, streams: Streams
-) -> float:
+def heldout_loss(config: TrainConfig, denoiser: NetworkDenoiser, heldout: Pixels, streams: Streams) -> float:
     """Eq. 4 on images (m, C, H, W) that training does not see, with the same noise at every call."""
-    images = torch.from_numpy(np.resize(heldout[:_COMPARED], (_COMPARED, *heldout.shape[1:])))
-    t = draw_times(config, denoiser.schedule, streams, 0, _COMPARED)
-    noise = streams.noise("heldout.noise", range(_COMPARED), 0, tuple(images.shape[1:]))
+    return _loss(config, denoiser, np.resize(heldout[:_COMPARED], (_COMPARED, *heldout.shape[1:])), streams)
+
+
+def looks_along(recipe: Recipe, seed: int, until: int, say: Callable[[int], None]) -> Looks:
+    """Train for ``until`` steps, and compare training and held-out images every REPORT steps."""
+    config, streams = recipe.model.training, Streams(seed)
+    network = build_unet(recipe.model.network, recipe.train.shape[1], recipe.train.shape[2:], streams)
+    some = min(_PAIRED, len(recipe.heldout))
+    own = np.resize(recipe.train[:some], (some, *recipe.train.shape[1:]))
+    steps, losses = list[int](), list[tuple[float, float]]()
+    schedule = recipe.model.schedule()
+    for state in train(recipe.train, network, schedule, config, streams, heldout=recipe.heldout):
+        say(state.step)
+        if state.step % REPORT == 0:
+            steps.append(state.step)
+            both = (_loss(config, state.denoiser, one, streams) for one in (own, recipe.heldout[:some]))
+            losses.append((next(both), next(both)))
+        if state.step >= until:
+            break
+    return Looks(steps, [a for a, _ in losses], [b for _, b in losses])
+
+
+def _loss(config: TrainConfig, denoiser: NetworkDenoiser, pixels: Pixels, streams: Streams) -> float:
+    images, count = torch.from_numpy(pixels), len(pixels)
+    t = draw_times(config, denoiser.schedule, streams, 0, count)
+    noise = streams.noise("heldout.noise", range(count), 0, tuple(images.shape[1:]))
     with torch.no_grad():
         parts = [
             errors_of(config, denoiser, images[i : i + 128], t[i : i + 128], noise[i : i + 128])
-            for i in range(0, _COMPARED, 128)
+            for i in range(0, count, 128)
         ]
     return float(torch.cat(parts).mean())
