@@ -1,4 +1,4 @@
-"""``latentprint remedies`` and ``filter``: what to do once a model gives training images back."""
+"""``latentprint remedies``, ``forecast``, ``filter``: what to do about a model that gives images back."""
 
 from __future__ import annotations
 
@@ -96,8 +96,8 @@ def forecast(
     from latentprint.remedies.training import looks_along
 
     interruptible()
-    named: dict[str, Any] = {"source": data} | ({} if images is None else {"images": images})
-    over: list[dict[str, Any]] = [] if config is None else [read_toml(config)]
+    named: dict[str, object] = {"source": data, **({} if images is None else {"images": images})}
+    over: list[dict[str, object]] = [] if config is None else [read_toml(config)]
     audit = resolve(*over, {"seed": seed, "data": named}, preset=preset)
     most = audit.model.training.steps
     if not 1 <= until <= most:

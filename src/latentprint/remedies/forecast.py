@@ -38,7 +38,7 @@ _STARTED = 0.05  # a gap from which on it is a power of the steps
 _LEAST = 4  # looks that a fit takes
 _CORRELATED = 3
 _RIGHT = 0.1  # above the lowest held-out loss: samples look right
-_student = cast(Any, scipy_stats).t
+_normal = cast(Any, scipy_stats).norm
 
 
 class ForecastError(InputError):
@@ -123,18 +123,18 @@ def forecast(looks: Looks, images: int, level: float = 0.95) -> Forecast:
     if used.sum() < _LEAST:
         raise ForecastError(
             f"the gap between training and held-out images was above {_STARTED:g} at {int(used.sum())} of"
-            f" {len(gaps)} looks, up to step {int(steps[-1]) if len(steps) else 0:,}; {_LEAST} are needed: look"
-            " at more steps (--until)"
+            f" {len(gaps)} looks, up to step {int(steps[-1]) if len(steps) else 0:,}; {_LEAST} are needed:"
+            " look at more steps (--until)"
         )
     x, y = np.log(gaps[used]), np.log(steps[used])
     slope, middle = np.polyfit(x - x.mean(), y, 1)
     at = math.log(AT) - float(x.mean())
     centre = float(middle + slope * at)
     rest = y - (middle + slope * (x - x.mean()))
-    count = max(3.0, len(x) / _CORRELATED)
     variance = float((rest**2).sum()) / max(1.0, len(x) - 2)
-    spread = variance * (1 + 1 / count + at**2 / max(1e-12, float(((x - x.mean()) ** 2).sum()) / _CORRELATED))
-    far = float(_student.ppf((1 + level) / 2, max(2.0, count - 1))) * math.sqrt(spread + FLOOR**2)
+    seen = float(((x - x.mean()) ** 2).sum())
+    spread = variance * (1 + _CORRELATED * (1 / len(x) + at**2 / max(seen, 1e-12)))
+    far = float(_normal.ppf((1 + level) / 2)) * math.sqrt(spread + FLOOR**2)
     onset, low, high = (math.exp(centre + sign * far) for sign in (0, -1, 1))
     reached = measured_onset(looks)
     if reached is not None:  # it is no forecast any more

@@ -37,7 +37,7 @@ class Guidance:
     """
 
     variant: Literal["levels", "images", "repulsion", "augmentation"] = "levels"
-    gap: Share = 0.25
+    gap: Share = 0.3
     every: Some = 5
     levels: Annotated[int, Field(ge=2, le=100)] = 12
     search_every: Some = 100
