@@ -97,15 +97,11 @@ def measure(name: str, generated: int, trained: int) -> dict[str, Any]:
     found = WAYS[name](queries, train)
     spent = {"seconds": time.perf_counter() - clock, "cpu": time.process_time() - cpu}
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    some = slice(0, 200)
-    exact = nearest(queries[some], train).index[:, 0].numpy()
-    return {
-        "generated": generated,
-        "trained": trained,
-        **spent,
-        "gib": memory,
-        "same_as_exact": float((found[some] == exact).mean()),
-    }
+    told = {"generated": generated, "trained": trained, **spent, "gib": memory}
+    if name == "aligned":  # another question, with other answers
+        return told
+    exact = nearest(queries[:200], train).index[:, 0].numpy()
+    return told | {"same_as_exact": float((found[:200] == exact).mean())}
 
 
 FOUR = ("plain", "flipped", "shifted", "noisy")
