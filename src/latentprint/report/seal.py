@@ -13,7 +13,7 @@ import binascii
 import json
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -116,7 +116,7 @@ def private_key(path: Path) -> Ed25519PrivateKey:
         raise InputError(f"{quoted(path)} holds no private key in PEM form: {_HOW}") from error
     if not isinstance(key, ed25519.Ed25519PrivateKey):
         raise InputError(f"{quoted(path)} holds a key of another kind than Ed25519: {_HOW}")
-    return key
+    return cast("Ed25519PrivateKey", key)
 
 
 _HOW = "make one with `openssl genpkey -algorithm ed25519 -out key.pem`"
