@@ -131,7 +131,7 @@ def _looks_like(folder: Path, names: Sequence[str]) -> str:
         return (
             f"looks like a log folder of Lightning: {first or 'its checkpoint'!r} holds weights whose "
             "network "
-            f"is code of yours; `{convert}.safetensors` takes the weights out, and --model "
+            f"is code of yours; `{convert.replace(' OUT ', ' OUT.safetensors ')}` takes the weights out, and --model "
             "package.module:factory "
             "--i-trust-this-code audits your network with them"
         )
