@@ -131,8 +131,8 @@ def _looks_like(folder: Path, names: Sequence[str]) -> str:
         return (
             f"looks like a log folder of Lightning: {first or 'its checkpoint'!r} holds weights whose "
             "network "
-            f"is code of yours; `{convert.replace(' OUT ', ' OUT.safetensors ')}` takes the weights out, and --model "
-            "package.module:factory "
+            f"is code of yours; `{convert.replace(' OUT ', ' OUT.safetensors ')}` takes the weights out, "
+            "and --model package.module:factory "
             "--i-trust-this-code audits your network with them"
         )
     if any(name.endswith(("metadata.json", "model.pt")) for name in names) or "configs" in {
