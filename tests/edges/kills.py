@@ -137,7 +137,8 @@ def run(kills: int, seed: int, executor: str, processes: int, place: Path) -> Co
     torch.set_num_threads(1)
     at, hit, runs = random.Random(seed), Counter[str](), 0
     settings, said, out = place / "settings.toml", place / "said", place / "killed"
-    settings.write_text(SETTINGS)
+    # Checkpoints along the way are for one process.
+    settings.write_text(SETTINGS if processes == 1 else SETTINGS.replace("keep = 2", "keep = 0"))
     began = time.monotonic()
     code = ended(begun(command(place / "straight", settings, executor, processes), said), 3600)
     whole = time.monotonic() - began
