@@ -5,8 +5,9 @@ Read from the run's own files; nothing here is computed anew, so a page can be m
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from latentprint.config import AuditConfig
 from latentprint.files import read_json
@@ -92,7 +93,7 @@ def search_entry(search: Search) -> Entry:
 
 def circumstances(run: Run) -> Entry:
     """Where, when and how long: device, versions, seconds by stage, settings."""
-    record = run.record
+    record = cast(Mapping[str, Any], run.record)
     seconds = {name: stage.get("seconds") for name, stage in record["stages"].items()}
     return {
         "device": record.get("device"),

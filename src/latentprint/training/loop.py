@@ -286,6 +286,8 @@ class _Run:
             return
         tensors, about = found
         step = about.pop("step")
+        if not isinstance(step, int):
+            raise TrainingError(f"the checkpoint in {folder} names no step; delete it to train again")
         here, there = _flat(self.identity), _flat(about)
         for key, value in here.items():
             if there.get(key) != value:
@@ -294,7 +296,7 @@ class _Run:
                     f"its {key} is {there.get(key)!r}, not {value!r}"
                 )
         self._load(tensors)
-        self.step = int(step)
+        self.step = step
 
     def _load(self, tensors: dict[str, Tensor]) -> None:
         parts: dict[str, dict[str, Tensor]] = {"network": {}, "average": {}, "optimiser": {}, "guide": {}}
