@@ -284,7 +284,9 @@ def test_a_truncated_medmnist_file_is_refused(tmp_path):
     "name", ["../../etc/x", "../breastmnist", "/etc/passwd", "", "mnist", "organmnist2d", "a\0b"]
 )
 def test_other_medmnist_names_are_refused_with_the_list(tmp_path, name):
-    assert "pathmnist" in refused(f"medmnist:{name}", "there is no MedMNIST set", root=tmp_path, download=True)
+    assert "pathmnist" in refused(
+        f"medmnist:{name}", "there is no MedMNIST set", root=tmp_path, download=True
+    )
 
 
 def test_a_download_is_made_only_when_asked_for_and_its_failure_is_a_sentence(tmp_path, monkeypatch):
