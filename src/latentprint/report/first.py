@@ -226,8 +226,8 @@ def _next(case: _Case) -> str:
     if state == "reproduces" and case.given:
         return (
             "Do not release these images, nor the model that made them. Look at the pairs on the confidential"
-            " page. If you can have the model itself, audit it (--model): that tells how far the memory goes,"
-            " and how rare a copy must be to be missed."
+            " page; latentprint filter keeps such images back. If you can have the model itself, audit it"
+            " (--model): that tells how far the memory goes, and how rare a copy must be to be missed."
         )
     if state == "reproduces":
         meets = (
@@ -238,7 +238,8 @@ def _next(case: _Case) -> str:
         )
         return (
             f"Do not release this model.{meets} Train again on more images, for fewer steps, without repeated"
-            " images or with a privacy guarantee, and repeat this audit on the new model."
+            " images or with a privacy guarantee, and repeat this audit on the new model. What each of these"
+            " does to your own images: latentprint remedies."
         )
     if state == "not found":
         return (
