@@ -2,7 +2,7 @@
 
 A tiny Stable Diffusion (random CLIP, its own autoencoder) is trained on 400 handwritten digits captioned by
 their class alone: the base. It is then fine-tuned on 40 others, each with a caption of its own, as long as it
-takes to repeat them. Audited are the fine-tuned model with the base as control, and the base by itself.
+takes to repeat them. Audited are the fine-tuned model, against the base as control, and the base by itself.
 
     model     must give most of the 40 back under their own prompts, and say which
     base      must give none

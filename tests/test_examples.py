@@ -321,7 +321,7 @@ FEW: dict[str, dict[str, Any]] = {
     "search": {"levels": 3, "tries": 2},
     "baseline": {"images": 0},
     "samples": {"count": 40},
-    "sampler": {"step": "ancestral", "steps": 3},
+    "sampler": {"steps": 3},
     "likelihood": {"images": 0},
     "membership": {"images": 0},
 }

@@ -171,7 +171,7 @@ def test_the_report_speaks_of_one_recogniser_and_of_no_place(
     model, out, results = audited
     page = (out / "report.html").read_text()
     assert "Two recognisers" not in page and "both recognisers" not in page and "Mark recognised" not in page
-    assert "One recogniser" in page and "Said to be trained" in page and "1/N rests on it" in page
+    assert "One recogniser" in page and "Said to be trained" in page and "rate 1/N depends on that" in page
     shared = page + (out / "results.json").read_text() + (out / "run.json").read_text()
     assert str(model) not in shared and str(model.parent) not in shared
     evidence = (out / "evidence" / "index.html").read_text()
@@ -323,7 +323,7 @@ def test_what_cannot_be_audited_is_one_sentence_and_exit_2(tmp_path: Path, setti
     assert "without a model" in refused("--label", 1)
     assert "label" in refused("--model", model, "--label", 1)
     assert "--control" in refused("--model", model, "--control")
-    assert "no model or folder" in refused("--model", tmp_path / "nothing")
+    assert "does not exist" in refused("--model", tmp_path / "nothing")
     (tmp_path / "weights.pt").write_bytes(b"\x80\x04.")
     assert "pickle" in refused("--model", tmp_path / "weights.pt")
     (tmp_path / "empty").mkdir()
@@ -344,4 +344,4 @@ def test_check_counts_the_work_of_a_given_model(tmp_path: Path, settings: Path) 
     assert found["facts"]["model"] == "diffusers"
     assert found["facts"]["weights sha256"] == open_model(model).weights_sha256
     answer = CliRunner().invoke(app, ["check", "digits", "--model", str(tmp_path / "nothing")])
-    assert answer.exit_code == 2 and "no model or folder" in answer.stderr
+    assert answer.exit_code == 2 and "does not exist" in answer.stderr

@@ -255,7 +255,7 @@ def test_images_that_cannot_be_trained_on_are_refused():
     good = digits()
     for wrong, said in (
         (good[:0], "N of 1 or more"),
-        (good[:, 0], r"shape \(N, C, H, W\)"),
+        (good[:, 0], r"shape \(N, C, \*sides\)"),
         (good.astype(np.float64), "float64"),
         (np.where(good > 0.99, np.nan, good).astype(np.float32), "must be finite"),
     ):

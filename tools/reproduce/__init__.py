@@ -111,6 +111,12 @@ def reproduce(
 
 def _elsewhere(place: Place) -> Place:
     """The same place as another process sees it: whole paths, and no voice, which cannot be sent."""
+    from ray import cloudpickle
+
+    import tools
+
+    # workers import installed packages alone, which this one is not: its code goes along
+    cloudpickle.register_pickle_by_value(tools)
     root = place.where.root or (Path(os.environ["MEDMNIST_ROOT"]) if "MEDMNIST_ROOT" in os.environ else None)
     there = replace(place.where, root=None if root is None else Path(root).resolve(), say=silent)
     return replace(place, runs=place.runs.resolve(), where=there)

@@ -36,7 +36,7 @@ Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")]
 def _finished(run: Any) -> Any:
     """A run, or several, whose results are there: said before anything long is imported."""
     for one in run if isinstance(run, list) else [] if run is None else [run]:
-        file = one / "results.json" if one.is_dir() else one
+        file = one / "results.json" if os.path.isdir(one) else one
         if not os.path.exists(file):
             say(f"{quoted(file)} does not exist; a run that is finished is needed")
             raise typer.Exit(2)
