@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from latentprint.report.first import STATES, first_screen
+from latentprint.report.first import first_screen
 from latentprint.report.frameworks import FRAMEWORKS, Clause
 from latentprint.report.glossary import LIMITS
 from latentprint.report.measures import MEASURES, Measure
@@ -64,7 +64,6 @@ def render_dossier(
         "Evidence for a release decision",
         scripted=False,
         first=first,
-        css=STATES[results.verdict.state][0] if first.word != "Copies found" else "leak",
         weak=[one for one in found.values() if one.weak],
         numbers=list(found.values()),
         frameworks=frameworks,
