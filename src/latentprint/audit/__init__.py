@@ -2,11 +2,11 @@
 
     images → fingerprint → c_p, c_id → score model, control → t' → samples → likelihood, FID → verdict
 
-A model that others trained takes the place of all that is trained (``audit.given``): no fingerprint, no
-control, no c_p.
+An audit of a model that somebody else trained (``audit.given``) trains no score model: it has no fingerprint,
+no control and no c_p.
 
-Every line below is a stage that reads what the run already holds and does what is missing, so the same call
-continues an audit that was interrupted and ends in the same results.
+Every stage below reads what the run already holds and computes the rest. The same call therefore continues an
+interrupted audit, and ends in the same results.
 """
 
 from __future__ import annotations
@@ -42,32 +42,31 @@ def run_audit(
     authorised_by: str | None = None,
     where: Where = Where(),  # noqa: B008 (frozen)
 ) -> Results:
-    """Audit a recipe: train on the images with one fingerprint among them, and see whether it comes back.
+    """Audit a recipe: train on the images, one of them marked, and see whether that image comes back.
 
     Args:
-        config: everything that decides the numbers; ``resolve`` makes one from a preset.
-        out: folder of the run; the same call again continues it.
-        model: a model that others trained on these images: a folder (``adapters.open_model``), what
-            ``adapters.from_module`` makes of a network, or a denoiser of images; None: one is trained.
-        samples: images that a model generated (``adapters.samples.open_samples``), audited in its place:
-            counts, nearest copies and FID.
-        target: which training image to look for, its number or an image file; None: drawn by the seed among
-            those without near copies.
-        label: with ``model``, the class to audit of a model that is conditional on one.
-        checkpoints: with ``model``, what its training left along the way (``audit.checkpoints``).
-        fresh: put a run that ``out`` already holds aside and begin anew.
-        authorised_by: who stated which authority for this audit; written into run.json and the report.
-        where: the device, memory, files and machines that it may use.
+        config: all settings that decide the numbers; ``resolve`` makes them from a preset.
+        out: folder of the run. The same call with the same folder continues it.
+        model: a model that was trained on these images: a folder (``adapters.open_model``), the result of
+            ``adapters.from_module``, or a denoiser of images. None: the audit trains a model itself.
+        samples: images that a model generated (``adapters.samples.open_samples``). They are audited in place
+            of the model: counts, nearest copies and FID.
+        target: the training image to look for, by number or as an image file. None: the seed draws one of the
+            images that have no near copy.
+        label: with ``model``, the class to audit if the model is class-conditional.
+        checkpoints: with ``model``, the checkpoints of its training (``audit.checkpoints``).
+        fresh: move a run that ``out`` already holds aside, and start over.
+        authorised_by: who authorised this audit, in the user's words; written into run.json and the report.
+        where: the device, memory, files and machines that the audit may use.
 
     Returns: what ``results.json`` holds.
 
     Raises:
-        InputError: one sentence about the input, the settings, the folder or the disk; what was finished
-            is kept.
+        InputError: one sentence about the input, the settings, the folder or the disk. Finished work is kept.
     """
     if model is not None and samples is not None:
         raise InputError("a model and samples were given; audit one of them at a time")
-    # A file of arrays can only be samples; a folder of pictures given as a model may be what lies beside one.
+    # A file of arrays can only hold samples. A folder of pictures given as a model may lie beside one.
     if isinstance(model, str | Path) and Path(model).is_file() and recognise(model) == "samples":
         model, samples = None, model
     if samples is not None:

@@ -1,4 +1,4 @@
-"""What a text-to-image model is asked: the prompt of every image, and prompts beside them."""
+"""The prompts that a text-to-image model is asked: those of the images, and further ones."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class Prompts:
     """Prompts of images, and further ones.
 
     Attributes:
-        train, heldout: of each image; None: a held-out image has none.
-        further: others that are asked.
-        own: that of x_p.
-        guidance: the audit's scale.
-        cut: of each training prompt, the tokens that the model never sees.
+        train, heldout: the prompt of each image; None: a held-out image has no prompt.
+        further: other prompts that are asked.
+        own: the prompt of x_p.
+        guidance: the audit's guidance scale.
+        cut: for each training prompt, how many tokens at its end the model never sees.
     """
 
     train: tuple[str, ...]
@@ -37,34 +37,34 @@ class Prompts:
 
     @property
     def alike(self) -> bool:
-        """Whether every image has the same one: then one condition makes them all."""
+        """Whether all images share one prompt, so that one condition serves them all."""
         return len({*self.train, *self.heldout}) == 1
 
     @property
     def every(self) -> tuple[str, ...]:
-        """Each once."""
+        """Every prompt once."""
         heldout = (one for one in self.heldout if one is not None)
         return tuple(dict.fromkeys((*self.train, *heldout, *self.further, "")))
 
     def condition(self, prompt: str, guidance: float | None = None) -> dict[str, object]:
-        """What q and t' belong to under a prompt, as results state it: its words by hash."""
+        """The prompt that q and t' belong to, as results state it: a hash of its words."""
         scale = self.guidance if guidance is None else guidance
         return {"guidance": scale, "prompt": prompt_sha256(prompt)[:16]}
 
     def identity(self) -> dict[str, object]:
-        """Plain values by which all that is asked is known again."""
+        """Plain values that identify all prompts of the audit."""
         words = "\0".join([*self.train, "", *map(repr, self.heldout), "", *self.further])
         digest = sha256(words.encode("utf-8", "surrogatepass")).hexdigest()
         return {"prompts_sha256": digest, "guidance": self.guidance, "prompt": prompt_sha256(self.own)}
 
     def listed(self) -> tuple[tuple[str, str], ...]:
-        """(whose, words) of all of them, for the confidential page."""
+        """(whose, words) of every prompt, for the confidential page."""
         train = [(f"training image {i}", text) for i, text in enumerate(self.train)]
         further = [(f"further prompt {i}", text) for i, text in enumerate((*self.further, ""), 1)]
         return (*further, *train)
 
     def notes(self) -> tuple[str, ...]:
-        """What a reader must know of the prompts."""
+        """What a reader must know about the prompts."""
         scale = (
             f"guidance {self.guidance:g}: each evaluation is two passes through the network"
             if self.guidance > 1
@@ -89,7 +89,7 @@ class Prompts:
 
 
 def read_prompts(config: AuditConfig, split: Split) -> Prompts:
-    """The prompts of the images, from where the settings say."""
+    """The prompts of the images, read from where the settings say."""
     settings, names = config.prompts, split.train.names
     file = None if settings.file is None else Path(settings.file)
     if file is not None and not file.exists():
@@ -110,14 +110,15 @@ def read_prompts(config: AuditConfig, split: Split) -> Prompts:
         first, *rest = settings.ask
         count = len(split.train), len(split.heldout)
         return Prompts((first,) * count[0], (first,) * count[1], tuple(rest))
-    assert names is not None  # found by them
+    assert names is not None  # found by their names
     held = tuple(found.get(name) for name in split.heldout.names or (None,) * len(split.heldout) if name)
     held = held if len(held) == len(split.heldout) else (None,) * len(split.heldout)
     return Prompts(tuple(found[name] for name in names), held, settings.ask)
 
 
 def measurable(config: AuditConfig, prompts: Prompts | None) -> AuditConfig:
-    """The settings without what needs a prompt of every held-out image, where one of them has none."""
+    """The settings without the measures that need a prompt for every held-out image, if one of them has
+    none."""
     if prompts is None or None not in prompts.heldout:
         return config
     return replace(
@@ -129,14 +130,15 @@ def measurable(config: AuditConfig, prompts: Prompts | None) -> AuditConfig:
 
 
 def require_none(config: AuditConfig, *, given: bool = True) -> None:
-    """Refuses prompts for a model that takes none.
+    """Refuse prompts for a model that takes none.
 
     Args:
         config: the settings.
-        given: whether there is a model from outside.
+        given: whether the model was trained elsewhere.
 
     Raises:
-        InputError: some were given, or a base or LoRA; without a model, a mark that was trained on.
+        InputError: the settings name prompts, a base model or a LoRA; or, without a model, a mark of
+            `latentprint inject`.
     """
     if config.given.mark is not None and not given:
         raise InputError("--mark says what a model was trained on, and none was given (--model)")
@@ -149,12 +151,12 @@ def require_none(config: AuditConfig, *, given: bool = True) -> None:
 
 
 def sampled_under(opened: Opened, own: bool, guidance: float, prompt: str) -> Denoiser:
-    """A model as it is sampled from under a prompt."""
+    """The model under a prompt, as it is sampled from."""
     return with_prompt(opened, prompt, guidance).sampled(own)
 
 
 def of_numbers(prompts: Prompts, numbers: Sequence[int]) -> list[str]:
-    """The prompts of images by the numbers of `audit.comparison`: training images, held-out ones twice."""
+    """Prompts by the image numbers of `audit.comparison`: training images, then the held-out images twice."""
     train, held = prompts.train, prompts.heldout
     found = [train[i] if i < len(train) else held[(i - len(train)) % len(held)] for i in numbers]
     return [one or "" for one in found]

@@ -1,8 +1,9 @@
-"""Many marked images in one training: how typical is x_p, and how large is epsilon at least.
+"""Many marked images in one training: how typical is x_p, and how large is epsilon at least?
 
-One recogniser knows all 2 K marked images, those that the coin left out and x_p too. It counts each of them
-among the samples; each is searched for as x_p is (Alg. 1) and has a loss. Whatever differs between those that
-are in and those that are out, the model learnt (`latentprint.results.canaries`).
+One recogniser knows all 2 K marked images, those that the coin left out, and x_p. It counts each of them
+among the samples. Each is also searched for as x_p is (Alg. 1), and has a loss. Marked images that were
+trained on and those that were not differ only by the coin, so any difference between the two groups was
+learnt (`latentprint.results.canaries`).
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from latentprint.results.notes import Drawn
 STAGE = "canaries"
 
 _NOISE = 2**33
-"""Added to their numbers where noise is drawn: they share none with training or held-out images."""
+"""Added to the canaries' numbers where noise is drawn, so that they share no noise with other images."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,8 @@ class _Listed:
 def identities(
     context: Context, split: Split, injection: Injection, canaries: Canaries | None
 ) -> Identities | None:
-    """Fit the recogniser of all marked images, x_p the last of them, or read it; None for x_p alone."""
+    """Fit the recogniser of all marked images, x_p last, or read it from the run; None where only x_p is
+    marked."""
     if canaries is None:
         return None
     kind = context.config.fingerprint.drawn(split.heldout.pixels)
@@ -76,7 +78,7 @@ def identities(
 
 
 def which_canary(known: Identities) -> Compare:
-    """The column ``canary`` of samples: the marked image that each shows, -1 where none."""
+    """The column ``canary`` of samples: the marked image that each sample shows; -1: none."""
     return lambda images: {"canary": known.which(images)}
 
 
@@ -88,7 +90,8 @@ def search_canaries(
     injection: Injection,
     canaries: Canaries,
 ) -> None:
-    """Loss and coins of the marked images as rows ``canaries``, their search as ``canaries.search``.
+    """The losses and coins of the marked images as rows ``canaries``, and their search as
+    ``canaries.search``.
 
     ``plain`` is the model in full precision, for the loss.
     """

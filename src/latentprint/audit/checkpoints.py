@@ -1,13 +1,13 @@
 """t' over training: the search for x_p after several numbers of training steps (paper Fig. 3, Fig. 10).
 
-    own training     weights kept along the way (``stages.snapshot``), and the finished model
-    a folder         models that others kept while they trained, each a folder named with its step
+    own training     weights kept during training (``stages.snapshot``), and the finished model
+    a folder         checkpoints that somebody else kept, each a folder named with its step
 
-Every checkpoint is asked the same tries with the same noise, exhaustively (Alg. 1) whatever method searches
-the finished model, so that any two can be compared try by try (``search.onset``).
+Every checkpoint gets the same tries with the same noise. The search is exhaustive (Alg. 1) whatever method
+searches the finished model, so that any two checkpoints can be compared try by try (``search.onset``).
 
-The error to x_p is that of the closest image which came from t >= T / 2, hit or not: from little noise every
-model restores every image, and a bar that follows t' would compare different things.
+The error to x_p is that of the closest image that came from t >= T / 2, hit or not. From little noise every
+model restores every image, and a lower bound that follows t' would compare different noise levels.
 """
 
 from __future__ import annotations
@@ -38,12 +38,13 @@ from latentprint.store import RunError
 
 
 class CheckpointError(InputError):
-    """Checkpoints that cannot be looked at, for the reason given in one sentence."""
+    """Checkpoints that cannot be audited, with the reason in one sentence."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Weights after ``step`` steps; ``open`` reads them anew, so that one is in memory at a time."""
+    """Weights after ``step`` steps. ``open`` reads them from disk, so that only one checkpoint is in
+    memory."""
 
     step: int
     weights_sha256: str
@@ -53,7 +54,7 @@ class Checkpoint:
 def require_checkpoints(
     config: AuditConfig, named: Path | str | None, *, trains: bool, processes: int
 ) -> None:
-    """Nothing, if an audit that trains its model, or one of a given model, has the checkpoints asked for."""
+    """Check that an audit that trains its model, or one of a given model, has the checkpoints asked for."""
     keep = config.checkpoints.keep
     if trains and named is not None:
         raise CheckpointError(
@@ -72,14 +73,15 @@ def require_checkpoints(
 
 
 def identified(checkpoints: Sequence[Checkpoint]) -> dict[str, object]:
-    """What a run's settings say of given checkpoints: it is continued with these weights alone."""
+    """The given checkpoints as the run's settings record them: the run can only be continued with the same
+    weights."""
     if not checkpoints:
         return {}
     return {"checkpoints": [[one.step, one.weights_sha256] for one in checkpoints]}
 
 
 def own_checkpoints(context: Context) -> tuple[Checkpoint, ...]:
-    """What this audit's training left along the way, the finished model last; none where none was asked."""
+    """The checkpoints of this audit's own training, the finished model last; empty if none were asked for."""
     steps, keep = context.config.model.training.steps, context.config.checkpoints.keep
     if not keep:
         return ()
@@ -101,9 +103,11 @@ def _own(context: Context, step: int, folder: Path) -> Checkpoint:
 def found_checkpoints(
     where: Path | str, given: Given, device: torch.device, config: AuditConfig, images: Callable[[], Split]
 ) -> tuple[Checkpoint, ...]:
-    """The models that ``where`` names, by rising step: a folder of them, or a pattern such as ``out/step-*``.
+    """The models that ``where`` names, by rising step: a folder of models, or a pattern such as
+    ``out/step-*``.
 
-    A checkpoint's step is the last number in its name. Each is opened once, to be refused now if it must be.
+    A checkpoint's step is the last number in its name. Each is opened once, so that one that must be refused
+    is refused before the audit starts.
     """
     place = Path(where)
     inside = sorted(place.iterdir()) if place.is_dir() else [Path(one) for one in sorted(glob(str(where)))]
@@ -123,11 +127,12 @@ def found_checkpoints(
 
 
 _PARTS = ("unet", "unet_ema", "transformer", "vae", "vqvae", "scheduler", "logs", "samples")
-"""What a training script leaves beside checkpoints: parts of the finished pipeline, logs and images."""
+"""Names that training scripts leave beside checkpoints: parts of the finished pipeline, logs and images."""
 
 
 def _is_model(folder: Path) -> bool:
-    """Whether it is a checkpoint; one that is refused is, so that it is not passed over in silence."""
+    """Whether the folder is a checkpoint. One that will be refused counts, so that it is not skipped
+    silently."""
     if folder.name in _PARTS:
         return False
     try:
@@ -190,10 +195,10 @@ def over_training(
     audited: Audited,
     control: Audited | None,
 ) -> None:
-    """The search for x_p at each checkpoint, in the place of the finished model.
+    """The search for x_p at each checkpoint, in place of the finished model.
 
-    Rows are kept as ``search.step-N``; those of the finished model and of the control are the search's own
-    where that was exhaustive.
+    Rows are kept as ``search.step-N``. Where the search of the finished model and of the control was
+    exhaustive, its rows are used.
     """
     if not checkpoints:
         return

@@ -1,21 +1,22 @@
-"""What t' means: the same search for other images, by one embedding for all; three questions, three stages.
+"""Is x_p's t' unusual? The same search for other images, with one embedding for all of them. Three stages:
 
     baseline     is x_p's t' above that of held-out images?
-    profile      whose t' is, among many training images?
-    agreement    does the embedding say of x_p's trajectories what c_id said?
+    profile      which of many training images have a high t'?
+    agreement    does the embedding agree with c_id about x_p's trajectories?
 
-x_p and every held-out image, under a fingerprint of its own drawn as x_p's was (as it is, where x_p carries
-none), are searched alike; the null law of t' and the rank p-value follow (`latentprint.search.null_law`), for
-a profile with Benjamini and Hochberg's step-up over all targets. c_id exists for x_p alone, so the target's
-t' is measured again: all values that are compared come from one detector. A held-out image with a near copy
-among the training images was seen, and is left out.
+The same search is run for x_p and for every held-out image. Held-out images carry a fingerprint of their own,
+drawn as x_p's was, or none where x_p has none. The null law of t' and the rank p-value follow
+(`latentprint.search.null_law`); a profile corrects for all targets by Benjamini and Hochberg's step-up. c_id
+exists for x_p alone, so the target's t' is measured a second time with the embedding: all values that are
+compared come from one detector. A held-out image with a near copy among the training images was trained on,
+in effect, and is left out.
 
-How far the embedding may stand in for c_id is seen where both exist. The trajectories of x_p's search are
-drawn again from their ids, which gives the same images: from little noise nearly all show x_p, from much
-noise nearly none, so that both answers occur.
+The agreement stage shows how far the embedding can replace c_id. The trajectories of x_p's search are drawn
+again from their ids, which gives the same images. From little noise nearly all show x_p, from much noise
+nearly none, so that both answers occur.
 
-Numbers of the images, so that rows stay theirs whatever is asked later: training image i is target i,
-held-out image j of H is N + j as it is, and N + H + j under its fingerprint.
+Image numbers are fixed, so that stored rows keep their meaning whatever is asked later. Training image i is
+target i; held-out image j of H is N + j as it is, and N + H + j under its fingerprint.
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ Pixels = NDArray[np.float32]
 
 @dataclass(frozen=True, eq=False)
 class Subjects:
-    """Training images, held-out ones, and those under a fingerprint each: `Images`, numbered as above."""
+    """Training images, held-out images, and held-out images under a fingerprint each, numbered as in the
+    module."""
 
     train: Pixels
     heldout: Pixels
@@ -71,7 +73,7 @@ class Subjects:
         return len(self.train) + len(self.heldout) + j
 
     def take(self, numbers: NDArray[np.int64], /) -> Pixels:
-        """Images (n, C, H, W) by number; a fingerprint follows from the seed and the held-out image's j."""
+        """Images (n, C, H, W) by number. A fingerprint follows from the seed and the held-out image's j."""
         return np.stack([self._one(int(number)) for number in numbers])
 
     def _one(self, number: int) -> Pixels:
@@ -86,7 +88,7 @@ class Subjects:
 
 
 def embedding(context: Context, split: Split, config: EmbeddingConfig) -> EmbeddingDetector:
-    """Fit the embedding on all of the user's images, none marked, or read it where that is done."""
+    """Fit the embedding on all of the user's images, unmarked, or read it from the run."""
     pixels, how = np.concatenate([split.train.pixels, split.heldout.pixels]), context.config.speed.detectors
     kind = context.config.fingerprint.drawn(split.heldout.pixels)
     return recogniser(
@@ -115,14 +117,15 @@ def subjects(context: Context, split: Split, injection: Injection) -> Subjects:
 
 
 def as_private(images: Subjects, injection: Injection, j: int) -> int:
-    """The number of held-out image j treated as x_p was: under a fingerprint, or as it is."""
+    """The number of held-out image j, treated as x_p was: under a fingerprint, or as it is."""
     return images.marked(j) if was_injected(injection) else images.plain(j)
 
 
 def unseen(context: Context, images: Subjects, count: int) -> tuple[int, ...]:
-    """``count`` held-out images j, or as many as there are, drawn by the seed: none near a training image.
+    """``count`` held-out images j, or all if there are fewer, drawn by the seed; none is near a training
+    image.
 
-    More of them later keep the ones already drawn.
+    A larger ``count`` later keeps the images that are already drawn.
     """
     order = context.streams.generator("baseline.images").permutation(len(images.heldout))
     found: list[int] = []
@@ -148,7 +151,7 @@ def baseline(
     injection: Injection,
     settings: BaselineSettings,
 ) -> None:
-    """The search for held-out images and for x_p by the same embedding; rows are kept as ``baseline``."""
+    """The search for held-out images and for x_p with the same embedding; rows are kept as ``baseline``."""
     if settings.images == 0:
         return
     images = subjects(context, split, injection)
@@ -180,9 +183,10 @@ def profile(
     injection: Injection,
     settings: ProfileSettings,
 ) -> None:
-    """t' of the targets that the settings name, and of held-out images; rows are kept as ``profile``.
+    """t' of the targets in the settings, and of held-out images; rows are kept as ``profile``.
 
-    x_p is compared with held-out images under a fingerprint, the other targets with the same ones without.
+    x_p is compared with held-out images that carry a fingerprint, the other targets with those that carry
+    none.
     """
     if settings.targets == 0:
         return
@@ -203,19 +207,19 @@ def profile(
         marked=None if marked == unmarked else marked,
     )
     plan = settings.plan(noted.horizon, matcher.rates.fpr)
-    # Once each: where x_p carries no mark, both laws are of the same images.
+    # Once each: if x_p carries no mark, both null laws are of the same images.
     everything = [*dict.fromkeys([*chosen, *unmarked, *(marked or ())])]
     search_many(context, model, matcher, images, plan, "profile", everything, {"ranked": noted.plain()})
 
 
 def require_targets(config: AuditConfig, count: int) -> None:
-    """Nothing, if the ``count`` training images hold the profile's targets: said before any training."""
+    """Check, before any training, that the ``count`` training images include the profile's targets."""
     if config.profile.targets != 0:
         targets_among(config.profile.targets, count, Streams(config.seed))
 
 
 def targets_among(targets: Targets, count: int, streams: Streams) -> list[int]:
-    """The training images that ``targets`` names among ``count``, each once, rising."""
+    """The training images among ``count`` that ``targets`` names, each once, in rising order."""
     if targets == "all":
         return list(range(count))
     if isinstance(targets, int):
@@ -235,7 +239,7 @@ def targets_among(targets: Targets, count: int, streams: Streams) -> list[int]:
 
 
 def agreement(context: Context, audited: Audited, matcher: EmbeddingDetector) -> None:
-    """The trajectories of x_p's search judged by the embedding too; rows are kept as ``agreement``."""
+    """The embedding's answers on the trajectories of x_p's search; rows are kept as ``agreement``."""
     searched = context.run.rows("search.model")
     probe = noised_probe(context, audited)
     judged = replace(probe, identity=matcher.for_target(probe.target), presence=None)

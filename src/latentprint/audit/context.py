@@ -1,4 +1,4 @@
-"""What every stage of an audit is given: the settings, the run on disk, noise, and where it runs."""
+"""What every stage of an audit receives: the settings, the run on disk, noise, and where it runs."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from latentprint.streams import Streams
 
 @dataclass(frozen=True)
 class Where:
-    """Where an audit runs and what it may use; no result depends on it, save by rounding on ``processes``.
+    """Where an audit runs and what it may use. No result depends on it, except for rounding by ``processes``.
 
     Attributes:
-        device: where networks run, by torch's name of it.
+        device: where networks run, as torch names it.
         batch: how many trajectories share a network call; more take more memory.
         root: where the MedMNIST files are.
-        download: whether a missing one may be fetched.
-        say: told how far each stage is.
-        map: works through units of trajectories, here or on many machines (``spread.executor``).
-        processes: how many train one model together (``together``).
+        download: whether a missing one may be downloaded.
+        say: receives the progress of each stage.
+        map: executes units of trajectories, here or on many machines (``spread.executor``).
+        processes: how many processes train one model together (``together``).
     """
 
     device: str = "cpu"
@@ -46,22 +46,22 @@ class Where:
 
     @cached_property
     def place(self) -> torch.device:
-        """The device, tried.
+        """The device, after one operation on it succeeded.
 
         Raises:
-            InputError: there is no such device on this machine.
+            InputError: this machine has no such device.
         """
         return open_device(self.device)
 
 
 @dataclass(frozen=True)
 class Context:
-    """See the module.
+    """The settings, the run, the models' spaces and the device of one audit.
 
-    ``codec`` leads from images to the space the model works in, ``space`` is that space's (C, *sides); None:
-    that of the images. ``own`` is the sampler that a given model came with. ``condition`` is what else its q
-    and t' belong to (prompt, guidance), and ``under`` the model under the prompt of the image of a number
-    (`audit.comparison`), as it is sampled from or as it is, where images have prompts.
+    ``codec`` leads from images to the space the model works in, and ``space`` is that space's (C, *sides);
+    None: that of the images. ``own`` is the sampler that a given model came with. ``condition`` is what else
+    its q and t' belong to (prompt, guidance). Where images have prompts, ``under`` is the model under the
+    prompt of the image of a number (`audit.comparison`), as it is sampled from or as it is.
     """
 
     config: AuditConfig
@@ -85,17 +85,17 @@ class Context:
 
     @property
     def map(self) -> Map:
-        """What works through units of trajectories."""
+        """What executes units of trajectories."""
         return self.where.map
 
     @property
     def say(self) -> Report:
-        """Told how far each stage is."""
+        """Receives the progress of each stage."""
         return self.where.say
 
     @property
     def streams(self) -> Streams:
-        """Noise of this run: everything random follows from its seed."""
+        """The noise of this run: everything random follows from its seed."""
         return Streams(self.config.seed)
 
     @property
@@ -105,23 +105,23 @@ class Context:
 
     @property
     def sampler_value(self) -> SamplerValue:
-        """The same sampler, as results name it."""
+        """The same sampler as results name it."""
         return SamplerValue.model_validate({**self.sampler.describe(), **self.condition})
 
     def progress(self, stage: str, unit: str) -> Progress:
-        """A counter for one stage, for work that knows nothing of stages."""
+        """A progress counter for one stage, for work that knows nothing of stages."""
         return lambda done, total: self.say(stage, done, total, unit)
 
     @contextmanager
     def stage(self, name: str) -> Generator[None]:
-        """Time a stage; the stage itself says when it is finished (``run.finish``)."""
+        """Time a stage. The stage itself says when it is finished (``run.finish``)."""
         if not self.run.stage(name).done:
             self.run.begin(name)
         yield
 
 
 def open_device(name: str) -> torch.device:
-    """The torch device of that name, tried with one number on it."""
+    """The torch device of that name, after one operation on it succeeded."""
     try:
         device = torch.device(require_device(name))
         torch.zeros(1, device=device).item()
@@ -129,13 +129,14 @@ def open_device(name: str) -> torch.device:
         raise InputError(
             f"the device {name!r} cannot be used here: {str(error).splitlines()[0][:200]}"
         ) from error
-    # torch lets convolutions round to TF32 unless told not to; here only the settings may (``config.speed``).
+    # By default torch lets convolutions round to TF32; here only the settings may allow it
+    # (``config.speed``).
     torch.backends.cudnn.allow_tf32 = False
     return device
 
 
 def describe(device: torch.device) -> dict[str, str | int]:
-    """The device in words that may be published: its kind and model, and the threads it was given."""
+    """The device in words that may be published: its kind and model, and the number of threads."""
     if device.type == "cuda":
         return {"type": "cuda", "name": torch.cuda.get_device_name(device)}
     return {"type": device.type, "threads": torch.get_num_threads()}

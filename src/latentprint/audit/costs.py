@@ -1,7 +1,7 @@
-"""What each stage of an audit costs in network evaluations, from its settings: said before, noted after.
+"""What each stage of an audit costs in network evaluations, predicted from its settings.
 
-A stage has here the name that it has in run.json, where it notes what it spent; ``check`` shows these numbers
-beforehand and the report those. One evaluation is one image seen once by the network.
+A stage has the same name here as in run.json, where it notes what it spent. ``check`` shows the numbers of
+this module, the report those of run.json. One evaluation is one image passed once through the network.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ ADAPTIVE = 200
 
 
 ROW = 200
-"""Bytes of memory that a trajectory takes while its rows are put together: a dozen columns, twice."""
+"""Bytes of memory that a trajectory takes while its rows are assembled: a dozen columns, twice."""
 
 
 class MemoryLack(InputError):
-    """What is asked for needs more memory than this machine has free, said before any of it is taken."""
+    """The request needs more memory than this machine has free; said before any of it is allocated."""
 
 
 DRAW = 24
-"""Bytes of memory that an image shown in an epoch takes while it is drawn: its place, thrice."""
+"""Bytes of memory that an image of an epoch takes while the order is drawn: its index, three times."""
 
 
 def require_memory(config: AuditConfig, shape: tuple[int, ...], place: torch.device, *, trains: bool) -> None:
-    """Nothing, if training and rows fit into the memory that is free, by an estimate on the low side.
+    """Refuse a training or rows that do not fit into the free memory, by an estimate on the low side.
 
-    A training step keeps the output of each residual block, which has its level's channels at the level's
-    size, in float32, a handful of times (convolutions, normalisations, gradients).
+    A training step keeps the output of each residual block in float32, a handful of times (convolutions,
+    normalisations, gradients). The output has its level's channels at the level's size.
     """
     free = free_memory()
     room = torch.cuda.mem_get_info(place)[0] if place.type == "cuda" else free
@@ -79,9 +79,8 @@ def require_memory(config: AuditConfig, shape: tuple[int, ...], place: torch.dev
 class Planned:
     """One stage: how many units of what, and the evaluations they take.
 
-    Attributes:
-        stage: its name in run.json.
-        about: the number is no count but a bound or an order of magnitude, for the stage decides itself.
+    Attributes: stage: its name in run.json. about: the number is a bound or an order of magnitude, because
+        the stage itself decides how much it does.
     """
 
     stage: str
@@ -105,11 +104,11 @@ def planned(
 
     Args:
         config: the settings.
-        sampler: the audit's own.
-        schedule: of the model.
-        images: how many are trained on.
-        heldout: how many are not.
-        bits: whether the images have a bit depth, without which there is no likelihood of them.
+        sampler: the audit's sampler.
+        schedule: the model's noise schedule.
+        images: how many images are trained on.
+        heldout: how many are held out.
+        bits: whether the images have a bit depth, without which they have no likelihood.
         checkpoints: the steps after which further models are kept and searched.
     """
     return tuple(_planned(config, sampler, schedule, images, heldout, bits, checkpoints))
@@ -163,7 +162,7 @@ def _planned(
 
 
 def _search(stage: str, sampler: Sampler, settings: SearchSettings, schedule: Schedule) -> Planned:
-    """As many tries at every level; the methods that ask elsewhere, or stop early, are bounded by it."""
+    """The cost of as many tries at every level, which bounds the methods that stop early or ask elsewhere."""
     tries = settings.cap if settings.method == "sequential" else settings.tries
     plan = settings.plan(schedule.start)
     total, about = _along(sampler, plan.grid, schedule)
@@ -199,6 +198,6 @@ def _along(sampler: Sampler, grid: tuple[float, ...], schedule: Schedule) -> tup
 
 
 def _evaluations(sampler: Sampler, schedule: Schedule) -> tuple[int, bool]:
-    """Evaluations of one trajectory from the prior, and whether that is an order of magnitude only."""
+    """Evaluations of one trajectory from the prior, and whether that is only an order of magnitude."""
     each = sampler.evaluations(schedule)
     return (ADAPTIVE, True) if each is None else (each, False)

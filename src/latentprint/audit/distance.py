@@ -1,4 +1,4 @@
-"""The Frechet distance of the samples to the training images and to held-out ones (Table 2)."""
+"""The Fréchet distance of the samples to the training images and to held-out ones (Table 2)."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _CHUNK = 256
 
 
 MOST_PIXELS = 3072
-"""Values of an image up to which pixels serve as features: a larger covariance takes minutes."""
+"""Values per image up to which pixels serve as features; the covariance of more would take minutes."""
 
 
 def extractor(context: Context, detectors: Detectors, shape: tuple[int, ...]) -> Extractor:
     """The features that the settings name, of images of this shape (C, H, W).
 
-    Without a presence detector pixels stand in the place of its features, or those of c_id for large images.
+    If there is no presence detector, pixels replace its features, or the features of c_id for large images.
     """
     settings = context.config.fid
     if settings.features == "presence" and detectors.presence is not None:
@@ -41,7 +41,7 @@ def extractor(context: Context, detectors: Detectors, shape: tuple[int, ...]) ->
         return DetectorFeatures(detectors.identity)
     if settings.features != "inception":
         return PixelFeatures()
-    assert settings.weights is not None and settings.sha256 is not None  # FidSettings holds them together
+    assert settings.weights is not None and settings.sha256 is not None  # FidSettings keeps them together
     return InceptionFeatures(Path(settings.weights), settings.sha256, str(context.device))
 
 
@@ -52,7 +52,7 @@ def distance(
     if context.run.stage("fid").done:
         return
     kept = context.run.array("features.model")
-    if kept is None:  # sampling keeps them before any row
+    if kept is None:  # sampling writes them before any row
         raise RunError("the features of the samples are missing in arrays/; start again with --fresh")
     finish(context, kept[1], train, heldout, extract)
 
@@ -64,7 +64,7 @@ def finish(
     heldout: NDArray[np.float32],
     extract: Extractor,
 ) -> None:
-    """Note the distances of features (n, d) of samples to those of images (N, C, H, W)."""
+    """Note the distances of the samples' features (n, d) to those of images (N, C, H, W)."""
     generated = Moments.of(values)
 
     def of(pixels: NDArray[np.float32]) -> Moments:
@@ -84,5 +84,5 @@ def finish(
 
 
 def _digits(distance: float) -> float:
-    """Six digits: those after depend on how many images a network sees at once, and nothing else may."""
+    """Six digits. Later digits depend on how many images share a network call, and results must not."""
     return float(f"{distance:.6g}")

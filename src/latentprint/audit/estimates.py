@@ -1,7 +1,7 @@
-"""q where counting sees nothing: every estimator of the table that the settings name, beside the count.
+"""q where counting sees nothing: every estimator that the settings name, in addition to the count.
 
-All are about the same Omega as the count: the images on which c_p and c_id fire together. An estimate says
-itself whose sampler's q it is.
+All estimators share the count's Omega: the images on which c_p and c_id fire together. Each estimate names
+the sampler whose q it is.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from latentprint.results.searched import Sampler
 
 
 def estimates(context: Context, audited: Audited, others: NDArray[np.float32]) -> None:
-    """Each estimator that the settings name, as a stage: finished it is read, interrupted it goes on.
+    """Run each estimator that the settings name, as a stage: a finished one is read, an interrupted one
+    continued.
 
     ``others`` are the training images (n, C, H, W) without x_p.
     """
@@ -51,7 +52,7 @@ def estimates(context: Context, audited: Audited, others: NDArray[np.float32]) -
 
 
 def omega(detectors: Detectors) -> Inside:
-    """Omega_p (Eq. 6) as a function of images (n, C, H, W): every detector positive.
+    """Omega_p (Eq. 6) as a function of images (n, C, H, W): every detector is positive.
 
     c_id, the costlier of the two, judges only the images on which c_p has fired.
     """

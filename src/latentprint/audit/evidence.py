@@ -1,7 +1,7 @@
 """Evidence: the images behind the numbers, drawn again from their ids. Confidential.
 
-No image that came back is stored while the audit runs: noise is a pure function of (seed, purpose, id, step),
-so the few that are shown are made again from their ids.
+No image that came back is stored while the audit runs. Noise is a pure function of (seed, purpose, id, step),
+so the few images that are shown can be drawn again from their ids.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Pixels = NDArray[np.float32]
 
 
 def pictures(probe: ModelProbe, t: Times, ids: Ids) -> NDArray[np.float32]:
-    """The images (n, C, H, W) that these trajectories end in, in the order asked."""
+    """The images (n, C, H, W) in which these trajectories end, in the order asked."""
     out = np.zeros((len(ids), *probe.target.shape), np.float32)
     for rows, images, _ in probe.images(t, ids):
         out[rows.cpu().numpy()] = images.float().cpu().numpy()
@@ -54,7 +54,7 @@ def collect(
 
 
 def middle(injection: Injection) -> tuple[int, ...] | None:
-    """The middle of the mark; None where there is none."""
+    """The middle of the mark; None where there is no mark."""
     inside = np.argwhere(injection.fingerprint.mask(*injection.target.shape[1:]))
     return tuple(inside.mean(0).round().astype(int).tolist()) if len(inside) else None
 
@@ -65,9 +65,8 @@ def nearest_pairs(
     train: NDArray[np.float32],
     draw: Callable[[Times, Ids], NDArray[np.float32]],
 ) -> list[NearestPair]:
-    """The samples most alike to a training image of ``train`` (N, C, H, W), drawn again; none if ``found`` is
-    None.
-    """
+    """The samples most alike to training images ``train`` (N, C, H, W), drawn again; empty if ``found`` is
+    None."""
     if found is None:
         return []
     every = run.rows("samples.model")
@@ -95,7 +94,7 @@ def _known(injection: Injection) -> bool:
 
 
 def _over_levels(rows: Rows, probe: ModelProbe) -> list[Noised]:
-    """One try a level, the first that came back where one did; at most SHOWN_LEVELS levels, evenly spaced."""
+    """One try a level, the first hit if there is one; at most SHOWN_LEVELS levels, evenly spaced."""
     levels = np.unique(rows["t"])
     levels = levels[np.unique(np.linspace(0, len(levels) - 1, SHOWN_LEVELS).round().astype(int))]
     chosen = np.array([_first(rows, t) for t in levels], dtype=np.int64)
@@ -130,7 +129,7 @@ def _presence(rows: Rows, row: int) -> float | None:
 
 
 def _samples(rows: Rows, probe: ModelProbe, *, both: bool) -> list[Sample]:
-    # Without a c_p no detector can be right alone.
+    # If there is no c_p, no detector can be right alone.
     judged = ~np.isnan(rows["presence"])
     wanted = rows["hit"] if both else judged & (rows["presence_hit"] ^ rows["identity_hit"])
     chosen = np.flatnonzero(wanted)[:SHOWN_SAMPLES]

@@ -1,4 +1,4 @@
-"""Features of samples, kept by id while they are drawn: a Frechet distance needs no image a second time."""
+"""Features of samples, kept by id while they are drawn, so that a Fréchet distance needs no image twice."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ Kept = list[tuple[Ids, NDArray[np.float32]]]
 
 @dataclass(frozen=True)
 class Features:
-    """Features of the samples that pass by, held until the unit they belong to is done.
+    """Features of the samples that pass by, held in memory until their unit is done.
 
-    A unit may run in another process, which cannot write to the run: its features travel with its rows.
+    A unit may run in another process, which cannot write to the run; its features travel with its rows.
 
     Attributes:
         limit: samples with a smaller id are kept.
@@ -56,10 +56,10 @@ class _WithFeatures:
 
 @dataclass(frozen=True)
 class Keeping:
-    """A map whose units' features are written before their rows: rows without features cannot occur.
+    """A map that writes each unit's features before its rows, so that no rows exist without features.
 
     Attributes:
-        work: whose map does the units, and whose run keeps their features.
+        work: the map that executes the units, and the run that keeps their features.
         purpose: the name under which they are kept.
         features: what watches the samples.
     """
@@ -71,7 +71,8 @@ class Keeping:
     def __call__(self, function: Callable[[Any], Any], units: Iterable[Any], /) -> Iterator[Any]:
         for rows, kept in self.context.map(_WithFeatures(function, self.features), units):
             for ids, values in kept:
-                # A kill between features and rows, and then another batch size: some are there already.
+                # After a kill between features and rows, and with another batch size, some features are
+                # already there.
                 new = np.isin(ids, self.context.run.missing_array(self.purpose, ids))
                 self.context.run.append_array(self.purpose, ids[new], values[new])
             yield rows

@@ -1,12 +1,12 @@
-"""A model that somebody else trained, in the place of the one that an audit trains.
+"""A model that somebody else trained, in place of the one that an audit trains.
 
     DATA, model → x_p, an image as it stands → c_id → t' → samples → likelihood, FID → verdict
 
 Nothing is injected, so there is no mark for a c_p to see: Omega_p is that of c_id alone (Eq. 6 with one
-sign). Nothing is trained either, so there is no control, and false alarms are known from real images only.
+sign). No model is trained either, so there is no control, and false alarms are known from real images only.
 
-That the model was trained on these images is the word of whoever runs the audit. Which model it was is kept
-by the hash of its weights: a run is continued with those weights alone, and never with a path.
+The audit cannot check that the model was trained on these images; whoever runs it vouches for that. The model
+is identified by the hash of its weights, never by a path: a run is continued with those weights alone.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ from latentprint.results.searched import Sampler
 from latentprint.schedule import EDM, VE
 from latentprint.settings import plain
 
-_LOOKED = 4  # images on which the scale of latents is looked at
+_LOOKED = 4  # how many images show the scale of the latents
 
 _UNUSED = ("model", "control")
-"""Settings of what is trained, which nothing of this audit follows from; c_p's too where there is no mark."""
+"""Settings of the training, which this audit does not use; those of c_p too where there is no mark."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,9 @@ class Given:
 
     Attributes:
         opened: the model, on the device of the audit.
-        label: the class that is audited, for a model that is conditional on one.
+        label: the class that is audited, for a class-conditional model.
         target: the place of x_p among the training images; None: drawn by the seed.
-        folder: where it lies, if it lies on the disk.
+        folder: where the model is on disk, if it is.
         prompts: what a text-to-image model is asked; ``opened`` is then under the prompt of x_p.
         base: the model that it was fine-tuned from, under the same prompt: the control.
     """
@@ -70,11 +70,11 @@ class Given:
 
     @property
     def condition(self) -> dict[str, object]:
-        """What q and t' belong to beside the sampler: prompt and guidance."""
+        """What q and t' belong to besides the sampler: prompt and guidance."""
         return {} if self.prompts is None else self.prompts.condition(self.prompts.own)
 
     def settings(self, config: AuditConfig) -> dict[str, object]:
-        """The run's settings: those that this audit follows from, and which model it is about."""
+        """The run's settings: those that this audit uses, and the identity of the model."""
         unused = _UNUSED if config.fingerprint.kind != "none" else (*_UNUSED, "presence")
         unused = unused if self.prompts is not None else (*unused, "prompts")
         kept = {name: value for name, value in plain(config).items() if name not in unused}
@@ -89,11 +89,11 @@ class Given:
 
     @property
     def pixels(self) -> bool:
-        """Whether the model works on pixels: only then is its likelihood that of an image."""
+        """Whether the model works on pixels. Only then is its likelihood that of an image."""
         return isinstance(self.opened.codec, IdentityCodec)
 
     def entry(self, sampler: Sampler) -> Model:
-        """Kind, hash, and what a reader must know; ``sampler`` is the audit's."""
+        """The model's kind and hash, and what a reader must know; ``sampler`` is the audit's."""
         notes = [
             f"Trained by others and audited as it is ({self.opened.kind}).",
             "Whoever ran the audit stated that it was trained on exactly the images named here, and on none"
@@ -137,12 +137,12 @@ def open_given(
 ) -> Given | None:
     """The model at a path, opened without running any of its code; None where the audit trains its own.
 
-    A model that is open already is tried with a few inputs, for nobody else has looked at its code.
-    ``images`` reads those it was trained on, where what its files leave open is measured on them.
+    A model that is open already is tried on a few inputs, because no adapter has checked it. ``images`` reads
+    the training images, on which some things that the model's files leave open are measured.
 
     Raises:
         InputError: a label was given without a model.
-        ModelError: it is refused for safety, or cannot be read.
+        ModelError: the model is refused for safety, or cannot be read.
     """
     if model is None:
         if label is not None:
@@ -164,7 +164,7 @@ def open_given(
 
 
 def asked(config: AuditConfig, label: int | None, images: Callable[[], Split] | None = None) -> Asked:
-    """What the settings ask of a model, and say in the place of its files."""
+    """What the settings say about the model, in place of its files."""
     sampler, said = config.sampler, config.given.value_range
     pixels = None if images is None else lambda: images().train.pixels
     unit = None if said is None else said == "0,1"
@@ -181,14 +181,14 @@ _TOLD_SIGMA = (NetworkDenoiser, FunctionDenoiser, ConsistencyDenoiser)
 def in_unit_time(opened: Opened) -> Opened:
     """A model of Karras et al. (t = sigma) with its time renamed: sigma = low (high / low)^t, to T = 1.
 
-    Its network is told sigma and never t, so nothing but the name of t changes; t' and its even grid are
-    then in the time of the paper's variance-exploding process.
+    Its network receives sigma and never t, so only the name of t changes. t' and its even grid are then in
+    the time of the paper's variance-exploding process.
     """
     denoiser = opened.denoiser
     if not isinstance(denoiser, _TOLD_SIGMA) or not isinstance(denoiser.schedule, EDM):
         return opened
     if isinstance(denoiser, NetworkDenoiser) and denoiser.parametrisation != "edm":
-        return opened  # such a network is told t itself
+        return opened  # such a network receives t itself
     low, high = denoiser.schedule.sigma_min, denoiser.schedule.sigma_max
     note = f"noise level t stands for noise of standard deviation {low:g} x {high / low:g}^t"
     unit = VE(low, high)
@@ -205,15 +205,16 @@ def _by_sigma(denoiser: FunctionDenoiser, unit: VE) -> Callable[[torch.Tensor], 
 
 
 def named(target: int | str | Path | None) -> int | str | None:
-    """A target as settings keep it: its number, or the name of its file without the way to it."""
+    """A target as settings keep it: its number, or its file's name without the folder."""
     return target if target is None or isinstance(target, int) else Path(target).name
 
 
 def as_it_is(config: AuditConfig) -> AuditConfig:
-    """The settings of an audit that trains nothing: no control, and no mark but one that is there already.
+    """The settings of an audit that trains no model: no control, and no mark except one that is already
+    there.
 
     Raises:
-        InputError: marked images were to be put into the training.
+        InputError: the settings ask for marked images in the training.
     """
     if config.canaries.count:
         raise InputError(
@@ -232,11 +233,11 @@ def as_it_is(config: AuditConfig) -> AuditConfig:
 
 
 def given_images(config: AuditConfig, given: Given, split: Split) -> tuple[Split, Injection]:
-    """The images, and one of those trained on as x_p, as it stands.
+    """The images, and one training image as x_p, as it stands.
 
     Raises:
-        InputError: the images are not of the model's shape, or its latents of another's scale; no such
-            target, or nothing but near copies to draw one from.
+        InputError: the images do not have the model's shape, or their latents another scale; there is no such
+            target, or every image has a near copy and none can be drawn.
     """
     if split.train.shape != given.opened.image_shape:
         theirs, ours = ("x".join(map(str, s)) for s in (given.opened.image_shape, split.train.shape))
@@ -259,7 +260,7 @@ def given_images(config: AuditConfig, given: Given, split: Split) -> tuple[Split
 
 
 def _put_before(mark: Recorded, split: Split) -> Injection:
-    """The image that was marked before somebody trained on it, found again.
+    """Find the image that was marked before the model was trained.
 
     Raises:
         InputError: it is not among the training images, or is not the marked one.
@@ -286,7 +287,7 @@ def _put_before(mark: Recorded, split: Split) -> Injection:
 
 
 def take_model(context: Context, given: Given) -> Denoiser:
-    """The given model as the stage ``model``, which trains where none is given."""
+    """The stage ``model`` for a given model; without one, this stage trains."""
     with context.stage("model"):
         if not context.run.stage("model").done:
             noted = given.entry(context.sampler_value).plain()

@@ -1,4 +1,4 @@
-"""The images of an audit: from any source, DICOM too, what must be known of them, and the place of x_p."""
+"""The images of an audit from any source, DICOM included, the facts about them, and the place of x_p."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from latentprint.results.model import Data, LeftOut
 from latentprint.streams import Streams
 
 MOST_COMPARED = 30_000
-"""Training images up to which near copies are looked for among all of them: beyond, it takes minutes."""
+"""Training images up to which all pairs are compared for near copies; more would take minutes."""
 
 
 def read_images(config: AuditConfig, root: Path | str | None, download: bool) -> Split:
     """The images to train on and those held out.
 
     Raises:
-        DataError: the images cannot be had.
+        DataError: the images cannot be read.
     """
     data = config.data
     return load(
@@ -49,7 +49,7 @@ def read_images(config: AuditConfig, root: Path | str | None, download: bool) ->
 
 
 def facts(config: AuditConfig, split: Split) -> Data:
-    """What results say of the images that were trained on and held out."""
+    """What results say about the training and held-out images."""
     train, heldout, overlap = split.train, split.heldout, split.overlap
     few = len(train) <= MOST_COMPARED
     return Data(
@@ -81,7 +81,8 @@ def left_out(overlap: Overlap) -> LeftOut:
 
 
 def other_shape(ours: tuple[int, ...], theirs: tuple[int, ...]) -> str:
-    """What could bring images of one shape (C, *S) to another, for the end of a refusal; "" where nothing."""
+    """The end of a refusal: which option brings images of one shape (C, *S) to another; "" where none
+    does."""
     if theirs[0] not in (1, 3) and ours[0] in (1, 3):
         return "; it looks like a model of latents, whose autoencoder (vae/ or vqvae/) is not in the folder"
     ways: list[str] = []
@@ -93,10 +94,10 @@ def other_shape(ours: tuple[int, ...], theirs: tuple[int, ...]) -> str:
 
 
 def place_of(train: ImageSet, target: int | str | Path | None, data: DataSettings) -> int | None:
-    """The place of x_p among the training images: as a number, or that of an image file.
+    """The place of x_p among the training images, given as a number or as an image file.
 
     Raises:
-        InputError: the file is not, and is no near copy of, an image that was trained on.
+        InputError: the file is not, and is no near copy of, a training image.
         DataError: it cannot be read.
     """
     if target is None or isinstance(target, int):
@@ -123,14 +124,14 @@ def place_of(train: ImageSet, target: int | str | Path | None, data: DataSetting
 
 
 def private_image(config: AuditConfig, split: Split, target: int | str | Path | None) -> Injection:
-    """One image of the training set as x_p: marked, or as it stands where the settings say so.
+    """One training image as x_p: marked, or as it stands if the settings say so.
 
     Args:
         target: its place, or an image file; None: drawn by the seed among those without near copies.
 
     Raises:
-        DataError: x_p is of another class than the one that is audited.
-        FingerprintError: no such image, nothing but near copies to draw from, or a mark that does not fit.
+        DataError: x_p is not of the audited class.
+        FingerprintError: there is no such image, every image has a near copy, or the mark does not fit.
     """
     target = place_of(split.train, target, config.data)
     if target is not None:
@@ -146,7 +147,7 @@ def private_image(config: AuditConfig, split: Split, target: int | str | Path | 
 def with_canaries(
     config: AuditConfig, split: Split, injection: Injection
 ) -> tuple[Split, Injection, Canaries | None]:
-    """The same with the marked images put in that the settings ask for, x_p's place moved along.
+    """The same with the marked images that the settings ask for, x_p's place moved along.
 
     Images of which a copy was held out are left as they are.
 
@@ -174,7 +175,7 @@ def with_canaries(
 
 
 def _drawn(split: Split, streams: Streams) -> int:
-    """One of the images of the class that is audited that have no near copy, each as likely as any other."""
+    """One image of the audited class that has no near copy, each equally likely."""
     train, among = split.train, set(split.peers.tolist())
     for candidate in streams.generator("target").permutation(len(train)).tolist():
         if candidate in among and len(copies_of(train.pixels[candidate], train.pixels)) == 1:

@@ -17,7 +17,7 @@ from latentprint.verdict import judged
 
 
 def begin(context: Context, split: Split, injection: Injection, authorised_by: str | None) -> None:
-    """Note the device and the authority stated, and fix which image the run is about."""
+    """Note the device and the stated authority, and fix which image the run is about."""
     context.run.note({"device": describe(context.device)})
     if authorised_by is not None:
         context.run.note({"authorised_by": authorised_by})
@@ -25,7 +25,8 @@ def begin(context: Context, split: Split, injection: Injection, authorised_by: s
 
 
 def finish(context: Context, pictures: Callable[[Results], Evidence]) -> Results:
-    """Put the stored numbers together, judge them, and write results, report and the ``pictures`` of both."""
+    """Derive the results from the stored numbers, judge them, and write results, report and the ``pictures``
+    of both."""
     found = judged(assemble(Stored.of(context.run)))
     context.run.write_json("results.json", found.plain())
     write_evidence(context.run.path, pictures(found))

@@ -14,16 +14,17 @@ from latentprint.likelihood import Exact, Hutchinson, bits_per_dim, dequantise, 
 from latentprint.results.notes import Probes
 
 TOLERANCE = 1e-3
-"""Of a step of the adaptive integration, in nats per dimension: a hundredth of what images differ by."""
+"""Tolerance of the adaptive integration in nats per dimension: a hundredth of the difference between
+images."""
 
 UNIT = 8
 """Images between two writes to disk."""
 
 
 def likelihood(context: Context, model: Denoiser, split: Split, injection: Injection) -> None:
-    """Bits per dimension of training and held-out images and of x_p, as rows; none where left out.
+    """Bits per dimension of training images, held-out images and x_p, as rows; nothing where left out.
 
-    Images without a bit depth (floats) have no bits per dimension, and none is made up for them.
+    Images without a bit depth (floats) have no bits per dimension, and no value is invented for them.
     """
     count, depth = context.config.likelihood.images, split.train.bit_depth
     if count == 0 or depth is None:
@@ -49,7 +50,8 @@ def _bits(
     done: int,
     total: int,
 ) -> int:
-    """What the bits per dimension of images cost; rows are kept as ``likelihood.<name>``."""
+    """Keep the bits per dimension of images as rows ``likelihood.<name>``; returns the network
+    evaluations."""
     purpose, probes = f"likelihood.{name}", context.config.likelihood.probes
     streams = context.streams
     divergence = Exact() if probes is None else Hutchinson(probes, streams, purpose=f"{purpose}.probes")
@@ -69,5 +71,6 @@ def _bits(
 
 
 def _offset(name: str) -> int:
-    """Apart, so that images of different kinds share no dequantisation noise and no probes."""
+    """An offset for the ids, so that images of different kinds share no dequantisation noise and no
+    probes."""
     return {"train": 0, "heldout": 2**32, "target": 2**33}[name]

@@ -1,7 +1,7 @@
-"""Alg. 1 for many targets at once: one probe that reads its target from the id, one stage that asks it.
+"""Alg. 1 for many targets at once: one probe that reads its target from the id, and one stage that runs it.
 
 A hit is what an embedding takes for the target (`latentprint.detector.embedding`), the only detector that is
-fitted once for all. Memory holds the images of one request, whatever the number of targets.
+fitted once for all targets. Memory holds the images of one request, whatever the number of targets.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ CHUNK = 16
 """Targets whose trajectories share one request."""
 
 NOISE = "targets"
-"""The purpose of the noise: at the same t and try an image meets the same noise, whoever asks."""
+"""The purpose of the noise: at the same t and try an image meets the same noise in every stage."""
 
 Pixels = NDArray[np.float32]
 
 
 class Matcher(Protocol):
-    """What the probe needs of a recogniser of many images: `EmbeddingDetector`, `Identities`."""
+    """What the probe needs from a recogniser of many images: `EmbeddingDetector`, `Identities`."""
 
     @property
     def threshold(self) -> float: ...
 
     def against(self, targets: Tensor, numbers: NDArray[np.int64], /) -> Against:
-        """What scores images against targets (m, C, H, W) of these numbers (m,)."""
+        """A function that scores images against targets (m, C, H, W) of these numbers (m,)."""
         ...
 
 
@@ -55,7 +55,7 @@ class Images(Protocol):
     def __len__(self) -> int: ...
 
     def take(self, numbers: NDArray[np.int64], /) -> Pixels:
-        """Images (n, C, H, W) in [-1, 1]; the same number, the same image."""
+        """Images (n, C, H, W) in [-1, 1]. The same number always gives the same image."""
         ...
 
 
@@ -128,7 +128,7 @@ class ManyProbe:
 
 @dataclass(frozen=True)
 class Grouped:
-    """A probe of its own for each group of ids, such as the model under each image's own prompt."""
+    """A separate probe for each group of ids, such as the model under each image's own prompt."""
 
     group: Callable[[Ids], NDArray[np.int64]]
     probe: Callable[[int], Probe]
@@ -159,7 +159,7 @@ def search_many(
     targets: Sequence[int],
     noted: Mapping[str, object],
 ) -> None:
-    """The exhaustive search for each target, a chunk at a time; rows are kept as ``purpose``, resumed by id.
+    """The exhaustive search for each target, chunk by chunk; rows are kept as ``purpose`` and resumed by id.
 
     ``noted`` says in run.json what the numbers of the targets are.
     """
@@ -182,7 +182,7 @@ def search_many(
         for first in range(0, len(targets), CHUNK):
 
             def say(done: int, total: int, /, before: int = first * each) -> None:
-                del total  # of this chunk
+                del total  # within this chunk
                 context.say(f"search {purpose}", before + done, len(targets) * each, "trajectories")
 
             stored = Stored(asked, purpose, context.run, UNIT, say, context.map)

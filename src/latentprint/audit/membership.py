@@ -1,7 +1,7 @@
-"""Membership scores beside t': what the field would otherwise run apart, on the same images.
+"""Membership scores in addition to t', on the same images, so that no other tool must be run for them.
 
-Loss, SecMI, PIA and, where they were computed, likelihoods of training and of held-out images, and of x_p;
-what each is worth as AUC and as true positives at 1 % and 0.1 % false ones (``latentprint.stats.roc``).
+Loss, SecMI, PIA and, if they were computed, likelihoods, of training images, held-out images and x_p. Each
+score's worth is its AUC, and its true positives at 1 % and 0.1 % false ones (``latentprint.stats.roc``).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ UNIT = 64
 
 
 def membership(context: Context, model: Denoiser, split: Split, injection: Injection) -> None:
-    """Scores of members, held-out images and x_p, as rows; none where left out or too few are held out."""
+    """Scores of members, held-out images and x_p, as rows; nothing where left out or too few are held out."""
     count = context.config.membership.images
     if count == 0 or len(split.heldout) < 2 or context.run.stage("membership").done:
         return
@@ -53,7 +53,7 @@ def membership(context: Context, model: Denoiser, split: Split, injection: Injec
 
 
 def within(config: MembershipConfig, schedule: Schedule) -> MembershipConfig | str:
-    """The settings on a schedule: the loss keeps to the ratios it has; a sentence where these are none."""
+    """The settings restricted to the noise ratios of the schedule; a sentence where it has none of them."""
     if (sentence := config.misses(schedule)) is not None:
         return sentence
     low, high = float(schedule.ratio(schedule.end)), float(schedule.ratio(schedule.start))
@@ -62,7 +62,7 @@ def within(config: MembershipConfig, schedule: Schedule) -> MembershipConfig | s
 
 
 def require_scores(config: AuditConfig) -> None:
-    """Nothing, where the scores that are asked for can be had of the model that is trained."""
+    """Check that the scores asked for can be computed for the model that is trained."""
     sentence = config.membership.scores.misses(config.model.schedule())
     if config.membership.images and sentence is not None:
         raise InputError(f"membership.scores: {sentence}; other ratios, or membership.images = 0, would do")
@@ -77,7 +77,8 @@ def _scored(
     first_number: int,
     config: MembershipConfig,
 ) -> int:
-    """What the scores of images by their places cost; rows are kept as ``membership.<name>``.
+    """Keep the scores of images by their places as rows ``membership.<name>``; returns the network
+    evaluations.
 
     ``first_number`` is that of the first image in `audit.comparison`.
     """

@@ -1,4 +1,4 @@
-"""All real images as one pool, against which every generated image is held (`stats.returned`)."""
+"""All real images as one pool, with which every generated image is compared (`stats.returned`)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from latentprint.stats.returned import LEAST
 
 
 def real_images(split: Split, injection: Injection) -> RealImages | None:
-    """Training and held-out images as one pool; None where there are too few for one."""
+    """Training and held-out images as one pool; None where there are too few."""
     mixed = [] if split.overlap is None else [train for _, train, _ in split.overlap.pairs]
     known = split.train.identities, split.heldout.identities
     persons = None if known[0] is None or known[1] is None else (*known[0], *known[1])
@@ -23,9 +23,9 @@ def real_images(split: Split, injection: Injection) -> RealImages | None:
 
 
 def pool(context: Context, split: Split, injection: Injection) -> Compare | None:
-    """Keep the pool's own rows as ``pool``, and give what compares samples with it.
+    """Keep the pool's own rows as ``pool``, and return what compares samples with it.
 
-    None where there are too few images for a pool: nothing can then be said of which of them come back.
+    None where there are too few images for a pool: then nothing can be said about which of them come back.
     """
     images = real_images(split, injection)
     if images is None:

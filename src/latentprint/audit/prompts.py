@@ -1,9 +1,10 @@
-"""A text-to-image model under prompts: x_p under other prompts and scales, and every pair under its own.
+"""A text-to-image model under prompts: x_p under other prompts and scales, and every training pair under its
+own prompt.
 
 x_p      its own prompt at further scales, the empty prompt, prompts of other images, further prompts:
          Alg. 1 and as many samples each, from the same noise
 pairs    training images and held-out ones, each under its own prompt (``results.prompts``)
-base     the same prompts, noise and sampler without what was fine-tuned: the control
+base     the same prompts, noise and sampler with the model before fine-tuning: the control
 """
 
 from __future__ import annotations
@@ -42,10 +43,10 @@ Pixels = NDArray[np.float32]
 
 
 def under_prompts(config: AuditConfig, given: Given, split: Split, injection: Injection) -> Given:
-    """The given model under the prompt of x_p, and its base; any other model as it is.
+    """The given model under the prompt of x_p, and its base model; a model that takes no prompt as it is.
 
     Raises:
-        InputError: prompts are missing, needless or not those of the images; the base is of another kind.
+        InputError: prompts are missing, not needed, or not those of the images; the base is of another kind.
     """
     opened = given.opened
     if opened.text is None:
@@ -68,7 +69,7 @@ def under_prompts(config: AuditConfig, given: Given, split: Split, injection: In
 
 
 def _base(config: AuditConfig, given: Given) -> Opened | None:
-    """The model without what was fine-tuned: that of ``--base``, or with a LoRA the model without it."""
+    """The model before fine-tuning: that of ``--base``, or with a LoRA the model without it."""
     named = config.given.base
     folder = given.folder if named is None and config.given.lora is not None else named
     if folder is None:
@@ -108,7 +109,7 @@ def with_prompts(context: Context, given: Given) -> Context:
 
 
 def conditions(config: AuditConfig, found: Prompts, target: int) -> tuple[tuple[ConditionNote, str], ...]:
-    """Under what x_p is looked for beside its own prompt, with the words."""
+    """The conditions under which x_p is looked for besides its own prompt, in words."""
     settings, own = config.prompts, found.own
     others = list[int]()
     for i in Streams(config.seed).generator("prompts.others").permutation(len(found.train)).tolist():
@@ -138,7 +139,7 @@ def prompts(
     injection: Injection,
     audited: Audited,
 ) -> None:
-    """Every stage that asks prompts; rows as the module says."""
+    """Run every stage that asks prompts; rows as in the module."""
     if given is None or given.prompts is None:
         return
     found, own = given.prompts, context.config.sampler.own
@@ -174,9 +175,10 @@ def for_base(context: Context, given: Given | None) -> Context:
 
 
 def _pairs(context: Context, given: Given, split: Split, injection: Injection, audited: Audited) -> bool:
-    """Each pair under its own prompt; whether it was done.
+    """Generate each pair under its own prompt. Returns whether this was done.
 
-    Not with one prompt for all, nor where there are too few real images to tell copies by.
+    It is not done with one prompt for all images, nor where there are too few real images to recognise
+    copies.
     """
     settings, found = context.config.prompts, given.prompts
     pool = real_images(split, injection)
@@ -230,7 +232,7 @@ def _probe(
     noise: str,
     compare: Compare | None,
 ) -> ModelProbe:
-    """Samples of a model under any prompt, held against all real images."""
+    """Samples of a model under any prompt, compared with all real images."""
     image, denoiser = one_image(audited.target, context.device), model.sampled(context.config.sampler.own)
     return ModelProbe(
         denoiser=denoiser,
@@ -257,7 +259,7 @@ def _ask(
     own: NDArray[np.int64],
     guidance: float,
 ) -> None:
-    """The samples of these prompts; rows are kept as ``prompts.<name>``."""
+    """Draw the samples of these prompts; rows are kept as ``prompts.<name>``."""
     samples, purpose = context.config.prompts.samples, f"prompts.{name}"
     ids = np.concatenate(
         [number * EACH + np.arange(samples, dtype=np.int64) for number in numbers] or [np.empty(0, np.int64)]

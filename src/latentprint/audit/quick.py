@@ -1,7 +1,7 @@
-"""A first look at generated images: are there copies of any training image among some of them?
+"""A first look at generated images: do some of them contain copies of any training image?
 
-No recogniser is fitted and nothing is written: up to MOST of the images, drawn by the seed, are held against
-all training images. What such a look could have missed is said with it (``power``).
+No recogniser is fitted and nothing is written. Up to MOST of the images, drawn by the seed, are compared with
+all training images. The result says what such a look could have missed (``power``).
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ MOST = 2000
 """Images compared, at most."""
 
 CHANGED_LEAST = ("plain", "flipped", "shifted", "noisy")
-"""Planted copies by which power is told."""
+"""Planted copies that measure the power."""
 
 _binomial = cast(Any, scipy_stats).binom
 
 
 @dataclass(frozen=True)
 class Quick:
-    """What it found.
+    """What the look found.
 
     Attributes:
-        found: by the images compared.
+        found: the answer for the images compared.
         given: how many images there were.
         power: the least share of copies that would have been told from false alarms with a probability of
-            95 %; None: none would.
-        seconds: what comparing them took.
+            95 %; None: no share would.
+        seconds: how long the comparison took.
     """
 
     found: WholeSet
@@ -53,7 +53,7 @@ class Quick:
 
     @property
     def sentences(self) -> tuple[str, ...]:
-        """The answer, what could have been missed, and what it took."""
+        """The answer, what could have been missed, and how long it took."""
         n = self.found.copies.n
         if self.power is None:
             missed = "No share of copies would have been told from false alarms: hold more images out."
@@ -77,10 +77,10 @@ class Quick:
 
 
 def quick_look(config: AuditConfig, samples: Path | str, where: Where) -> Quick:
-    """Hold generated images against the training images that the settings name.
+    """Compare generated images with the training images that the settings name.
 
-    Raises:
-        InputError: one of them cannot be had, they differ in shape, or too few training images are distinct.
+    Raises: InputError: either of them cannot be read, their shapes differ, or too few training images are
+        distinct.
     """
     given, split = comparable(config, samples, where)
     chosen = np.sort(Streams(config.seed).generator("quick").permutation(len(given))[:MOST])
@@ -100,8 +100,8 @@ def quick_look(config: AuditConfig, samples: Path | str, where: Where) -> Quick:
 def power(found: WholeSet, level: float = LEVEL) -> float | None:
     """The least share r of copies with  P( Binomial(n, r d + a) >= k ) >= level.
 
-    d is the least share of planted copies found among those that are changed least, a and k the false-alarm
-    rate that may be, and the least number of copies whose interval lies above it. None: there is no such r.
+    d is the share found of the planted copies that were changed least, a the upper bound of the false-alarm
+    rate, and k the least number of copies whose interval lies above a. None: there is no such r.
     """
     decides, alarms, n = found.criteria[0], found.false_alarms, found.copies.n
     known = [decides.planted[name].rate for name in CHANGED_LEAST if name in decides.planted]

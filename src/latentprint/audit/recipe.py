@@ -1,7 +1,7 @@
 """The parts of the recipe in their order: what is audited, what is trained, searched and counted.
 
-Each part is one function; ``run_audit`` calls them one after the other, and each reads from the run what a
-former call has finished.
+Each part is one function. ``run_audit`` calls them in order, and each reads from the run what an earlier call
+has finished.
 """
 
 from __future__ import annotations
@@ -64,9 +64,9 @@ class Subject:
     """What is audited: all that is read before the folder of a run exists.
 
     Attributes:
-        settings: of the run, from which its numbers follow.
-        given: the model that others trained; None: one is trained.
-        left: what its training left along the way.
+        settings: the run's settings, from which its numbers follow.
+        given: the model that somebody else trained; None: the audit trains one.
+        left: the checkpoints of that training.
         canaries: further marked images, some of them trained on.
     """
 
@@ -79,7 +79,7 @@ class Subject:
     canaries: Canaries | None
 
     def unmarked(self, images: ImageSet) -> ImageSet:
-        """Of these images the ones that are no canaries."""
+        """The images among these that are no canaries."""
         return images if self.canaries is None else self.canaries.without(images)
 
 
@@ -92,7 +92,7 @@ def subject(
     target: int | str | Path | None,
     checkpoints: Path | str | None,
 ) -> Subject:
-    """Read images, model and checkpoints; see ``run_audit`` for the arguments."""
+    """Read images, model and checkpoints; the arguments are those of ``run_audit``."""
     read, place = config, where.place
     reading = cache(lambda: read_images(read, where.root, where.download))
     given = open_given(model, label, target, place, config, reading)
@@ -137,20 +137,20 @@ def in_its_space(context: Context, about: Subject) -> Context:
 
 
 def _compares(config: AuditConfig) -> bool:
-    """Whether other images than x_p are searched for, by the embedding."""
+    """Whether the embedding searches for images other than x_p."""
     return config.baseline.images > 0 or config.profile.targets != 0
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What is measured, and by what.
+    """The models and recognisers that the measurements use.
 
     Attributes:
         main: the model in the form that samples, its detectors and x_p.
-        control: the same of a model that was trained without x_p; None: none was.
+        control: the same for a model that was trained without x_p; None: there is no control.
         trained: the model with its gradients.
         matcher: the embedding that knows any image; None: no two images are compared.
-        identities: the recogniser of all canaries; None: there are none.
+        identities: the recogniser of all canaries; None: there are no canaries.
     """
 
     main: Audited
@@ -161,10 +161,10 @@ class Prepared:
 
 
 def prepare(context: Context, about: Subject) -> Prepared:
-    """c_p, c_id, the embedding where it is asked for, the model and its control."""
+    """Fit c_p and c_id, the embedding if it is asked for, the model and its control."""
     config, pixels = context.config, about.injection.marked.pixels
     heldout = about.split.heldout.pixels
-    # Detectors first: where there are too few images for them, that is said before an hour of training.
+    # Detectors first: if there are too few images for them, the user learns it before an hour of training.
     unmarked = about.unmarked(about.injection.control)
     detectors = stages.detectors(context, about.split, about.injection, unmarked)
     originals = replace(about.split, train=about.unmarked(about.split.train))
@@ -202,7 +202,7 @@ def search(context: Context, about: Subject, prepared: Prepared) -> None:
 
 
 def count(context: Context, about: Subject, prepared: Prepared, extract: Extractor) -> Outcome:
-    """n samples from the prior, as many of the control as were drawn (paper section 5.3)."""
+    """Draw n samples from the prior, and as many from the control as from the model (paper section 5.3)."""
     asked, main = context.config.samples, prepared.main
     until = Until.of(asked, main.detectors.values)
 
@@ -228,13 +228,14 @@ def count(context: Context, about: Subject, prepared: Prepared, extract: Extract
 
 
 def measure(context: Context, about: Subject, prepared: Prepared) -> Callable[[Results], Evidence]:
-    """Every stage that measures, each leaving rows and notes in the run; what draws the pictures of it."""
+    """Run every stage that measures, each leaving rows and notes in the run. Returns what draws the
+    pictures."""
     split, injection, given, main = about.split, about.injection, about.given, prepared.main
     search(context, about, prepared)
     extract = extractor(context, main.detectors, split.train.shape)
     counted = count(context, about, prepared, extract)
     plain = prepared.trained if given is None else given.opened.denoiser  # from T, whatever its sampler
-    if given is None or given.pixels:  # a likelihood of latents is none of images
+    if given is None or given.pixels:  # a likelihood of latents is not one of images
         likelihood(context, plain, split, injection)
     prompts(context, given, split, injection, main)
     further_samplers(context, main)

@@ -1,4 +1,4 @@
-"""Every recogniser as a stage: fitted and kept, or read where that is done."""
+"""Every recogniser as a stage: fitted and kept, or read from the run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ State = TypeVar("State")
 
 
 def last_of(states: Iterator[State], see: Callable[[State], None]) -> State:
-    """The last of a stream of states, each of them seen."""
+    """The last of a stream of states, after a function has seen each of them."""
     last: State | None = None
     for last in states:
         see(last)
@@ -38,7 +38,7 @@ def recogniser(
     load: Callable[[Path, torch.device, Evaluation], Recogniser | None],
     value: Callable[[Recogniser], Detector],
 ) -> Recogniser:
-    """The recogniser ``name``, ``said`` in words: fitted and kept, or read where that is done."""
+    """The recogniser ``name`` (``said`` in words), fitted and kept, or read from the run."""
     folder = context.run.path / "detectors" / name
     with context.stage(name):
         if not context.run.stage(name).done:

@@ -1,7 +1,7 @@
-"""The same audit for several samplers or step counts, side by side: t' and q belong to each of them.
+"""The same audit for several samplers or step counts, because t' and q belong to one sampler.
 
-Every sampler is asked the same questions, from the same noise: Alg. 1 at the same levels, and as many samples
-of the prior. The first of the settings is the audit's own; these are the others.
+Every sampler gets the same questions and the same noise: Alg. 1 at the same levels, and as many samples
+from the prior. The first sampler of the settings is the audit's own; these are the others.
 
 Source: Dombrowski and Kainz 2023, section 7, which leaves the dependence on the sampler open.
 """
@@ -17,7 +17,7 @@ from latentprint.results.notes import Further
 
 
 def further_samplers(context: Context, audited: Audited) -> None:
-    """t' and q by each further sampler of the settings, as stages of their own."""
+    """t' and q of each further sampler of the settings, as separate stages."""
     names = list[str]()
     for settings in context.config.sampler.others():
         one = replace(context, config=replace(context.config, sampler=settings))

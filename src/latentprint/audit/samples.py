@@ -1,10 +1,10 @@
-"""Generated images in the place of a model: what they alone can tell, and what they cannot.
+"""Generated images in place of a model: what images alone can show, and what they cannot.
 
     DATA, samples → x_p, an image as it stands → c_id → count → nearest copies, FID → verdict
 
-Omega_p is counted as for any sampler (§5.3). The nearest copies are of all training images, not of x_p alone:
-a set that holds any of them gives it back (``latentprint.adapters.samples``). t', likelihood, splitting and
-the bridge need the model; the results say so.
+Omega_p is counted as for any sampler (§5.3). Nearest copies are looked for among all training images, not for
+x_p alone, because a set that holds any of them gives it back (``latentprint.adapters.samples``). t',
+likelihood, splitting and the bridge need the model; the results say so.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from latentprint.settings import plain
 from latentprint.store import Run
 
 _USED = ("seed", "data", "fingerprint", "presence", "identity", "fid", "descriptor")
-"""Settings that this audit follows from."""
+"""Settings that this audit uses."""
 
 _BATCH = 256
 _SAMPLER = Sampler(step="not known")
@@ -55,7 +55,7 @@ _SAMPLER = Sampler(step="not known")
 
 @dataclass(frozen=True)
 class StoredSamples:
-    """A probe that looks images up instead of making them: id i is the i-th sample, at no cost."""
+    """A probe that looks images up instead of generating them: id i is the i-th sample, at no cost."""
 
     samples: ImageSet
     target: NDArray[np.float32]
@@ -125,10 +125,10 @@ def run_samples_audit(
 
 
 def comparable(config: AuditConfig, samples: Path | str, where: Where) -> tuple[ImageSet, Split]:
-    """The samples, and the images they are held against.
+    """The samples, and the images that they are compared with.
 
     Raises:
-        InputError: one of them cannot be had, or they differ in shape.
+        InputError: either of them cannot be read, or their shapes differ.
     """
     data = config.data
     how = Preparation(data.resize, data.convert, data.stored_range)
@@ -146,7 +146,7 @@ def comparable(config: AuditConfig, samples: Path | str, where: Where) -> tuple[
 
 
 def settings_of(config: AuditConfig, samples: ImageSet, target: int | str | Path | None) -> dict[str, object]:
-    """The run's settings: those that this audit follows from, and which samples it is about."""
+    """The run's settings: those that this audit uses, and the identity of the samples."""
     kept = {name: value for name, value in plain(config).items() if name in _USED}
     own = {"kind": "samples", "samples_sha256": samples.manifest, "target": named(target)}
     return kept | {"given": own}
@@ -155,7 +155,7 @@ def settings_of(config: AuditConfig, samples: ImageSet, target: int | str | Path
 def _count(
     context: Context, samples: ImageSet, injection: Injection, detectors: Detectors, compare: Compare | None
 ) -> Outcome:
-    """Every sample through the detectors; rows are kept as ``samples.model``."""
+    """Pass every sample through the detectors; rows are kept as ``samples.model``."""
     purpose = "samples.model"
     probe = StoredSamples(samples, injection.target, detectors, context.device, compare)
     with context.stage(purpose):

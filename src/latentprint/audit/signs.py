@@ -1,4 +1,5 @@
-"""Signs of memory that a prompt shows before any image is looked at, each worth what held-out prompts say.
+"""Signs of memorisation that a prompt shows before any image is looked at. Held-out prompts say what each is
+worth.
 
     d(e)         eps(x, t | prompt) - eps(x, t | nothing)  at t = T, where x is pure noise e
     magnitude    mean |d|, over noises                                  Wen et al. 2024
@@ -6,12 +7,13 @@
     entropy      of the attention to the words at the last step, its sign changed      Ren et al. 2024
     ending       attention to the end token at the last step                           Chen et al. 2025
 
-Higher means rather memorised. None of these proves that an image comes back: what they are worth is measured
-on training prompts and on held-out ones. The last two need a U-Net; a transformer that attends to words and
-image at once has no such weights.
+A higher value means that the pair is more likely memorised. None of these proves that an image comes back;
+they are measured on training prompts and on held-out ones to see what they are worth. The last two need a
+U-Net: a transformer that attends to words and image at once has no such weights.
 
 Sources: Wen et al. 2024, "Detecting, Explaining, and Mitigating Memorization in Diffusion Models", section 3;
-``adapters.text.attention``. The alignment is ours: the share of the difference that all noises have.
+``adapters.text.attention``. The alignment is ours: the share of the difference that all noises have in
+common.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""The stages of an audit, each idempotent: what the run already holds is read, what is missing is done.
+"""The stages of an audit, in the order of the paper's Figure 2. Each is idempotent: it reads what the run
+already holds, and computes the rest.
 
-Their order is the paper's Figure 2. Stages hand their numbers on through the run (rows by id, small
-payloads), so an audit killed at any moment continues where it was, and ends in the same results.
+Stages pass their numbers on through the run (rows by id, small payloads). An audit that was killed at any
+moment therefore continues where it was, and ends in the same results.
 """
 
 from __future__ import annotations
@@ -53,12 +54,12 @@ from latentprint.together import ELSEWHERE, TogetherError, in_memory, launch, pa
 from latentprint.training import REPORT, TrainingError, TrainState, train
 
 UNIT = FIRST_LOOK
-"""Trajectories between two writes to disk: what a kill loses at most."""
+"""Trajectories between two writes to disk: a kill loses at most these."""
 
 
 @dataclass(frozen=True)
 class Detectors:
-    """c_p and c_id, and the error rate that a joint hit on anything but x_p has at most.
+    """c_p and c_id, and an upper bound on the rate of joint hits on anything but x_p.
 
     ``presence`` is None where x_p carries no mark: then a hit is c_id's alone.
     """
@@ -74,7 +75,7 @@ class Detectors:
 
     @property
     def false_positives(self) -> Trials:
-        """Counts of the weaker of the two."""
+        """The false-positive counts of the weaker detector."""
         return false_positives(self.values)
 
 
@@ -95,17 +96,17 @@ def images(
     """The images, with the fingerprint on one of them (paper §3.3, Eq. 10).
 
     Raises:
-        DataError, FingerprintError: the images cannot be had, or cannot be marked.
+        DataError, FingerprintError: the images cannot be read, or cannot be marked.
     """
     split = read_images(config, root, download)
     return split, private_image(config, split, target)
 
 
 def remember(context: Context, split: Split, injection: Injection) -> None:
-    """Put the images' hashes into the run, or hold them against those it began with.
+    """Put the images' hashes into the run, or compare them with those that the run began with.
 
     Raises:
-        RunError: the source holds other images than when the run began.
+        RunError: the source now holds other images.
     """
     marked = not isinstance(injection.fingerprint, Unmarked)
     target = results.Target(
@@ -127,12 +128,12 @@ def remember(context: Context, split: Split, injection: Injection) -> None:
 
 
 def for_sampling(model: Denoiser, how: Evaluation | None = None, batch: int = 256) -> Denoiser:
-    """The same model, evaluated as ``how`` says in batches of ``batch``; other rounding, no gradient.
+    """The same model, evaluated as ``how`` says in batches of ``batch``: other rounding, no gradient.
 
-    A denoiser that is no single network stays as it is.
+    A denoiser that is not a single network is returned unchanged.
 
     Raises:
-        InputError: it is none, and something is asked of its evaluation.
+        InputError: it is not a network, and the settings ask for a special evaluation.
     """
     how = how or Evaluation()
     if isinstance(model, NetworkDenoiser):
@@ -147,27 +148,28 @@ def for_sampling(model: Denoiser, how: Evaluation | None = None, batch: int = 25
 def score_model(
     context: Context, name: str, pixels: NDArray[np.float32], heldout: NDArray[np.float32]
 ) -> NetworkDenoiser:
-    """Train the score model ``name`` on images (N, C, H, W) by Eq. 4, or read it where that is done.
+    """Train the score model ``name`` on images (N, C, H, W) by Eq. 4, or read it from the run.
 
-    Of ``model``, weights are kept along the way where the settings ask for it (``snapshot``). ``heldout``
-    (m, C, H, W) is what a guided training compares with.
+    The weights of ``model`` are kept during training if the settings ask for it (``snapshot``). A guided
+    training compares with ``heldout`` (m, C, H, W).
 
     Raises:
-        TrainingError: a guided training by several processes.
+        TrainingError: a guided training was to run in several processes.
     """
     settings, folder = context.config.model, context.run.path / name
     due = snapshots_due(settings.training.steps, context.config.checkpoints.keep) if name == "model" else ()
     with context.stage(name):
         if not context.run.stage(name).done:
             schedule = settings.schedule()
-            # The control starts from the same weights and sees the same noise: it differs by the image alone.
+            # The control starts from the same weights and sees the same noise: only the one image differs.
             network = build_unet(settings.network, pixels.shape[1], pixels.shape[2:], context.streams)
             torch.nn.Module.to(network, context.device)
             checkpoint = context.run.path / "checkpoints" / name
             if context.where.processes > 1 and settings.training.guided:
                 raise TrainingError("a guided training is done by one process; leave out --processes")
             if context.where.processes > 1:
-                # The others leave a checkpoint at the last step, which is continued from below.
+                # The other processes leave a checkpoint at the last step, from which the code below
+                # continues.
                 job = context.run.path / "jobs" / name
                 rest = (settings.network, schedule, settings.training, context.streams.seed, checkpoint)
                 if ELSEWHERE in os.environ:
@@ -186,7 +188,7 @@ def score_model(
                 context.device,
                 checkpoint,
                 heldout=heldout,
-                show_resumed=bool(due),  # a kill between a checkpoint and the weights kept at that very step
+                show_resumed=bool(due),  # after a kill between a checkpoint and the weights of the same step
             )
 
             def see(state: TrainState) -> None:
@@ -202,7 +204,8 @@ def score_model(
 
 
 def snapshots_due(steps: int, keep: int) -> tuple[int, ...]:
-    """After which of ``steps`` steps weights are kept: ``keep`` of them, evenly, less the last, the model."""
+    """The steps, of ``steps`` in all, after which weights are kept: ``keep`` evenly spaced ones, without the
+    last."""
     return tuple(min(steps, -(-steps * i // (keep * REPORT)) * REPORT) for i in range(1, keep))
 
 
@@ -214,18 +217,18 @@ def snapshot(context: Context, step: int) -> Path:
 def detectors(
     context: Context, split: Split, injection: Injection, unmarked: ImageSet | None = None
 ) -> Detectors:
-    """Fit c_p and c_id (§3.3, §5.2), or read them where they were fitted before; no c_p without a mark.
+    """Fit c_p and c_id (§3.3, §5.2), or read them from the run. Without a mark there is no c_p.
 
-    ``unmarked`` are the training images without a mark, where others than x_p carry one.
+    ``unmarked`` are the training images without a mark, for the case that further images carry one.
 
     Raises:
-        DetectorError: one of them learnt nothing, or there are too few images to tell.
-        SearchError: they are too uncertain for the search that is asked for.
+        DetectorError: one of them learnt nothing, or there are too few images to measure its errors.
+        SearchError: their errors are too uncertain for the search that is asked for.
     """
     config, kind = context.config, context.config.fingerprint.drawn(split.heldout.pixels)
     others, heldout = injection.control.pixels, split.heldout.pixels
     unmarked = injection.control if unmarked is None else unmarked
-    # The held-out images come last: their places do not depend on how many are trained on.
+    # The held-out images come last, so that their places do not depend on how many images are trained on.
     presence = None
     mark = injection.fingerprint
     if not isinstance(mark, Unmarked):
@@ -271,7 +274,7 @@ def detectors(
 
 @dataclass(frozen=True)
 class Audited:
-    """A model, what recognises x_p among its images, and x_p (C, H, W) itself."""
+    """A model, the detectors that recognise x_p among its images, and x_p (C, H, W) itself."""
 
     model: Denoiser
     detectors: Detectors
@@ -281,7 +284,7 @@ class Audited:
 def noised_probe(context: Context, audited: Audited) -> ModelProbe:
     """The probe of Alg. 1: x_p noised to t, then the reverse process and both detectors."""
     image = one_image(audited.target, context.device)
-    # Every model gets the same noise: main and control differ by their weights alone.
+    # Every model gets the same noise: model and control differ by their weights alone.
     with torch.no_grad():
         begin = from_image(image, audited.model, context.streams, "search", context.codec)
     return _probe(context, audited, image, begin, "search")
@@ -311,12 +314,12 @@ def _probe(context: Context, audited: Audited, image: Tensor, begin: Begin, purp
 
 
 def search(context: Context, name: str, audited: Audited) -> TPrime:
-    """Alg. 1, by the method that the settings choose; rows are kept as ``search.<name>``."""
+    """Alg. 1, by the method of the settings; rows are kept as ``search.<name>``."""
     return searched(context, f"search.{name}", f"search {name}", audited, context.config.search)
 
 
 def searched(context: Context, purpose: str, said: str, audited: Audited, settings: SearchSettings) -> TPrime:
-    """A search as a stage of its own: rows under ``purpose``, resumed by id."""
+    """A search as a stage: rows under ``purpose``, resumed by id."""
     probe, horizon = noised_probe(context, audited), audited.model.schedule.start
     plan = settings.plan(horizon, audited.detectors.false_positives)
     with context.stage(purpose):
@@ -342,7 +345,7 @@ def sample(
 ) -> Outcome:
     """``count`` samples from the prior through both detectors (§5.3); rows are kept as ``samples.<name>``.
 
-    ``compare`` adds columns to the rows. ``stops`` sees all samples so far at each of ``stats.looks`` and
+    ``compare`` adds columns to the rows. ``stops`` sees all samples so far at each of ``stats.looks``, and
     says whether they are enough.
     """
     purpose = f"samples.{name}"
@@ -370,7 +373,7 @@ def sample(
         outcome = drawn(most) if outcome is None else outcome
         if extract is not None and not context.run.stage("fid").done:
             ids = np.arange(min(context.config.fid.samples, len(outcome.hit)))
-            # Features go before their rows, so none are missing unless somebody removed them.
+            # Features are written before their rows, so they are only missing if somebody removed them.
             lost = context.run.missing_array(f"features.{name}", ids)
             run_probe(probe, at(audited.model.schedule.start, len(lost)), lost, unit=UNIT, map=over)
         if not context.run.stage(purpose).done:

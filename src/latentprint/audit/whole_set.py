@@ -1,6 +1,7 @@
-"""Every generated image against every training image: the columns that ``results.whole_set`` answers from.
+"""Every generated image against every training image: the columns that ``results.whole_set`` is computed
+from.
 
-Rows of what was not generated are kept as ``whole.train`` (which images are distinct, whose they are),
+Three sets of real images have rows as well: ``whole.train`` (which images are distinct, and whose they are),
 ``whole.heldout`` (the background) and ``whole.planted`` (copies made on purpose).
 """
 
@@ -31,10 +32,10 @@ STAGE = "whole"
 def whole_set(
     context: Context, split: Split, injection: Injection, matcher: EmbeddingDetector | None = None
 ) -> Compare | None:
-    """Keep the rows of held-out and planted images, and give what compares generated ones.
+    """Keep the rows of held-out and planted images, and return what compares generated ones.
 
     None where too few training images are distinct (``attacks.whole_set.LEAST``). ``matcher`` adds the
-    criterion of its embedding, the settings' descriptor that of its own.
+    criterion of its embedding, and the settings' descriptor adds its own.
     """
     person, other = persons(split.train), persons(split.heldout)
     if person is not None and other is not None:
@@ -83,7 +84,7 @@ def persons(images: ImageSet) -> NDArray[np.int64] | None:
 
 
 def joined(*compares: Compare | None) -> Compare | None:
-    """One that gives the columns of all."""
+    """A comparison that returns the columns of all of them."""
     asked = [one for one in compares if one is not None]
     if not asked:
         return None
