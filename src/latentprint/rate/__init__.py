@@ -1,4 +1,5 @@
-"""q(p), the probability that a sampler gives the private image back: counted, and estimated where rare."""
+"""q(p), the probability that a sampler gives the private image back: counted, and estimated where it is
+small."""
 
 from latentprint.rate.bridge import BridgeConfig, bridge
 from latentprint.rate.levels import Inside, Pushforward, Score

@@ -1,22 +1,23 @@
 """q by importance sampling on the probability-flow ODE: the bridge estimator.
 
-With h_t(x) whether the ODE from x at t lands in Omega, r_t = N(alpha_t x_p, sigma_t^2 I) where Alg. 1 starts,
-and p_t the sampler's own marginal (`paths`), for every t
+Let h_t(x) be 1 if the ODE from x at t lands in Omega and 0 if not, r_t = N(alpha_t x_p, sigma_t^2 I) the law
+from which Alg. 1 starts, and p_t the sampler's own marginal (`paths`). Then for every t
 
     q = E_{x ~ p_t}[h_t(x)] = E_{x ~ r_t}[p_t(x) / r_t(x) h_t(x)]
 
-No single t will do: too small and the weights degenerate, too large and nothing hits. Several are used at
-once, and each trajectory is weighted by the mixture of all of them (balance heuristic, Veach and Guibas
-1995):
+No single t is enough: at a small t the weights degenerate, at a large t nothing hits. Several times t_k are
+used together, and each trajectory is weighted by the mixture of all of them (balance heuristic, Veach and
+Guibas 1995):
 
-    w = h / sum_k c_k r_k(x_k) / p_k(x_k),    x_k where the trajectory passes t_k,    c_k the share started
-    from t_k, a fixed number, so that what differs between the t_k is no error (Owen and Zhou 2000)
+    w = h / sum_k c_k r_k(x_k) / p_k(x_k),    x_k the trajectory's point at t_k,    c_k the share started
+    from t_k, a fixed number, so that differences between the t_k are no error (Owen and Zhou 2000)
 
-A first pilot finds the times between which trajectories stop coming back. A second starts from a few of them,
-sets the shares c, of these and of all integration steps between, to the ones of least variance, and finds how
-short the steps must be. Then fresh trajectories give the estimate, until it is as precise as asked. q is that
-of the converged ODE with a last denoising, and of no other sampler. Sources: E. Veach, L. Guibas, SIGGRAPH
-1995; Song et al. 2021, Eq. 39; Vehtari et al. 2024 (Pareto k).
+A first pilot finds the times between which trajectories stop coming back. A second pilot starts from a few of
+them. It sets the shares c of these times, and of all integration steps between them, to those of least
+variance, and finds how short the steps must be. Fresh trajectories then give the estimate, until it is as
+precise as asked. q is that of the converged ODE with a last denoising, and of no other sampler.
+
+Sources: E. Veach, L. Guibas, SIGGRAPH 1995; Song et al. 2021, Eq. 39; Vehtari et al. 2024 (Pareto k).
 """
 
 import math
@@ -38,32 +39,34 @@ from latentprint.rate.weights import Floats, Offered, Weighted, offered, weighte
 from latentprint.streams import Streams
 
 ENOUGH = 120
-"""Effective samples below which drawing goes on, however small the error looks: stopping on sight of an error
-estimated from few weights favours runs that underestimate it."""
+"""Effective samples below which sampling continues, however small the error looks. An error estimated from
+few weights is often too small, and stopping at it would favour runs that underestimate it.
+"""
 
 SPREAD = 0.3
-"""Share of the trajectories that start from all times alike, whatever the pilot found best."""
+"""Share of the trajectories that is spread evenly over all times, whatever the pilot found best."""
 
 FINEST = 4
 """Most parts that a step is cut into."""
 
 COARSEST = 0.1
-"""Bias of log p, in nats, beyond which no number is offered."""
+"""Bias of log p, in nats, above which no number is offered."""
 
 
 @dataclass(frozen=True)
 class BridgeConfig:
-    """How hard to try.
+    """Precision and effort.
 
-    Attributes:
-        relative: relative standard error asked for. most: trajectories that may be spent on the estimate.
-        proposals: how many times t_k the second pilot starts from. candidates, tries: times, and trajectories
-            from each, of the first pilot.
-        pilot: trajectories per proposal of the second. together: trajectories per round of the estimate.
-        tolerance: of the adaptive walk down to the image (Dormand and Prince).
-        longest: longest step in log(sigma / alpha) of the walk with divergence, below the highest proposal.
-        checked: pilot trajectories that are walked again in half the steps: what that changes is the bias of
-            steps of finite length, and where it is above a tenth of ``relative`` the steps are cut.
+    Attributes: relative: relative standard error asked for. most: trajectories that may be spent on the
+        estimate. proposals: how many times t_k the second pilot starts from. candidates, tries: the first
+        pilot's times, and trajectories from each.
+        pilot: trajectories per proposal of the second pilot. together: trajectories per round of the
+            estimate.
+        tolerance: of the adaptive integration down to the image (Dormand and Prince).
+        longest: longest step in log(sigma / alpha) of the integration with divergence, below the highest
+            proposal.
+        checked: pilot trajectories that are integrated again in half the steps. The change estimates the bias
+            of the step length; above a tenth of ``relative`` the steps are cut.
         noisiest: largest standard error of log p, in nats, that is still corrected for.
         batch: trajectories at a time. It changes no result.
     """
@@ -123,16 +126,16 @@ def bridge(
     Args:
         target: x_p in the model's own space, (C, H, W); its type is the type of the computation.
         inside: decoded images (n, C, H, W) -> (n,) bool, membership in Omega.
-        divergence: exact where not given and the image has at most 1,024 numbers, else 32 orthogonal probes.
-        data_range: what x_p must lie in; None for models that live elsewhere (latent, or not images).
+        divergence: by default exact for images of at most 1,024 numbers, and 32 orthogonal probes above.
+        data_range: the range of x_p; None for models that work elsewhere (on latents, or not on images).
 
-    An x_p outside of its own Omega, as a lossy codec may leave it, is no error: trajectories around it may
-    land there all the same. Where none do, the answer is "not reliable because" with that reason; so it is
-    where the model's likelihood is not finite.
+    An x_p outside its own Omega, as a lossy codec may leave it, is no error: trajectories around it can still
+    land inside. If none does, or the model's likelihood is not finite, the answer is "not reliable because"
+    with that reason.
 
     Raises:
         InputError: x_p is not finite or outside its range.
-        ValueError: the denoiser's answer has another shape or type than it was asked for, or no gradient.
+        ValueError: the denoiser's answer has the wrong shape or type, or no gradient.
     """
     settings = config or BridgeConfig()
     _check_target(target, data_range)
@@ -192,7 +195,7 @@ def _check_target(target: Tensor, data_range: tuple[float, float] | None) -> Non
 
 
 def _estranged(flow: Flow) -> str:
-    """The end of a sentence that says where x_p, as the model's space holds it, is not in its own Omega."""
+    """The end of a sentence for the case that x_p, as the model's space holds it, is not in its own Omega."""
     with torch.no_grad():
         kept = bool(flow.inside(flow.codec.decode(flow.target[None]))[0])
     if kept:
@@ -209,7 +212,8 @@ def _default_divergence(dims: int, streams: Streams) -> Divergence:
 
 
 def _estimate(run: _Run, level: float, details: dict[str, object]) -> tuple[Offered, float, str] | str:
-    """The estimate, its degrees of freedom and a sentence, or only a sentence that says why there is none."""
+    """The estimate, its degrees of freedom and a sentence; without an estimate, only the reason as a
+    sentence."""
     proposals = _proposal_times(run)
     if proposals is None:
         return (
@@ -256,7 +260,7 @@ def _estimate(run: _Run, level: float, details: dict[str, object]) -> tuple[Offe
     why = _fails(summary, error_of_log, run.config.noisiest)
     if why is not None:
         return why
-    # the bias that is left counts as one more error of its size
+    # the remaining bias counts as one more error of its size
     numbers = offered(summary.log_mean, math.hypot(summary.error, bias), summary.freedom, level)
     if isinstance(numbers, str):
         return numbers
@@ -291,10 +295,11 @@ def _walked(run: _Run, nodes: Nodes, k: int, ids: Tensor, purpose: str) -> Paths
 
 
 def _steps(run: _Run, proposals: list[float], nodes: Nodes, pilot: list[_Pilot]) -> tuple[int, float | None]:
-    """(into how many each step is cut, the bias of log w in nats that is then left; None: not measured).
+    """(into how many parts each step is cut, the remaining bias of log w in nats; None: not measured).
 
-    The heaviest trajectories of the pilot, which carry the estimate, are walked again in half the steps. The
-    walk is of fourth order, so what changes is 15/16 of the error, and m times as many steps leave 1 / m^4.
+    The heaviest trajectories of the pilot, which carry the estimate, are integrated again in half the steps.
+    The integration is of fourth order, so the change is 15/16 of the error, and m times as many steps leave 1
+    / m^4.
     """
     own, halved, changes = list(nodes.anchors), Nodes.of(run.flow, proposals, 2), list[float]()
     weights = [-torch.logsumexp(p.paths.log_ratio[:, own], 1) for p in pilot]
@@ -304,7 +309,8 @@ def _steps(run: _Run, proposals: list[float], nodes: Nodes, pilot: list[_Pilot])
         if not len(heavy):
             continue
         again = _walked(run, halved, p.anchor, heavy, "bridge.pilot")
-        # at the edge of Omega rounding by other batch-mates may decide: those that came back are compared
+        # at the edge of Omega, rounding by other batch-mates can decide; only trajectories that came back are
+        # compared
         before = weight[weight >= chosen][again.hit]
         changes += (before + torch.logsumexp(again.log_ratio[:, own], 1)).tolist()
     if not changes:
@@ -324,7 +330,7 @@ def _fails(summary: Weighted, noise: float, noisiest: float) -> str | None:
 
 
 def _proposal_times(run: _Run) -> list[float] | None:
-    """Falling times that span from where nothing comes back to where (nearly) everything does."""
+    """Falling times that reach from where nothing comes back to where (nearly) everything does."""
     c, schedule = run.config, run.flow.denoiser.schedule
     top, bottom = float(schedule.ratio(schedule.start).log()), float(schedule.ratio(schedule.end).log())
     logs = torch.linspace(top, bottom, c.candidates, dtype=torch.float64)
@@ -348,7 +354,7 @@ def _proposal_times(run: _Run) -> list[float] | None:
     if over == back:
         span = span[:1]
     chosen = schedule.time(span.exp()).tolist()
-    # the ends exactly, not what rounding through the logarithm made of them
+    # exactly the two ends, without the rounding of the logarithm
     if over == len(times) - 1:
         chosen[0] = schedule.start
     if back == 0 and len(chosen) > 1:
@@ -359,8 +365,8 @@ def _proposal_times(run: _Run) -> list[float] | None:
 def _rounds(run: _Run, nodes: Nodes, counts: list[int]) -> tuple[Floats, Floats, Weighted]:
     """Fresh trajectories until the asked precision: log weights (n,), noise of the hits, their summary.
 
-    After a round it is computed how many more are wanted, and they are drawn before the next look: to stop at
-    the first look that pleases favours runs that underestimate q and its error.
+    After a round the number of trajectories still needed is computed, and they are drawn before the next
+    look. Stopping at the first look that is good enough would favour runs that underestimate q and its error.
     """
     fractions = torch.tensor(counts, dtype=torch.float64) / sum(counts)
     one_round = np.repeat(np.arange(len(counts)), counts)
@@ -384,16 +390,17 @@ def _rounds(run: _Run, nodes: Nodes, counts: list[int]) -> tuple[Floats, Floats,
 
 
 def _shortfall(summary: Weighted, config: BridgeConfig) -> float:
-    """By what factor there are too few trajectories; 1 or less where there are enough."""
+    """The factor by which there are too few trajectories; 1 or less if there are enough."""
     if summary.effective == 0:
         return math.inf
     return max((summary.error / config.relative) ** 2, ENOUGH / summary.effective)
 
 
 def _log_weights(paths: Paths, fractions: Tensor) -> Floats:
-    """(n,) log w, -inf for misses; noise of variance s^2 adds exp(s^2 / 2) on average, which is taken off."""
+    """(n,) log w, -inf for misses. Noise of variance s^2 adds exp(s^2 / 2) on average, which is
+    subtracted."""
     logs = torch.full((len(paths.hit),), -math.inf, dtype=torch.float64)
-    # one probe has an infinite standard error: nothing to take off, and _fails refuses it
+    # one probe has an infinite standard error: nothing is subtracted, and _fails refuses it
     noise = torch.where(paths.noise.isfinite(), paths.noise, 0.0) ** 2 / 2
     logs[paths.hit] = -torch.logsumexp(paths.log_ratio + fractions.log(), dim=1) - noise
     return logs.numpy().astype(np.float64)

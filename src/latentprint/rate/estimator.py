@@ -1,20 +1,20 @@
-"""What every estimator of q is given beside its subject, and what it gives while it works."""
+"""What every estimator of q receives in addition to its subject, and reports while it works."""
 
 from collections.abc import Callable
 from typing import Any
 
 Progress = Callable[[int, int], object]
-"""Samples done, and how many are expected in all as far as is known."""
+"""Samples done, and how many are expected in all, as far as known."""
 
 Kept = Callable[[str, Callable[[], dict[str, object]]], dict[str, Any]]
-"""(name of a part, how to make it) -> the part: read where an interrupted run made it, made and kept else.
+"""(name of a part, how to make it) -> the part: read if an interrupted run made it, otherwise made and kept.
 
-Parts are plain values that JSON can hold, and functions of the estimator's settings and seed alone.
+Parts are plain values that JSON can hold. They depend on the estimator's settings and seed alone.
 """
 
 
 def silent(done: int, total: int, /) -> None:
-    """A Progress that says nothing."""
+    """A Progress that reports nothing."""
 
 
 def anew(name: str, make: Callable[[], dict[str, object]], /) -> dict[str, Any]:

@@ -1,15 +1,15 @@
-"""What takes the denoiser's place in the mean of a step, to bring a path to x_p.
+"""Guides: what replaces the denoiser in the mean of a step, to bring a path to x_p.
 
-The law of a reverse process that ends at x_p is the noising of x_p, whatever the model: x_p in the place of D
-is exact for a denoiser that is. A network's is not: from where its error pulls elsewhere, the two laws part.
-So the second guide keeps D and adds only what conditioning adds to the ideal denoiser of the known images
-(Doob's h-transform, h_t(x) = w_p(x, t), the probability that x came from x_p's kernel):
+The law of a reverse process that ends at x_p is the noising of x_p, whatever the model. Replacing D by x_p is
+therefore exact for an exact denoiser. A network is not exact: where its error pulls elsewhere, the two laws
+part. The second guide therefore keeps D, and adds only what conditioning adds to the ideal denoiser of the
+known images (Doob's h-transform, h_t(x) = w_p(x, t), the probability that x came from x_p's kernel):
 
     toward        k x + (1 - k alpha) x_p                        k = alpha s^2 / V,  V = alpha^2 s^2 + sigma^2
     conditioned   D + (sigma^2 / V) (x_p - sum_i w_i(x, t) x_i)
 
-with kernels of width s on the images (``known.Mixture``). Far above the noise level where x_p is settled both
-pull alike; below it the second lets the network go on by itself.
+with kernels of width s on the images (``known.Mixture``). Far above the noise level where the path settles on
+x_p both guides pull alike; below it the second leaves the path to the network.
 
 Sources: J. Doob 1957 (h-transform); B. Anderson 1982 (reverse process).
 """
@@ -25,7 +25,7 @@ from torch import Tensor
 
 
 class Guide(Protocol):
-    """(x (n, *shape), D(x, t), alpha, sigma) -> what stands in D's place, like x; no evaluation."""
+    """(x (n, *shape), D(x, t), alpha, sigma) -> what replaces D, like x; without a network evaluation."""
 
     @property
     def name(self) -> str: ...
@@ -51,7 +51,7 @@ class Toward:
 
 @dataclass(frozen=True, eq=False)
 class Conditioned:
-    """The network's own D, and what it takes that x came from x_p and no other of ``images``, (N, *shape).
+    """The network's own D, plus the pull of x coming from x_p and no other of ``images``, (N, *shape).
 
     ``width`` is that of the kernels, ``index`` the place of x_p among the images.
     """
@@ -82,7 +82,7 @@ class Conditioned:
 
 @dataclass(frozen=True)
 class Near:
-    """D, or the point nearest to it of the ball of ``radius`` (Euclidean) around x_p."""
+    """D, or the point nearest to it in the ball of ``radius`` (Euclidean) around x_p."""
 
     target: Tensor
     radius: float

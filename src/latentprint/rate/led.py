@@ -1,8 +1,8 @@
-"""Paths of a stochastic sampler that are led to x_p, and how likely any proposal was to draw them.
+"""Paths of a stochastic sampler that are guided to x_p, and the density of every proposal along them.
 
-See ``path`` for the formulas. Along a path two numbers a step and guide, e . u and |u|^2, are kept; from them
-follows the density of every proposal that leads by these guides, however strongly at each step, also of one
-that is thought of later.
+See ``path`` for the formulas. Along a path two numbers per step and guide are kept, e . u and |u|^2. They
+give the density of every proposal that uses these guides, whatever its factors, even of one that is made
+later.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Transition:
 
 @dataclass(frozen=True)
 class _Answer:
-    """A denoiser that answers with what it was given."""
+    """A denoiser that answers with a given value."""
 
     schedule: Schedule
     value: Tensor
@@ -49,10 +49,10 @@ class _Answer:
 
 
 def transitions(sampler: Sampler, schedule: Schedule) -> list[Transition] | str:
-    """The steps of a sampler as Gaussians; the end of "not reliable because ..." where they are none.
+    """The steps of a sampler as Gaussians; the end of "not reliable because ..." if they are not Gaussian.
 
-    The coefficients are the step's own answers to x, D and noise of 1 each, and hold where they give its
-    answer to a fourth combination too.
+    The coefficients are the step's own answers to x, D and noise of 1 each. They hold if they also predict
+    its answer to a fourth combination.
     """
     step, instead = sampler.step, "; splitting can answer"
     if step.draws == 0:
@@ -75,12 +75,12 @@ def transitions(sampler: Sampler, schedule: Schedule) -> list[Transition] | str:
 
 @dataclass(frozen=True)
 class Proposals:
-    """K proposals: the sampler's own law, number 0, and ways to lead by a guide.
+    """K proposals: the sampler's own law, number 0, and guided ones.
 
     Attributes:
         guide: (K,) int64, which guide; -1 for the sampler's own law.
         factors: (K, steps) how much of it at each step: 0 is the sampler's own D, 1 the guide.
-        names: of each.
+        names: a name for each.
     """
 
     guide: Tensor
@@ -89,7 +89,7 @@ class Proposals:
 
     @classmethod
     def own(cls, steps: int) -> Proposals:
-        """The sampler's own law alone."""
+        """Only the sampler's own law."""
         none = torch.zeros(1, steps, dtype=torch.float64)
         return cls(torch.tensor([-1]), none, ("the sampler itself",))
 
@@ -110,7 +110,7 @@ class Walks:
     """n paths.
 
     Attributes:
-        hit: (n,) bool, whether the path ended in Omega. All else is of those that did, float64 on the CPU.
+        hit: (n,) bool, whether the path ended in Omega. All else is about those that did, float64 on the CPU.
         start: (hits,) log r_T/p_T at x_T.
         along, squares: (hits, steps, guides) e . u and |u|^2.
     """
@@ -138,7 +138,7 @@ class Walks:
 
 @dataclass(frozen=True)
 class Led:
-    """The sampler over the model, with x_p, Omega and the guides: what paths are drawn from."""
+    """The sampler over the model, with x_p, Omega and the guides: everything that paths are drawn from."""
 
     denoiser: Denoiser
     sampler: Sampler
@@ -156,17 +156,17 @@ class Led:
         return self.streams.noise(purpose, ids, step, space, device=device, dtype=dtype)
 
     def ended(self, x: Tensor) -> Tensor:
-        """What the sampler makes of x after its last step, in the model's own space."""
+        """What the sampler returns for x after its last step, in the model's own space."""
         if not self.sampler.denoise:
             return x
         return checked(self.denoiser, x, times(self.denoiser.schedule.end, x))
 
     def hit(self, x: Tensor) -> Tensor:
-        """Whether paths that stand at x after the last step end in Omega, (n,) bool on the CPU."""
+        """Whether paths that are at x after the last step end in Omega, (n,) bool on the CPU."""
         return self.inside(self.codec.decode(self.ended(x))).cpu()
 
     def walk(self, proposals: Proposals, which: Tensor, ids: Tensor, purpose: str) -> Walks:
-        """A path from each of ``which`` (n,) proposals, under its id (n,)."""
+        """A path from each of the proposals ``which`` (n,), under its id (n,)."""
         with torch.no_grad():
             pairs = zip(which.split(self.batch), ids.split(self.batch), strict=True)
             return Walks.joined(
@@ -205,7 +205,7 @@ class Led:
 
 
 def times(t: float, x: Tensor) -> Tensor:
-    """One time for every row of x."""
+    """The same time for every row of x."""
     return torch.full((len(x),), t, dtype=torch.float64)
 
 
@@ -214,7 +214,7 @@ def _rows(values: Tensor, x: Tensor) -> Tensor:
 
 
 def log_normal(x: Tensor, mean: Tensor | None, std: float) -> Tensor:
-    """log N(x; mean, std^2 I) less its constant: (n,) float64 on the CPU."""
+    """log N(x; mean, std^2 I) without its constant: (n,) float64 on the CPU."""
     offset = x.double() if mean is None else x.double() - mean.double()
     dims = math.prod(x.shape[1:])
     return (-0.5 * (offset / std).flatten(1).square().sum(1) - dims * math.log(std)).cpu()

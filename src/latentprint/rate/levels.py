@@ -1,17 +1,16 @@
-"""Subset simulation: from all of the noise down to the part of it that lands in Omega, by levels.
+"""Subset simulation: from all noise, level by level, to the part of it that lands in Omega.
 
     q = P(z in Omega) = prod_j P(z in A_j | z in A_{j-1}),    z ~ N(0, I)
     A_j = {score(z) <= L_j or z in Omega}
 
 Each level L_j is a quantile of the scores in A_{j-1}, so each factor is about ``share``. The population of
-A_j is grown from the survivors by chains of preconditioned Crank-Nicolson moves
+A_j grows from the survivors by chains of preconditioned Crank-Nicolson moves
 
     z' = sqrt(1 - b^2) z + b xi,    accepted where z' lies in A_j,
 
 which leave N(0, I) restricted to A_j unchanged. All states of all chains are kept (Au and Beck's chains;
-called waste-free by Dau and Chopin 2022). Omega is in every A_j, whatever the score says of it, so a poor
-score costs precision, never correctness. Replicates share nothing but the step b, which follows their joint
-acceptance rate.
+called waste-free by Dau and Chopin 2022). Every A_j contains Omega whatever its score, so a poor score costs
+precision, never correctness. Replicates share only the step b, which follows their joint acceptance rate.
 
 Sources: S. Au, J. Beck, Prob. Eng. Mech. 16 (2001); S. Cotter, G. Roberts, A. Stuart, D. White, Stat. Sci. 28
 (2013); I. Papaioannou et al., Prob. Eng. Mech. 41 (2015) (step from acceptance); H. Dau, N. Chopin, JRSS B 84
@@ -37,7 +36,7 @@ class Pushforward(Protocol):
     """A sampler as a deterministic map of its Gaussian noise.
 
     ``latent`` numbers of noise per sample: x_T for an ODE; x_T and all increments for a stochastic sampler.
-    ``evaluations`` is what one sample costs in network evaluations. Each row depends on its own noise alone.
+    ``evaluations`` is the cost of one sample in network evaluations. Each row depends on its own noise alone.
     """
 
     @property
@@ -53,10 +52,10 @@ class Pushforward(Protocol):
 
 @dataclass
 class Landscape:
-    """Scores of noise, by batches, counted and partly remembered.
+    """Scores of noise, in batches, counted and partly remembered.
 
-    Where z lands in Omega its score is -inf. ``remembered`` keeps (z, score before that) of the latest
-    samples, at most ``memory`` numbers, for whoever wants to learn from evaluations already paid for.
+    The score of z is -inf if z lands in Omega. ``remembered`` keeps (z, score before that) of the latest
+    samples, at most ``memory`` numbers, so that evaluations already paid for can be learnt from.
     """
 
     push: Pushforward
@@ -105,11 +104,11 @@ class Population:
 
     Attributes:
         z: (replicates, particles, latent). scores: (replicates, particles), -inf in Omega.
-        log_q: (replicates,) log of the product of the factors so far; final where ``done``.
-        done: (replicates,) whether the last factor, the share of Omega itself, is in.
+        log_q: (replicates,) log of the product of the factors so far; final if ``done``.
+        done: (replicates,) whether the last factor, the share of Omega itself, is included.
         stalled: (replicates,) whether no level below the last could be found.
         ancestors: (replicates, particles) which first particle each descends from.
-        step, acceptance: of the moves of this level. level: how many levels were made.
+        step, acceptance: of the moves of this level. level: the number of levels so far.
     """
 
     z: Tensor
@@ -158,8 +157,9 @@ def climb(
     """Level after level until every replicate is done or stalled, or ``most`` levels were made.
 
     Args:
-        share: each level keeps about this share. chain: states per chain, the survivor included.
-        target: acceptance rate that the step b is steered to.
+        share: the share of the population that each level keeps, about. chain: states per chain, the survivor
+            included.
+        target: the acceptance rate that the step b is steered to.
     """
     while population.level < most:
         population = _finish(population, share)
@@ -172,7 +172,7 @@ def climb(
 
 
 def _finish(p: Population, share: float) -> Population:
-    """Replicates whose share of Omega reached ``share`` take it as their last factor."""
+    """Replicates in which Omega's share reached ``share`` take it as their last factor."""
     hits = (p.scores == -math.inf).double().mean(1)
     now = ~p.done & ~p.stalled & (hits >= share)
     log_q = torch.where(now, p.log_q + hits.clamp(min=1e-300).log(), p.log_q)
@@ -214,7 +214,7 @@ def _next(
 
 
 def _choose(alive: Tensor, count: int, g: torch.Generator) -> Tensor:
-    """``count`` of the survivors, each as often as any other up to one."""
+    """``count`` of the survivors, all equally often up to one."""
     rounds = [alive[torch.randperm(len(alive), generator=g)] for _ in range(-(-count // len(alive)))]  # noqa: TID251
     return torch.cat(rounds)[:count]
 
@@ -229,9 +229,9 @@ def _walk(
     target: float,
     g: torch.Generator,
 ) -> tuple[float, float]:
-    """Chains of ``chain`` states from each start, written move by move over the active rows of ``into``.
+    """Chains of ``chain`` states from each start, written move by move into the active rows of ``into``.
 
-    Returns the step b that was reached and the mean acceptance rate.
+    Returns the final step b and the mean acceptance rate.
     """
     (z, scores, ancestors), step, rates = start, into.step, list[float]()
     particles, seeds = into.scores.shape[1], scores.shape[1]

@@ -1,7 +1,7 @@
 """q by counting: n independent samples, k of them in Omega_p, ``q ~ k / n`` (paper, §5.3, Tables 1 and 2).
 
-With n fixed beforehand the interval is Clopper and Pearson's. (An audit that may stop on sight of its counts
-has an interval of its own, ``stats.sequential``.) Beside every count stands ``missable``: the rate that this
+If n was fixed beforehand, the interval is Clopper and Pearson's. (An audit that may stop early because of its
+counts has another interval, ``stats.sequential``.) Every count comes with ``missable``: the rate that this
 many samples could have missed.
 """
 
@@ -32,7 +32,7 @@ class Tally:
 
 
 def tally(probe: Probe, start: float, samples: int, *, batch: int = 512, first: int = 0) -> Iterator[Tally]:
-    """The running tally of ids ``first .. first + samples - 1``, from noise level ``start``, by batches.
+    """The running tally of ids ``first .. first + samples - 1``, from noise level ``start``, in batches.
 
     Raises:
         ValueError: samples or batch is not positive.
@@ -66,12 +66,12 @@ def monte_carlo(
     """q from ``samples`` samples, a number fixed beforehand.
 
     Args:
-        probe: trajectories by noise level and id; ``start`` is the schedule's own start T.
-        expected: q under the paper's H0, copies / N; adds its p-value and says when n is too small for it.
+        probe: returns trajectories by noise level and id; ``start`` is the schedule's own start T.
+        expected: q under the paper's H0, copies / N. It adds a p-value, or says that n is too small for one.
         first: the first id, so that a run can be continued with fresh ids and the counts added.
 
     Raises:
-        ValueError: samples or batch is not positive, or expected is no probability.
+        ValueError: samples or batch is not positive, or expected is not a probability.
     """
     last: Tally | None = None
     for last in tally(probe, start, samples, batch=batch, first=first):
@@ -84,10 +84,10 @@ def monte_carlo(
 def rate_of(
     counted: Tally, *, sampler: Mapping[str, object], level: float = 0.95, expected: float | None = None
 ) -> Rate:
-    """The result of a finished count with n fixed beforehand, also of one that was counted elsewhere.
+    """The result of a finished count with n fixed beforehand, here or elsewhere.
 
     Raises:
-        ValueError: nothing was counted, or ``expected`` is no probability.
+        ValueError: nothing was counted, or ``expected`` is not a probability.
     """
     trials = counted.trials
     if trials.n == 0:

@@ -1,23 +1,23 @@
 """q by importance sampling of the sampler's own path: the path estimator.
 
 A stochastic sampler of Gaussian steps walks x_{k+1} ~ N(a_k x_k + b_k D(x_k), v_k I) from x_0 ~ N(0, s^2 I).
-A proposal starts where Alg. 1 does, at N(alpha_T x_p, sigma_T^2 I), and lets a guide g (``guides``) stand in
-D's place by a factor f_k at each step. With e_k = (x_{k+1} - a_k x_k - b_k D) / sqrt(v_k) and
+A proposal starts where Alg. 1 does, at N(alpha_T x_p, sigma_T^2 I). At each step it replaces D by a guide g
+(``guides``) to the extent of a factor f_k. With e_k = (x_{k+1} - a_k x_k - b_k D) / sqrt(v_k) and
 u_k = b_k (g - D) / sqrt(v_k)
 
     log dQ/dP = log r_T/p_T (x_0) + sum_k (f_k e_k . u_k - f_k^2 |u_k|^2 / 2)
 
-is known for every guide and all factors along every path, at no further evaluation of the network. So all
-proposals are weighted together (balance heuristic, Veach and Guibas 1995), the sampler's own law among them,
-which bounds the weights:
+is known for every guide and all factors along every path, without further evaluations of the network. All
+proposals are therefore weighted together (balance heuristic, Veach and Guibas 1995). The sampler's own law is
+among them, which bounds the weights:
 
     w = 1(x_n in Omega) / sum_i c_i dQ_i/dP,    c_i the share of paths drawn from proposal i
 
-Unbiased for the very q that counting counts, of the audit's sampler with its steps; it needs no likelihood
-and no gradient. Where the other training images are known and the sampler comes to enough of them, what leads
-to x_p is learnt from all together, and paths are selected on their way (``twisted``). Else proposals are full
-guides (f = 1) that hand over to D after j steps, at once or by and by, and those whose f is fitted to a
-pilot: of least cross-entropy to the law of paths that end in Omega,
+The estimate is unbiased for the q that counting counts, of the audit's sampler with its steps. It needs no
+likelihood and no gradient. If the other training images are known and the sampler reaches enough of them,
+what leads to x_p is learnt from all of them, and paths are selected on the way (``twisted``). Otherwise some
+proposals are full guides (f = 1) that hand over to D after j steps, abruptly or gradually. Others have an f
+fitted to a pilot, of least cross-entropy to the law of paths that end in Omega:
 
     f_k = E[e_k . u_k | Omega] / E[|u_k|^2 | Omega]
 
@@ -55,37 +55,38 @@ from latentprint.sampler.sampler import Sampler
 from latentprint.streams import Streams
 
 ENOUGH = 120
-"""Effective samples below which drawing goes on, however small the error looks."""
+"""Effective samples below which sampling continues, however small the error looks."""
 
 HOPELESS = 10
-"""Samples that all paths together must promise to be worth after the pilot: a third of what is believed."""
+"""Effective samples that the pilot must promise for all paths together: a third of those that are
+believed."""
 
 NEAREST = 2000
-"""Most images that a guide knows; the nearest to x_p say where a path must turn."""
+"""Most images that a guide knows; the nearest to x_p decide where a path must turn."""
 
 ENOUGH_REPLICATES = 40
-"""The same of replicates, whose weights are averages already."""
+"""Effective replicates below which sampling continues; a replicate's weight is an average already."""
 
 REPLICATES = 8
-"""Replicates of a round."""
+"""Replicates per round."""
 
 FEWEST = 8
-"""Fewest images that something is learnt from."""
+"""Fewest images to learn from."""
 
 LOOK = 4
-"""By how much the paths grow between two looks at most: what cannot succeed is seen before all are spent."""
+"""Factor by which the paths grow between two looks at most, so that a hopeless estimate is seen early."""
 
 
 @dataclass(frozen=True)
 class PathConfig:
-    """How hard to try.
+    """Precision and effort.
 
     Attributes:
         relative: relative standard error asked for. most: paths that may be spent on the estimate.
         pilot: paths from each of the first proposals. second: paths of each further pilot.
-        plain: paths of the sampler itself that are learnt from where the training images are known.
-        particles: paths of a replicate, fewer where ``most`` is small.
-        together: paths per round where there are no replicates.
+        plain: paths of the sampler itself to learn from, if the training images are known.
+        particles: paths of a replicate, fewer if ``most`` is small.
+        together: paths per round if there are no replicates.
         batch: paths at a time. It changes no result.
 
     Raises:
@@ -131,8 +132,8 @@ def path(
         target: x_p in the model's own space, (*shape); its type is the type of the computation.
         inside: decoded images (n, ...) -> (n,) bool, membership in Omega.
         others: further images that the model may have learnt, (N, *shape), like ``target``. They say where a
-            path must turn to x_p; without them the estimate is as unbiased and costs more.
-        kept: keeps each round, so that an interrupted estimate goes on.
+            path must turn to x_p. Without them the estimate is still unbiased, but costs more.
+        kept: keeps each round, so that an interrupted estimate continues.
     """
     run = _Run(config or PathConfig(), level, seed, progress, kept)
     steps = transitions(sampler, denoiser.schedule)
@@ -159,9 +160,9 @@ def path(
 
 
 def guides(target: Tensor, others: Tensor | None) -> list[Guide]:
-    """The guides that are tried: straight to x_p, and by what tells it from the other images.
+    """The guides that are tried: straight to x_p, and by what tells x_p from the other images.
 
-    Kernels are points, or half as wide as the nearest other image is far (rms).
+    Kernels are points, or half as wide as the distance (rms) to the nearest other image.
     """
     found: list[Guide] = [Toward(target)]
     near = _apart(target, others)
@@ -173,13 +174,13 @@ def guides(target: Tensor, others: Tensor | None) -> list[Guide]:
 
 
 def bank_of(target: Tensor, others: Tensor | None) -> Bank | None:
-    """The images that paths may end at, where any but x_p is known."""
+    """The images that paths may end at, if any except x_p is known."""
     near = _apart(target, others)
     return None if near is None else Bank.around(target, near)
 
 
 def _apart(target: Tensor, others: Tensor | None) -> Tensor | None:
-    """The nearest of the other images, nearest first, without copies of x_p: those are x_p."""
+    """The other images, nearest first, without copies of x_p, which count as x_p."""
     if others is None or not len(others):
         return None
     apart = (others - target).flatten(1).double().norm(dim=1) / math.sqrt(target.numel())
@@ -199,7 +200,7 @@ class _Run:
     paths: int = 0
 
     def say(self, done: int) -> None:
-        """Plain paths that are done."""
+        """Plain paths done so far."""
         self.progress(done, self.config.plain)
 
     def answer(self, sampler: Sampler, found: Offer | str, details: dict[str, object], cost: int) -> Rate:
@@ -231,7 +232,7 @@ class _Run:
 
 @dataclass(frozen=True)
 class Offer:
-    """Numbers, the degrees of freedom of their interval, and what is said of them."""
+    """Numbers, the degrees of freedom of their interval, and a sentence about them."""
 
     numbers: Offered
     freedom: float
@@ -239,7 +240,7 @@ class Offer:
 
 
 def _estimate(run: _Run, led: Led, bank: Bank | None) -> tuple[Offer | str, dict[str, object]]:
-    """By what all images together teach, where the sampler gives enough of them back; by pilots else."""
+    """Learnt from all images together if the sampler gives enough of them back; otherwise by pilots."""
     if bank is None or len(bank) < FEWEST:
         return _weighted(run, led)
     taught = run.kept("plain", lambda: learn(led, bank, run.config.plain, run.say))
@@ -250,8 +251,9 @@ def _estimate(run: _Run, led: Led, bank: Bank | None) -> tuple[Offer | str, dict
 
 
 def _twisted(run: _Run, led: Led, bank: Bank, learnt: Learnt) -> tuple[Offer | str, dict[str, object]]:
-    """By replicates of particles, each of them unbiased (``twisted``)."""
-    # few paths are better spent on replicates than on particles: their spread is what the interval comes from
+    """Replicates of particles, each of them unbiased (``twisted``)."""
+    # Few paths are better spent on replicates than on particles: the interval comes from the replicates'
+    # spread.
     size, particles = (
         REPLICATES,
         max(1, min(run.config.particles, run.config.most // (2 * ENOUGH_REPLICATES))),
@@ -272,7 +274,7 @@ def _twisted(run: _Run, led: Led, bank: Bank, learnt: Learnt) -> tuple[Offer | s
 
 
 def _weighted(run: _Run, led: Led) -> tuple[Offer | str, dict[str, object]]:
-    """By single paths from proposals that pilots chose, weighted by the balance heuristic."""
+    """Single paths from proposals that pilots chose, weighted by the balance heuristic."""
     pilot = run.kept("pilot", lambda: piloted(led, run.config.pilot, run.config.second))
     run.paths += pilot["paths"]
     if pilot["worth"] == 0:
@@ -318,7 +320,7 @@ def _diagnostics(summary: Weighted) -> dict[str, object]:
 
 
 def _judged(run: _Run, summary: Weighted, said: str) -> Offer | str:
-    """The numbers where weights can be believed, or why they cannot."""
+    """The numbers if the weights can be believed, or why they cannot."""
     if (why := summary.distrusted()) is not None:
         return why
     numbers = offered(summary.log_mean, summary.error, summary.freedom, run.level)
@@ -329,7 +331,7 @@ def _judged(run: _Run, summary: Weighted, said: str) -> Offer | str:
 
 
 def _part(logs: Tensor) -> dict[str, Any]:
-    """A round as plain values: where its logarithms are finite, and those."""
+    """A round as plain values: which logarithms are finite, and those."""
     finite = logs.isfinite()
     return {"hits": finite.nonzero()[:, 0].tolist(), "logs": logs[finite].tolist()}
 
@@ -343,8 +345,8 @@ def _rounds(
 ) -> tuple[Floats, Weighted]:
     """Fresh rounds until the asked precision: log weights (n,), -inf for misses, and their summary.
 
-    Each weight is of so many ``paths``, from the proposals ``which``. After a round it is computed how many
-    more are wanted, and they are drawn before the next look: to stop at the first look that pleases favours
+    Each weight is of so many ``paths``, from the proposals ``which``. After a round the number still needed
+    is computed, and drawn before the next look. Stopping at the first look that is good enough would favour
     runs that underestimate q and its error.
     """
     size = len(which)
@@ -362,7 +364,7 @@ def _rounds(
         summary = weighted(every, np.tile(which, len(logs)) if paths == 1 else None)
         short = _shortfall(summary, run.config, enough)
         settled = short <= 1 and summary.distrusted() is None
-        # few weights seem worth more than they are, so what falls short by its own account does
+        # few weights look better than they are; a shortfall by their own account is a real one
         hopeless = summary.effective * most / len(logs) < BELIEVED
         if settled or hopeless or len(logs) >= most:
             run.progress(len(every) * paths, len(every) * paths)
@@ -371,7 +373,7 @@ def _rounds(
 
 
 def _shortfall(summary: Weighted, config: PathConfig, enough: int) -> float:
-    """By what factor there are too few weights; 1 or less where there are enough."""
+    """The factor by which there are too few weights; 1 or less if there are enough."""
     if summary.effective == 0:
         return math.inf
     return max((summary.error / config.relative) ** 2, enough / summary.effective)

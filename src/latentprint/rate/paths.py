@@ -1,14 +1,14 @@
 """Trajectories of the probability-flow ODE that start around x_p, and how likely each start was.
 
-Proposal k starts at t_k from r_k = N(alpha_k x_p, sigma_k^2 I), where Alg. 1 starts. The ODE ties all times
-together: a trajectory that passes t_k at x has, whatever time it started from,
+Proposal k starts at t_k from r_k = N(alpha_k x_p, sigma_k^2 I), where Alg. 1 starts. The ODE connects all
+times. A trajectory that is at x at time t_k has, whatever time it started from, the density
 
     log r_k(x) - log p_k(x)
 
-as its density under proposal k relative to the model's own law of trajectories, because the flow carries p_k
-into p_j. log p_k comes from the integration up to T, where p_T = N(0, prior_std^2 I), and the divergence
-along the way (Song et al. 2021, Eq. 39). Only trajectories that end in Omega are integrated with divergence:
-the others have weight zero.
+under proposal k relative to the model's own law of trajectories, because the flow carries p_k into p_j. log
+p_k comes from the integration up to T, where p_T = N(0, prior_std^2 I), and the divergence along the way
+(Song et al. 2021, Eq. 39). Only trajectories that end in Omega are integrated with divergence; the others
+have weight zero.
 """
 
 import math
@@ -27,17 +27,18 @@ from latentprint.sampler.state import State
 from latentprint.streams import Streams
 
 GROWTH, WIDEST = 1.2, 5.0
-"""Above all proposals, where the denoiser sees mostly noise, each step is longer than the one below it by the
-first factor, up to the second times ``Flow.longest``."""
+"""Above all proposals the denoiser sees mostly noise, and steps may be longer: each is longer than the one
+below it by the first factor, up to the second times ``Flow.longest``.
+"""
 
 
 @dataclass(frozen=True)
 class Flow:
-    """The model, the image and the region: what every trajectory shares.
+    """What every trajectory shares: the model, the image and the region.
 
     Attributes:
-        target: x_p in the model's own space, (*shape). tolerance: of the walk down to the image.
-        longest: longest step in log(sigma / alpha) of the walk with divergence (fourth order).
+        target: x_p in the model's own space, (*shape). tolerance: of the integration down to the image.
+        longest: longest step in log(sigma / alpha) of the integration with divergence (fourth order).
     """
 
     denoiser: Denoiser
@@ -79,10 +80,10 @@ class Nodes:
 
     Attributes:
         times: (n + 1,) from T. at: positions of the proposal times in it. anchors: which of them, (0 .. K -
-            1), were asked for; the others are the steps between, whose densities cost nothing more.
+            1), were asked for. The others are the steps between, whose densities cost nothing more.
 
     Raises:
-        ValueError: proposal times that do not fall strictly or leave the schedule.
+        ValueError: proposal times that do not fall strictly, or lie outside the schedule.
     """
 
     times: Tensor
@@ -91,7 +92,8 @@ class Nodes:
 
     @classmethod
     def of(cls, flow: Flow, proposals: list[float], finer: int = 1) -> "Nodes":
-        """The grid for falling proposal times. ``finer`` cuts each step; no time within a step proposes."""
+        """The grid for falling proposal times. ``finer`` divides each step; times within a step are not
+        proposed."""
         schedule = flow.denoiser.schedule
         anchors = proposals if proposals[0] == schedule.start else [schedule.start, *proposals]
         if any(a <= b for a, b in pairwise(anchors)) or anchors[-1] < schedule.end:
@@ -116,7 +118,7 @@ def _even(span: float, longest: float) -> Tensor:
 
 
 def _growing(span: float, longest: float) -> Tensor:
-    """Lengths from the noise down: each 1 / GROWTH of the one before, WIDEST ``longest`` at most."""
+    """Lengths from the noise down: each 1 / GROWTH of the one before, at most WIDEST times ``longest``."""
     steps = [longest]
     while sum(steps) < span:
         steps.append(min(steps[-1] * GROWTH, longest * WIDEST))
@@ -130,7 +132,8 @@ class Paths:
 
     Attributes:
         hit: (n,) bool. evaluations: of all rows together.
-        log_ratio: (hits, K) log r_k - log p_k at every node that may propose, rows that hit only; float64.
+        log_ratio: (hits, K) log r_k - log p_k at every node that may be a proposal, for rows that hit;
+            float64.
         noise: (hits,) standard error of log p from the probes of the divergence; 0 where it is exact.
     """
 
@@ -141,7 +144,7 @@ class Paths:
 
 
 def walk(flow_of: Flow, nodes: Nodes, k: int, ids: Tensor, purpose: str) -> Paths:
-    """Trajectories of proposal k, named by ids: down to the image, then, where they hit, up to T."""
+    """Trajectories of proposal k, named by ids: down to the image, then, if they hit, up to T."""
     t = float(nodes.times[nodes.at[k]])
     x = flow_of.start(t, ids, purpose)
     hit, cost = flow_of.land(x, t)
@@ -164,7 +167,7 @@ def walk(flow_of: Flow, nodes: Nodes, k: int, ids: Tensor, purpose: str) -> Path
 
 
 def _densities(f: Flow, nodes: Nodes, k: int, x: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, int]:
-    """(log r - log p at all nodes that may propose (n, K), standard error (n,), evaluations)."""
+    """(log r - log p at all nodes that may be proposals (n, K), standard error (n,), evaluations)."""
     own, n = nodes.at[k], len(x)
     log_r = {own: _log_r(f, x, float(nodes.times[own]))}
     change = {own: torch.zeros(n, dtype=torch.float64)}

@@ -1,7 +1,8 @@
-"""What paths are drawn from where nothing was learnt elsewhere: proposals, and three pilots that choose.
+"""The proposals that paths are drawn from if nothing was learnt elsewhere, and three pilots that choose among
+them.
 
-See ``path`` for the formulas. The first pilot is drawn from a few proposals; the others as those before find
-best, each with one more whose factors are fitted to them by cross-entropy.
+See ``path`` for the formulas. The first pilot is drawn from a few proposals. Each later one is drawn from
+those that were best so far, and from one more whose factors are fitted to them by cross-entropy.
 """
 
 from __future__ import annotations
@@ -19,23 +20,24 @@ ITSELF = 0.05
 """Share of paths from the sampler's own law: no weight is above its inverse."""
 
 SPREAD = 0.15
-"""Share of paths from the pilot's proposals alike, whatever the pilot found best."""
+"""Share of paths that is spread evenly over the pilot's proposals, whatever the pilot found best."""
 
 HANDOVERS = 24
-"""Most numbers of led steps that are tried."""
+"""Most numbers of guided steps that are tried."""
 
 HALF = 0.5
-"""A weaker lead, beside the whole: a network that turns to x_p late and by itself was never led strongly."""
+"""A weaker guide, tried besides the full one: a network that turns to x_p late and by itself is not pulled so
+much."""
 
 FADE = 1 / 6
-"""Share of all steps over which a guide that leaves by and by does so."""
+"""Share of all steps over which a guide hands over gradually."""
 
 FIRM = 4.0
-"""How firmly a fitted factor holds to its first guess: as if so much |u|^2 had been seen there."""
+"""How firmly a fitted factor keeps to its first guess: as if so much |u|^2 had been seen there."""
 
 
 def handed_over(guides: int, steps: int) -> Proposals:
-    """The sampler's own law, and every guide until each of some handovers, left at once or by and by."""
+    """The sampler's own law, and every guide until each of some handovers, abrupt or gradual."""
     handovers = sorted({-(-steps * i // HANDOVERS) for i in range(1, HANDOVERS + 1)})
     k, found = torch.arange(steps, dtype=torch.float64), Proposals.own(steps)
     for guide in range(guides):
@@ -54,7 +56,7 @@ def named(led: Led, guide: int) -> str:
 
 
 def _anchors(proposals: Proposals, guides: int) -> list[int]:
-    """What the first pilot is drawn from: each guide for some numbers of steps."""
+    """The proposals of the first pilot: each guide for some numbers of steps."""
     factors, n = proposals.factors, proposals.factors.shape[1]
     led = (factors > 0).sum(1)
     found = list[int]()
@@ -69,10 +71,10 @@ def _anchors(proposals: Proposals, guides: int) -> list[int]:
 
 
 def piloted(led: Led, each: int, second: int) -> dict[str, Any]:
-    """Shares of least variance, fitted factors, and what a path so drawn is worth, from three pilots.
+    """Shares of least variance, fitted factors, and what a path drawn from them is worth, from three pilots.
 
-    The first is drawn from a few proposals; the others as those before find best, each with one more that is
-    fitted to them.
+    The first pilot is drawn from a few proposals. Each later one is drawn from those that were best so far,
+    and from one more that is fitted to them.
     """
     proposals = handed_over(len(led.guides), len(led.steps))
     anchors = _anchors(proposals, len(led.guides))
@@ -102,15 +104,15 @@ def piloted(led: Led, each: int, second: int) -> dict[str, Any]:
         counts = counts + again
     by_pilot, by_shares = (-torch.logsumexp(ratios + c.log(), dim=1) for c in (drawn, shares))
     paths = int(counts.sum())
-    # effective samples of a path: E[w]^2 / E[w^2], under the shares, from draws of the pilot
+    # effective samples per path: E[w]^2 / E[w^2], under the shares, from the pilot's paths
     worth = 2 * torch.logsumexp(by_pilot, 0) - torch.logsumexp(by_pilot + by_shares, 0) - math.log(paths)
     return {"paths": paths, "worth": float(worth.exp()), "shares": shares.tolist(), "fitted": fitted}
 
 
 def _fit(walks: Walks, proposals: Proposals, drawn: Tensor) -> tuple[int, Tensor]:
-    """(guide, factors (steps,)) of least cross-entropy, drawn to those of the best proposal so far.
+    """(guide, factors (steps,)) of least cross-entropy, drawn towards those of the best proposal so far.
 
-    Few paths carry the averages, so a step's factor leaves the first guess only as far as it was seen.
+    Few paths carry the averages, so a step's factor leaves the first guess only as far as the data allow.
     """
     none = torch.zeros(len(proposals), dtype=torch.float64)
     ratios = walks.log_ratio(proposals)

@@ -1,9 +1,9 @@
-"""A sampler as a deterministic map of its Gaussian noise: what splitting moves in.
+"""A sampler as a deterministic map of its Gaussian noise: the space that splitting moves in.
 
     z = (z_0, z_1, ...) ~ N(0, I),    x_T = prior_std z_0,    x_0 = G(z)
 
-For the probability-flow ODE z is x_T alone. A stochastic step draws noise on its way; then the increments of
-all steps belong to z, and the sampler is just as deterministic a map of a longer vector.
+For the probability-flow ODE z is x_T alone. A stochastic step draws noise on its way. Then the increments of
+all steps belong to z as well, and the sampler is still a deterministic map, of a longer vector.
 """
 
 import math
@@ -22,7 +22,7 @@ from latentprint.sampler.state import Noise, State
 class SamplerPushforward:
     """``sampler`` over ``denoiser``: (n, latent) -> images (n, C, H, W), decoded by ``codec``.
 
-    ``shape`` is that of one x_T, in the model's own space. Each row depends on its own noise alone.
+    ``shape`` is that of one x_T, in the model's own space. Each row depends only on its own noise.
 
     Raises:
         ValueError: the sampler's step is adaptive, so that neither its noise nor its cost is fixed.

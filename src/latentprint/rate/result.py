@@ -1,8 +1,8 @@
-"""What every estimator of q answers with: a rate, an interval, its cost, and whether it may be relied on.
+"""The answer of every estimator of q: a rate, an interval, its cost, and whether it is reliable.
 
 q(p) is the probability that **a sampler** lands in Omega_p (paper, Eq. 6). It belongs to a sampler with its
-step count, so every result names the sampler. Where a diagnostic fails, no number is offered: ``rate``,
-``low`` and ``high`` are None and ``diagnostic`` says why.
+step count, so every result names the sampler. If a diagnostic fails, no number is offered: ``rate``, ``low``
+and ``high`` are None, and ``diagnostic`` says why.
 """
 
 import math
@@ -18,14 +18,14 @@ class Rate:
 
     Attributes:
         method: "monte_carlo", "splitting" or "bridge".
-        rate, low, high: estimate and interval at ``level``; None where not reliable.
+        rate, low, high: estimate and interval at ``level``; None if not reliable.
         reliable: whether all of the method's diagnostics passed.
-        diagnostic: one sentence; "not reliable because ..." where it is not.
-        network_evaluations: what the whole estimate cost, pilots included, per image row evaluated.
+        diagnostic: one sentence; "not reliable because ..." if it is not.
+        network_evaluations: cost of the whole estimate, pilots included, one per image row evaluated.
         sampler: the description of the sampler whose q this is.
-        trials: counts, where the method counts.
+        trials: counts, if the method counts.
         details: further numbers of the method, for reports; never a substitute for ``rate``.
-        freedom: degrees of freedom of the interval's Student t on the logarithm; None where it has none.
+        freedom: degrees of freedom of Student's t of the interval on the logarithm; None if it has none.
 
     Raises:
         ValueError: a reliable rate without numbers, or numbers that are out of order or not finite.
@@ -57,17 +57,17 @@ class Rate:
             )
 
     def holds(self, truth: float) -> bool:
-        """Whether the interval holds ``truth``; False where no interval is offered."""
+        """Whether the interval contains ``truth``; False if no interval is offered."""
         return self.low is not None and self.high is not None and self.low <= truth <= self.high
 
     def at(self, level: float) -> tuple[float, float]:
         """The interval at another confidence level.
 
-        Counts have Clopper and Pearson's; other intervals are stretched on the logarithm by the quotient of
-        the two quantiles of Student's t.
+        Counts have Clopper and Pearson's. Other intervals are widened on the logarithm by the quotient of the
+        two quantiles of Student's t.
 
         Raises:
-            ValueError: there is no interval, or nothing is known of how it stretches.
+            ValueError: there is no interval, or it is unknown how it widens.
         """
         if self.rate is None or self.low is None or self.high is None:
             raise ValueError(f"a {self.method} estimate that is not reliable has no interval")

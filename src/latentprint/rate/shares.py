@@ -1,8 +1,8 @@
 """How many paths start from which proposal.
 
 The variance of the balance heuristic's weights w_c = h / sum_k c_k dQ_k/dP depends on the shares c. With
-paths drawn from known shares u, E_c[w_c^2] = E_u[w_c w_u], which is convex in c: a pilot's average of it is
-made least. What a pilot of some dozens cannot have seen is provided for by a part that goes to chosen
+paths drawn from known shares u, E_c[w_c^2] = E_u[w_c w_u], which is convex in c, and a pilot's average of it
+is minimised. A pilot of a few dozen paths cannot see everything, so a part of the paths goes to chosen
 proposals whatever the pilot found.
 
 Sources: Veach and Guibas, SIGGRAPH 1995 (balance heuristic); T. Hesterberg, Technometrics 37 (1995) (the
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 LEAST = 0.02
-"""Shares below this, or below a quarter of the largest where all are small, are dropped."""
+"""Shares below this, or below a quarter of the largest if all are small, are dropped."""
 
 
 def least_variance_shares(log_ratio: Tensor, drawn: Tensor, kept: Tensor) -> Tensor:
@@ -22,7 +22,7 @@ def least_variance_shares(log_ratio: Tensor, drawn: Tensor, kept: Tensor) -> Ten
     Args:
         log_ratio: (hits, K) log dQ_k/dP.
         drawn: (K,) shares that the pilot was drawn from, summing to 1.
-        kept: (K,) shares that are given whatever the pilot says, summing to less than 1.
+        kept: (K,) shares that are kept whatever the pilot says, summing to less than 1.
     """
     k = log_ratio.shape[1]
     pilot = -torch.logsumexp(log_ratio + drawn.log(), dim=1)
@@ -38,11 +38,11 @@ def least_variance_shares(log_ratio: Tensor, drawn: Tensor, kept: Tensor) -> Ten
 
 
 def even(k: int, share: float, among: tuple[int, ...] | None = None) -> Tensor:
-    """``share`` spread evenly over all K proposals, or ``among`` some: (K,) float64."""
+    """``share`` spread evenly over all K proposals, or over those of ``among``: (K,) float64."""
     chosen = torch.arange(k) if among is None else torch.tensor(among)
     return torch.zeros(k, dtype=torch.float64).index_fill(0, chosen, share / len(chosen))
 
 
 def allot(shares: Tensor, together: int) -> list[int]:
-    """Whole numbers near ``together`` times the shares (K,): at least one where there is a share at all."""
+    """Whole numbers near ``together`` times the shares (K,): at least one for every positive share."""
     return [max(1, round(float(c) * together)) if c > 0 else 0 for c in shares]

@@ -1,18 +1,17 @@
 """q by multilevel splitting in the sampler's own noise: any sampler, any model, no likelihood, no gradient.
 
 The sampler is a deterministic map of Gaussian noise, so q = P(z in Omega) for z ~ N(0, I) (``levels``). The
-estimate is made in stages, each of which may end it:
+estimate is made in stages, and each of them can be the last:
 
-    pilot    independent samples. Where some hit already, q is counted with fresh samples (Clopper-Pearson).
+    pilot    independent samples. If some of them hit, q is counted with fresh samples (Clopper-Pearson).
     levels   subset simulation in replicates: a first q and particles in Omega.
-    tilt     importance sampling from a Gaussian fitted to those particles; its error is that of i.i.d.
-    weights.
-    more     where the tilt fails: replicates large enough for the asked precision; interval from their
-    spread. count    where the score does not lead to Omega but the pilot saw it: q is counted after all.
+    tilt     importance sampling from a Gaussian fitted to those particles: an average of i.i.d. weights.
+    more     if the tilt fails: replicates large enough for the asked precision; interval from their spread.
+    count    if the score does not lead to Omega but the pilot saw it: q is counted after all.
 
-Every stage carries diagnostics (Pareto k, effective samples, uncovered particles, lost ancestors, replicates
-that stall or disagree, the pilot's own count). Where none of the stages passes its own, no number is offered.
-Sources: Au and Beck 2001; Cotter et al. 2013; Papaioannou et al. 2015; Vehtari et al. 2024.
+Every stage has diagnostics (Pareto k, effective samples, uncovered particles, lost ancestors, replicates that
+stall or disagree, the pilot's own count). If no stage passes its own, no number is offered. Sources: Au and
+Beck 2001; Cotter et al. 2013; Papaioannou et al. 2015; Vehtari et al. 2024.
 """
 
 import math
@@ -42,22 +41,26 @@ from latentprint.rate.weights import Floats, Offered, Weighted, offered, weighte
 from latentprint.stats import Trials
 
 LARGEST_SPREAD = 1.0
-"""Standard deviation of the logarithms of replicates beyond which their mean is not believed. It falls with
-the root of their particles: beforehand it is known where no affordable number of them would do."""
+"""Standard deviation of the logarithms of replicates above which their mean is not believed. It falls with
+the root of the number of particles, so it is known beforehand if no affordable number would be enough.
+"""
 
 
 @dataclass(frozen=True)
 class SplittingConfig:
-    """How hard to try. The defaults are the measured ones of docs (benchmarks/probability.py).
+    """Precision and effort. The defaults are the ones measured in docs/probability.md
+    (benchmarks/probability.py).
 
     Attributes:
         relative: relative standard error asked for.
         most: samples that may be spent in all.
-        particles, replicates: of the first levels; the replicates that follow a failed tilt are sized by it.
-        share: share that each level keeps. chain: states per chain. acceptance: rate the step is steered to.
+        particles, replicates: of the first levels. The replicates after a failed tilt are sized by what it
+            found.
+        share: share that each level keeps. chain: states per chain. acceptance: rate that the step is steered
+            to.
         levels: most levels; with share 0.1, q below 1e-40 is given up on.
         batch: samples per call of the sampler. It changes no result.
-        memory: bytes of noise that may be held at once; where the first levels need more nothing is begun.
+        memory: bytes of noise that may be held at once. If the first levels need more, nothing is started.
     """
 
     relative: float = 0.15
@@ -102,7 +105,7 @@ class _Work:
         self.failures += (why,)
 
     def say(self) -> None:
-        """How many samples were spent, and the most that may be."""
+        """Samples spent so far, and the most that may be."""
         self.progress(self.land.samples, max(self.config.most, self.land.samples))
 
     def note(self, **facts: Any) -> None:
@@ -249,7 +252,7 @@ def _ancestors(p: Population) -> float:
 
 
 def _count(work: _Work) -> _Estimate | None:
-    """Plain counting with fresh samples; how many is fixed by the pilot, hence Clopper-Pearson holds."""
+    """Plain counting with fresh samples. The pilot fixes how many, hence Clopper-Pearson holds."""
     guess = work.pilot.rate
     n = math.ceil(1 / (guess * work.config.relative**2))
     if n > work.left():
@@ -295,7 +298,7 @@ def _tilted(work: _Work, grown: Population) -> _Estimate | None:
     if isinstance(found, str):
         work.failed(found)
         return None
-    high = min(1.0, found.high / (1 - outside))  # what may lie out of reach is missing from the mean
+    high = min(1.0, found.high / (1 - outside))  # a part that may be out of reach is missing from the mean
     said = (
         f"importance sampling around the particles: effective sample size {summary.effective:.0f} of "
         f"{summary.n}, Pareto k {summary.pareto_k:.2f}, {outside:.1%} of the particles out of its reach"
@@ -304,7 +307,7 @@ def _tilted(work: _Work, grown: Population) -> _Estimate | None:
 
 
 def _draw(work: _Work, tilt: Tilt) -> tuple[Floats, Weighted]:
-    """Rounds until the asked precision, or until what was seen says that it is out of reach."""
+    """Rounds until the asked precision, or until it is clear that it is out of reach."""
     target = work.config.relative
     drawn = log_weights(work.land, tilt, min(1000, max(work.left(), 2)), work.g)
     while True:
@@ -341,7 +344,7 @@ def _log_mean(logs: Floats) -> tuple[float, float]:
 
 
 def _replicated(work: _Work, grown: Population) -> _Estimate | None:
-    """Fresh replicates, as large as the spread of the first ones asks for; interval from their own."""
+    """Fresh replicates, sized by the spread of the first ones; the interval comes from the fresh ones."""
     c, replicates = work.config, 2 * work.config.replicates
     first = grown.log_q[grown.done].numpy()
     if len(first) < len(grown.done) // 2:

@@ -1,6 +1,6 @@
-"""The estimators of q, one row each: all that settings, audits, calibration and reports iterate over.
+"""The estimators of q, one row each: settings, audits, calibration and reports all iterate over this table.
 
-A new estimator is a module with its formula and a row here; the row's name is its switch in the settings.
+A new estimator is a module with its formula and a row here. The row's name is its switch in the settings.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from latentprint.sampler.sampler import sampler_from
 
 @dataclass(frozen=True)
 class Subject:
-    """What q is a number of: a sampler, an image and its region.
+    """What q is about: a sampler, an image and its region.
 
     Attributes:
         push: the sampler as a map of its noise. sampler: its description.
-        inside: decoded images -> whether they lie in Omega. score: falls towards it.
+        inside: decoded images -> whether they lie in Omega. score: falls towards Omega.
         target: x_p in the model's own space.
-        model: the denoiser, where there is one; estimators that need it refuse without.
+        model: the denoiser, if there is one; estimators that need it refuse without.
         others: further images that the model may have learnt, like ``target``.
         codec: from the model's space to images.
     """
@@ -48,7 +48,7 @@ class Subject:
         """The model.
 
         Raises:
-            ValueError: there is none.
+            ValueError: there is no model.
         """
         if self.model is None:
             raise ValueError(f"the {estimator} estimator needs a denoiser, and there is none here")
@@ -57,7 +57,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Effort:
-    """How hard to try: the relative standard error asked for, and the samples that may be spent."""
+    """The relative standard error asked for, and the samples that may be spent."""
 
     relative: float = 0.2
     most: int = 50_000
@@ -72,8 +72,8 @@ class Estimator:
     """A row: ``name`` is the switch in the settings and the key in results, ``title`` is for people.
 
     Attributes:
-        least: the samples without which it cannot begin.
-        fixed_steps: whether the sampler's number of steps must be known beforehand.
+        least: the samples that it needs to begin.
+        fixed_steps: whether it needs a sampler with a fixed number of steps.
     """
 
     name: str
@@ -128,7 +128,7 @@ def _bridge(s: Subject, e: Effort) -> Rate:
 
 
 LEAST_TO_SPLIT = 4000
-"""Samples that splitting takes to begin: twice its first replicates times their particles."""
+"""Samples that splitting needs to begin: twice its first replicates times their particles."""
 
 ESTIMATORS = (
     Estimator("path", "Path", _path),

@@ -1,13 +1,13 @@
-"""Importance sampling from a Gaussian laid over the noise that lands in Omega.
+"""Importance sampling from a Gaussian fitted to the noise that lands in Omega.
 
     q = E_{z ~ g}[ 1(z in Omega) phi(z) / g(z) ],    g = mean over c of N(m, (c s)^2 I),    phi = N(0, I)
 
-Splitting finds particles in Omega; their product of factors has the errors of every level, but the particles
-say where Omega lies, and a Gaussian there turns the rare event into a common one. m is the hard part: the
-average of a thousand correlated particles in 784 dimensions is mostly noise. Near Omega the score of a smooth
-sampler is close to quadratic in z, so its ridge regression on (z, |z|^2), over **all** evaluations already
-paid for, gives the direction of m far better. Which m, the average's or a regression's, is decided on
-replicates that it has not seen.
+Splitting finds particles in Omega. Its product of factors has the errors of every level, but the particles
+show where Omega lies, and under a Gaussian there the rare event is a common one. The mean m is the hard part:
+the average of a thousand correlated particles in 784 dimensions is mostly noise. Near Omega the score of a
+smooth sampler is close to quadratic in z, so its ridge regression on (z, |z|^2), over **all** evaluations
+already paid for, gives the direction of m far better. Whether m is the average or a regression's is decided
+on replicates that were not used to fit it.
 
 The estimate is unbiased for every g that was fixed before its samples were drawn, as long as g reaches all of
 Omega; ``uncovered`` measures on the particles whether it does. Sources: Kahn and Harris 1951 (importance
@@ -72,8 +72,8 @@ def fit_tilt(groups: Sequence[Tensor], remembered: Sequence[tuple[Tensor, Tensor
         candidates[name] = (mean, float(((together - mean) ** 2).mean()))
     name = min(candidates, key=lambda key: candidates[key][1])
     mean, variance = candidates[name]
-    # the mass of a ball in d dimensions sits in a shell of relative width 1/sqrt(2 d): one component that
-    # much wider keeps the weights of its outer half from having a heavy tail
+    # The mass of a ball in d dimensions is in a shell of relative width 1/sqrt(2 d). One component that much
+    # wider keeps the weights of its outer half from having a heavy tail.
     wider = 1 + 1 / math.sqrt(2 * len(mean))
     return Tilt(mean, (math.sqrt(variance), wider * math.sqrt(variance)), name)
 
@@ -109,7 +109,7 @@ def _slopes(remembered: Sequence[tuple[Tensor, Tensor]], latent: int) -> dict[st
 
 
 def _rows(remembered: Sequence[tuple[Tensor, Tensor]], rows: Tensor) -> Tensor:
-    """Rows of the concatenation, without making it."""
+    """Rows of the concatenation, without building it."""
     parts, begin = list[Tensor](), 0
     for z, _ in remembered:
         mine = rows[(rows >= begin) & (rows < begin + len(z))] - begin
@@ -119,7 +119,8 @@ def _rows(remembered: Sequence[tuple[Tensor, Tensor]], rows: Tensor) -> Tensor:
 
 
 def _ridge(z: Tensor, y: Tensor) -> Tensor:
-    """Coefficients of z in the ridge regression of y on (z, |z|^2, 1); in its dual where rows are fewer."""
+    """Coefficients of z in the ridge regression of y on (z, |z|^2, 1); in the dual if there are fewer rows
+    than columns."""
     square = (z**2).mean(1, keepdim=True)
     features = torch.cat([z, square / square.std().clamp(min=1e-12)], 1)
     features, target = features - features.mean(0), y - y.mean()
@@ -141,9 +142,9 @@ def log_weights(land: Landscape, tilt: Tilt, n: int, g: torch.Generator) -> Floa
 
 
 def uncovered(tilt: Tilt, groups: Sequence[Tensor], drawn: Floats) -> float:
-    """Share of the particles (mean over replicates) whose weight lies above any weight that was drawn.
+    """Share of the particles (mean over replicates) whose weight is above any weight that was drawn.
 
-    Near 0 where the tilt reaches all of Omega; the missing share of q where a part of Omega is out of its
+    It is near 0 if the tilt reaches all of Omega, and the missing share of q if a part of Omega is out of
     reach.
     """
     top = float(drawn.max())

@@ -1,19 +1,19 @@
-"""Led paths that are selected on their way by a committor: twisted sequential Monte Carlo.
+"""Guided paths that are selected on their way by a committor: twisted sequential Monte Carlo.
 
-What leads a network that half learnt its images is not known beforehand, and guides alone leave weights of
-heavy tails. But every training image is an experiment of the same kind: of some hundred paths of the sampler
-itself many end close to *some* image, and how they came there tells how a path comes to x_p. From them
+What guides a network that half learnt its images is not known beforehand, and guides alone leave heavy-tailed
+weights. But every training image is an experiment of the same kind. Of some hundred paths of the sampler
+itself many end close to *some* image, and how they came there shows how a path comes to x_p. From them follow
 
     f_k        factors of the guide x_p (``path``), of least cross-entropy over all images that were hit
     log h_k    log of how much likelier a path at x_k is to come to an image, by logistic regression on
 
-        s = |D - x_i| / rho_i          rho_i: half of the way from image i to its nearest neighbour
+        s = |D - x_i| / rho_i          rho_i: half of the distance from image i to its nearest neighbour
         l = log w_i(x_k)               the ideal denoiser's posterior weight of x_i among the images
 
-Particles start at the noising of x_p, are led by f_k, and within each replicate are resampled where their
-weights prod dP/dQ h_k, less what earlier selections took, are worth less than ``RESAMPLED`` of them. The
-product of mean weights is unbiased for q, whatever f and h are: they only decide how far replicates
-spread.
+Particles start at the noising of x_p and are guided by f_k. Within each replicate they are resampled when
+their weights prod dP/dQ h_k, divided by what earlier selections used, are worth less than ``RESAMPLED`` of
+their number. The product of mean weights is unbiased for q whatever f and h are: these only decide how far
+replicates spread.
 
 Sources: N. Whiteley, A. Lee, Ann. Statist. 42 (2014) (twisted particle filters); N. Whiteley, A. Lee,
 K. Heine, Bernoulli 22 (2016) (adaptive resampling is unbiased); J. Carpenter et al. 1999 (systematic
@@ -34,10 +34,10 @@ from latentprint.denoiser import checked
 from latentprint.rate.led import Led, Transition, log_normal, times
 
 MOST = 1000
-"""Images that are learnt from at most, x_p and the nearest to it."""
+"""Images to learn from at most: x_p and those nearest to it."""
 
 CONTRASTS = 20
-"""Images that each path is held against as one that it was not led to."""
+"""Images with which each path is compared as one that did not lead to them."""
 
 RESAMPLED = 0.6
 """Share of effective particles below which a replicate is resampled."""
@@ -49,13 +49,13 @@ HELD = 2**22
 """Paths times images times steps that are held at once: 64 MiB of features."""
 
 WIDEST = 2.0
-"""How many rho_i from an image a path may have ended to have come to it, at most."""
+"""Largest distance, in units of rho_i, from image i at which a path may count as having come to it."""
 
 FIRM = 4.0
-"""How firmly a factor holds to 1: as if so much |u|^2 had been seen there."""
+"""How firmly a factor keeps to 1: as if so much |u|^2 had been seen there."""
 
 LOWEST = -30.0
-"""Log posterior weights below this are alike."""
+"""Log posterior weights below this are treated as equal."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,8 @@ class Bank:
     """Images that a path may end at, x_p first.
 
     Attributes:
-        images: (M, d). radii: (M,) half of the way to the nearest other one. width: of kernels on them, rms.
+        images: (M, d). radii: (M,) half of the distance to the nearest other one. width: of kernels on them,
+            rms.
     """
 
     images: Tensor
@@ -72,12 +73,12 @@ class Bank:
 
     @classmethod
     def around(cls, target: Tensor, others: Tensor) -> Bank:
-        """Of x_p and the ``others`` (N, *shape), nearest first, none of which is a copy of it."""
+        """The bank of x_p and the ``others`` (N, *shape), nearest first, without copies of x_p."""
         images = torch.cat([target[None], others[: MOST - 1]]).flatten(1)
         apart = torch.cdist(images, images)
         apart.fill_diagonal_(torch.inf)
         radii = apart.min(1).values / 2
-        alone = radii > 1e-3 * radii[0]  # copies of one another have no room around them
+        alone = radii > 1e-3 * radii[0]  # there is no room around copies of one another
         return cls(images[alone], radii[alone], float(radii[0]) / math.sqrt(images.shape[1]))
 
     def __len__(self) -> int:
@@ -94,11 +95,11 @@ class Bank:
 
 @dataclass(frozen=True)
 class Learnt:
-    """What plain paths taught; ``hits`` of them ended at an image.
+    """What was learnt from plain paths, of which ``hits`` ended at an image.
 
     Attributes:
-        factors: (steps,). coefficients: (steps, 6) of 1, s, s^2, l, l^2, s l. low, high: (steps, 2) of s, l
-            that were seen; beyond them h is constant.
+        factors: (steps,). coefficients: (steps, 6) of 1, s, s^2, l, l^2, s l. low, high: (steps, 2) the range
+            of s, l that was seen; beyond it h is constant.
     """
 
     hits: int
@@ -109,7 +110,7 @@ class Learnt:
 
     @classmethod
     def of(cls, kept: dict[str, Any]) -> Learnt:
-        """From the plain values that ``learn`` gives."""
+        """The same from the plain values that ``learn`` returns."""
         each = (
             torch.tensor(kept[k], dtype=torch.float64) for k in ("factors", "coefficients", "low", "high")
         )
@@ -122,10 +123,10 @@ class Learnt:
 
 
 def learn(led: Led, bank: Bank, paths: int, progress: Callable[[int], object]) -> dict[str, Any]:
-    """What ``paths`` of the sampler itself teach of the images of ``bank``: plain values for ``Learnt``.
+    """What ``paths`` of the sampler itself teach about the images of ``bank``: plain values for ``Learnt``.
 
-    It needs no Omega. A path came to an image where it ended within rho_i, or within as much more as it takes
-    for ``LEARNABLE`` paths to be there, ``WIDEST`` rho_i at most.
+    It needs no Omega. A path came to an image if it ended within rho_i of it. If fewer than ``LEARNABLE``
+    paths did, the radius grows as far as needed, up to ``WIDEST`` rho_i.
     """
     parts = list[tuple[Tensor, Tensor, Tensor]]()
     together = max(1, min(led.batch, HELD // (len(bank) * len(led.steps))))
@@ -200,7 +201,7 @@ def _ratio(hits: Tensor, others: Tensor) -> Tensor:
 
 
 def replicates(led: Led, bank: Bank, learnt: Learnt, ids: Tensor, particles: int) -> Tensor:
-    """log of the estimate of q of each of the replicates ``ids``, (n,); -inf where none of it hit."""
+    """log of the estimate of q of each of the replicates ``ids``, (n,); -inf if none of its particles hit."""
     with torch.no_grad():
         parts = ids.split(max(1, led.batch // particles))
         return torch.cat([_replicates(led, bank, learnt, own, particles) for own in parts])

@@ -2,19 +2,19 @@
 
 For weights w_i >= 0 with mean mu the estimators here are
 
-    ESS = (sum w)^2 / sum w^2          the equal-weight samples that the weighted ones are worth
+    ESS = (sum w)^2 / sum w^2          the number of equal-weight samples that are worth as much
     k   = shape of the generalised Pareto distribution fitted to the largest weights
     interval = mu exp(-+ t s / (mu sqrt(n))),    t with 2 n / (kurtosis - 1) degrees of freedom
 
-Weights are kept as logarithms until an interval is offered (``offered``): exp of one may leave float range on
-both sides.
+Weights are kept as logarithms until an interval is offered (``offered``), because exp of one can overflow or
+underflow.
 
-Where fixed numbers n_j were drawn from proposals j, n in all, what differs between proposals is no error:
-s^2 = sum_j n_j s_j^2 / n of their own variances, and the degrees of freedom are Satterthwaite's of that sum.
+If fixed numbers n_j were drawn from proposals j, n in all, differences between proposals are no error: s^2 =
+sum_j n_j s_j^2 / n of their own variances, and the degrees of freedom are Satterthwaite's for that sum.
 
-k estimates how many moments the weights have: the mean's error can be estimated while k < 1/2, is in practice
-usable up to k = 0.7, and beyond that neither the mean nor its error can be believed. Few weights carry an
-estimate orders of magnitude *below* the truth with a small reported error; k is what sees it.
+k estimates how many moments the weights have. The mean's error can be estimated while k < 1/2, and is usable
+in practice up to k = 0.7. Beyond that neither the mean nor its error can be believed. An estimate that rests
+on few weights can lie orders of magnitude *below* the truth with a small reported error; only k shows it.
 
 Sources: Kong 1992 (ESS); A. Vehtari, D. Simpson, A. Gelman, Y. Yao, J. Gabry, JMLR 25 (2024), arXiv
 1507.02646 (Pareto k); J. Zhang, M. Stephens, Technometrics 51 (2009) (the fit); A. Owen, Y. Zhou, "Safe and
@@ -38,28 +38,30 @@ LARGEST_K = 0.7
 """Above this Pareto k an average of weights is not believed (Vehtari et al. 2024, section 3.2.4)."""
 
 LIGHT = 0.05
-"""Where no weight carries more than this share of the sum, a shape fitted to the largest says nothing of it:
-of Pareto weights with k = 0.7 the largest of a few hundred carries about a fifth."""
+"""If no weight has more than this share of the sum, a shape fitted to the largest weights says nothing about
+the sum: of Pareto weights with k = 0.7 the largest of a few hundred has about a fifth.
+"""
 
 SMALLEST = math.log(np.finfo(np.float64).tiny)
 """Logarithm of the smallest estimate that is offered."""
 
 STRATUM = 8
-"""Fewest weights whose variance is taken by itself; proposals of fewer are joined with the next."""
+"""Fewest weights whose variance is computed separately; proposals with fewer are joined with the next."""
 
 
 @dataclass(frozen=True)
 class Weighted:
-    """Mean of n weights (those of misses are zero) with its diagnostics.
+    """Mean of n weights with its diagnostics; the weight of a miss is zero.
 
     Attributes:
-        log_mean: logarithm of the estimate of q; -inf where every weight is zero.
+        log_mean: logarithm of the estimate of q; -inf if every weight is zero.
         error: relative standard error of the mean.
         effective: effective sample size.
-        pareto_k: None where fewer than 25 weights are positive.
-        largest: share of the sum that the largest weight carries.
-        freedom: degrees of freedom of ``error``: heavy tails make the estimated error itself uncertain.
-        n: how many were drawn, misses included.
+        pareto_k: None if fewer than 25 weights are positive.
+        largest: the largest weight's share of the sum.
+        freedom: degrees of freedom of ``error``, because heavy tails make the estimated error itself
+            uncertain.
+        n: the number drawn, misses included.
     """
 
     log_mean: float
@@ -71,7 +73,7 @@ class Weighted:
     n: int
 
     def distrusted(self) -> str | None:
-        """Why the mean cannot be believed, as the end of "not reliable because ..."; None where it can."""
+        """Why the mean cannot be believed, as the end of "not reliable because ..."; None if it can."""
         if self.effective < BELIEVED or self.pareto_k is None:
             return f"the weights are worth {self.effective:.0f} samples, {BELIEVED} are needed"
         if self.pareto_k > LARGEST_K and self.largest > LIGHT:
@@ -82,8 +84,8 @@ class Weighted:
 def weighted(log_weights: Floats, proposals: NDArray[np.int64] | None = None) -> Weighted:
     """Summary of weights given by their logarithms, shape (n,); -inf for a miss.
 
-    ``proposals``: (n,) which proposal each was drawn from, neighbours next to each other, where it was fixed
-    beforehand how many each gets. Without, all are draws of one law.
+    ``proposals``: (n,) the proposal that each was drawn from, neighbours next to each other, if the number
+    drawn from each was fixed beforehand. Without it, all are draws of one law.
     """
     logs = np.asarray(log_weights, dtype=np.float64)
     if logs.ndim != 1 or logs.size < 2:
@@ -111,7 +113,7 @@ def weighted(log_weights: Floats, proposals: NDArray[np.int64] | None = None) ->
 
 
 def _strata(weights: Floats, proposals: NDArray[np.int64]) -> list[Floats]:
-    """The weights by proposal, joined with those of the next until there are ``STRATUM``."""
+    """The weights by proposal, joined with those of the next proposal until there are ``STRATUM``."""
     found, open_ = list[Floats](), weights[:0]
     for proposal in np.unique(proposals):
         open_ = np.concatenate([open_, weights[proposals == proposal]])
@@ -124,7 +126,7 @@ def _strata(weights: Floats, proposals: NDArray[np.int64]) -> list[Floats]:
 
 
 def _error(strata: list[Floats]) -> tuple[float, float]:
-    """Standard error of the mean of all, each stratum weighing as it is large, and its degrees of freedom."""
+    """Standard error of the overall mean, each stratum weighted by its size, and its degrees of freedom."""
     n = sum(stratum.size for stratum in strata)
     parts = [stratum.size * float(stratum.var(ddof=1)) for stratum in strata]
     spread = sum(part**2 / _freedom(own - own.mean()) for part, own in zip(parts, strata, strict=True))
@@ -145,7 +147,7 @@ def _freedom(centred: Floats) -> float:
 def pareto_k(log_weights: Floats) -> float | None:
     """Pareto shape of the largest weights: the upper min(n/5, 3 sqrt(n)) of them, at least 5.
 
-    None for fewer than 25 weights; -inf where the largest are all equal (no tail at all).
+    None for fewer than 25 weights; -inf if the largest are all equal (no tail at all).
     """
     logs = np.sort(np.asarray(log_weights, dtype=np.float64))
     n = logs.size
@@ -184,9 +186,9 @@ class Offered:
 def offered(log_mean: float, error: float, freedom: float, level: float) -> Offered | str:
     """``exp(log_mean -+ t error)``, cut at 1: the interval of a mean with relative standard error ``error``.
 
-    ``freedom`` are the degrees of freedom of the error itself: replicates - 1, or ``Weighted.freedom``. Where
-    the interval holds no probability, or none that is a number, the end of "not reliable because ..." is
-    returned in its place.
+    ``freedom`` are the degrees of freedom of the error itself: replicates - 1, or ``Weighted.freedom``. If
+    the interval is not within (0, 1], or not a number, the end of "not reliable because ..." is returned
+    instead.
     """
     half = float(cast(Any, stats).t.ppf((1 + level) / 2, max(freedom, 1.0))) * error
     if log_mean - half > 0:
