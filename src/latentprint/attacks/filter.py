@@ -20,7 +20,7 @@ from torch import Tensor
 
 from latentprint.attacks.whole_set import Reference
 from latentprint.data import DataError, Split
-from latentprint.results.criteria import CRITERIA, LEAST_HELDOUT, SHARE, background, calibrated
+from latentprint.results.criteria import CRITERIA, LEAST_HELDOUT, SHARE, background, calibrated, strangers
 from latentprint.stats import Trials
 
 Pixels = NDArray[np.float32]
@@ -63,7 +63,7 @@ class Filter:
         if not 0 < share < 1:
             raise DataError(f"the share that a filter may keep back by mistake lies in (0, 1), got {share}")
         found = {name: CRITERIA[0].score(rows) for name, rows in reference.planted(seed, planted).items()}
-        scores = CRITERIA[0].score(background(reference.columns(heldout))[0])
+        scores = CRITERIA[0].score(strangers(background(reference.columns(heldout))[0])[0])
         if len(scores) < LEAST_HELDOUT:
             raise DataError(
                 f"a filter is calibrated by {LEAST_HELDOUT} held-out images or more that are no copies of"

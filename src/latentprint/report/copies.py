@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from latentprint import words
-from latentprint.report.blocks import Block, Pairs, Section, Table
+from latentprint.report.blocks import Block, Pairs, Points, Section, Table
 from latentprint.report.public import RunFacts
 from latentprint.results import Results
 from latentprint.results.whole_set import WholeSet as Compared
@@ -124,6 +124,8 @@ def _every(found: Compared) -> list[Block]:
         ]
         head = ("Images generated", "Different training images expected", "95% interval")
         blocks.append(Table("How many come back", head, rows, (True, True, True), found.unseen.assumptions))
+    if found.notes:
+        blocks.append(Points(found.notes))
     chances = [
         (
             f"{one.images:,}",

@@ -122,6 +122,11 @@ SHARE = 0.01
 LEAST_HELDOUT = 4
 """Held-out images below which no threshold is calibrated."""
 
+APART = 1e-4
+"""Chance that strangers are taken for changed copies of training images, in a set of held-out images."""
+
+_LEAST_GROUP, _LEAST_BESIDE = 3, 10
+
 STORED_AGAIN = 0.01
 """Distance (root mean squared, pixels from -1 to 1) within which an image is another one stored again."""
 
@@ -147,3 +152,41 @@ def background(heldout: Columns, near: float = STORED_AGAIN) -> tuple[Columns, i
         return heldout, 0
     clear = np.asarray(heldout["distance"]) > near
     return {name: column[clear] for name, column in heldout.items()}, int((~clear).sum())
+
+
+def apart(scores: Scores, chance: float = APART) -> int:
+    """How many of the lowest scores (m,) stand apart from the others, by a gap that chance does not leave.
+
+    Persons with images on both sides, whom nobody named, leave held-out images that are training images
+    flipped, moved or brightened. Their scores are a group of their own; those of strangers thin out towards
+    the lowest without one, even where images crowd. With s_1 <= s_2 <= ... the gaps
+
+        D_i = i log(s_{i+1} / s_i),    P(D_i > x times the mean of the K next) = (1 + x / K)^-K
+
+    where the lower tail is a power law (Renyi 1953), and smaller towards the lowest where it is thinner. The
+    group lies below the least likely gap, if that is less likely than ``chance`` at any of the places tried.
+    """
+    ordered = np.log(np.maximum(np.sort(scores)[: len(scores) // 2 + 1], 1e-6))
+    gaps = np.arange(1, len(ordered)) * np.diff(ordered)
+    least, found = chance / max(1, len(gaps)), 0
+    for i in range(_LEAST_GROUP, len(gaps) - _LEAST_BESIDE + 1):
+        beside = gaps[i:]
+        mean = float(beside.mean())
+        p = (1 + gaps[i - 1] / mean / len(beside)) ** -len(beside) if mean > 0 else 1.0
+        if p < least:
+            least, found = p, i
+    return found
+
+
+def strangers(usable: Columns) -> tuple[Columns, int]:
+    """Of ``background`` the rows of images that are no changed copies of training images, and how many are.
+
+    What cannot be explained by false alarms is said of all rows, for a group apart may be strangers yet.
+    """
+    if CRITERIA[0] not in present(usable):
+        return usable, 0
+    scores = CRITERIA[0].score(usable)
+    count = apart(scores)
+    clear = np.ones(len(scores), np.bool_)
+    clear[np.argsort(scores, kind="stable")[:count]] = False
+    return {name: column[clear] for name, column in usable.items()}, count

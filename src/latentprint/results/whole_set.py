@@ -9,10 +9,10 @@
     unseen        how many more can come back (``stats.unseen``)
     shown in n    1 - (1 - c)^n, c the share of copies: the chance that some training image is shown by then
 
-A held-out image that is a training image stored again is no background: it is left out and counted. No other
-one is (``criteria.background``). Two shares of a finite number of images are given with Clopper and Pearson's
-interval; for ``memorised`` it is about the share that comes back in as many images, and too wide, for the
-number of different ones varies less than a binomial count does.
+A held-out image that is a training image stored again is no background: it is left out and counted. So is a
+group that stands apart as changed copies (``criteria.apart``); but ``beyond`` and ``at_least``, what false
+alarms cannot explain, count it as strangers. Shares of a finite number of images are given with Clopper and
+Pearson's interval; for ``memorised`` that is too wide, as a number of different ones varies less.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from latentprint.results.criteria import (
     background,
     calibrated,
     present,
+    strangers,
 )
 from latentprint.results.value import LEVEL, Chance, Count, Value
 from latentprint.stats import Trials
@@ -154,6 +155,13 @@ class Shown(Value):
     low: Chance
     high: Chance
 
+    @classmethod
+    def of(cls, copies: Share, images: int) -> Shown:
+        """1 - (1 - c)^n for the share of copies and both ends of its interval."""
+        shares = copies.rate, copies.low, copies.high
+        chance, low, high = (1.0 if c >= 1 else -math.expm1(images * math.log1p(-c)) for c in shares)
+        return cls(images=images, chance=chance, low=low, high=high)
+
 
 class WholeSet(Value):
     """What the generated images say about all training images together.
@@ -168,6 +176,7 @@ class WholeSet(Value):
         persons: the same in persons, where they are known.
         same: generated images that are a training image stored again.
         left_out: held-out images that are training images stored again.
+        apart: held-out images that are changed copies of training images, and no background either.
         times: how many training images came back exactly once, twice, ...
         exposed: those that came back most often.
     """
@@ -182,6 +191,7 @@ class WholeSet(Value):
     persons: Share | None = None
     same: Trials
     left_out: Count
+    apart: Count = 0
     unseen: Unseen
     curve: tuple[Different, ...]
     times: tuple[Count, ...]
@@ -220,7 +230,8 @@ def whole_set(rows: Rows, *, level: float = LEVEL, share: float = SHARE, seed: i
     Raises:
         ValueError: there is no generated image, or no criterion whose columns are in all rows.
     """
-    usable, left_out = background(rows.heldout, rows.near)
+    every, left_out = background(rows.heldout, rows.near)
+    usable, apart = strangers(every)
     criteria = present(rows.generated, *([usable] if _length(usable) else []))
     if not criteria or not _length(rows.generated):
         raise ValueError("copies are looked for among at least one image, with the columns of a criterion")
@@ -230,38 +241,55 @@ def whole_set(rows: Rows, *, level: float = LEVEL, share: float = SHARE, seed: i
     places = rows.generated[first.of][copied]
     which, counts = np.unique(places, return_counts=True)
     n = _length(rows.generated)
-    highest = 1.0 if decides.false_alarms is None else decides.false_alarms.upper(1 - (1 - level) / 4)
-    low = decides.copies.lower(1 - (1 - level) / 4)
-    by_chance = 0 if decides.false_alarms is None else int(_binomial.ppf(1 - (1 - level) / 4, n, highest))
+    beyond, at_least = _certain(first, rows, every, share, level)
     unseen, expected = _unseen(counts, n, rows.distinct, level, seed)
     copies = Share.of(decides.copies, level)
     return WholeSet(
         criterion=first.name,
         copies=copies,
-        beyond=max(0.0, (low - highest) / (1 - highest)) if highest < 1 else 0.0,
+        beyond=beyond,
         false_alarms=None if decides.false_alarms is None else Share.of(decides.false_alarms, level),
         control=_control(first, rows, decides.threshold, level),
         memorised=Share.of(Trials(len(which), max(rows.distinct, len(which))), level),
-        at_least=max(0, len(which) - by_chance),
+        at_least=at_least,
         persons=_persons(rows.person, places, level),
         same=Trials(int((rows.generated["distance"] <= rows.near).sum()), n),
         left_out=left_out,
+        apart=apart,
         unseen=unseen,
         curve=expected,
         times=tuple(np.bincount(counts)[1:].tolist()) if len(counts) else (),
         exposed=_exposed(which, counts, n, rows.distinct, level),
-        shown=tuple(
-            Shown(
-                images=m,
-                chance=_shown(copies.rate, m),
-                low=_shown(copies.low, m),
-                high=_shown(copies.high, m),
-            )
-            for m in _SHOWN
-        ),
+        shown=tuple(Shown.of(copies, m) for m in _SHOWN),
         criteria=each,
-        notes=_notes(_length(usable), left_out, decides.threshold is None),
+        notes=_notes(_length(every), left_out, apart, decides.threshold is None),
     )
+
+
+def _certain(first: Criterion, rows: Rows, every: Columns, share: float, level: float) -> tuple[float, int]:
+    """The share of copies, and the training images that came back, which false alarms cannot explain."""
+    threshold, alarms = _calibrated(first.score(every) if _length(every) else np.empty(0), share)
+    copied, n = _below(first, rows.generated, threshold, rows.near), _length(rows.generated)
+    which = len(np.unique(rows.generated[first.of][copied]))
+    if alarms is None:
+        return 0.0, which
+    each = 1 - (1 - level) / 4
+    highest = alarms.upper(each)
+    low = Trials(int(copied.sum()), n).lower(each)
+    by_chance = int(_binomial.ppf(each, n, highest))
+    return max(0.0, (low - highest) / (1 - highest)) if highest < 1 else 0.0, max(0, which - by_chance)
+
+
+def _calibrated(scores: NDArray[np.float64], share: float) -> tuple[float | None, Trials | None]:
+    """The threshold by every other of the held-out scores, and the others that lie below it."""
+    if len(scores) < LEAST_HELDOUT:
+        return None, None
+    threshold, others = calibrated(scores[::2], share), scores[1::2]
+    return threshold, _lower(others, threshold)
+
+
+def _lower(scores: NDArray[np.float64], threshold: float) -> Trials:
+    return Trials(int((scores < threshold).sum()), len(scores))
 
 
 def _length(rows: Columns) -> int:
@@ -271,10 +299,7 @@ def _length(rows: Columns) -> int:
 def _by_criterion(one: Criterion, rows: Rows, usable: Columns, share: float, level: float) -> ByCriterion:
     found = one.score(rows.generated)
     background = one.score(usable) if _length(usable) else np.empty(0)
-    threshold, alarms = None, None
-    if len(background) >= LEAST_HELDOUT:
-        threshold = calibrated(background[::2], share)
-        alarms = Trials(int((background[1::2] < threshold).sum()), len(background[1::2]))
+    threshold, alarms = _calibrated(background, share)
     copied = _below(one, rows.generated, threshold, rows.near)
     planted = {name: one.score(each) for name, each in rows.planted.items()} if threshold is not None else {}
     area = None
@@ -284,13 +309,10 @@ def _by_criterion(one: Criterion, rows: Rows, usable: Columns, share: float, lev
         area = (curved.value, curved.low, curved.high)
     published = None
     if one.published is not None and len(background):
-        told = one.published
+        told, others = one.published, background[1::2]
         at = told.score if told.score is not None else float(np.quantile(background[::2], told.share or 0.0))
         published = AsPublished(
-            source=told.source,
-            threshold=at,
-            copies=Trials(int((found < at).sum()), len(found)),
-            false_alarms=Trials(int((background[1::2] < at).sum()), len(background[1::2])),
+            source=told.source, threshold=at, copies=_lower(found, at), false_alarms=_lower(others, at)
         )
     return ByCriterion(
         name=one.name,
@@ -299,10 +321,7 @@ def _by_criterion(one: Criterion, rows: Rows, usable: Columns, share: float, lev
         copies=Trials(int(copied.sum()), len(found)),
         memorised=len(np.unique(rows.generated[one.of][copied])),
         false_alarms=alarms,
-        planted={
-            name: Trials(int((scores < cast(float, threshold)).sum()), len(scores))
-            for name, scores in planted.items()
-        },
+        planted={name: _lower(scores, cast(float, threshold)) for name, scores in planted.items()},
         auc=area,
         published=published,
     )
@@ -361,16 +380,14 @@ def _exposed(
     )
 
 
-def _shown(share: float, images: int) -> float:
-    return 1.0 if share >= 1 else -math.expm1(images * math.log1p(-share))
-
-
-def _notes(heldout: int, left_out: int, without: bool) -> tuple[str, ...]:
+def _notes(heldout: int, left_out: int, apart: int, without: bool) -> tuple[str, ...]:
     notes = list[str]()
     if left_out:
+        notes.append(f"{left_out:,} held-out images are training images stored again, and were left out.")
+    if apart:
         notes.append(
-            f"{left_out:,} held-out images are training images stored again, and were left out of the"
-            " background."
+            f"{apart:,} held-out images look like training images flipped, moved or brightened, as if a"
+            " person had images on both sides. They are not counted as false alarms."
         )
     if without:
         notes.append(
