@@ -1,7 +1,7 @@
-"""The search for t' (paper Alg. 1): asks a Probe, answers with a TPrime. No torch.
+"""The search for t' (paper Alg. 1): it asks a Probe, and answers with a TPrime. No torch.
 
-``plan`` says what is asked and under which ids, ``methods`` who asks it, ``boundary`` what follows from the
-counts, ``baseline`` what it means against images that the model never saw.
+``plan`` holds what is asked and under which ids, ``methods`` the searches that ask it, ``boundary`` what
+follows from the counts, and ``null_law`` what t' means compared with images that the model never saw.
 """
 
 from latentprint.search.boundary import Falling, Interval, TPrime, conclude, falling_test

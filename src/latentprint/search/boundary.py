@@ -1,28 +1,29 @@
-"""From counts to t': what the hits at every noise level do and do not say.
+"""From counts to t': what the hits at every noise level show, and what they do not.
 
-With theta_i = P(hit | t_i), and r_i = P(return | t_i) the share of trajectories from t_i that end in Omega_p
+Let theta_i = P(hit | t_i), and r_i = P(return | t_i) the share of trajectories from t_i that end in Omega_p
 (Eq. 6):
 
     t'       =  max {t_i : at least one hit in M tries}        paper section 3.4; it depends on M
-    t'_p     =  max {t_i : r_i >= p}                           what the intervals speak about
-    theta_i  =  r_i tpr + (1 - r_i) fpr                        the detector's share in a hit
+    t'_p     =  max {t_i : r_i >= p}                           what the intervals are about
+    theta_i  =  r_i tpr + (1 - r_i) fpr                        the detector's part in a hit
 
-**Interval, nothing assumed.** Both ends invert tests. The high end is the largest t_i at which r_i >= p is
+**Interval without assumptions.** Both ends invert tests. The high end is the largest t_i at which r_i >= p is
 not rejected at (1 - level) / 2. It misses t'_p only if the one true hypothesis at t'_p itself is rejected, so
-no correction for the number of levels is needed. For the low end, "t'_p <= t_j" is rejected where some level
-above t_j has r above p at (1 - level) / 2 over the number of those levels (Bonferroni); the low end is the
-smallest t_j not rejected. Together they hold t'_p with probability >= level for any curve. Levels not asked
-count as unknown.
+no correction for the number of levels is needed. For the low end, "t'_p <= t_j" is rejected if some level
+above t_j has r above p at (1 - level) / 2 over the number of those levels (Bonferroni). The low end is the
+smallest t_j not rejected. Together they contain t'_p with probability >= level for any curve. Levels that
+were not asked count as unknown.
 
-**Interval, r falls with t** (the paper's assumption, which ``Falling`` tests). High: r_j >= p then means r_i
->= p at all i <= j, so the tries of the w levels up to j are one sample; w is the smallest number that could
-reject with no hit at all, fixed before the data. Low: levels are passed from the smallest t upwards while r
-is above p, each at (1 - level) / 2, up to the first failure (fixed sequence: to end above t'_p, the first
-level below p must be passed, which happens with probability (1 - level) / 2 at most).
+**Interval if r falls with t** (the paper's assumption, which ``Falling`` tests). High end: r_j >= p then
+means r_i >= p at all i <= j, so the tries of the w levels up to j are one sample. w is the smallest number of
+levels that could reject with no hit at all, fixed before the data. Low end: levels are passed from the
+smallest t upwards while r is above p, each at (1 - level) / 2, up to the first failure (fixed sequence: to
+end above t'_p, the first level below p must be passed, which happens with probability (1 - level) / 2 at
+most).
 
-Both count the detector's errors where its rates are given: a hit may be false with probability up to the
-upper bound of fpr, a return overlooked with probability up to 1 - the lower bound of tpr, and half of each
-end's error probability is spent on that bound.
+Both intervals include the detector's errors if its rates are given. A hit may be false with probability up to
+the upper bound of fpr, and a return overlooked with probability up to 1 - the lower bound of tpr. Half of
+each end's error probability is spent on that bound.
 
 Sources: Berger 1982 (intersection-union and inversion); Maurer, Hothorn, Lehmacher 1995 (fixed sequence);
 Clopper and Pearson 1934.
@@ -51,10 +52,10 @@ class Interval:
     """Where t'_p lies, with probability >= ``level`` (see the module).
 
     Attributes:
-        low: None where no level is certain to give the image back more often than ``threshold``.
-        high: None where at every level it certainly comes back more rarely; the top of the grid where
-            nothing above is excluded.
-        assumes: what must hold of P(return | t).
+        low: None if no level is certain to give the image back more often than ``threshold``.
+        high: None if it certainly comes back more rarely at every level; the top of the grid if nothing above
+            is excluded.
+        assumes: what is assumed about P(return | t).
     """
 
     low: float | None
@@ -64,7 +65,7 @@ class Interval:
     assumes: str
 
     def holds(self, value: float | None) -> bool:
-        """Whether the interval holds ``value``; None, no level at all, lies below every t."""
+        """Whether the interval contains ``value``; None (no level at all) lies below every t."""
         if value is None:
             return self.low is None
         return self.high is not None and value <= self.high and (self.low is None or self.low <= value)
@@ -86,8 +87,8 @@ class Falling:
     """Test of "P(return | t) does not rise with t".
 
     Attributes:
-        p_value: of that hypothesis; None where fewer than two levels were asked by design.
-        rises: (t, t) between which it rises most clearly, where the test rejects.
+        p_value: of that hypothesis; None if the design asked fewer than two levels.
+        rises: (t, t) between which it rises most clearly, if the test rejects.
         sentence: the finding in words.
     """
 
@@ -98,20 +99,21 @@ class Falling:
 
 @dataclass(frozen=True)
 class TPrime:
-    """t' with everything that it rests on.
+    """t' and all the evidence for it.
 
     Attributes:
         method: exhaustive, bisection, subsample, reduced_range or sequential.
         plan: the question.
-        trials: hits and tries at each t of ``plan.grid``; Trials(0, 0) where it was not asked.
-        value: None when no tried level gave the image back.
-        definition: what ``value`` is the largest t of.
-        certain: the largest t whose hits cannot all be false positives, at ``plan.level``; None where there
-            is none. Equals the largest t with a hit where the detector is taken at its word.
+        trials: hits and tries at each t of ``plan.grid``; Trials(0, 0) if it was not asked.
+        value: None if no tried level gave the image back.
+        definition: the set of which ``value`` is the largest t.
+        certain: the largest t whose hits cannot all be false positives, at ``plan.level``; None if there is
+            no such t. Equals the largest t with a hit if the detector's rates are not given.
         interval, interval_if_falling: of t'_p, without and with the assumption that P(return | t) falls.
-        band: (low, high) at each t; all P(hit | t) of the grid lie inside at once, with probability >= level.
+        band: (low, high) at each t; it contains all P(hit | t) of the grid together, with probability >=
+            level.
         falling: the test of that assumption.
-        network_evaluations: what the search cost, stored tries included.
+        network_evaluations: cost of the search, stored tries included.
         sentence: the finding in words.
     """
 
@@ -129,7 +131,7 @@ class TPrime:
     sentence: str
 
     def to_dict(self) -> dict[str, object]:
-        """The ``t_prime`` object of results.json, as plain values; only levels that were asked are listed."""
+        """The ``t_prime`` object of results.json, as plain values; it lists only levels that were asked."""
         asked = [i for i, seen in enumerate(self.trials) if seen.n]
         intervals = (self.interval, self.interval_if_falling)
         return {
@@ -169,11 +171,11 @@ def conclude(
     """t' and its uncertainty from the counts at each level of the grid.
 
     ``design`` holds the indices that were chosen before any hit was seen. The windows, the fixed sequence and
-    the test of falling use these alone; every other statement holds for levels chosen by hits, too, because
-    the tries of a level are the same whether or not one looks at them (ids), and Bonferroni counts them all.
+    the test of falling use only these. Every other statement also holds for levels chosen by hits, because
+    the tries of a level do not depend on whether one looks at them (ids), and Bonferroni counts them all.
 
     Raises:
-        ValueError: the number of counts is not that of the grid's levels.
+        ValueError: there is not one count per level of the grid.
     """
     if len(trials) != len(plan.grid):
         raise ValueError(f"a grid of {len(plan.grid)} levels needs as many counts, got {len(trials)}")
@@ -212,12 +214,13 @@ def _sentence(plan: Plan, trials: Sequence[Trials], value: float | None) -> str:
 
 
 def false_positive_bound(plan: Plan, error: float) -> float:
-    """Upper bound of fpr that fails with probability <= ``error``; 0 if the detector is taken at its word."""
+    """Upper bound of fpr that fails with probability <= ``error``; 0 if the detector's rates are not
+    given."""
     return 0.0 if plan.false_positives is None else plan.false_positives.upper(1 - error)
 
 
 def _low_side(plan: Plan, share: float, error: float) -> tuple[float, float]:
-    """(the largest theta compatible with r <= share, what is left of the error probability)."""
+    """(the largest theta compatible with r <= share, the remaining error probability)."""
     if plan.false_positives is None:
         return share, error
     bound = false_positive_bound(plan, error / 2)
@@ -225,7 +228,7 @@ def _low_side(plan: Plan, share: float, error: float) -> tuple[float, float]:
 
 
 def _high_side(plan: Plan, error: float) -> tuple[float, float]:
-    """(the smallest theta compatible with r >= threshold, what is left of the error probability)."""
+    """(the smallest theta compatible with r >= threshold, the remaining error probability)."""
     if plan.true_positives is None:
         return plan.threshold, error
     return plan.threshold * plan.true_positives.lower(1 - error / 2), error / 2
@@ -237,7 +240,7 @@ def at_least(k: Counts, n: Counts, p: float) -> NDArray[np.float64]:
 
 
 def at_most(k: Counts, n: Counts, p: float) -> NDArray[np.float64]:
-    """P(X <= k) for X ~ Binomial(n, p), elementwise; 1 where n = 0."""
+    """P(X <= k) for X ~ Binomial(n, p), elementwise; 1 if n = 0."""
     return np.where(n > 0, _special.bdtr(k, np.maximum(n, 1), p), 1.0)
 
 
@@ -250,7 +253,7 @@ def _certain(plan: Plan, k: Counts, n: Counts) -> float | None:
 
 
 def _lowest_not_rejected(plan: Plan, p_values: NDArray[np.float64], error: float) -> float | None:
-    """The smallest t_j (None: below the grid) with no level above that speaks against "t'_p <= t_j"."""
+    """The smallest t_j (None: below the grid) such that no level above it contradicts "t'_p <= t_j"."""
     count = len(plan.grid)
     # best[j + 1] is the smallest p-value among the levels above j, for j = -1 .. count - 2.
     best = np.minimum.accumulate(p_values[::-1])[::-1]
@@ -294,7 +297,7 @@ def _interval_falling(plan: Plan, k: Counts, n: Counts, design: Sequence[int]) -
 
 
 def _band(plan: Plan, trials: Sequence[Trials], design: Sequence[int]) -> tuple[tuple[float, float], ...]:
-    """Bonferroni over the levels of the design, or over the whole grid where hits chose further ones."""
+    """Bonferroni over the levels of the design, or over the whole grid if hits chose further levels."""
     chosen = {i for i, one in enumerate(trials) if one.n} - set(design)
     over = list(range(len(trials))) if chosen else list(design)
     bounds = dict(zip(over, simultaneous_band([trials[i] for i in over], plan.level), strict=True))
@@ -307,8 +310,8 @@ def falling_test(plan: Plan, trials: Sequence[Trials], design: Sequence[int]) ->
     For every boundary and block length 1, 2, 4, ... the hits in the block below and in the block above are
     compared by Fisher's one-sided exact test; the smallest p-value is multiplied by the number of tests
     (Bonferroni). If the curve does not rise, the block below has stochastically at least the hits of a
-    homogeneous block at its smallest rate, the block above at most those of one at its largest, and Fisher's
-    rejection region is monotone in both: the level holds for curves that fall within blocks, too.
+    homogeneous block at its smallest rate, and the block above at most those of one at its largest. Fisher's
+    rejection region is monotone in both, so the level also holds for curves that fall within blocks.
     """
     points = [i for i in sorted(design) if trials[i].n]
     if len(points) < 2:

@@ -1,14 +1,14 @@
-"""The searches for t': Alg. 1 in one staggered pass, and the faster ones that paper section 6 names.
+"""The searches for t': Alg. 1 in one staggered pass, and the faster ones that section 6 of the paper names.
 
     exhaustive     M tries at every t. Its t' is Alg. 1's.
-    bisection      M tries at a few t, then at about log2(levels) more. Its t' is Alg. 1's where hits fall.
+    bisection      M tries at a few t, then at about log2(levels) more. Its t' is Alg. 1's if hits fall.
     subsample      M tries at a random share of the levels. Its t' is Alg. 1's on the levels drawn.
     reduced_range  M tries at the levels between two bounds. Its t' is Alg. 1's if that lies between them.
-    sequential     at about log2(levels) levels, as many tries as tell on which side of p P(return | t) is.
+    sequential     at about log2(levels) levels, the tries that tell on which side of p P(return | t) is.
                    Its t' is t'_p up to a stated factor in p; its guarantee holds whenever it stops.
 
-All ask the same ids for the same try, so a bisection over the rows of a finished exhaustive pass finds the
-hits which that pass found.
+All searches use the same id for the same try, so a bisection over the rows of a finished exhaustive pass
+finds the hits of that pass.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from latentprint.search.plan import Answers, Plan, ask, depth
 from latentprint.stats import Trials, confidence_sequence, log_mixture
 
 ANCHORS = 5
-"""Levels that bisection asks whatever the hits: enough to see a curve that rises."""
+"""Levels that bisection asks whatever the hits: enough to notice a curve that rises."""
 
 PRIOR = (0.25, 0.75)
-"""Of the mixture in ``sequential``: most levels return nearly always or never, hence weight at the ends."""
+"""Of the mixture in ``sequential``. Most levels return nearly always or never, so the ends get weight."""
 
 
 def exhaustive(probe: Probe, plan: Plan, *, target: int = 0) -> TPrime:
@@ -44,7 +44,7 @@ def subsample(probe: Probe, plan: Plan, count: int, rng: np.random.Generator, *,
     """M tries at ``count`` levels drawn at random from the grid (paper section 6).
 
     Raises:
-        ValueError: ``count`` is no number of levels of this grid; as for ``exhaustive``.
+        ValueError: the grid does not have ``count`` levels; as for ``exhaustive``.
     """
     if not 1 <= count <= len(plan.grid):
         raise ValueError(f"a subsample holds 1 to {len(plan.grid)} levels of this grid, got {count}")
@@ -65,10 +65,10 @@ def reduced_range(probe: Probe, plan: Plan, low: float, high: float, *, target: 
 
 
 def bisection(probe: Probe, plan: Plan, *, anchors: int = ANCHORS, target: int = 0) -> TPrime:
-    """Halve the bracket between the highest level with a hit and the next level asked, M tries at a time.
+    """Halve the interval between the highest level with a hit and the next level asked, M tries at a time.
 
     ``anchors`` evenly spaced levels are asked first. They test that P(return | t) falls (``falling``), and
-    set the first bracket: from the highest anchor with a hit to the anchor above it. t' is Alg. 1's unless a
+    set the first interval: from the highest anchor with a hit to the anchor above it. t' is Alg. 1's unless a
     level above one without a hit has a hit.
 
     Raises:
@@ -100,27 +100,28 @@ def sequential(
     anchors: int = 0,
     target: int = 0,
 ) -> TPrime:
-    """Find the largest t from which p = ``plan.threshold`` comes back, surely up to a factor ``slack`` in p.
+    """Find the largest t from which a share p = ``plan.threshold`` comes back, certain up to a factor
+    ``slack`` in p.
 
     Bisection over the grid. At each level tries are added in chunks until a confidence sequence for P(return
-    | t) lies above p / slack (go on to higher t) or below p slack (to lower t); if it fits between, the
-    estimate decides.
+    | t) lies above p / slack (go on to higher t) or below p slack (to lower t); if it lies between the two,
+    the estimate decides.
 
     Guarantee, with probability >= level: from t' more than p / slack of the trajectories return, and from the
-    next level of the grid fewer than p slack do; t' lies at the grid's end where one of the two says nothing.
-    A run visits at most D = ceil(log2(levels + 1)) levels (and the anchors), and visits a level because of
-    the hits at *other* levels, which are independent of its own (their ids differ); each sequence fails, at
-    any time, with probability <= (1 - level) / D. Hence it holds for any ``chunk``, any curve, and whenever
-    one stops. If P(return | t) falls, t'_(p slack) <= t' <= t'_(p / slack), and ``interval_if_falling`` holds
-    t'_p in the same event. ``interval`` assumes nothing: its high end takes the sequence at t'_p alone, its
-    low end those of all levels (Bonferroni). For comparison: one hit in M = 16, which decides in Alg. 1,
-    happens with probability 0.1 at P = 0.007 and with 0.9 at P = 0.13, a factor of 20; the default slack
-    leaves 9.
+    next level of the grid fewer than p slack do. If t' is at the grid's end, only one of the two applies. A
+    run visits at most D = ceil(log2(levels + 1)) levels (and the anchors). It visits a level because of the
+    hits at *other* levels, which are independent of its own (their ids differ). Each sequence fails, at any
+    time, with probability <= (1 - level) / D. Hence the guarantee holds for any ``chunk``, any curve and any
+    stopping time. If P(return | t) falls, t'_(p slack) <= t' <= t'_(p / slack), and ``interval_if_falling``
+    holds t'_p in the same event. ``interval`` assumes nothing: its high end uses the sequence at t'_p alone,
+    its low end those of all levels (Bonferroni). For comparison, one hit in M = 16, which decides in Alg. 1,
+    happens with probability 0.1 at P = 0.007 and with 0.9 at P = 0.13. That is a factor of 20; with the
+    default slack it is 9.
 
-    Where the detector's rates are given, p is carried through them, and a quarter of the error probability is
-    spent on each rate's bound. ``cap`` tries at a level end it undecided, which ``sentence`` tells; the
-    estimate then chooses the way and the guarantee is silent on that level. ``anchors`` evenly spaced levels
-    are asked M tries each to test that P(return | t) falls; they do not steer.
+    If the detector's rates are given, p is translated by them, and a quarter of the error probability is
+    spent on each rate's bound. A level still undecided after ``cap`` tries is left, which ``sentence`` says.
+    The estimate then chooses the direction, and the guarantee does not cover that level. ``anchors`` evenly
+    spaced levels get M tries each to test that P(return | t) falls; they do not steer.
 
     Sources: Robbins 1970 (the sequence, ``stats.confidence_sequence``); Burnashev and Zigangirov 1974
     (bisection with noisy answers).
@@ -162,7 +163,7 @@ def sequential(
 
 
 class _Book:
-    """Counts of one search as they grow: which tries were asked, what they gave, what they cost."""
+    """Counts of one search as they grow: which tries were asked, their hits, and their cost."""
 
     def __init__(self, probe: Probe, plan: Plan, target: int) -> None:
         self.probe, self.plan, self.target = probe, plan, target
@@ -184,12 +185,12 @@ def _fixed(probe: Probe, plan: Plan, design: Sequence[int], method: str, target:
 
 
 def _spread(count: int, anchors: int) -> list[int]:
-    """Evenly spaced indices of a grid, its ends among them."""
+    """Evenly spaced indices of a grid, including its ends."""
     return sorted({int(i) for i in np.round(np.linspace(0, count - 1, anchors))})
 
 
 def _warned(found: TPrime) -> TPrime:
-    """Say it in the result's own sentence where the curve that the search took to fall rises."""
+    """Add a warning to the result's sentence if the curve, which the search assumed to fall, rises."""
     if found.falling.rises is None:
         return found
     return replace(found, sentence=f"{found.sentence} {found.falling.sentence}")
@@ -197,10 +198,10 @@ def _warned(found: TPrime) -> TPrime:
 
 @dataclass(frozen=True)
 class _Rule:
-    """Bounds of P(hit | t), the detector's errors included, that sequences are held against.
+    """Bounds of P(hit | t), the detector's errors included, with which sequences are compared.
 
-    ``up`` and ``down`` decide the way: for P(return | t) = p / slack and p slack. ``above`` and ``below``
-    belong to p itself, ``false`` bounds fpr, ``error`` is what remains for the sequences.
+    ``up`` and ``down`` decide the direction: for P(return | t) = p / slack and p slack. ``above`` and
+    ``below`` belong to p itself, ``false`` bounds fpr, ``error`` is the probability left for the sequences.
     """
 
     up: float
@@ -220,14 +221,14 @@ class _Rule:
 
 
 def _excluded(seen: Trials, bound: float, error: float) -> int:
-    """1 where the sequence at 1 - ``error`` lies above ``bound``, -1 where below it, 0 where it holds it."""
+    """1 if the sequence at 1 - ``error`` lies above ``bound``, -1 if below it, 0 if it contains it."""
     if not seen.n or log_mixture(seen.k, seen.n, bound, PRIOR) < -math.log(error):
         return 0
     return 1 if seen.rate > bound else -1
 
 
 def require_slack(plan: Plan, slack: float) -> None:
-    """Nothing, if ``sequential`` can tell p / slack from p slack with the plan's detector."""
+    """Check that ``sequential`` can tell p / slack from p slack with the plan's detector."""
     _rule(plan, slack)
 
 
@@ -272,7 +273,7 @@ def _walk(book: _Book, rule: _Rule, levels: int, cap: int, chunk: int) -> tuple[
 
 
 def _by_sequences(book: _Book, rule: _Rule, levels: int) -> tuple[Interval, Interval, float | None]:
-    """Intervals of t'_p that assume nothing and that P(return | t) falls, and the largest certain t."""
+    """Intervals of t'_p, without assumptions and if P(return | t) falls, and the largest certain t."""
     plan, count = book.plan, len(book.plan.grid)
 
     def where(bound: float, error: float, sides: Sequence[int]) -> list[float]:

@@ -1,13 +1,14 @@
-"""What t' means: the same search for images that the model never saw, and many targets against that law.
+"""What t' means: the same search for images that the model never saw, and many targets compared with their
+law.
 
-At small t every image comes back, also one never trained on, so t' has no zero of its own. Its zero is the
-law of t' over held-out images v_1 .. v_n, treated like the target in every way (same fingerprint law, same
-kind of detector, same grid and tries). If the model knows x_p no better than them, all n + 1 values are
-exchangeable and
+From small t every image comes back, even one that the model was never trained on, so t' has no natural zero.
+Its zero is the law of t' over held-out images v_1 .. v_n, treated like the target in every way (same
+fingerprint law, same kind of detector, same grid and tries). If the model knows x_p no better than them, all
+n + 1 values are exchangeable and
 
     p = (1 + #{i : t'(v_i) >= t'(x_p)}) / (n + 1)
 
-is a p-value, exact up to ties, which only raise it. "Never" lies below every t.
+is a p-value. It is exact up to ties, which only raise it. "Never" lies below every t.
 
 The p-values of many targets share one null sample. They are positively dependent in the sense that Benjamini
 and Hochberg's step-up needs (Bates et al. 2023, theorem 2), so it controls the false-discovery rate.
@@ -29,15 +30,15 @@ from latentprint.search.plan import Plan, ask
 from latentprint.stats import empirical_p
 
 CHUNK = 16
-"""Targets whose trajectories share one request, unless told otherwise."""
+"""Default number of targets whose trajectories share one request."""
 
 
 @dataclass(frozen=True)
 class NullLaw:
-    """t' of held-out images; None where none of an image's tries came back.
+    """t' of held-out images; None for an image of which no try came back.
 
     Raises:
-        ValueError: there is no value.
+        ValueError: there is no image.
     """
 
     values: tuple[float | None, ...]
@@ -48,12 +49,12 @@ class NullLaw:
 
     @property
     def median(self) -> float | None:
-        """The upper median; None where it is "never"."""
+        """The upper median; None if it is "never"."""
         return sorted(self.values, key=_order)[len(self.values) // 2]
 
     @property
     def smallest_p(self) -> float:
-        """What a t' above all held-out ones gets: 1 / (n + 1)."""
+        """The p-value of a t' above all held-out ones: 1 / (n + 1)."""
         return 1 / (len(self.values) + 1)
 
     def p_value(self, value: float | None) -> float:
@@ -65,7 +66,7 @@ class NullLaw:
         return all(_order(value) > _order(one) for one in self.values)
 
     def excess(self, value: float | None) -> float | None:
-        """t' over the null's median; None where either is "never", which has no distance to a t."""
+        """t' divided by the null's median; None if either is "never", which has no distance to a t."""
         median = self.median
         return None if value is None or median is None else value - median
 
@@ -81,7 +82,7 @@ class NullLaw:
         return " ".join([text, *self.shows_nothing()])
 
     def shows_nothing(self, level: float = 0.95) -> tuple[str, ...]:
-        """Why no t' could stand out at this level, in a sentence; none where one could."""
+        """Why no t' could stand out at this level, in a sentence; None if one could."""
         enough = math.ceil(1 / (1 - level) - 1e-9) - 1
         if len(self.values) >= enough:
             return ()
@@ -98,19 +99,19 @@ class NullLaw:
 
 
 def _order(value: float | None) -> float:
-    """A place in the order for comparisons only: never lies below every t."""
+    """A sort key: "never" lies below every t."""
     return -math.inf if value is None else value
 
 
 def null_law(held_out: Iterable[TPrime]) -> NullLaw:
     """The law, over held-out images, of the largest t whose hits cannot all be false alarms.
 
-    That is `TPrime.certain`, here and of the target. The largest t with any hit would do in theory, since any
-    statistic ranks exchangeably; but among levels x tries trajectories one false match of a recogniser lifts
-    it to any height, in the null as in the target, and little could be told apart.
+    That is `TPrime.certain`, here and of the target. In theory the largest t with any hit would do as well,
+    since any statistic ranks exchangeably. But one false match among levels x tries trajectories can raise it
+    to any height, in the null as in the target, and the two could hardly be told apart.
 
     Raises:
-        ValueError: there is none, or they did not ask the same question in the same way.
+        ValueError: there is no search, or they did not ask the same question in the same way.
     """
     searches = list(held_out)
     if len({_question(one) for one in searches}) > 1:
@@ -159,7 +160,8 @@ class Against:
 
 
 def _question(one: TPrime) -> tuple[str, tuple[float, ...], int, float]:
-    """What must agree for two t' to be comparable; detectors, and so their rates, are each image's own."""
+    """What must agree for two t' to be comparable. Detectors, and so their rates, may differ between
+    images."""
     return one.method, one.plan.grid, one.plan.tries, one.plan.threshold
 
 
@@ -172,7 +174,7 @@ def scan(
     whatever the number of targets.
 
     Raises:
-        ValueError: ``chunk`` is below 1; a target is negative or comes twice within a chunk; the probe
+        ValueError: ``chunk`` is below 1; a target is negative or occurs twice within a chunk; the probe
             answered with another number of hits than it was asked for.
     """
     if chunk < 1:

@@ -1,17 +1,17 @@
-"""When did it begin to memorise: the same search after several numbers of training steps.
+"""When did the model begin to memorise? The same search after several numbers of training steps.
 
-A try is the same at every checkpoint: the id decides its noise, so two checkpoints that disagree on it differ
-by their weights alone. Of the tries on which a checkpoint and a reference disagree, u came back from the
-checkpoint only and d from the reference only. If at no noise level the image comes back from the checkpoint
-more often than from the reference, each disagreement falls to the checkpoint with probability 1/2 at most,
-and
+A try is the same at every checkpoint: the id decides its noise, so two checkpoints that disagree on a try
+differ only by their weights. Of the tries on which a checkpoint and a reference disagree, u came back from
+the checkpoint only, and d from the reference only. If at no noise level the image comes back from the
+checkpoint more often than from the reference, each disagreement falls to the checkpoint with probability 1/2
+at most, and
 
     p = P(X >= u),  X ~ Binomial(u + d, 1/2)                    (sign test; McNemar 1947, exact and one-sided)
 
 is a p-value, whatever the noise levels are. Memorising has begun at the first checkpoint whose p, times the
 number of checkpoints compared (Bonferroni), is at most 1 - level. The reference is the control, trained alike
-without x_p; where there is none it is the first checkpoint, and what grows against that one may be the skill
-of restoring any image as well as the memory of this one.
+without x_p. Without a control it is the first checkpoint; a rise can then also mean that the model restores
+every image better, not only this one.
 
 Source: McNemar, Psychometrika 12 (1947).
 """
@@ -50,7 +50,7 @@ class Onset:
     Attributes:
         against: the reference.
         p_values: of each checkpoint, in the order of steps; None for one that is the reference itself.
-        step: the first at which it stands at ``level``; None where it does at none.
+        step: the first at which memorising has begun at ``level``; None if it has at none.
         level: confidence, over all checkpoints together.
         sentence: the finding in words.
     """
@@ -63,7 +63,7 @@ class Onset:
 
 
 def disagreements(rows: Rows, reference: Rows) -> tuple[int, int]:
-    """(u, d): tries of both that came back from ``rows`` only, and from ``reference`` only."""
+    """(u, d): tries of both that came back only in ``rows``, and only in ``reference``."""
     _, mine, theirs = np.intersect1d(rows["id"], reference["id"], assume_unique=True, return_indices=True)
     if not len(mine):
         raise ValueError("the two searches have no try in common, so they cannot be compared")
@@ -72,12 +72,12 @@ def disagreements(rows: Rows, reference: Rows) -> tuple[int, int]:
 
 
 def sign_test(up: int, down: int) -> float:
-    """P(X >= up) for X ~ Binomial(up + down, 1/2); 1 where nothing disagrees."""
+    """P(X >= up) for X ~ Binomial(up + down, 1/2); 1 if nothing disagrees."""
     return float(_binom.sf(up - 1, up + down, 0.5))
 
 
 def onset(looks: Sequence[CheckpointSearch], control: Rows | None, *, level: float = 0.95) -> Onset:
-    """Compare each checkpoint with the control's rows, or, without these, with the first checkpoint."""
+    """Compare each checkpoint with the control's rows or, if there are none, with the first checkpoint."""
     if not looks:
         raise ValueError("at least one checkpoint is needed, got none")
     steps = [one.step for one in looks]

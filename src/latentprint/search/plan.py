@@ -2,9 +2,9 @@
 
     id = (target * 2^12 + index of t in the grid) * 2^20 + try
 
-A trajectory's noise is a pure function of its id (``streams``), so this number is the identity of a try: the
+A trajectory's noise is a pure function of its id (``streams``), so this number identifies a try. It is the
 same in the exhaustive pass and in every faster search, for any unit, order or machine. More tries later keep
-the ones already made (try counts from 0 at every t); another target or another t never shares noise.
+the tries already made (try counts from 0 at every t). Two targets, or two t, never share noise.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from latentprint.contracts import Ids, Outcome, Probe, Times
 from latentprint.stats import Trials
 
 GRID = 2**12
-"""Noise levels of one grid at most."""
+"""Most noise levels of one grid."""
 
 TRIES = 2**20
-"""Tries at one noise level at most."""
+"""Most tries at one noise level."""
 
 TARGETS = 2**31
-"""Target images at most: ids stay below 2^63."""
+"""Most target images: ids stay below 2^63."""
 
 
 def ids_of(target: int, index: ArrayLike, attempt: ArrayLike) -> Ids:
@@ -66,10 +66,10 @@ class Plan:
         tries: M of Alg. 1, trajectories at each t.
         horizon: T, where the reverse process starts.
         threshold: p of t'_p, the largest t from which more than a share p of the tries comes back. The
-            paper's t' = max {t : q_M > 0} grows with M towards T; t'_p does not depend on M.
+            paper's t' = max {t : q_M > 0} grows with M towards T, and t'_p does not depend on M.
         level: confidence of every interval, test and band.
-        true_positives, false_positives: what the detector got right and wrong on its calibration split. Where
-            they are given, intervals count the detector's errors; where not, it is taken at its word.
+        true_positives, false_positives: the detector's counts on its calibration split. If they are given,
+            intervals include the detector's errors; if not, every answer of the detector counts as true.
 
     Raises:
         ValueError: an empty, falling, repeating or non-finite grid, one outside [0, horizon]; no tries;
@@ -121,7 +121,7 @@ def even_grid(count: int, horizon: float = 1.0) -> tuple[float, ...]:
 
 @dataclass(frozen=True)
 class Answers:
-    """What a probe said: Trials of each (target, grid index), network evaluations of each target."""
+    """A probe's answers: Trials of each (target, grid index), network evaluations of each target."""
 
     trials: dict[tuple[int, int], Trials]
     evaluations: dict[int, int]
@@ -158,13 +158,13 @@ def request(
 
 
 def check(outcome: Outcome, asked: int) -> None:
-    """Refuse an outcome that does not hold one hit per id asked for."""
+    """Refuse an outcome that does not have one hit per id asked for."""
     if outcome.hit.shape != (asked,):
         raise ValueError(f"the probe was asked for {asked} ids, it answered with hits {outcome.hit.shape}")
 
 
 def trials_from_rows(plan: Plan, rows: dict[str, NDArray[Any]], target: int = 0) -> tuple[Trials, ...]:
-    """Trials at each t from stored rows (``id``, ``hit``): what a report recounts without a model.
+    """Trials at each t from stored rows (``id``, ``hit``): what a report counts again without a model.
 
     Raises:
         ValueError: a row lies above the grid of the plan.
@@ -182,5 +182,5 @@ def trials_from_rows(plan: Plan, rows: dict[str, NDArray[Any]], target: int = 0)
 
 
 def depth(points: int) -> int:
-    """How many points a bisection over ``points`` grid points visits at most: ceil(log2(points + 1))."""
+    """Most points that a bisection over ``points`` grid points visits: ceil(log2(points + 1))."""
     return math.ceil(math.log2(points + 1))

@@ -1,7 +1,7 @@
 """Settings of the searches: x_p's own, and the two that give its t' a meaning.
 
-Every grid is i T / levels, i = 1..levels. Held-out images and the many targets of a profile are searched with
-as many tries as ranking images takes, fewer than a curve of each would.
+Every grid is i T / levels, i = 1..levels. Held-out images and the many targets of a profile get only as many
+tries as ranking them takes, fewer than a curve for each would.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from latentprint.settings import STRICT, Any0, Share, Some
 from latentprint.stats import Trials
 
 Targets = Literal["all"] | Any0 | Annotated[tuple[Any0, ...], Field(min_length=1)]
-"""All training images, so many of them drawn by the seed, or these."""
+"""All training images; a number of them, drawn by the seed; or these ones."""
 
 Method = Literal["exhaustive", "bisection", "sequential", "subsample", "range"]
 """See `latentprint.search.methods`; "range" is its reduced range."""
@@ -39,11 +39,11 @@ Levels = Annotated[int, Field(ge=1, le=4096)]
 
 
 class TargetError(InputError):
-    """Targets that cannot be searched, for the reason given in one sentence."""
+    """Targets that cannot be searched, with the reason in one sentence."""
 
 
 class SearchError(InputError):
-    """A search that cannot answer, for the reason given in one sentence."""
+    """A search that cannot answer, with the reason in one sentence."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -54,16 +54,16 @@ class SearchSettings:
         levels: how many noise levels t.
         tries: M.
         threshold: p of t'_p, the largest t from which more than a share p comes back.
-        method: who asks them; the others ask fewer than "exhaustive" and say less.
-        anchors: for "bisection" and "sequential": levels asked M times whatever the hits, which tell whether
+        method: how they are asked; the other methods ask fewer than "exhaustive", and show less.
+        anchors: for "bisection" and "sequential": levels that get M tries whatever the hits, to tell whether
             P(return | t) falls.
-        draw: for "subsample": levels drawn by the seed; None for half of them.
+        draw: for "subsample": how many levels are drawn by the seed; None: half of them.
         low, high: for "range": the levels searched, as shares of T.
-        slack: for "sequential": the factor in p up to which its t' is sure.
+        slack: for "sequential": the factor in p up to which its t' is certain.
         cap: for "sequential": tries at one level at most.
 
     Raises:
-        ValueError: what the method cannot work with.
+        ValueError: values that the method cannot work with.
     """
 
     levels: Levels = 20
@@ -92,7 +92,7 @@ class SearchSettings:
 
     @property
     def drawn(self) -> int:
-        """How many levels a subsample holds."""
+        """How many levels a subsample has."""
         return (self.levels + 1) // 2 if self.draw is None else self.draw
 
     def plan(self, horizon: float, false_positives: Trials | None = None) -> Plan:
@@ -100,10 +100,10 @@ class SearchSettings:
         return _question(self.levels, self.tries, horizon, false_positives, self.threshold)
 
     def require(self, false_positives: Trials) -> None:
-        """Nothing, if a detector with these counts of false positives can answer the question.
+        """Check that a detector with these false-positive counts can answer the question.
 
         Raises:
-            SearchError: it is too uncertain for the method.
+            SearchError: its errors are too uncertain for the method.
         """
         if self.method == "sequential":
             try:
@@ -112,7 +112,7 @@ class SearchSettings:
                 raise SearchError(f"the sequential search cannot be used: {error}") from error
 
     def search(self, probe: Probe, plan: Plan, seed: int) -> TPrime:
-        """t' by the method chosen; ``seed`` draws a subsample.
+        """t' by the chosen method; ``seed`` draws a subsample.
 
         Raises:
             ValueError: as for the methods.
@@ -139,8 +139,8 @@ class BaselineSettings:
     """The null law of t' over held-out images (see `latentprint.search.null_law`).
 
     Attributes:
-        images: held-out images at most; 0 leaves the baseline out. With n of them no p-value lies below
-            1 / (n + 1).
+        images: most held-out images; 0 leaves the baseline out. With n of them no p-value is below 1 / (n +
+            1).
         levels: how many noise levels t.
         tries: M at each.
     """
@@ -160,10 +160,10 @@ class ProfileSettings:
 
     Attributes:
         targets: see `Targets`; 0 leaves the profile out.
-        null: held-out images at most that they are compared with.
+        null: most held-out images to compare them with.
         levels: how many noise levels t.
         tries: M at each.
-        false_discovery_rate: on average at most this share of the images named is named falsely.
+        false_discovery_rate: of the images that are named, at most this share is wrong on average.
     """
 
     targets: Targets = 0
@@ -182,10 +182,11 @@ class CanarySettings:
     """Many marked images in one training (see `latentprint.marks.canaries`).
 
     Attributes:
-        count: K: 2 K images are marked, and a fair coin says of each whether it is trained on; 0: none are.
-        tiers: how often those that are in stand in the training set, in turn.
-        delta: of the epsilon that they bound from below.
-        levels: how many noise levels t each is searched at.
+        count: K: 2 K images are marked, and a fair coin decides for each whether it is trained on; 0: none
+            are marked.
+        tiers: how many copies of those that are trained on the training set holds, in turn.
+        delta: of the epsilon for which they give a lower bound.
+        levels: how many noise levels t each is searched from.
         tries: M at each.
     """
 
@@ -201,9 +202,9 @@ class CanarySettings:
 
 
 def parse_targets(text: str) -> Targets:
-    """What ``--targets`` was given: "all", a number of images, or places in the training set as "3,14,15".
+    """The value of ``--targets``: "all", a number of images, or places in the training set such as "3,14,15".
 
-    A single place ends in a comma: "7,".
+    A single place ends with a comma: "7,".
 
     Raises:
         TargetError: it is none of these.
