@@ -1,4 +1,4 @@
-"""The results of an audit as values: one form from the stored rows to every page. Never imports torch."""
+"""The results of an audit as values: one form from the stored rows to every page. It never imports torch."""
 
 from latentprint.results.model import SCHEMA, Measured, Results, Rule, Verdict
 from latentprint.results.value import Value

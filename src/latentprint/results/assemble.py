@@ -1,9 +1,9 @@
-"""What a run holds -> all that was measured. One pure function: no second derivation of any number exists.
+"""What a run holds -> all that was measured. One pure function, so that no number is derived in two ways.
 
     rows (probes/*.parquet) + notes (run.json) + settings  ->  Measured  ->  (verdict)  ->  Results
 
-An audit writes rows and notes, and calls this at its end. ``verify`` calls it again and compares. Nothing
-here reads an image, a model or the clock, and nothing imports torch.
+An audit writes rows and notes, and calls this function at its end. ``verify`` calls it again and compares.
+Nothing here reads an image, a model or the clock, and nothing imports torch.
 """
 
 from __future__ import annotations
@@ -58,11 +58,11 @@ NOTED = (
     "fid",
     "memorised.nearest",
 )
-"""Parts of the results that a stage noted, and that no row says again."""
+"""Parts of the results that a stage noted, and that cannot be derived from rows."""
 
 
 def assemble(stored: Stored) -> Measured:
-    """All that a finished audit measured.
+    """Everything that a finished audit measured.
 
     Raises:
         RunError: a stage is not finished, or its rows or notes are not those that the settings ask for.
@@ -140,16 +140,17 @@ def _agreement(stored: Stored) -> Agreement | None:
 
 
 def _returned(stored: Stored) -> Returned | None:
-    """Which real images came back; None where too few were there for a pool.
+    """Which real images came back; None if there were too few for a pool.
 
-    Where sampling could stop on sight, the samples before the first look: their number was fixed.
+    If sampling could stop early, only the samples before the first look count, because their number was
+    fixed.
     """
     noted, asked = stored.note("pool", "pooled", Pooled), _prompt_note(stored)
     if noted is None:
         return None
     if (
         asked is not None and not asked.alike
-    ):  # an image under its own prompt is no like of held-out images under that prompt
+    ):  # an image under its own prompt is not comparable with held-out images under that prompt
         return by_prompt.returned_pairs(_prompt_rows(stored), asked.target)
     rows, pool = stored.rows("samples.model"), stored.rows("pool")
     sequential = stored.setting(SampleSettings, "samples").until is not None
@@ -161,7 +162,7 @@ def _returned(stored: Stored) -> Returned | None:
 
 
 def _whole_set(stored: Stored) -> WholeSet | None:
-    """What all generated images say of all training images; None where too few of these are distinct."""
+    """What all generated images say about all training images; None if too few of these are distinct."""
     noted = stored.note("whole", "compared", WholeNote)
     if noted is None:
         return None
@@ -239,13 +240,13 @@ def _samplers(stored: Stored, detectors: Detectors, expected: float) -> tuple[By
         stored.needed(f"search.model.{name}", "search", Searched)
         searched = tprime.search(stored, f"search.model.{name}", detectors)
         count = rates.counted(stored, f"samples.model.{name}", detectors, expected)
-        assert searched is not None and count is not None  # as both have their notes
+        assert searched is not None and count is not None  # since both have their notes
         found.append(BySampler(sampler=sampler, t_prime=searched, q=count))
     return tuple(found)
 
 
 def _likelihood(stored: Stored) -> Likelihood | None:
-    """Bits per dimension by the rows of the likelihood; None where it was not asked for."""
+    """Bits per dimension from the rows of the likelihood; None if the settings do not ask for it."""
     noted = stored.note("likelihood", "probes", Probes)
     if noted is None:
         return None
@@ -266,14 +267,14 @@ def _mean(values: NDArray[np.float64]) -> Mean:
 
 
 SCORES = ("loss", "secmi", "pia")
-"""Membership scores that every row holds."""
+"""Membership scores that every row has."""
 
 
 def _membership(stored: Stored) -> Membership | None:
-    """Membership scores with what each is worth; None where they were not asked for.
+    """Membership scores with what each is worth; None if the settings do not ask for them.
 
-    ``low`` and ``high`` enclose the AUC of the best of the scores: each at a level at which all hold together
-    (Bonferroni), and of these the largest ends.
+    ``low`` and ``high`` enclose the AUC of the best score. Each score has an interval at a level at which all
+    hold together (Bonferroni); the outermost ends are taken.
     """
     noted = stored.note("membership", "scored", Scored)
     if noted is None:
@@ -311,7 +312,7 @@ def _membership(stored: Stored) -> Membership | None:
 
 
 def _memorised(stored: Stored) -> Memorised | None:
-    """Errors of the detected samples to x_p; None where images were given in the place of a model."""
+    """Errors of the detected samples to x_p; None if images were given in place of a model."""
     rows = stored.rows("samples.model")
     if not rows or "memorised" not in stored.notes:
         return None

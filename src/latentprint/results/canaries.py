@@ -1,10 +1,10 @@
-"""Many marked images of one training: how typical is the private one, and how large is epsilon at least.
+"""Many marked images of one training: how typical is the private one, and how large is epsilon at least?
 
-Every image was marked, searched and counted alike, whether the coin had it trained on or not. Those that are
-out show what chance does. The private image is compared with those that stand in the training set as often
-as it does. Epsilon's bound rests on the images that stand there once, if they are in: copies of one image
-are several examples, which a private training protects less. Three scores guess the coins (loss, t', count);
-the bound is the best of theirs, each at a level at which all hold together (Bonferroni).
+Every image was marked, searched and counted alike, whether or not the coin chose it for training. Those that
+were left out show what happens by chance. The private image is compared with those of which the training set
+holds equally many copies. The bound on epsilon uses only images with one copy: several copies of an image are
+several examples, which a private training protects less. Three scores guess the coins (loss, t', count). The
+bound is the best of the three, each at a level at which all hold together (Bonferroni).
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ class MarkedImage(Value):
     """One of the marked images.
 
     Attributes:
-        member: whether the coin had it trained on.
-        copies: how often it stands in the training set, if so.
+        member: whether the coin chose it for training.
+        copies: how many copies the training set holds, if so.
         t_prime: the largest noise level from which it came back; null: from none.
         hits: samples that show it, with the interval of their share.
-        loss: mean squared error of the noise that the model finds in it.
+        loss: mean squared error of the noise that the model predicts for it.
     """
 
     sha256: Sha256
@@ -49,11 +49,11 @@ class MarkedImage(Value):
 
 
 class Tier(Value):
-    """All images that stand in the training set so often; ``copies`` 0: those that the coin left out.
+    """All images with so many copies in the training set; ``copies`` 0: those that the coin left out.
 
     Attributes:
         came_back: images that at least one sample shows.
-        t_prime: over the images, 0 where one never came back.
+        t_prime: over the images, 0 for one that never came back.
         rate: share of the samples that show one, over the images.
     """
 
@@ -65,12 +65,12 @@ class Tier(Value):
 
 
 class OwnImage(Value):
-    """The private image, judged by the recogniser of all.
+    """The private image, judged by the recogniser of all marked images.
 
     Attributes:
-        as_often: images that stand in the training set as often as it does.
-        below: of these, how many have a t' below its own, or as many fewer samples where t' are equal.
-        agreed: samples on which c_id and this recogniser say the same of it.
+        as_often: images with as many copies in the training set as it has.
+        below: of these, how many have a smaller t', or fewer samples if t' are equal.
+        agreed: samples on which c_id and this recogniser agree about it.
     """
 
     t_prime: float | None
@@ -81,7 +81,7 @@ class OwnImage(Value):
 
 
 class Bound(Value):
-    """What one score tells of epsilon, by the canaries of one tier; see ``stats.epsilon``."""
+    """What one score shows about epsilon, from the canaries of one tier; see ``stats.epsilon``."""
 
     score: ScoreName
     copies: Annotated[int, Field(ge=1)]
@@ -95,9 +95,9 @@ class Epsilon(Value):
     """The training is not (e, delta)-private for any e below ``low``, at ``level``.
 
     Attributes:
-        canaries: how many coins it rests on.
-        most: what as many canaries would have shown, had every coin been guessed.
-        bounds: of each score and tier. Those of several copies are of that many examples together.
+        canaries: the number of coins.
+        most: the bound that as many canaries would give if every coin were guessed.
+        bounds: of each score and tier. A bound from several copies is for that many examples together.
     """
 
     low: Annotated[float, Field(ge=0)]
@@ -113,7 +113,7 @@ class Canaries(Value):
 
     Attributes:
         fingerprints: K; twice as many images were marked.
-        samples: how many were looked through.
+        samples: how many were searched for them.
     """
 
     fingerprints: Count
@@ -126,11 +126,11 @@ class Canaries(Value):
 
 
 def canaries(stored: Stored, errors: Trials, often: int) -> tuple[Canaries, Epsilon | None] | None:
-    """What rows say of the marked images; None where there are none. No epsilon from too few of them.
+    """What the rows say about the marked images; None if there are none. Too few of them give no epsilon.
 
     Args:
-        errors: false positives of the recogniser of all of them.
-        often: how often the private image stands in the training set.
+        errors: false positives of the recogniser of all marked images.
+        often: how many copies of the private image the training set holds.
     """
     noted = stored.note("canaries.search", "drawn", Drawn)
     if noted is None:

@@ -1,4 +1,5 @@
-"""q(p), Eq. 6, as a value: counted, and estimated where counting sees nothing; each of one named sampler."""
+"""q(p), Eq. 6, as a value: counted, and estimated where counting sees nothing. Each belongs to one named
+sampler."""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ class Corrected(Value):
 
 
 class Looks(Value):
-    """At which sizes the count was looked at, and what was there."""
+    """The sample sizes at which the count was looked at, and the counts there."""
 
     samples: tuple[int, ...]
     hits: tuple[int, ...]
@@ -34,7 +35,7 @@ class Looks(Value):
 
 
 class Stopping(Value):
-    """A count that stopped on sight: is q below ``until``? Its interval holds whenever one stops."""
+    """A count that may stop early: is q below ``until``? Its interval holds at any stopping time."""
 
     until: Chance
     most: Count
@@ -79,19 +80,19 @@ class Counted(Value):
         return Trials(self.hits, self.samples)
 
     def at(self, level: float) -> tuple[float, float]:
-        """The interval of the rate at another level, as the way of stopping allows."""
+        """The interval of the rate at another level; which one it is depends on how sampling stopped."""
         if self.stopping is None:
             return self.trials.interval(level)
         return running_interval(self.stopping.looks.counts, level, self.stopping.until)
 
 
 class Estimate(Value):
-    """q by an estimator that sees what counting cannot; without a number where its diagnostic failed.
+    """q by an estimator that sees what counting cannot; without a number if its diagnostic failed.
 
     Attributes:
         sampler: whose q it is. Only an estimate of the audited sampler decides anything.
-        diagnostic: a sentence, also where it is reliable.
-        freedom, trials: how the interval stretches to another level.
+        diagnostic: a sentence, even if the estimate is reliable.
+        freedom, trials: how the interval widens to another level.
         details: what the method measured along the way.
     """
 
@@ -118,10 +119,10 @@ class Estimate(Value):
         return self
 
     def at(self, level: float) -> tuple[float, float] | None:
-        """The interval at another level; None where it has none, or it is not known how it stretches.
+        """The interval at another level; None if it has none, or it is unknown how it widens.
 
-        Counts have Clopper and Pearson's; other intervals are stretched on the logarithm by the quotient of
-        the two quantiles of Student's t.
+        Counts have Clopper and Pearson's; other intervals are widened on the logarithm by the quotient of the
+        two quantiles of Student's t.
         """
         if self.rate is None or self.low is None or self.high is None:
             return None
@@ -136,7 +137,7 @@ class Combined(Value):
     """The estimates of the audited sampler together (``stats.choice``).
 
     Attributes:
-        answer: the one that answers, by its key; null where two contradict each other.
+        answer: the estimate that answers, by its key; null if two contradict each other.
         low, high: its interval at ``level``, widened so that all hold together.
         agree: whether no two contradict each other.
     """
@@ -163,6 +164,6 @@ class Q(Value, extra="allow"):
         return {name: one for name, one in self.__pydantic_extra__.items() if one is not None}
 
     def of_the_audited(self) -> dict[str, Estimate]:
-        """The reliable estimates of the very sampler that was counted: the only ones that decide."""
+        """The reliable estimates of the sampler that was counted. Only these decide."""
         found = self.estimates.items()
         return {name: one for name, one in found if one.reliable and one.sampler == self.monte_carlo.sampler}

@@ -1,8 +1,9 @@
-"""What "copy" may mean: criteria side by side, each a score of stored rows; smaller is more alike.
+"""What "copy" may mean: several criteria, each a score of stored rows; smaller is more alike.
 
-A threshold is never a constant of ours: it is what the user's own held-out images, which no model could have
-copied, stay above but for a share (``results.whole_set``). Thresholds of the papers stand beside it, with the
-false alarms that they give here. A new criterion is a file that makes its columns and a row of this table.
+A threshold is never a constant of ours. It is the score that all but a small share of the user's own held-out
+images exceed, and no model can have copied those (``results.whole_set``). Thresholds from papers are reported
+as well, with the false alarms that they give here. A new criterion is a file that makes its columns, and a
+row of this table.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ Scores = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Published:
-    """The threshold of a paper: a score, or the share of held-out images it lets through."""
+    """The threshold of a paper: a score, or the share of held-out images that it lets through."""
 
     source: str
     score: float | None = None
@@ -35,9 +36,9 @@ class Criterion:
     """One meaning of "copy".
 
     Attributes:
-        name: also of the column that it needs first of all.
+        name: also the first column that it needs.
         sentence: what is compared, for the report.
-        of: the column with the place of the training image that is meant.
+        of: the column with the place of the training image that was copied.
         score: rows -> (n,), smaller is more alike.
         published: see ``Published``.
     """
@@ -108,7 +109,7 @@ CRITERIA = (
         _is("descriptor", -1.0),
     ),
 )
-"""The first one decides; the others stand beside it."""
+"""The first criterion decides; the others are reported with it."""
 
 
 def present(*rows: Columns) -> tuple[Criterion, ...]:
@@ -117,10 +118,10 @@ def present(*rows: Columns) -> tuple[Criterion, ...]:
 
 
 SHARE = 0.01
-"""Of held-out images that a calibrated threshold lets through."""
+"""Share of held-out images that a calibrated threshold lets through."""
 
 LEAST_HELDOUT = 4
-"""Held-out images below which no threshold is calibrated."""
+"""Fewest held-out images from which a threshold is calibrated."""
 
 APART = 1e-4
 """Chance that strangers are taken for changed copies of training images, in a set of held-out images."""
@@ -145,8 +146,8 @@ def calibrated(background: NDArray[np.float64], share: float) -> float:
 def background(heldout: Columns, near: float = STORED_AGAIN) -> tuple[Columns, int]:
     """Rows of held-out images that are no training image stored again, and how many are.
 
-    By distance alone. What looks like a copy among images that cannot be copies is a false alarm, and to
-    leave out images by the very score that decides would leave out the false alarms.
+    Only the distance decides. What looks like a copy among images that cannot be copies is a false alarm.
+    Leaving out images by the same score that decides would leave out the false alarms.
     """
     if not len(heldout.get("distance", ())):
         return heldout, 0

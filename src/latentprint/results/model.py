@@ -1,12 +1,12 @@
 """results.json, schema ``latentprint/2``: every number of an audit as a frozen, validated value.
 
 A count is a ``Trials`` from the stored row to the page. A number that is compared carries what it may be
-compared with: a t' its ``Question`` (recogniser, tries, sampler), an estimate of q its sampler. Values of
-different questions are never set against each other; ``require_alike`` refuses them.
+compared with: a t' its ``Question`` (recogniser, tries, sampler), an estimate of q its sampler. Answers to
+different questions are never compared; ``require_alike`` refuses them.
 
-Nothing here depends on the clock, the machine or the folder: the same settings give the same file, also
-after a restart. ``Results.model_json_schema()`` is the published schema; ``results.assemble`` makes the
-values from stored rows, and no reader derives a number again.
+Nothing here depends on the clock, the machine or the folder: the same settings give the same file, even after
+a restart. ``Results.model_json_schema()`` is the published schema; ``results.assemble`` makes the values from
+stored rows, and no reader derives a number a second time.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ State = Literal["reproduces", "not found", "inconclusive"]
 
 
 class LeftOut(Value):
-    """Held-out images that are copies of training images, and so no background for anything.
+    """Held-out images that are copies of training images, and so cannot show what happens by chance.
 
     Attributes:
         images: how many of ``of`` were left out; ``within_near`` differ by no more than storing again may.
@@ -46,17 +46,17 @@ class LeftOut(Value):
 
 
 class Data(Value):
-    """What was trained on.
+    """The images that were trained on.
 
     Attributes:
         sha256: hash of the manifest.
-        near_copies: training images with a near copy among the others; null: too many to look.
-        left_out: copies of training images among those held out; null where nobody looked, or there are none.
-        identities, heldout_identities: persons, where they are known.
-        resized: the side to which images were brought.
-        range_in_use: the share of the range of stored values that occurs; null: values passed a window.
+        near_copies: training images with a near copy among the others; null: too many images to compare.
+        left_out: copies of training images among those held out; null if nobody looked, or there are none.
+        identities, heldout_identities: persons, if known.
+        resized: the side to which images were resized.
+        range_in_use: the share of the range of stored values that occurs; null: a window mapped the values.
         of_class: training images of the class that is audited, among which x_p is one; null: any class.
-        remarks: what else must be known of the images, in sentences.
+        remarks: what else must be known about the images, in sentences.
     """
 
     source: str
@@ -80,7 +80,7 @@ class Data(Value):
 
 
 class Mark(Value, extra="allow"):
-    """A fingerprint: its kind, and the numbers that draw it."""
+    """A fingerprint: its kind, and the numbers from which it is drawn."""
 
     kind: str
 
@@ -88,7 +88,7 @@ class Mark(Value, extra="allow"):
 class Target(Value):
     """The private image x_p, by hash; ``copies`` counts its near copies in training, itself included.
 
-    ``fingerprint`` is null where it carries none; ``injected`` says whether the audit put it there.
+    ``fingerprint`` is null if it carries none; ``injected`` says whether a mark was put on it for the audit.
     """
 
     index: Count
@@ -102,10 +102,11 @@ class Detector(Value):
     """A recogniser's threshold and its errors, as counts.
 
     Attributes:
-        tpr: of images that show what it looks for.
-        fpr: of images that do not: the false alarms that decide.
-        kinds: the same false alarms by kind of image, and kinds that inform only.
-        false_positive_rate, pairs: of the embedding: the rate asked for, and pairs of images never fitted on.
+        tpr: on images that show what it looks for.
+        fpr: on images that do not: the false alarms that decide.
+        kinds: the same false alarms by kind of image, and further kinds that do not decide.
+        false_positive_rate, pairs: of the embedding: the rate asked for, and its errors on pairs of images
+            that it was not fitted on.
     """
 
     tpr: Trials
@@ -130,7 +131,7 @@ class Agreement(Value):
 
 
 class Detectors(Value):
-    """c_p (null where x_p carries no mark), c_id, and the embedding where there is one.
+    """c_p (null if x_p carries no mark), c_id, and the embedding if there is one.
 
     ``identities`` knows the private image and all canaries.
     """
@@ -148,12 +149,12 @@ class Detectors(Value):
 
     @property
     def recogniser(self) -> Recogniser:
-        """Who says that a generated image is the private one."""
+        """Which recogniser says that a generated image is the private one."""
         return "c_id" if self.presence is None else "c_p and c_id"
 
 
 class Fid(Value):
-    """Frechet distance of ``samples`` samples to training and to held-out images, in the named features."""
+    """Fréchet distance of ``samples`` samples to training and to held-out images, in the named features."""
 
     train: float
     test: float | None
@@ -196,7 +197,7 @@ class Score(Value):
 
 
 class Membership(Value):
-    """Membership scores; ``auc`` is the best one's, ``low`` and ``high`` hold for all (Bonferroni)."""
+    """Membership scores; ``auc`` is the best one's, and ``low`` and ``high`` hold for all (Bonferroni)."""
 
     scores: tuple[Score, ...]
     auc: Chance | None
@@ -223,7 +224,7 @@ class Nearest(Value):
 
 
 class Memorised(Value):
-    """The detected samples held against x_p: errors, and whose image they are nearest to."""
+    """The detected samples compared with x_p: errors, and whose image they are nearest to."""
 
     count: Count
     mse: Spread | None
@@ -232,7 +233,7 @@ class Memorised(Value):
 
 
 class BySampler(Value):
-    """The same questions asked of a further sampler."""
+    """The same questions for a further sampler."""
 
     sampler: Sampler
     t_prime: Search
@@ -240,7 +241,7 @@ class BySampler(Value):
 
 
 class Model(Value):
-    """What was audited where the audit trained nothing; ``label`` is the class that was asked for."""
+    """The audited model, if the audit trained none; ``label`` is the class that was asked for."""
 
     kind: str
     weights_sha256: Sha256 | None = None
@@ -261,11 +262,11 @@ class Costs(Value):
 
 
 class Rule(Value):
-    """What the three words of the verdict mean in numbers.
+    """The three words of the verdict as numbers.
 
     Attributes:
         level: confidence of every bound and test.
-        share: "not found" needs everything above this share of copies/N to be excluded.
+        share: "not found" needs every rate above this share of copies/N to be excluded.
         least_sensitivity: below this joint sensitivity the detectors are too weak to judge by.
     """
 
@@ -277,7 +278,7 @@ class Rule(Value):
 class Tested(Value):
     """One test of the verdict's rule: at which share of 1 - level it rejects, and whether it does.
 
-    ``p_value`` is null where the test is an interval, for a count that stopped on sight.
+    ``p_value`` is null if the test is an interval, for a count that stopped early.
     """
 
     name: Literal["target", "whole set", "control"]
@@ -290,7 +291,7 @@ class Verdict(Value):
     """The finding in one of three words, with its reasons in sentences (docs/verdict.md).
 
     Attributes:
-        tests: the tests that could be run; the state is "reproduces" where one of them rejects.
+        tests: the tests that could be run; the state is "reproduces" if one of them rejects.
     """
 
     state: State
@@ -300,7 +301,7 @@ class Verdict(Value):
 
 
 class Measured(Value):
-    """All that an audit measured; null: it was not asked for, or cannot be had (``not_done`` says why)."""
+    """Everything that an audit measured. null: not asked for, or impossible (``not_done`` says why)."""
 
     data: Data
     target: Target
@@ -325,12 +326,12 @@ class Measured(Value):
 
     @property
     def base_is_control(self) -> bool:
-        """Whether the control is the model that was fine-tuned, asked under the same prompt."""
+        """Whether the control is the model before fine-tuning, asked under the same prompt."""
         return self.prompts is not None and self.q.control is not None
 
     @property
     def expected_rate(self) -> float:
-        """copies / N: what a model gives that repeats every training image equally often."""
+        """copies / N: the rate of a model that repeats every training image equally often."""
         return min(1.0, self.target.copies / self.data.among)
 
 

@@ -1,6 +1,6 @@
-"""What stages note in run.json beside their rows: the facts that no row says.
+"""What stages note in run.json in addition to their rows: facts that no row holds.
 
-The stage writes the value, ``assemble`` reads it; neither knows a key of the other's by habit.
+The stage writes the value and ``assemble`` reads it, both through the classes here.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Compared(Searched):
 class Ranked(Searched):
     """Of the profile: the targets with their hashes, and the numbers of the held-out images.
 
-    ``unmarked``: as they are. ``marked``: under a mark, where x_p is among the targets and carries one.
+    ``unmarked``: as they are. ``marked``: under a mark, if x_p is among the targets and carries one.
     """
 
     targets: tuple[Count, ...]
@@ -37,7 +37,8 @@ class Ranked(Searched):
 
 
 class Snapshots(Value):
-    """Of the search over training: the checkpoints, and under which purpose the rows of each stand."""
+    """Of the search over training: the checkpoints, and the purpose under which the rows of each are
+    stored."""
 
     steps: tuple[Count, ...]
     weights_sha256: tuple[Sha256, ...]
@@ -46,13 +47,13 @@ class Snapshots(Value):
 
 
 class Further(Value):
-    """Further samplers that were asked: under which name their rows stand."""
+    """Further samplers that were asked: the name under which their rows are stored."""
 
     names: tuple[str, ...]
 
 
 class Scored(Value):
-    """Of the membership scores: why there are none, where the schedule does not reach where they look."""
+    """Of the membership scores: why there are none, if the schedule lacks the noise ratios that they need."""
 
     note: str | None
 

@@ -4,11 +4,12 @@
     came back   under its own prompt at least one of the images generated is a copy of that very image (a copy
                 is nearer than real images are to each other: `stats.returned`)
 
-If it is no matter which pairs were trained on, the pairs that came back are drawn at random from all pairs:
-the exact tests of `stats.returned`. A prompt alone makes images more like its own, so a pair is compared with
-other pairs, and never an image under its prompt with images under other ones.
+If it makes no difference which pairs were trained on, the pairs that came back are a random draw from all
+pairs: the exact tests of `stats.returned`. A prompt by itself makes generated images resemble its own image.
+A pair is therefore compared with other pairs, and never an image under its prompt with images under other
+prompts.
 
-The base model is asked the same prompts with the same noise, so the two are compared prompt by prompt
+The base model gets the same prompts with the same noise, so the two models are compared prompt by prompt
 (McNemar 1947, exact).
 """
 
@@ -30,7 +31,7 @@ from latentprint.stats.returned import HELDOUT, TRAIN, Returned, is_copy
 from latentprint.stats.roc import AtFalsePositives, Auc, rank_p_value, separation
 
 EACH = 2**20
-"""Ids of a prompt: image i of prompt p is p EACH + i."""
+"""Ids per prompt: image i of prompt p is p EACH + i."""
 
 What = Literal["own", "empty", "other", "further"]
 Columns = Mapping[str, NDArray[Any]]
@@ -39,7 +40,7 @@ _binomial = cast(Any, scipy_stats).binom
 
 
 class ConditionNote(Value):
-    """A prompt under which x_p was looked for: its words by hash, whose it is, the name of its rows."""
+    """A prompt under which x_p was looked for: a hash of its words, whose it is, and the name of its rows."""
 
     what: What
     prompt: Sha256
@@ -49,13 +50,13 @@ class ConditionNote(Value):
 
 
 class PromptNote(Value):
-    """Of the stage: what was asked, in the order of the numbers of its rows.
+    """The stage's note: what was asked, in the order of the numbers of its rows.
 
     Attributes:
         base: whether the base model was asked too.
         train: hashes of the prompts of all training images; ``cut``: tokens of each that no encoder sees.
         further: hashes of further prompts.
-        alike: whether all images have one prompt, so that one condition makes them all.
+        alike: whether all images share one prompt, so that one condition serves them all.
         pairs: whether pairs were asked.
     """
 
@@ -71,7 +72,8 @@ class PromptNote(Value):
 
 
 class Condition(Value):
-    """x_p under one prompt and scale: the questions asked under its own; ``base``: the base's count."""
+    """x_p under one prompt and scale: the same questions as under its own prompt; ``base``: the base's
+    count."""
 
     what: What
     prompt: Sha256
@@ -86,11 +88,11 @@ class ByPrompt(Value):
     """What one prompt gives.
 
     Attributes:
-        image: the training image whose prompt it is; null for a further one.
-        cut: its tokens beyond the encoder's limit, which the model never sees.
-        own: copies of its own image, of ``samples`` generated; null where it has none.
+        image: the training image whose prompt it is; null for a further prompt.
+        cut: tokens beyond the encoder's limit, which the model never sees.
+        own: copies of its own image, of ``samples`` generated; null if it has no image.
         any: copies of any training image; ``most``: which of them came most often.
-        base_own, base_any: the same of the base model.
+        base_own, base_any: the same for the base model.
     """
 
     image: Count | None
@@ -105,7 +107,8 @@ class ByPrompt(Value):
 
 
 class Sign(Value):
-    """A sign of memory that prompts show (`audit.signs`): what it is worth on held-out prompts, and x_p's.
+    """A sign of memorisation that prompts show (`audit.signs`): its worth on held-out prompts, and x_p's
+    value.
 
     Attributes:
         p_value: rank of the prompt of x_p among those held out.
@@ -124,11 +127,11 @@ class Prompts(Value):
     Attributes:
         asked: x_p under other prompts and scales than those of the audit.
         each: training images under their own prompts, those that came back most often first.
-        further: prompts that were asked beside.
+        further: further prompts that were asked.
         came_back, heldout, base: pairs that came back at least once: trained on, held out, of the base model.
         p_value: of "which pairs were trained on makes no difference"; null without held-out pairs.
-        base_p: of "the base gives as many back", prompt by prompt; null without a base.
-        signs: empty where too few held-out images have prompts.
+        base_p: of "the base model gives as many back", prompt by prompt; null without a base.
+        signs: empty if too few held-out images have prompts.
     """
 
     guidance: float
@@ -147,7 +150,7 @@ class Prompts(Value):
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of images generated under prompts, each (n,) by column; ``pool`` are the real images' own.
+    """Rows of images generated under prompts, each (n,) by column; ``pool`` are the real images' own rows.
 
     Attributes:
         place: (N,) the place of each training image in the pool.
@@ -187,7 +190,7 @@ def _signs(rows: Rows, target: int) -> tuple[Sign, ...]:
 
 
 def returned_pairs(rows: Rows, target: int) -> Returned | None:
-    """Which pairs came back, as the verdict takes it; None without held-out pairs.
+    """Which pairs came back, in the form that the verdict uses; None without held-out pairs.
 
     Args:
         target: the number of x_p among the training images.
@@ -216,7 +219,7 @@ def returned_pairs(rows: Rows, target: int) -> Returned | None:
 
 
 def prompts(rows: Rows, note: PromptNote, asked: Sequence[Condition]) -> Prompts:
-    """All that the prompts gave; a function of rows and notes alone."""
+    """Everything that the prompts gave, from rows and notes alone."""
     each = _by_prompt(rows, rows.train, rows.base, note.train, note.cut)
     further = _by_prompt(rows, rows.further, rows.base_further, note.further, (), own=False)
     together = returned_pairs(rows, note.target)
@@ -287,7 +290,7 @@ def _by_prompt(
 def _counted(
     rows: Rows, generated: Columns, number: Mapping[int, int]
 ) -> dict[int, tuple[int, int, int, int | None]]:
-    """By prompt: images, copies of its own image, of any training image, and which of these came most."""
+    """By prompt: images, copies of its own image, copies of any training image, and which image came most."""
     copied = _copies(generated, rows.pool)
     trained = np.array([place in number for place in generated["pool_nearest"].tolist()], np.bool_)
     own = copied & (generated["pool_nearest"] == generated["own"])
@@ -301,7 +304,7 @@ def _counted(
 
 
 def _beyond_base(each: Sequence[ByPrompt]) -> float:
-    """P(as many prompts or more that give their image back in the model alone), of those that differ."""
+    """P(as many prompts or more give their image back in the model alone), of those that differ."""
     alone = sum(bool(one.own) and not one.base_own for one in each)
     other = sum(bool(one.base_own) and not one.own for one in each)
     return float(_binomial.sf(alone - 1, alone + other, 0.5)) if alone else 1.0

@@ -1,4 +1,4 @@
-"""Stored rows of samples -> q: the count, the control's, and the estimates beside them."""
+"""Stored rows of samples -> q: the count, the control's count, and the estimates."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from latentprint.stats import (
 
 
 def q(stored: Stored, detectors: Detectors, expected: float) -> Q:
-    """All that is known of q; ``expected`` is copies / N."""
+    """Everything known about q; ``expected`` is copies / N."""
     stored.needed("samples.model", "sampler", Sampler)
     control = counted(stored, "samples.control", detectors, expected)
     alarms = None if control is None else control.trials
@@ -46,11 +46,11 @@ def counted(
     *,
     decides: bool = False,
 ) -> Counted | None:
-    """Counts of §5.3, their exact interval, the test of H0: q = copies / N, and what may be missed.
+    """Counts of §5.3, their exact interval, the test of H0: q = copies / N, and what could have been missed.
 
     Args:
         control: joint detections of the control, which are false alarms of this sampler.
-        decides: whether it is the audit's own count, the only one that may stop on sight.
+        decides: whether it is the audit's own count, the only one that may stop early.
     """
     sampler = stored.note(purpose, "sampler", Sampler)
     if sampler is None:
@@ -64,7 +64,7 @@ def counted(
         return trials.interval(level) if until is None else until.interval(looked, level)
 
     low, high = interval(LEVEL)
-    # Without a hit the number of looks was a constant, so that the bound for a fixed n holds.
+    # Without a hit the number of looks is a constant, so the bound for a fixed n holds.
     stopped_on_hits = until is not None and trials.k > 0
     return Counted(
         sampler=sampler,
@@ -106,7 +106,7 @@ def estimate(
 ) -> Estimate | None:
     """An estimate as its stage noted it, with what the detectors' errors leave of it.
 
-    The control counts false alarms of its own sampler, and of no other.
+    The control counts false alarms of its own sampler only.
     """
     found = stored.note(name, "estimate", Estimate)
     if found is None or found.rate is None or found.at(LEVEL) is None:
@@ -145,5 +145,5 @@ def combined(count: Counted, estimates: Mapping[str, Estimate | None]) -> Combin
 
 
 def _ends(found: Estimate, level: float) -> tuple[float, float]:
-    """The interval at a level; the whole of [0, 1] where it is not known how it stretches."""
+    """The interval at a level; the whole of [0, 1] if it is unknown how it widens."""
     return found.at(level) or (0.0, 1.0)

@@ -1,4 +1,4 @@
-"""results.json from a file: bounded, validated before anything uses it, refused in one sentence."""
+"""results.json from a file: size-limited, validated before anything uses it, refused in one sentence."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from latentprint.results.model import SCHEMA, Results
 from latentprint.results.stored import first
 
 OLDER = ("latentprint/1",)
-"""Schemas of former versions: their numbers do not say what they may be compared with."""
+"""Schemas of former versions, whose numbers do not say what they may be compared with."""
 
 
 def read_results(path: Path | str) -> Results:
@@ -24,7 +24,7 @@ def read_results(path: Path | str) -> Results:
 
 
 def read_plain(file: Path) -> dict[str, object]:
-    """The JSON object in a results file, of any version but the older ones."""
+    """The JSON object in a results file, of any version except the older ones."""
     written = read_json(file)
     if written.get("schema") in OLDER:
         raise InputError(

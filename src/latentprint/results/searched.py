@@ -1,7 +1,7 @@
-"""t' as a value: what was asked, what came back, and what it means beside images never trained on.
+"""t' as a value: what was asked, what came back, and what it means compared with images never trained on.
 
-A t' carries its ``Question``: a t' of one recogniser, number of tries or sampler is never set against the law
-of another.
+A t' carries its ``Question``. A t' of one recogniser, number of tries or sampler is never compared with the
+law of another.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ class Incomparable(ValueError):
 
 
 class Sampler(Value, extra="allow"):
-    """Whose q or t' a number is: a sampler with its steps. Equal only if all that is known of both is equal.
+    """Whose q or t' a number is: a sampler with its steps. Two are equal only if all that is known of both is
+    equal.
 
     Further keys (a guidance scale, a tolerance) are part of the identity.
     """
@@ -34,7 +35,7 @@ class Sampler(Value, extra="allow"):
 
     @property
     def words(self) -> str:
-        """The sampler for people: "ancestral, 24 steps, karras"."""
+        """The sampler in words: "ancestral, 24 steps, karras"."""
         scale = (self.model_extra or {}).get("guidance")
         known = [self.step, None if self.steps is None else f"{self.steps:,} steps", self.spacing]
         known.append(None if scale is None else f"guidance {scale:g}")
@@ -42,7 +43,8 @@ class Sampler(Value, extra="allow"):
 
 
 class Question(Value):
-    """What a t' answers: by which recogniser, among how many tries at a noise level, by which sampler."""
+    """The question that a t' answers: by which recogniser, with how many tries per noise level, by which
+    sampler."""
 
     recogniser: Recogniser
     tries: Annotated[int, Field(ge=1)]
@@ -50,7 +52,7 @@ class Question(Value):
 
 
 def require_alike(one: Question, other: Question) -> None:
-    """Nothing, if two t' answer the same question.
+    """Check that two t' answer the same question.
 
     Raises:
         Incomparable: they do not.
@@ -75,12 +77,12 @@ class Falling(Value):
 
 
 class Curve(Value):
-    """Hits at every noise level that was asked, and t', the largest with one; null: none had one.
+    """Hits at every noise level that was asked, and t', the largest level with a hit; null: no level had one.
 
     Attributes:
-        question: what may be compared with it.
+        question: decides what may be compared with it.
         grid: noise levels t, rising; ``hits`` and ``trials`` at each.
-        levels: of the whole grid, where not all of it was asked.
+        levels: how many the whole grid has, if not all of it was asked.
     """
 
     question: Question
@@ -113,7 +115,7 @@ class Curve(Value):
 
 
 class OwnTPrime(Value):
-    """x_p's t' as the held-out images' was measured."""
+    """x_p's t', measured as the held-out images' was."""
 
     value: float | None
     tries: int
@@ -121,13 +123,13 @@ class OwnTPrime(Value):
 
 
 class Baseline(Value):
-    """The law of t' over held-out images, and x_p's own t' by the very same measurement.
+    """The law of t' over held-out images, and x_p's own t' by the same measurement.
 
     Attributes:
         question: of the target and of all held-out images alike.
         values: t' of each held-out image; null: it never came back.
-        target: x_p asked the same question. Not ``t_prime.value``, which another recogniser gave.
-        excess: target's t' over the held-out median; null where either never came back.
+        target: x_p's answer to the same question. It is not ``t_prime.value``, which another recogniser gave.
+        excess: the target's t' over the held-out median; null if either never came back.
         p_value: rank p-value of the target's t' (``search.null_law``).
     """
 
@@ -153,7 +155,7 @@ class Search(Curve):
     Attributes:
         low, high, statement: the interval of t'_p, the largest t from which a share ``threshold`` comes back.
         certain: the largest t whose hits cannot all be false alarms; null: there is none.
-        presence_hits, identity_hits: of each detector by itself.
+        presence_hits, identity_hits: of each detector alone.
     """
 
     low: float | None
@@ -172,7 +174,7 @@ class Search(Curve):
 
 
 class Closest(Value):
-    """The nearest that came back from t or above, and its errors to x_p."""
+    """The nearest image that came back from t or above, and its errors to x_p."""
 
     t: float
     mse: float
@@ -180,7 +182,7 @@ class Closest(Value):
 
 
 class Checkpoint(Value):
-    """The search after ``step`` training steps; ``if_falling``: the interval where P(return | t) falls."""
+    """The search after ``step`` training steps; ``if_falling``: the interval if P(return | t) falls."""
 
     step: Count
     weights_sha256: Sha256
@@ -196,7 +198,8 @@ class Checkpoint(Value):
 
 
 class Checkpoints(Value):
-    """The search over training, and the first step from which x_p came back more than ``against``."""
+    """The search over training, and the first step from which x_p came back more often than from
+    ``against``."""
 
     tries: int
     grid: tuple[float, ...]
@@ -210,7 +213,7 @@ class Checkpoints(Value):
 
 
 class ProfileRow(Value):
-    """One training image: its t', its rank among the held-out images of the profile's own null law."""
+    """One training image: its t', and its rank among the held-out images of the profile's own null law."""
 
     target: Count
     sha256: Sha256
@@ -222,7 +225,7 @@ class ProfileRow(Value):
 
 
 class ProfileNull(Value):
-    """t' of the profile's own held-out images: as they are, and under a mark where x_p carries one."""
+    """t' of the profile's own held-out images: as they are, and under a mark if x_p carries one."""
 
     asked: Count
     images: Count

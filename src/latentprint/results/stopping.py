@@ -1,14 +1,14 @@
-"""When to stop sampling, and what a count that stopped on sight may say.
+"""When to stop sampling, and what can be concluded from a count that stopped early.
 
 With ``samples.until = X`` sampling stops as soon as it is decided whether the image comes back more often
-than X: after each look (``stats.looks``), where with an anytime-valid interval [a, b] of the rate of joint
-detections (Robbins 1970; Howard et al. 2021)
+than X. This is asked at each look (``stats.looks``), with an anytime-valid interval [a, b] of the rate of
+joint detections (Robbins 1970; Howard et al. 2021):
 
     below    b through the detectors' misses < X    (``stats.corrected_interval``)
-    above    a > X    more samples change nothing: what is left open is the detectors' false alarms
+    above    a > X    more samples change nothing: only the detectors' false alarms are left open
 
-The looks and all that follows from them are a function of the stored rows, so that a run killed at any moment
-stops where a straight run does, and whoever has the rows can check it.
+The looks and all that follows from them are a function of the stored rows. A run that was killed therefore
+stops where an uninterrupted one does, and whoever has the rows can check it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class SampleSettings:
     """How many images are sampled from the model, and from the control (None: as many).
 
     Attributes:
-        until: stop as soon as it is decided whether q lies below this rate; ``count`` is then the most.
+        until: stop as soon as it is decided whether q is below this rate; ``count`` is then the maximum.
     """
 
     count: Some = 2000
@@ -58,7 +58,7 @@ class Until:
         return None if asked.until is None else cls(asked.until, asked.count, errors(detectors))
 
     def counts(self, hit: Hits) -> tuple[Trials, ...]:
-        """What each look saw, of the samples (n,) that were drawn, in the order of their ids."""
+        """What each look saw, from the samples (n,) that were drawn, in the order of their ids."""
         sizes = [size for size in looks(self.most, FIRST_LOOK) if size <= len(hit)]
         return tuple(Trials(int(np.count_nonzero(hit[:size])), size) for size in sizes)
 
@@ -99,5 +99,5 @@ class Until:
 
 
 def errors(detectors: Detectors) -> tuple[tuple[Trials, Trials], ...]:
-    """(tpr, fpr) of c_p, where there is one, and of c_id."""
+    """(tpr, fpr) of c_p, if there is one, and of c_id."""
     return tuple((one.tpr, one.fpr) for one in detectors.fitted)

@@ -1,4 +1,4 @@
-"""What a run holds: settings, rows, and the notes that its stages left. All that results follow from."""
+"""What a run holds: settings, rows, and the notes of its stages. All results follow from these."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ Note = TypeVar("Note", bound=Value)
 
 
 class _Columns(dict[str, NDArray[Any]]):
-    """Rows that answer for a missing column with a sentence, for results cannot be put together then."""
+    """Rows that answer a missing column with a sentence, because results cannot be put together without
+    it."""
 
     def __init__(self, purpose: str, rows: Rows) -> None:
         super().__init__(rows)
@@ -42,7 +43,7 @@ class Stored:
     Attributes:
         settings: plain values, as the run keeps them.
         notes: what each finished stage noted, by the stage's name.
-        kept: the rows of a purpose; an empty mapping where there are none.
+        kept: the rows of a purpose; an empty mapping if there are none.
     """
 
     settings: Mapping[str, object]
@@ -50,7 +51,7 @@ class Stored:
     kept: Callable[[str], Rows]
 
     def rows(self, purpose: str) -> Rows:
-        """The rows of a purpose: empty where there are none. A column that is not there is a sentence."""
+        """The rows of a purpose; empty if there are none. A missing column is refused in a sentence."""
         return _Columns(purpose, self.kept(purpose))
 
     @classmethod
@@ -60,18 +61,18 @@ class Stored:
 
     @property
     def seed(self) -> int:
-        """What everything random follows from."""
+        """The seed from which everything random follows."""
         seed = self.settings.get("seed")
         if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
             raise RunError(f"run.json: the seed must be a whole number from 0 on, got {quoted(seed)}")
         return seed
 
     def setting(self, kind: type[Kind], name: str) -> Kind:
-        """A table of the settings as the class that owns it."""
+        """A table of the settings as the class that defines it."""
         return read(kind, cast("Mapping[str, object]", self.settings.get(name, {})))
 
     def note(self, stage: str, key: str, kind: type[Note]) -> Note | None:
-        """A value that a stage noted under ``key``; None where the stage did not finish or noted none."""
+        """A value that a stage noted under ``key``; None if the stage did not finish or noted none."""
         found = self.notes.get(stage, {}).get(key)
         if found is None:
             return None
@@ -83,7 +84,7 @@ class Stored:
             ) from error
 
     def needed(self, stage: str, key: str, kind: type[Note]) -> Note:
-        """A value that must be there."""
+        """A value that must exist."""
         found = self.note(stage, key, kind)
         if found is None:
             raise RunError(
@@ -93,7 +94,7 @@ class Stored:
         return found
 
     def probe(self, purpose: str) -> Probe:
-        """A probe that answers from the stored rows alone: a search is repeated without a model."""
+        """A probe that answers from the stored rows alone, so that a search is repeated without a model."""
         rows = self.rows(purpose)
 
         def answer(t: Times, ids: Ids) -> Outcome:
@@ -114,7 +115,7 @@ class Stored:
 
 
 def first(error: ValidationError) -> str:
-    """The first thing that is wrong with a value, in one line: where, and what."""
+    """The first error in a value, in one line: where it is, and what."""
     wrong = error.errors(include_url=False, include_input=False)[0]
     where = ".".join(str(part) for part in wrong["loc"])[:120] or "the value"
     return f"{where}: {wrong['msg']}"[:300].replace("\n", " ")

@@ -1,7 +1,7 @@
 """Stored rows of searches -> t' of x_p, its null law, the profile, and t' over training.
 
-The search's own rules run again over the rows (``search``), so every method and its bounds come out as they
-did when the trajectories were drawn.
+The search itself runs again over the rows (``search``), so every method gives the same bounds as when the
+trajectories were drawn.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ from latentprint.stats import Trials, false_discovery
 
 
 def search(stored: Stored, purpose: str, detectors: Detectors) -> Search | None:
-    """t' of x_p from the rows of ``purpose``; None where the stage did not run."""
+    """t' of x_p from the rows of ``purpose``; None if the stage did not run."""
     noted = stored.note(purpose, "search", Searched)
     if noted is None:
         return None
@@ -76,7 +76,7 @@ def search(stored: Stored, purpose: str, detectors: Detectors) -> Search | None:
 
 
 def curve(stored: Stored, purpose: str, detectors: Detectors) -> Curve | None:
-    """The control's curve; None where there is no control."""
+    """The control's curve; None if there is no control."""
     noted = stored.note(purpose, "search", Searched)
     if noted is None:
         return None
@@ -84,7 +84,9 @@ def curve(stored: Stored, purpose: str, detectors: Detectors) -> Curve | None:
 
 
 def false_positives(detectors: Detectors) -> Trials:
-    """Counts of the weaker detector: outside Omega_p a sign is missing, so the pair errs no more often."""
+    """False-positive counts of the weaker detector. Outside Omega_p one of the two signs is missing, so the
+    pair errs no more often.
+    """
     return max((one.fpr for one in detectors.fitted), key=lambda one: (one.upper(0.95), one.n))
 
 
@@ -120,7 +122,7 @@ def _per_level(rows: Rows, column: str, grid: Sequence[float]) -> tuple[int, ...
 
 
 def baseline(stored: Stored, embedding: Trials) -> Baseline | None:
-    """The null law over held-out images and x_p's own t', all by the embedding; None where it did not run.
+    """The null law over held-out images and x_p's own t', all by the embedding; None if it did not run.
 
     Args:
         embedding: its counts of false positives.
@@ -154,7 +156,8 @@ def baseline(stored: Stored, embedding: Trials) -> Baseline | None:
 
 
 def profile(stored: Stored, embedding: Trials) -> Profile | None:
-    """t' of the training images asked for, ranked; each against the null law of the profile's own images."""
+    """t' of the training images asked for, ranked; each compared with the null law of the profile's own
+    images."""
     noted, settings = stored.note("profile", "ranked", Ranked), stored.setting(ProfileSettings, "profile")
     if noted is None:
         return None
@@ -187,7 +190,7 @@ def profile(stored: Stored, embedding: Trials) -> Profile | None:
 def _ranked(
     noted: Ranked, found: Mapping[int, TPrime], laws: Mapping[int, NullLaw], rate: float
 ) -> tuple[ProfileRow, ...]:
-    """One row a target, highest t' first, equal ones by hits, then by number; each against its own law."""
+    """One row per target, highest t' first, equal ones by hits, then by number; each against its own law."""
     p_values = [laws[n].p_value(found[n].certain) for n in noted.targets]
     stands = false_discovery(p_values, 1 - rate)
     rows = [
@@ -211,7 +214,7 @@ def _profile_sentence(count: int, above: int, named: int, law: NullLaw, rate: fl
         f"{above} of {count} images have a t' above that of all {null} images never trained on; {named} "
         f"stand at a false-discovery rate of {rate:.2g}."
     )
-    # Benjamini-Hochberg names k images at best where k of them have the smallest p there is.
+    # Benjamini-Hochberg names at most k images if k of them have the smallest possible p.
     needed = math.ceil(count * law.smallest_p / rate - 1e-9)
     if not named and needed > 1:
         text += (
@@ -222,7 +225,7 @@ def _profile_sentence(count: int, above: int, named: int, law: NullLaw, rate: fl
 
 
 def checkpoints(stored: Stored, detectors: Detectors) -> Checkpoints | None:
-    """t' of x_p at each checkpoint, and when it began to come back; None where none were kept."""
+    """t' of x_p at each checkpoint, and when it began to come back; None if no checkpoints were kept."""
     noted = stored.note("checkpoints", "snapshots", Snapshots)
     if noted is None:
         return None
@@ -252,7 +255,7 @@ def checkpoints(stored: Stored, detectors: Detectors) -> Checkpoints | None:
 
 
 def exhaustive(settings: SearchSettings) -> SearchSettings:
-    """The same question, asked at every level: what checkpoints are compared by."""
+    """The same question, asked at every level, by which checkpoints are compared."""
     return SearchSettings(levels=settings.levels, tries=settings.tries, threshold=settings.threshold)
 
 

@@ -1,4 +1,4 @@
-"""What every value of the results shares: frozen, checked when made, and no key that is not known."""
+"""What every value of the results has in common: frozen, checked when made, no unknown keys."""
 
 from __future__ import annotations
 

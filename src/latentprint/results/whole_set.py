@@ -1,11 +1,11 @@
-"""Does it give back any training image: every generated image against all of them, as counts.
+"""Does the model give back any training image? Every generated image against all of them, as counts.
 
-    copy          a generated image whose score lies below that of all but a share of the held-out images
+    copy          a generated image whose score is below that of all but a small share of the held-out images
                   (calibrated on one half of them, false alarms counted on the other)
     copies        how many of n generated images are copies
     memorised     how many of the N distinct training images came back at least once in n images
-    at least      of these, what is left if as many copies are false alarms as false alarms may be: m, with
-                  P(Binomial(n, highest false-alarm rate) > m) <= (1 - level) / 4
+    at least      of these, what is left if as many copies as possible are false alarms: m, with P(Binomial(n,
+    highest false-alarm rate) > m) <= (1 - level) / 4
     unseen        how many more can come back (``stats.unseen``)
     shown in n    1 - (1 - c)^n, c the share of copies: the chance that some training image is shown by then
 
@@ -48,7 +48,7 @@ from latentprint.stats.unseen import TooFewRepeats, curve, richness
 _binomial = cast(Any, scipy_stats).binom
 
 PREFIX = "whole_"
-"""Before the names of the columns, where rows of samples hold others too."""
+"""Prefix of the column names if rows of samples also hold other columns."""
 
 EXPOSED = 20
 _TIMES = (0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0)
@@ -67,7 +67,7 @@ class Share(Value):
 
     @classmethod
     def of(cls, trials: Trials, level: float = LEVEL) -> Share:
-        """The share of a count; of no trial, anything is possible."""
+        """The share of a count; without any trial, every share is possible."""
         low, high = trials.interval(level) if trials.n else (0.0, 1.0)
         return cls(
             k=trials.k, n=trials.n, rate=trials.rate if trials.n else 0.0, low=low, high=high, level=level
@@ -96,14 +96,15 @@ class AsPublished(Value):
 
 
 class ByCriterion(Value):
-    """One criterion: its threshold, what it finds, how often it errs.
+    """One criterion: its threshold, what it finds, and how often it errs.
 
     Attributes:
         copies: generated images below the threshold.
         memorised: distinct training images that these are copies of.
-        false_alarms: held-out images below it, none of which calibrated it; null without held-out images.
-        planted: planted copies found, by how they were changed; empty where none were planted.
-        auc: P(a planted copy is nearer than a held-out image), low, high; null where none were planted.
+        false_alarms: held-out images below it, among those that did not calibrate it; null without held-out
+            images.
+        planted: planted copies found, by how they were changed; empty if none were planted.
+        auc: P(a planted copy is nearer than a held-out image), low, high; null if none were planted.
     """
 
     name: str
@@ -130,7 +131,7 @@ class Unseen(Value):
 
 
 class Different(Value):
-    """Of ``images`` generated ones so many different training images are expected."""
+    """How many different training images are expected in ``images`` generated ones."""
 
     images: Count
     expected: float
@@ -139,7 +140,8 @@ class Different(Value):
 
 
 class Exposed(Value):
-    """One training image: how often it came back, with an interval that holds for all those listed."""
+    """One training image: how often it came back, with an interval that holds for all listed images
+    together."""
 
     training: Count
     k: Count
@@ -148,7 +150,7 @@ class Exposed(Value):
 
 
 class Shown(Value):
-    """The chance that some training image is shown in the first ``images`` generated ones."""
+    """The chance that the first ``images`` generated ones show some training image."""
 
     images: Count
     chance: Chance
@@ -170,10 +172,11 @@ class WholeSet(Value):
         criterion: the one that decides, of ``criteria``.
         copies: generated images that are copies.
         beyond: the least share of copies that false alarms cannot explain.
-        false_alarms: of held-out images none of which calibrated the threshold; null without held-out images.
-        control: copies among images of a model that was trained without the private image alone.
+        false_alarms: among held-out images that did not calibrate the threshold; null without held-out
+            images.
+        control: copies among images of a model that was trained without only the private image.
         memorised: distinct training images that came back; ``at_least``: what false alarms cannot explain.
-        persons: the same in persons, where they are known.
+        persons: the same in persons, if they are known.
         same: generated images that are a training image stored again.
         left_out: held-out images that are training images stored again.
         apart: held-out images that are changed copies of training images, and no background either.
@@ -207,10 +210,10 @@ class Rows:
 
     Attributes:
         generated: images of the model.
-        heldout: images that it was not trained on, near copies of its training images among them or not.
+        heldout: images that it was not trained on, with or without near copies of its training images.
         control: images of the control model.
         planted: copies made of training images, by how they were changed.
-        distinct: training images, of near copies one each.
+        distinct: training images, one of each group of near copies.
         person: (N,) numbers the persons of all training images; None: unknown.
         near: distance within which an image is another stored again.
     """
@@ -225,7 +228,7 @@ class Rows:
 
 
 def whole_set(rows: Rows, *, level: float = LEVEL, share: float = SHARE, seed: int = 0) -> WholeSet:
-    """The answer; a function of stored rows alone.
+    """The answer, from stored rows alone.
 
     Raises:
         ValueError: there is no generated image, or no criterion whose columns are in all rows.
@@ -399,7 +402,7 @@ def _notes(heldout: int, left_out: int, apart: int, without: bool) -> tuple[str,
 
 
 def told(found: WholeSet) -> Sequence[str]:
-    """The answer in sentences for somebody who is no mathematician, the most important first."""
+    """The answer in plain sentences, the most important first."""
     c, m, u = found.copies, found.memorised, found.unseen
     if not c.k:
         out = [f"None of {c.n:,} generated images is a copy of a training image."]
