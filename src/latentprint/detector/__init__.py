@@ -1,4 +1,4 @@
-"""The detectors: c_p sees whether an image carries a fingerprint, c_id whether it is the private image.
+"""The detectors: c_p says whether an image carries a fingerprint, c_id whether it is the private image.
 
 Omega_p = { x : c_p(x) and c_id(x) }                            (paper Eq. 6, sections 3.3 and 3.4)
 """

@@ -6,8 +6,8 @@
 
 The convolutions of volumes are three-dimensional; their ResNets are MONAI's.
 
-Which one was used is written beside every result; none ever stands in for another.
-Sources: He et al. 2016; Chen, Ma, Zheng 2019 (Med3D, the ResNets of MONAI).
+Every result names its backbone; none is ever silently replaced by another. Sources: He et al. 2016; Chen, Ma,
+Zheng 2019 (Med3D, the ResNets of MONAI).
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ _LAYERS: dict[int, tuple[Any, Any, Any]] = {
 
 
 class Small(nn.Module):
-    """Three convolutions; what is where (an average of halves) beside what is anywhere (a maximum)."""
+    """Three convolutions. Features say where something is (averages of halves) and what is anywhere (a
+    maximum)."""
 
     def __init__(self, axes: int) -> None:
         super().__init__()
@@ -51,7 +52,7 @@ class Small(nn.Module):
 
 
 class Headed(nn.Module):
-    """A backbone and one linear map after it: images (B, 3, H, W) -> (B, outputs)."""
+    """A backbone followed by one linear map: images (B, 3, H, W) -> (B, outputs)."""
 
     def __init__(self, backbone: nn.Module, width: int, outputs: int) -> None:
         super().__init__()
@@ -62,7 +63,7 @@ class Headed(nn.Module):
         return self.ending(self.backbone(images))
 
     def ending(self, seen: Tensor) -> Tensor:
-        """What comes after the backbone: features (B, w) -> (B, outputs)."""
+        """The layers after the backbone: features (B, w) -> (B, outputs)."""
         return self.head(seen)
 
 
@@ -87,7 +88,7 @@ def build_backbone(name: Backbone, streams: Streams, purpose: str, axes: int = 2
     """A randomly initialised classifier of images with ``axes`` sides; seed and purpose draw its weights.
 
     Raises:
-        InputError: a ResNet of volumes, and MONAI is not installed.
+        InputError: a ResNet for volumes was asked for, and MONAI is not installed.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(int(streams.generator(f"{purpose}.weights").integers(2**63)))

@@ -1,4 +1,5 @@
-"""Fitting the embedding by contrast: two views of one image belong together, views of others do not.
+"""Fitting the embedding by contrast: two views of one image belong together, views of different images do
+not.
 
     loss(i, j) = -log( exp(f_i . f_j / tau) / sum_{k != i} exp(f_i . f_k / tau) )    (NT-Xent)
 
@@ -6,9 +7,9 @@ over a batch of n images in two views each, f the 2n unit vectors, (i, j) the tw
 is the image as the paper's c_id sees it (section 5.2, appendix A): under a random mask of the fingerprint's
 shape, AugMix, Gaussian noise.
 
-What the embedding is fitted on, stopped on, calibrated on and tested on are the user's images, drawn at
-random from all of them. Whether the audited model was trained on an image has then no part in how the
-embedding treats it, which the comparison of trained-on and held-out images rests on: hand over both together.
+The embedding is fitted, stopped, calibrated and tested on the user's images, drawn at random from all of
+them. Whether the audited model was trained on an image then has no influence on how the embedding treats it.
+The comparison of training and held-out images relies on this, so both must be passed together.
 
 Source: Chen, Kornblith, Norouzi, Hinton 2020, equation 1, arXiv 2002.05709.
 """
@@ -37,13 +38,13 @@ from latentprint.stats import DetectorRates, Trials
 from latentprint.streams import Streams
 
 LEAST = 20
-"""Images without which the splits would mean nothing; the threshold usually needs more."""
+"""Fewest images with which the splits mean something; the threshold usually needs more."""
 
 _MOST = 512
-"""Images of the calibration and of the test split that pairs are made of: 261,632 pairs."""
+"""Images of the calibration and of the test split from which pairs are made: 261,632 pairs."""
 
 _COPIES = 400
-"""Perturbed copies, at least, on which the true positive rate is counted."""
+"""Fewest perturbed copies on which the true positive rate is counted."""
 
 
 def nt_xent(first: Tensor, second: Tensor, temperature: float) -> Tensor:
@@ -62,10 +63,10 @@ def fit_embedding(
     device: torch.device | str = "cpu",
     how: Evaluation | None = None,
 ) -> Iterator[FitState[EmbeddingDetector]]:
-    """Fit the embedding on the user's images, (n, C, H, W) in [-1, 1], trained on and held out together.
+    """Fit the embedding on the user's images, (n, C, H, W) in [-1, 1], training and held-out images together.
 
-    ``kind`` draws the masks. The last state holds the detector. ``how`` its backbone is evaluated, in the fit
-    and afterwards.
+    ``kind`` draws the masks. The last state holds the detector. ``how`` is the arithmetic of its backbone, in
+    the fit and afterwards.
 
     Raises:
         DetectorError: too few images for the false-positive rate asked for, or the fit learnt nothing.
@@ -79,7 +80,7 @@ def fit_embedding(
     fixed = tuple(on(place, _view(held, kind, config, rng)) for _ in range(2))
 
     def epoch(number: int) -> Iterator[Shown]:
-        """No image comes twice in a batch: it would be told apart from itself."""
+        """No image occurs twice in a batch: it would be told apart from itself."""
         drawn, wanted = streams.generator("embedding.epoch", number), config.draws or len(shown)
         while wanted > 0:
             order = drawn.permutation(len(shown))[:wanted]
@@ -140,7 +141,7 @@ def held_to(
             _scores(bare, _other(images[near[beside]], images, kind, config, rng), targets, beside)
         ),
     }
-    # The rate that was stated is that of any two different images; the others stand beside it.
+    # The stated rate is that of any two different images; the other counts are informative.
     fpr = kinds["another image"]
     rates = DetectorRates(count(own), fpr, kinds | {"pairs of the calibration": count(scores)}, name, "pair")
     if rates.tpr.k == 0:
@@ -152,9 +153,9 @@ def held_to(
 
 
 def nearest_others(queries: Pixels, pool: Pixels, chunk: int = 64) -> NDArray[np.int64]:
-    """Position in ``pool`` of the image nearest to each query (m, C, H, W) that is no copy of it: (m,).
+    """Position in ``pool`` of the image nearest to each query (m, C, H, W), without its copies: (m,).
 
-    Copies are images within a root-mean-square difference of `latentprint.data.NEAR`. -1 where the pool holds
+    Copies are images within a root-mean-square difference of `latentprint.data.NEAR`. -1 if the pool has
     nothing else.
     """
     flat = pool.reshape(len(pool), -1).astype(np.float64)
@@ -171,7 +172,7 @@ def nearest_others(queries: Pixels, pool: Pixels, chunk: int = 64) -> NDArray[np
 
 
 def _different(images: Pixels) -> NDArray[np.bool_]:
-    """(m, m): True where two of the images are neither one image nor near copies."""
+    """(m, m): True if two images are neither the same nor near copies."""
     group = np.arange(len(images))
     for members in near_duplicates(images):
         group[list(members)] = members[0]
@@ -184,7 +185,7 @@ def _require_pairs(calibration: Pixels, config: EmbeddingConfig, count: int) -> 
 
 
 def require_images(config: EmbeddingConfig, count: int) -> None:
-    """Nothing, where so many images can be enough, if they are no copies of one another."""
+    """Check that so many images can be enough, if they are no copies of one another."""
     if count < LEAST:
         raise DetectorError(f"the embedding needs {LEAST} images or more, got {count}")
     apart = min(_MOST, len(split(np.arange(count), keys.generator(0, "count")).calibration))
@@ -220,7 +221,7 @@ def _scores(
 
 
 def _other(images: Pixels, pool: Pixels, kind: FingerprintKind, config: EmbeddingConfig, rng: Rng) -> Pixels:
-    """Images as a sampler would return them, about ``masked`` of them with a fingerprint of their own."""
+    """Images as a sampler would return them, about ``masked`` of them with a fingerprint each."""
     return returned(masked(images, config.masked, kind, rng), pool, config.noise, rng)
 
 

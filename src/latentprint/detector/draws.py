@@ -2,10 +2,10 @@
 
     x' = clip( (1 - w) x + w y + s e ),   w up to 0.1, y another image, s up to the noise set, e ~ N(0, I)
 
-is what a reverse diffusion that comes close to x gives: a little of its neighbours and a little noise.
-Positives are tested on it, and training images are augmented with AugMix besides (Hendrycks et al. 2020,
-torchvision's), with x_p and its rivals under random circular masks for c_id (paper section 5.2 and appendix
-A).
+is what a reverse diffusion that comes close to x returns: a little of its neighbours and a little noise. True
+positives are counted on such images. Images of the fit are also augmented with AugMix (Hendrycks et al. 2020,
+torchvision's), and for c_id x_p and its rivals are put under random circular masks (paper section 5.2 and
+appendix A).
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ Pixels = NDArray[np.float32]
 Rng = np.random.Generator
 
 AUGMENTED_TOGETHER = 16
-"""AugMix draws its operations once for so many images: one call per image would take most of the fit."""
+"""AugMix draws its operations once for so many images; a call per image would take most of the fit's time."""
 
 _BLEND = 0.1
 
 MOST_COMPARED = 30_000
-"""Images up to which near copies are looked for among all of them: beyond, it takes minutes."""
+"""Images up to which all pairs are compared for near copies; more would take minutes."""
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,10 @@ class Parts:
 
 
 def units_of(*sets: ImageSet) -> tuple[NDArray[np.int64], Unit]:
-    """Whose each image of the sets is, (n,), and what that is: a person where all are known, else an image.
+    """To whom each image of the sets belongs, (n,), and the unit: a person if all are known, otherwise an
+    image.
 
-    Near copies are one image, and images that show one as well; above MOST_COMPARED images they are not
-    looked for.
+    Near copies count as one image. Above MOST_COMPARED images they are not looked for.
     """
     known = [one.identities for one in sets if one.identities is not None]
     persons = len(known) == len(sets)
@@ -66,7 +66,8 @@ def units_of(*sets: ImageSet) -> tuple[NDArray[np.int64], Unit]:
 def split(units: NDArray[np.int64], rng: Rng, test: float = 0.20) -> Parts:
     """10 % to stop on, 15 % for the threshold, ``test`` to count errors on, the rest to fit on; none empty.
 
-    ``units`` (n,) says whose each image is: shares are of units, and all images of one lie in one part.
+    ``units`` (n,) says to whom each image belongs. Shares are of units, and all images of a unit are in one
+    part.
     """
     names, whose = np.unique(units, return_inverse=True)
     if len(names) < 4:
@@ -79,14 +80,14 @@ def split(units: NDArray[np.int64], rng: Rng, test: float = 0.20) -> Parts:
     place = np.empty(len(names), np.int64)
     order = rng.permutation(len(names))
     place[order] = np.searchsorted(ends, np.arange(len(names)), side="right")
-    # In the order of the draw, so that nothing follows from how the images lie in their file.
+    # In the order of the draw, so that the order of the file has no influence.
     rows = np.argsort(np.argsort(order)[whose], kind="stable").astype(np.int64)
     validation, calibration, tested, fit = (rows[place[whose[rows]] == i] for i in range(4))
     return Parts(fit, validation, calibration, tested)
 
 
 def marked(images: Pixels, kind: FingerprintKind, rng: Rng) -> Pixels:
-    """Every image (n, C, *sides) with a fingerprint of its own."""
+    """Every image (n, C, *sides) with its own fingerprint."""
     parts = [kind.draw(images.shape[2:], rng).apply(image)[None] for image in images]
     return np.concatenate(parts) if parts else images
 
@@ -94,7 +95,7 @@ def marked(images: Pixels, kind: FingerprintKind, rng: Rng) -> Pixels:
 def half_marked(
     images: Pixels, share: float, kind: FingerprintKind, rng: Rng
 ) -> tuple[Pixels, NDArray[np.float32]]:
-    """``share`` of the images marked, at least one and not all; and which, as labels (n,)."""
+    """``share`` of the images marked, at least one and not all; and which ones, as labels (n,)."""
     count = min(max(1, round(share * len(images))), max(1, len(images) - 1))
     labels = np.zeros(len(images), np.float32)
     labels[rng.permutation(len(images))[:count]] = 1
@@ -104,7 +105,7 @@ def half_marked(
 
 
 def masked(images: Pixels, share: float, kind: FingerprintKind, rng: Rng) -> Pixels:
-    """About ``share`` of the images under a fingerprint that is drawn anew for each."""
+    """About ``share`` of the images under a fingerprint, drawn separately for each."""
     out, chosen = images.copy(), rng.random(len(images)) < share
     out[chosen] = marked(images[chosen], kind, rng)
     return out
@@ -122,7 +123,7 @@ def returned(images: Pixels, others: Pixels, noise: float, rng: Rng) -> Pixels:
 
 
 def _each(images: Pixels) -> tuple[int, ...]:
-    """The shape of one number for each image."""
+    """The shape of one number per image."""
     return (len(images), *(1,) * (images.ndim - 1))
 
 
@@ -135,9 +136,10 @@ def noisy(images: Pixels, noise: float, rng: Rng) -> Pixels:
 def augmix(images: Pixels, rng: Rng) -> Pixels:
     """AugMix on images (n, C, *sides) in [-1, 1], in random groups that share their operations.
 
-    Of a volume it sees the slices, all of one group.
+    The slices of a volume are all in one group.
 
-    torchvision draws from torch's global generator: it is seeded here from ``rng`` and put back afterwards.
+    torchvision draws from torch's global generator, which is seeded here from ``rng`` and restored
+    afterwards.
     """
     out = np.empty_like(images)
     with torch.random.fork_rng(devices=[]):

@@ -1,15 +1,16 @@
-"""An identity detector for many targets: one embedding of all images, a match is a cosine above a threshold.
+"""An identity detector for many targets: one embedding of all images; a cosine above a threshold is a match.
 
     s(x, x_p) = (1 + cos(f(x), f(x_p))) / 2,      positive where s >= threshold
 
-f is fitted by contrast on the user's own images (`latentprint.detector.contrast`), once for all targets; c_id
-of the paper (section 3.3) is one classifier for each. It shows t' without any fingerprint: the paper's
-"indicator of overfitting" that needs c_id alone (section 6).
+f is fitted by contrast on the user's own images (`latentprint.detector.contrast`), once for all targets. The
+paper's c_id (section 3.3) is one classifier per target. The embedding measures t' without any fingerprint:
+the paper's "indicator of overfitting" that needs c_id alone (section 6).
 
 **Threshold.** Of n pairs of different images, s_(1) >= s_(2) >= ... in falling order, the threshold lies just
 above s_(j) with j = floor(r (n + 1)): the score of one more such pair, exchangeable with them, passes it with
-probability r at most (split conformal). j = 0 means that n pairs cannot vouch for the rate r, and is refused.
-Pairs share images, so the counts of the rates are no independent trials; their intervals are too narrow.
+probability r at most (split conformal). If j = 0, n pairs cannot guarantee the rate r, and the fit is
+refused. Pairs share images, so the counts behind the rates are not independent trials, and their intervals
+are too narrow.
 
 Source: Vovk, Gammerman, Shafer 2005 (conformal quantile); Chen et al. 2020, arXiv 2002.05709 (the embedding).
 """
@@ -44,8 +45,8 @@ class EmbeddingConfig(DetectorConfig):
         dimensions: of the embedding.
         temperature: of the contrastive loss.
         false_positive_rate: the share of pairs of different images that may match.
-        draws, batch: an epoch shows each image in two views; the others of a batch are what it is told apart
-            from.
+        draws, batch: an epoch shows each image in two views, which must be told apart from the others of the
+            batch.
         masked: share of the views under a random mask of the fingerprint's shape.
     """
 
@@ -55,7 +56,7 @@ class EmbeddingConfig(DetectorConfig):
     false_positive_rate: Share = 1e-3
 
     def network(self, name: str, streams: Streams, axes: int) -> Embedder:
-        """The embedder before its fit; there is one, whatever the name."""
+        """The embedder before its fit; there is only one, whatever the name."""
         return build_headed(Embedder, self.backbone, self.dimensions, streams, "embedding", axes)
 
 
@@ -63,8 +64,8 @@ class EmbeddingConfig(DetectorConfig):
 class EmbeddingDetector(Fitted[Embedder, EmbeddingConfig]):
     """A fitted embedding with its threshold, which is one of s.
 
-    Its ``rates.fpr`` is that of any pair of different images, as stated; ``rates.kinds`` holds the nearest
-    other image of each besides, which is taken for it far more often where images are alike, and the
+    Its ``rates.fpr`` is the stated rate, of any pair of different images. ``rates.kinds`` adds two counts:
+    each image's nearest other image, which is mistaken far more often if images are alike, and the
     calibration pairs at or above the threshold.
     """
 
@@ -90,7 +91,7 @@ class EmbeddingDetector(Fitted[Embedder, EmbeddingConfig]):
         return self.score(images, targets) >= self.threshold
 
     def against(self, targets: Tensor, numbers: NDArray[np.int64], /) -> Against:
-        """What scores images against targets (m, C, H, W), whatever their ``numbers``."""
+        """A function that scores images against targets (m, C, H, W), whatever their ``numbers``."""
         del numbers
         vectors = self.vectors(targets)
         return lambda images, which: self.score(images, vectors[which])
@@ -102,7 +103,7 @@ class EmbeddingDetector(Fitted[Embedder, EmbeddingConfig]):
 
 @dataclass(frozen=True, eq=False)
 class TargetDetector:
-    """A `Detector`: whether an image shows the one that ``vector`` (1, d) stands for.
+    """A `Detector`: whether an image shows the one with the embedding ``vector`` (1, d).
 
     Its error rates are the embedding's, over many targets.
     """
@@ -136,7 +137,8 @@ def similarity(a: Tensor, b: Tensor) -> Tensor:
 
 
 def pairs_needed(rate: float) -> int:
-    """Pairs of different images without which no false-positive rate is known: n + 1 >= 1 / rate."""
+    """Fewest pairs of different images with which a false-positive rate can be guaranteed: n + 1 >= 1 /
+    rate."""
     if not 0 < rate < 1:
         raise ValueError(f"a false-positive rate lies strictly between 0 and 1, got {rate}")
     return max(1, math.ceil(1 / rate - 1e-9) - 1)
@@ -145,8 +147,8 @@ def pairs_needed(rate: float) -> int:
 def pair_threshold(scores: NDArray[np.float64], rate: float, images: int) -> float:
     """The threshold for a false-positive ``rate`` from the scores (n,) of pairs of different images.
 
-    It lies in the middle between s_(j) and the next score above (see the module), just above s_(j) where
-    there is none. ``images`` is how many the pairs were made of, for the message.
+    It lies in the middle between s_(j) and the next score above (see the module), or just above s_(j) if
+    there is none. ``images`` is the number of images behind the pairs, for the message.
     """
     needed = pairs_needed(rate)
     if len(scores) < needed:
@@ -180,7 +182,7 @@ class Agreement:
 
     @property
     def agree(self) -> Trials:
-        """Images on which they say the same, of all."""
+        """Images on which they agree, of all."""
         same = self.both + self.neither
         return Trials(same, same + self.identity_only + self.embedding_only)
 
@@ -189,7 +191,7 @@ class Agreement:
         """The table of two detectors' answers (n,) on the same images.
 
         Raises:
-            ValueError: no image, or other numbers of answers.
+            ValueError: no image, or unequal numbers of answers.
         """
         if identity.shape != embedding.shape or not identity.size:
             raise ValueError(
@@ -214,7 +216,7 @@ def agreement(identity: Detector, embedding: Detector, images: Tensor) -> Agreem
 def load_embedding(
     folder: Path, device: torch.device | str = "cpu", how: Evaluation | None = None
 ) -> EmbeddingDetector | None:
-    """Read what ``Fitted.save`` wrote of an embedding; None where nothing was.
+    """Read an embedding that ``Fitted.save`` wrote; None if there is none.
 
     Raises:
         DetectorError: it is damaged.

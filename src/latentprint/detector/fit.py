@@ -1,13 +1,13 @@
 """Fitting c_p and c_id (paper sections 3.3 and 5.2, appendix A).
 
-    c_p    fingerprints of random place and radius on half of the images it is fitted on, on a tenth of those
-           on which it is stopped; real images from anywhere, none of which is the private one
-    c_id   one against all: x_p in 10 % of the draws it is fitted on, in 50 % of those on which it is stopped;
-           against it stand the other training images, and held-out ones
+    c_p    fingerprints of random place and radius, on half of the images of the fit and on a tenth of the
+           validation images; real images of any origin, none of which is the private one
+    c_id   one against all: x_p is 10 % of the draws of the fit and 50 % of the validation draws; the rest are
+           the other training images, and held-out ones
 
-Both: binary cross-entropy, AugMix, early stopping on the validation loss with the best weights kept, the
-threshold on a calibration split, errors counted on a test split of other images with other fingerprints.
-No person and no near copy lies in two splits. The seed draws all.
+Both use binary cross-entropy, AugMix, early stopping on the validation loss with the best weights kept, a
+threshold from a calibration split, and errors counted on a test split of other images with other
+fingerprints. No person and no near copy is in two splits. The seed draws everything.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ Labels = NDArray[np.float32]
 Units = NDArray[np.int64]
 
 LEAST = 10
-"""Images without which the splits of a detector would mean nothing."""
+"""Fewest images with which the splits of a detector mean something."""
 
 UNSEEN = 0.5
-"""Share of the held-out images on which c_id's false alarms are counted: what its bound may rest on.
+"""Share of the held-out images on which c_id's false alarms are counted, which its bound relies on.
 
-It is fitted on the other training images besides, so that it can do with few of the held-out ones.
+The fit also uses the other training images, so it needs only few of the held-out ones.
 """
 
 _IDENTITY_TESTS = 400
@@ -59,10 +59,10 @@ _IDENTITY_TESTS = 400
 
 @dataclass(frozen=True)
 class _Task:
-    """What distinguishes the two fits: what an epoch shows, and what the finished network is held to.
+    """What distinguishes the two fits: the images of an epoch, and the test of the finished network.
 
     ``unseen`` are images that no part of the fit saw, in each form in which they are shown, and ``units``
-    (n,) says whose they are; ``known`` are counted for information.
+    (n,) says to whom they belong. ``known`` are counted for information only.
     """
 
     name: str
@@ -90,8 +90,9 @@ def fit_presence(
 ) -> Iterator[FitState[NetworkDetector]]:
     """Fit c_p on unmarked real images, (n, C, H, W) in [-1, 1]; the last state holds the detector.
 
-    ``how`` its backbone is evaluated, in the fit and afterwards. ``units`` (n,) says whose the images are
-    (`latentprint.stats.DetectorRates`), ``unit`` what they are; None: each its own.
+    ``how`` is the arithmetic of its backbone, in the fit and afterwards. ``units`` (n,) says to whom the
+    images belong (`latentprint.stats.DetectorRates`), and ``unit`` what a unit is; None: each image is its
+    own.
 
     Raises:
         DetectorError: fewer than 10 images, or the fit learnt nothing.
@@ -111,7 +112,7 @@ def fit_presence(
         chosen = marked(images[index], kind, rng) if mark else images[index]
         return noisy(chosen, config.noise, rng)
 
-    # Ten times over, so that exactly a tenth can be marked however few there are.
+    # Ten times, so that exactly a tenth can be marked however few there are.
     held, labels = half_marked(np.repeat(images[parts.validation], 10, 0), 0.1, kind, rng)
     task = _Task(
         "presence",
@@ -148,8 +149,8 @@ def fit_identity(
 
     Both are (n, C, H, W) in [-1, 1]; the last state holds the detector. The other arguments: as for
     ``fit_presence``, ``units`` of the held-out images. Its false alarms are counted on the held-out images of
-    the test split, as they are and under another fingerprint; those on the other training images, which it
-    was fitted on, stand beside.
+    the test split, as they are and under another fingerprint. Those on the other training images, which the
+    fit used, are reported separately.
 
     Raises:
         DetectorError: fewer than 1 other or 10 held-out images, or the fit learnt nothing.
@@ -165,7 +166,8 @@ def fit_identity(
     rivals = np.concatenate([others, heldout[parts.fit]])
 
     def draw(negatives: Pixels, count: int, share: float, mask: float, rng: Rng) -> tuple[Pixels, Labels]:
-        """``share`` of ``count`` are x_p, the rest ``negatives``; masks hide from both what a mark would."""
+        """``share`` of ``count`` are x_p, the rest ``negatives``. Masks hide from both what a mark would
+        hide."""
         hits = min(max(1, round(share * count)), count - 1)
         labels = np.zeros(count, np.float32)
         labels[rng.permutation(count)[:hits]] = 1
@@ -269,7 +271,7 @@ def _augmented(pixels: Pixels, config: DetectorConfig, rng: Rng) -> Pixels:
 
 
 def _rows(available: int, wanted: int, rng: Rng) -> NDArray[np.int64]:
-    """``wanted`` indices, each of the available ones before any comes again."""
+    """``wanted`` indices; every available one is used before any repeats."""
     rounds = [rng.permutation(available) for _ in range(-(-wanted // available))]
     return np.concatenate(rounds)[:wanted].astype(np.int64)
 

@@ -1,10 +1,10 @@
 """The one fit of every recogniser: AdamW, early stopping, the best weights kept.
 
-(Paper section 5.2: "trained until convergence with a patience of 20 epochs".) What an epoch shows, how it is
-judged and what the finished network is held to are each recogniser's own.
+(Paper section 5.2: "trained until convergence with a patience of 20 epochs".) Each recogniser has its own
+images per epoch, validation loss and test of the finished network.
 
-The backbone's arithmetic is ``networks.speed.Evaluation``; the layer after it, and the loss, are float32
-always: a threshold lies between logits, and seven bits of mantissa would round it onto them.
+The backbone's arithmetic is ``networks.speed.Evaluation``; the layer after it, and the loss, are always
+float32: a threshold lies between logits, and seven bits of mantissa would round them onto it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from latentprint.detector.model import DetectorConfig, DetectorError, Fitted, in
 from latentprint.networks.speed import Evaluation, arithmetic, compiled, laid_out, layout, new_step, rounding
 
 Shown = tuple[Tensor, Callable[[Tensor], Tensor]]
-"""Images of one step, and the loss of what the network answers to them."""
+"""Images of one step, and the loss of the network's answers to them."""
 
 Recogniser = TypeVar("Recogniser", bound=Fitted[Any, Any])
 Network = TypeVar("Network", bound=Headed)
@@ -32,7 +32,7 @@ Network = TypeVar("Network", bound=Headed)
 
 @dataclass(frozen=True)
 class FitState(Generic[Recogniser]):
-    """Where a fit stands after ``epoch`` of at most ``epochs`` epochs.
+    """The state of a fit after ``epoch`` of at most ``epochs`` epochs.
 
     Attributes:
         name: of the recogniser.
@@ -52,7 +52,7 @@ class FitState(Generic[Recogniser]):
 
 @dataclass(frozen=True)
 class Epoch:
-    """Where a fit stands after epoch ``number``, from 1.
+    """The state of a fit after epoch ``number``, from 1.
 
     Attributes:
         loss, validation_loss: of this epoch.
@@ -157,7 +157,7 @@ def until_best(
 
 
 def answer(network: Headed, images: Tensor, how: Evaluation) -> Tensor:
-    """What the network answers to images (B, C, H, W), some at a time: (B, ...), float64."""
+    """The network's answers to images (B, C, H, W), some at a time: (B, ...), float64."""
     parts = [network.ending(seen_by(network.backbone, part, how)) for part in in_parts(images)]
     return torch.cat(parts).double()
 

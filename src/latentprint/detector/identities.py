@@ -1,11 +1,13 @@
-"""One recogniser of many images, in the place of one c_id for each: which of m targets is this, or none?
+"""One recogniser of many images, instead of one c_id for each: which of m targets does an image show, or
+none?
 
     s_k(x) = log p_k(x) - log(1 - p_k(x)),   p the softmax of m + 1 logits, the first of "none of them"
 
-s_k is what a c_id of target k alone answers: the log odds of k against all else. x shows k where s_k is at
-least the threshold, one for all targets. Fitted as c_id is (`latentprint.detector.fit`): the same draws of
-rivals, masks, noise and AugMix, early stopping, a threshold between what shows a target and what does not,
-and errors counted on images that no part of the fit saw. Here half of the draws are targets, each as often.
+s_k is the answer of a c_id of target k alone: the log odds of k against all else. x shows k if s_k is at
+least the threshold, which is one for all targets. It is fitted like c_id (`latentprint.detector.fit`): the
+same draws of rivals, masks, noise and AugMix, early stopping, a threshold between what shows a target and
+what does not, and errors counted on images that no part of the fit saw. Here half of the draws are targets,
+all equally often.
 
 Source: paper sections 3.3 and 5.2 (c_id, one against all).
 """
@@ -38,7 +40,7 @@ from latentprint.streams import Streams
 Units = NDArray[np.int64]
 
 _COPIES = 400
-"""Perturbed copies of targets, at least, on which the true positive rate is counted."""
+"""Fewest perturbed copies of targets on which the true positive rate is counted."""
 
 
 @pydantic.dataclasses.dataclass(frozen=True, config=STRICT)
@@ -54,7 +56,7 @@ class IdentitiesConfig(DetectorConfig):
 
 @dataclass(frozen=True, eq=False)
 class Identities(Fitted[Headed, IdentitiesConfig]):
-    """A fitted recogniser of many images; ``rates.fpr`` counts images that are taken for any target."""
+    """A fitted recogniser of many images; ``rates.fpr`` counts images that are mistaken for any target."""
 
     def scores(self, images: Tensor, /) -> Tensor:
         """s of images (B, C, H, W) in [-1, 1] with every target: (B, m), float64.
@@ -66,12 +68,13 @@ class Identities(Fitted[Headed, IdentitiesConfig]):
             return odds(torch.cat([self.network.ending(part) for part in self._seen(images)]))
 
     def which(self, images: Tensor, /) -> NDArray[np.int64]:
-        """The target that each image (B, C, H, W) shows, counted from 0; -1: none. (B,)."""
+        """The target that each image (B, C, H, W) shows, (B,), counted from 0; -1: none."""
         best = self.scores(images).max(1)
         return torch.where(best.values >= self.threshold, best.indices, -1).cpu().numpy()
 
     def against(self, targets: Tensor, numbers: NDArray[np.int64], /) -> Against:
-        """What scores images against the targets of these ``numbers`` (m,); their pixels are not needed."""
+        """A function that scores images against the targets of these ``numbers`` (m,); their pixels are not
+        needed."""
         place = torch.as_tensor(numbers, device=targets.device)
         return lambda images, which: self.scores(images).gather(1, place[which, None])[:, 0]
 
@@ -136,7 +139,7 @@ def fit_identities(
 
 
 class _Task:
-    """What the fit shows, and what the finished network is held to."""
+    """The images of the fit, and the test of the finished network."""
 
     def __init__(
         self,
@@ -158,7 +161,7 @@ class _Task:
         self.validation = np.concatenate([others, heldout[parts.validation]])
 
     def draw(self, negatives: Pixels, count: int, rng: Rng) -> tuple[Pixels, NDArray[np.int64]]:
-        """Half of ``count`` are targets, each as often; masks hide from all what a mark would."""
+        """Half of ``count`` are targets, all equally often. Masks hide from all what a mark would hide."""
         half = count // 2
         shown = np.resize(rng.permutation(len(self.targets)), half)
         rest = negatives[np.resize(rng.permutation(len(negatives)), count - half)]
@@ -168,7 +171,7 @@ class _Task:
         return masked(pixels, self.config.masked, self.kind, rng), classes
 
     def back(self, images: Pixels) -> Pixels:
-        """As a sampler would return them."""
+        """Images as a sampler would return them."""
         return returned(images, self.rivals, self.config.noise, self._rng)
 
     def held_to(self, network: Headed, best: int, place: torch.device, how: Evaluation) -> Identities:
@@ -219,7 +222,7 @@ def _of_class(labels: Tensor, logits: Tensor) -> Tensor:
 def load_identities(
     folder: Path, device: torch.device | str = "cpu", how: Evaluation | None = None
 ) -> Identities | None:
-    """Read what ``Fitted.save`` wrote; None where nothing was.
+    """Read what ``Fitted.save`` wrote; None if there is nothing.
 
     Raises:
         DetectorError: it is damaged.

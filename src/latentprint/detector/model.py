@@ -1,9 +1,9 @@
-"""What a fitted recogniser is: a network, a threshold, and how often it is wrong, as counts.
+"""A fitted recogniser: a network, a threshold, and how often it is wrong, as counts.
 
 The threshold is fixed on a calibration split, the errors are counted on a test split that neither the weights
 nor the threshold have seen (`latentprint.stats.DetectorRates` says which images those are). A fitted detector
-is one function of one image: batch normalisation uses the statistics of the fit, so that the answer never
-depends on what else is in the batch.
+is a function of one image: batch normalisation uses the statistics of the fit, so that an answer never
+depends on the rest of the batch.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ from latentprint.stats.rates import Unit
 from latentprint.streams import Streams
 
 _BATCH, _PIXELS = 512, 2**23
-"""Images, and pixels, that a detector looks at together; answers do not change by it beyond rounding."""
+"""Images, and pixels, that a detector processes together. Answers depend on it only by rounding."""
 
 AT_ONCE = 256
-"""The one batch shape of a detector that is compiled: the audit's own batch."""
+"""The only batch shape of a compiled detector: the audit's own batch."""
 
 
 Against = Callable[[Tensor, Tensor], Tensor]
-"""Images (B, C, H, W) and the place of each one's target (B,) among those asked about -> scores (B,)."""
+"""Images (B, C, H, W) and the place of each one's target (B,) among the targets -> scores (B,)."""
 
 
 class DetectorError(InputError):
-    """A detector that cannot be fitted, trusted or read, for the reason given in one sentence."""
+    """A detector that cannot be fitted, trusted or read, with the reason in one sentence."""
 
 
 class Detector(Protocol):
@@ -63,18 +63,18 @@ class Detector(Protocol):
 
 @pydantic.dataclasses.dataclass(frozen=True, config=STRICT)
 class DetectorConfig:
-    """How a detector is fitted; the defaults are the paper's, on a scale it leaves open.
+    """How a detector is fitted. The defaults are the paper's, at a size that the paper leaves open.
 
     Attributes:
         backbone: see `latentprint.detector.backbone`.
-        epochs: at most so many; an epoch shows ``draws`` images.
+        epochs: most epochs; an epoch shows ``draws`` images.
         patience: epochs without a better validation loss after which the fit ends; the best weights are kept.
-        draws: images shown in an epoch; None for as many as there are to fit on.
+        draws: images shown in an epoch; None: as many as there are to fit on.
         batch: images per step.
         learning_rate, weight_decay: of AdamW.
         augmix: whether images are augmented by AugMix (Hendrycks et al. 2020).
         noise: additive Gaussian noise has a deviation drawn uniformly from 0 to this, for pixels in [-1, 1].
-            The paper adds it for c_id; c_p meets the same sampler's images, so here it is added for both.
+            The paper adds it for c_id. c_p judges images of the same sampler, so here it is added for both.
         masked: share of the images that c_id sees under a random mask of the fingerprint's shape.
 
     Raises:
@@ -107,7 +107,7 @@ Network = TypeVar("Network", bound=Headed)
 
 @dataclass(frozen=True)
 class _Note:
-    """What stands beside the weights."""
+    """What is stored beside the weights."""
 
     name: str
     threshold: float
@@ -128,12 +128,12 @@ class Fitted(Generic[Network, Config]):
     Attributes:
         name: "presence" (c_p), "identity" (c_id) or "embedding".
         network: in evaluation mode.
-        threshold: of what it answers.
+        threshold: of its answers.
         rates: counted on the test split.
-        config: with which it was fitted.
+        config: the settings of its fit.
         epoch: the one whose weights were kept, from 1.
         shape: (C, *sides) of the images.
-        how: its backbone is evaluated; its last layer is float32 always.
+        how: the arithmetic of its backbone; its last layer is always float32.
     """
 
     name: str
@@ -152,7 +152,7 @@ class Fitted(Generic[Network, Config]):
 
     @property
     def place(self) -> torch.device:
-        """Where its weights are."""
+        """The device of its weights."""
         return self.network.head.weight.device
 
     def _seen(self, images: Tensor) -> list[Tensor]:
@@ -191,7 +191,7 @@ class Fitted(Generic[Network, Config]):
         device: torch.device | str,
         how: Evaluation | None,
     ) -> Self | None:
-        """Read what ``save`` wrote; None where nothing was. ``how`` should be that of its fit.
+        """Read what ``save`` wrote; None if there is nothing. ``how`` should be that of its fit.
 
         Raises:
             DetectorError: it is damaged.
@@ -241,7 +241,7 @@ class NetworkDetector(Fitted[Classifier, DetectorConfig]):
         return torch.cat([self.network.ending(seen) for seen in self._seen(images)])
 
     def features(self, images: Tensor, /) -> Tensor:
-        """The penultimate layer, (B, d) float32: what a Frechet distance may be measured in.
+        """The penultimate layer, (B, d) float32: features for a Fréchet distance.
 
         Raises:
             ValueError: as for ``logit``.
@@ -252,7 +252,7 @@ class NetworkDetector(Fitted[Classifier, DetectorConfig]):
 def load_detector(
     folder: Path, device: torch.device | str = "cpu", how: Evaluation | None = None
 ) -> NetworkDetector | None:
-    """Read what ``Fitted.save`` wrote of c_p or c_id; None where nothing was.
+    """Read a c_p or c_id that ``Fitted.save`` wrote; None if there is none.
 
     Raises:
         DetectorError: it is damaged.
@@ -261,7 +261,7 @@ def load_detector(
 
 
 def in_parts(images: Tensor) -> tuple[Tensor, ...]:
-    """Images (B, C, *sides) as many at a time as a detector looks at."""
+    """Images (B, C, *sides) in parts, as many at a time as a detector processes together."""
     return images.split(min(_BATCH, max(1, _PIXELS // math.prod(images.shape[2:]))))
 
 
@@ -273,12 +273,12 @@ def three_channels(images: Tensor) -> Tensor:
 
 
 def threshold_between(positive: NDArray[np.float64], negative: NDArray[np.float64], name: str) -> float:
-    """The logit that tells positives from negatives best on the calibration split: the middle of a gap.
+    """The logit that best separates positives from negatives on the calibration split: the middle of a gap.
 
     Best is the largest difference of true and false positive rate (Youden 1950); of several gaps the widest.
 
     Raises:
-        DetectorError: a logit is not finite, or no threshold does better than always or never firing.
+        DetectorError: a logit is not finite, or no threshold is better than always or never firing.
     """
     logits = np.sort(np.concatenate([positive, negative]))
     if not np.isfinite(logits).all():

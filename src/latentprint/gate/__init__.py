@@ -1,8 +1,8 @@
-"""From results and a release policy to yes, no, or could not judge.
+"""From results and a release policy to one of three answers: yes, no, or could not judge.
 
 A policy is a TOML file of rules (`gate.rules`); every limit in it is its author's. The answer is 1 (no) if
-any rule fails, else 2 (could not judge) if any is unknown or there is no rule at all, else 0 (yes). "Nothing
-found" in too small a sample is therefore never a yes.
+any rule fails; otherwise 2 (could not judge) if any is unknown or there is no rule at all; otherwise 0 (yes).
+"Nothing found" in too small a sample is therefore never a yes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = ["Decision", "Outcome", "Policy", "judge", "judge_file", "read_policy"
 
 @dataclass(frozen=True)
 class Policy:
-    """What a policy asks for: the limits of each table that it holds."""
+    """The limits of a policy, by table."""
 
     limits: Mapping[str, object]
     name: str = ""
@@ -34,7 +34,7 @@ class Policy:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one rule says, with its reason in one sentence."""
+    """The answer of one rule, with its reason in one sentence."""
 
     rule: str
     answer: Answer
@@ -43,7 +43,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Decision:
-    """What all rules say together.
+    """The answer of all rules together.
 
     Attributes:
         exit_code: 0 pass, 1 fail, 2 could not judge.
@@ -56,7 +56,7 @@ class Decision:
 
     @property
     def exit_code(self) -> int:
-        """0 where every rule passed, 1 where one failed, 2 where one (or all) could not be judged."""
+        """0 if every rule passed, 1 if one failed, 2 if one (or all) could not be judged."""
         answers = {outcome.answer for outcome in self.outcomes}
         return 1 if "fail" in answers else 2 if "unknown" in answers or not answers else 0
 
@@ -107,7 +107,7 @@ def read_policy(text: str, *, name: str = "the policy") -> Policy:
     """A policy from its TOML text.
 
     Raises:
-        SettingsError: no TOML, an unknown key, a wrong type or a number outside its range.
+        SettingsError: not TOML, an unknown key, a wrong type or a number outside its range.
     """
     tables, limits = parse_toml(text, name), dict[str, object]()
     called, rules = tables.pop("name", ""), {rule.table: rule.limits for rule in RULES}
@@ -126,5 +126,5 @@ def read_policy(text: str, *, name: str = "the policy") -> Policy:
 
 
 def starter() -> str:
-    """A commented policy to begin with: every rule there is, each with an example of a limit."""
+    """A policy to start from, with comments: every rule that exists, each with an example of a limit."""
     return resources.files("latentprint.gate").joinpath("starter.toml").read_text(encoding="utf-8")

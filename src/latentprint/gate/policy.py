@@ -1,4 +1,4 @@
-"""A release policy: a TOML file, one table a rule. Every limit in it is its author's, none is built in."""
+"""A release policy: a TOML file with one table per rule. Its author sets every limit; none is built in."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from latentprint.settings import STRICT, Share, Some
 class RateLimits:
     """[q]: the rate at which generated images are the private image, by the estimators named.
 
-    Counting is ``monte_carlo``. One that was not run, or that nobody knows, cannot judge.
+    Counting is ``monte_carlo``. An estimator that was not run, or does not exist, cannot judge.
     """
 
     at_most: Chance
@@ -34,7 +34,7 @@ class MissableLimits:
 
 @dataclass(frozen=True, config=STRICT)
 class SearchLimits:
-    """[t_prime]: t' of the private image over that of images never trained on."""
+    """[t_prime]: t' of the private image compared with that of images never trained on."""
 
     baseline_images_at_least: Some
     excess_at_most: Annotated[float, Field(ge=-1, le=1)] | None = None
@@ -54,7 +54,7 @@ class MembershipLimits:
 
 @dataclass(frozen=True, config=STRICT)
 class ControlLimits:
-    """[control]: a model trained alike without the image must have been made, and hardly fire."""
+    """[control]: a model must have been trained alike without the image, and hardly fire."""
 
     rate_at_most: Chance
     level: Share
@@ -62,7 +62,7 @@ class ControlLimits:
 
 @dataclass(frozen=True, config=STRICT)
 class DetectorLimits:
-    """[detectors]: what the recognisers must be known to do before a count of theirs means anything."""
+    """[detectors]: how reliable the recognisers must be before their counts mean anything."""
 
     sensitivity_at_least: Chance
     false_alarms_at_most: Chance
@@ -79,7 +79,7 @@ class CopiesLimits:
 
 @dataclass(frozen=True, config=STRICT)
 class MemorisedLimits:
-    """[memorised]: the share of training images that came back in as many images as were generated."""
+    """[memorised]: the share of training images that came back among the generated images."""
 
     at_most: Chance
     level: Share
@@ -95,14 +95,15 @@ class PromptLimits:
 
 @dataclass(frozen=True, config=STRICT)
 class UnseenLimits:
-    """[unseen]: how many more training images can come back that were not seen."""
+    """[unseen]: how many more training images can come back than were seen."""
 
     at_most: Annotated[int, Field(ge=0)]
 
 
 @dataclass(frozen=True, config=STRICT)
 class EpsilonLimits:
-    """[epsilon]: what marked images show of it at least; as many could have shown more than the limit."""
+    """[epsilon]: its lower bound from marked images; as many images must be able to show more than the
+    limit."""
 
     at_most: Annotated[float, Field(ge=0)]
 

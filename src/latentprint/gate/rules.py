@@ -1,13 +1,13 @@
-"""The rules of a release policy, one row each: what it asks for, and what results say to it.
+"""The rules of a release policy, one row each: what a rule asks for, and how it judges results.
 
-Each compares a limit with an interval [low, high] that holds the true value with the policy's confidence:
+Each compares a limit with an interval [low, high] that contains the true value with the policy's confidence:
 
     high <= limit          pass
     low > limit            fail
     otherwise              unknown: the run cannot tell, and more samples could
 
-A rule that lacks what it judges by raises `CannotJudge`, which is no pass: nothing passes but a value that
-was measured, and that was compared with its like.
+A rule whose evidence is missing raises `CannotJudge`, which is no pass. Only a value passes that was measured
+and compared with comparable ones.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ Part = TypeVar("Part")
 
 
 class CannotJudge(Exception):
-    """The results lack what a rule judges by; the message is the reason, in one sentence."""
+    """The results lack the evidence of a rule; the message is the reason, in one sentence."""
 
 
 def needed(part: Part | None, otherwise: str) -> Part:
-    """A part of the results that a rule cannot do without."""
+    """A part of the results that a rule needs."""
     if part is None:
         raise CannotJudge(otherwise)
     return part
@@ -64,7 +64,7 @@ class Rule(Generic[Limits]):
         table: its table in the policy.
         limits: what that table holds.
         keys: the limits that each get an answer.
-        judge: the answers by key, each with a sentence.
+        judge: returns the answers by key, each with a sentence.
     """
 
     table: str
@@ -73,7 +73,7 @@ class Rule(Generic[Limits]):
     judge: Callable[[Results, Limits], Mapping[str, Said]]
 
     def answers(self, results: Results, limits: Limits) -> dict[str, Said]:
-        """An answer to each limit that the policy sets; what is not answered could not be judged."""
+        """An answer to each limit that the policy sets; a limit without one could not be judged."""
         asked = [key for key in self.keys if getattr(limits, key) is not None]
         try:
             found = self.judge(results, limits)
@@ -93,9 +93,10 @@ def _compare(what: str, low: float, high: float, limit: float, hint: str = "") -
 
 
 def _rate(results: Results, limits: RateLimits) -> Mapping[str, Said]:
-    """q of the audited sampler, by each estimator named, at a level at which all that ran hold together.
+    """q of the audited sampler by each estimator named, at a level at which all estimators that ran hold
+    together.
 
-    One that pins q below the limit is enough, unless another puts it above or contradicts it.
+    One estimator that bounds q below the limit is enough, unless another puts it above or contradicts it.
     """
     q, audited = results.q, results.q.monte_carlo.sampler
     ran = [
@@ -139,7 +140,8 @@ def _estimate(results: Results, name: str, limit: float, level: float) -> Said:
 
 
 def _through(results: Results, estimate: Estimate, level: float) -> tuple[float, float] | None:
-    """What the detectors' errors leave of an estimate, at ``level``; None where it is not known so well."""
+    """What the detectors' errors leave of an estimate, at ``level``; None if it is not known at that
+    level."""
     rate = estimate.rate
     if rate is None or estimate.at(level) is None:
         stated = estimate.corrected or estimate
@@ -148,7 +150,7 @@ def _through(results: Results, estimate: Estimate, level: float) -> tuple[float,
 
     def interval(each: float) -> tuple[float, float]:
         ends = estimate.at(each)
-        assert ends is not None  # asked above
+        assert ends is not None  # checked above
         return ends
 
     alarms = None if results.q.control is None else results.q.control.trials
@@ -157,11 +159,12 @@ def _through(results: Results, estimate: Estimate, level: float) -> tuple[float,
 
 
 def _counted(results: Results, counts: Evidence, level: float) -> tuple[float, float]:
-    """Bounds on q by counting: misses of the detectors raise the upper one, false alarms lower the other.
+    """Bounds on q by counting. Misses of the detectors raise the upper bound, false alarms lower the lower
+    one.
 
     For a fixed number of samples each bound is one-sided, with half of its error probability spent on the
-    detectors' own rates (Bonferroni). A count that stopped on sight of hits has its own intervals. Without a
-    hit the number of looks was a constant.
+    detectors' own rates (Bonferroni). A count that stopped early has its own intervals. Without a hit the
+    number of looks is a constant.
     """
     hits, count = counts.hits, results.q.monte_carlo
     if hits.n == 0:
@@ -185,7 +188,7 @@ def _counted(results: Results, counts: Evidence, level: float) -> tuple[float, f
 
 
 def _more(counts: Evidence, limit: float, level: float) -> str:
-    """How many images without a hit would decide, where that helps."""
+    """How many images without a hit would decide, if that helps."""
     each = 1 - (1 - level) / 2
     share = limit * counts.sensitivity(each)
     if counts.hits.k or not 0 < share < 1:
@@ -207,7 +210,8 @@ _NOT_COMPARED = "Generated images were not compared with all training images."
 
 
 def _copies(results: Results, limits: CopiesLimits) -> Mapping[str, Said]:
-    """The share of copies: false alarms of the rule lower its lower end, and no one's misses are known."""
+    """The share of copies. False alarms lower its lower end; nobody knows how many copies the criterion
+    misses."""
     found = needed(results.whole_set, _NOT_COMPARED)
     alarms = needed(found.false_alarms, "There were too few images never trained on to know false alarms.")
     each = 1 - (1 - limits.level) / 2
@@ -225,7 +229,7 @@ def _memorised(results: Results, limits: MemorisedLimits) -> Mapping[str, Said]:
 
 
 def _prompts(results: Results, limits: PromptLimits) -> Mapping[str, Said]:
-    """Held-out prompts that give their own image back show what prompts do without memory."""
+    """Held-out prompts that give their own image back show what prompts do without memorisation."""
     found = needed(results.prompts, "The model takes no prompts.")
     back = needed(found.came_back, "Prompts were not asked one by one.")
     held = needed(found.heldout, "No held-out image has a prompt to compare with.")
@@ -246,7 +250,7 @@ def _unseen(results: Results, limits: UnseenLimits) -> Mapping[str, Said]:
 
 
 def _epsilon(results: Results, limits: EpsilonLimits) -> Mapping[str, Said]:
-    """A lower bound: it fails above the limit, and passes below where as many canaries could show more."""
+    """A lower bound: it fails above the limit, and passes below if as many canaries could show more."""
     found = needed(results.epsilon, "Epsilon was not bounded: --fingerprints marks images for that.")
     said = (
         f"Epsilon is at least {found.low:.3g} at delta {found.delta:g} ({found.canaries:,} marked images);"
@@ -261,7 +265,8 @@ def _epsilon(results: Results, limits: EpsilonLimits) -> Mapping[str, Said]:
 
 
 def _search(results: Results, limits: SearchLimits) -> Mapping[str, Said]:
-    """x_p's t' among those of images never trained on, all measured by one recogniser with as many tries."""
+    """x_p's t' among those of images never trained on, all measured by one recogniser with equally many
+    tries."""
     searched = needed(results.t_prime, "t' was not searched.")
     law = needed(searched.baseline, "t' was not compared with images never trained on.")
     if law.images < limits.baseline_images_at_least:
@@ -351,4 +356,4 @@ RULES: tuple[Rule[Any], ...] = (
     Rule("detectors", DetectorLimits, ("sensitivity_at_least", "false_alarms_at_most"), _detectors),
     Rule("verdict", VerdictLimits, ("allowed",), _state),
 )
-"""Every rule that a policy may ask for, in the order in which they are judged; a further one is a row."""
+"""Every rule that a policy may ask for, in the order in which they are judged. A new rule is a new row."""

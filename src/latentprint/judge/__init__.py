@@ -1,4 +1,4 @@
-"""What may be concluded from the counts of an audit. No torch."""
+"""What can be concluded from the counts of an audit. No torch."""
 
 from latentprint.judge.design import Design, heldout_to_settle
 from latentprint.judge.rule import Decision, Evidence, StoppedCount, Test, decide, fisher_greater

@@ -1,7 +1,7 @@
-"""What a design can show before anything is run: how many samples and held-out images an answer takes.
+"""What a design can show, before anything is run: how many samples and held-out images an answer needs.
 
 All numbers are for a model that repeats every training image equally often, and for a recogniser without
-errors: what such a model could not show, no other would.
+errors: what cannot be shown of such a model cannot be shown of any other.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from latentprint.stats.returned import LEAST, images_to_call, samples_to_return
 Name = Literal["target", "whole set", "control"]
 
 ALPHA: dict[Name, float] = {"target": 0.5, "whole set": 0.25, "control": 0.25}
-"""Each test's share of 1 - level (`judge.rule`). A rank needs the largest: its p is 1 / (m + 1) at best."""
+"""Each test's share of 1 - level (`judge.rule`). A rank needs the largest share, because its p is at least 1
+/ (m + 1)."""
 
 _MOST = 10**9
 
@@ -49,13 +50,13 @@ class Design:
 
     @property
     def can_clear(self) -> bool:
-        """Whether no hit at all would be "not found"."""
+        """Whether no hit at all would mean "not found"."""
         needed = samples_for_not_found(min(1.0, self.share * self.expected), 1.0, self.level)
         return needed is not None and self.samples >= needed
 
     @property
     def can_call(self) -> tuple[Name, ...]:
-        """The tests that would most likely say "reproduces" of a model that repeats its images."""
+        """The tests that would very likely say "reproduces" for a model that repeats its images."""
         found: list[Name] = []
         compared = self.train + self.heldout >= LEAST
         ranked = compared and self.heldout >= heldout_to_rank(self.level)
@@ -70,11 +71,11 @@ class Design:
 
     @property
     def _to_show_target(self) -> int:
-        """Samples among which x_p most surely is."""
+        """Samples among which x_p very likely occurs."""
         return samples_to_exclude(self.expected, 0.9) if self.expected < 1 else 1
 
     def _by_control(self) -> bool:
-        """Whether as many hits as the model most surely gives are too many for a control that gives none."""
+        """Whether the hits that the model very likely gives are too many for a control that gives none."""
         hits = int(cast(Any, scipy_stats).binom.ppf(0.1, self.samples, self.expected))
         if not hits:
             return False
@@ -84,7 +85,7 @@ class Design:
 
     @property
     def sentences(self) -> tuple[str, ...]:
-        """What the design cannot show, and what would be enough; empty where both answers can be had."""
+        """What the design cannot show, and what would be enough; empty if both answers are possible."""
         out: list[str] = []
         if not self.can_call:
             ways = self._ways()
@@ -114,18 +115,19 @@ class Design:
 
 
 def heldout_to_rank(level: float = 0.95) -> int:
-    """Held-out images without which the rank of x_p among them can never reject: 1 / (m + 1) <= its alpha."""
+    """Fewest held-out images with which the rank of x_p among them can reject: 1 / (m + 1) <= its alpha."""
     return math.ceil(1 / (ALPHA["target"] * (1 - level)) - 1 - 1e-9)
 
 
 def samples_to_call_whole_set(train: int, heldout: int, level: float = 0.95) -> int | None:
-    """Samples after which a model that repeats its images is called so by the whole set; None: never."""
+    """Samples after which the whole set says "reproduces" for a model that repeats its images; None:
+    never."""
     images = images_to_call(train, heldout, ALPHA["whole set"] * (1 - level))
     return None if images is None else samples_to_return(images, train)
 
 
 def samples_for_not_found(limit: float, sensitivity: float, level: float = 0.95) -> int | None:
-    """Samples that exclude a rate of ``limit`` if none is recognised; None where it cannot be excluded."""
+    """Samples that exclude a rate of ``limit`` if none is recognised; None if it cannot be excluded."""
     rate = limit * sensitivity
     if not 0 < rate < 1:
         return None
@@ -134,10 +136,10 @@ def samples_for_not_found(limit: float, sensitivity: float, level: float = 0.95)
 
 
 def heldout_to_settle(hits: Trials, level: float = 0.95, kept_apart: float = 0.5) -> int | None:
-    """Held-out images with which so many hits would be no false alarms of c_id, if it gave none on them.
+    """Held-out images that would show, if c_id fired on none of them, that so many hits are no false alarms.
 
-    The share ``kept_apart`` of them is counted on (`detector.fit.UNSEEN`). None where there is no hit, or
-    more than a billion would be needed.
+    False alarms are counted on the share ``kept_apart`` of them (`detector.fit.UNSEEN`). None if there is no
+    hit, or more than a billion images would be needed.
     """
     binom = cast(Any, scipy_stats).binom
 

@@ -1,27 +1,28 @@
 """The rule of the verdict: evidence -> one of three words, and why. A pure function (see docs/verdict.md).
 
-With alpha = 1 - level, three exact tests share alpha (Bonferroni), so that a model which has nothing to do
-with the images trained on is called "reproduces" with probability alpha at most, however the tests depend:
+Three exact tests share alpha = 1 - level (Bonferroni). A model that has nothing to do with the training
+images is therefore called "reproduces" with probability at most alpha, however the tests depend on each
+other:
 
     test       its share  null hypothesis                            what is exchangeable under it
     target     1/2        x_p is to the model as a held-out image    x_p and the held-out images
-    whole set  1/4        which images were trained on is no matter  training and held-out images
+    whole set  1/4        it makes no difference which were trained on  training and held-out images
     control    1/4        model and control give x_p alike           samples of the two (Fisher)
 
-- **reproduces**: a test rejects. The control's counts for it only where a detected sample has x_p as its
-  nearest training image, and has no sense where none was made.
-- **not found**: no test rejects, no sample was recognised or is a copy of x_p, and
+- **reproduces**: a test rejects. The control's test counts only if a detected sample has x_p as its nearest
+training image, and does not exist without a control. - **not found**: no test rejects, no sample was
+recognised or is a copy of x_p, and
   ``missable / s < share x c / N``: ``missable`` is the largest rate that still gives no hit with probability
   alpha, s the lower bound of the detectors' joint sensitivity, c / N the share of x_p among the training
-  images. With ``share`` = 1 this is the paper's test of H0: q = 1/N (section 5.3), made honest about
-  detectors that overlook.
-- **inconclusive**: anything else, with what stood in the way, and what would be enough.
+  images. With ``share`` = 1 this is the paper's test of H0: q = 1/N (section 5.3), corrected for what the
+  detectors overlook.
+- **inconclusive**: anything else, with what is missing for an answer, and what would be enough.
 
-The detectors' false alarms on real images decide nothing: a model that repeats a few images of its own draws
-its samples from those alone, and one false alarm among them comes back again and again.
+The detectors' false alarms on real images decide nothing. A model that repeats a few images of its own
+samples only from those, and one false alarm among them then occurs again and again.
 
-Where sampling stopped on sight of the counts, the control decides by the lower end of the anytime-valid
-interval, through false alarms; the other two tests rest on the samples before the first look.
+If sampling stopped early because of the counts, the control decides by the lower end of the anytime-valid
+interval, corrected for false alarms. The other two tests use only the samples before the first look.
 
 Sources: R. A. Fisher, JRSS 98 (1935); Clopper and Pearson, Biometrika 26 (1934); paper section 5.3;
 `latentprint.stats.returned` for the two tests of exchangeability.
@@ -44,10 +45,11 @@ State = Literal["reproduces", "not found", "inconclusive"]
 
 @dataclass(frozen=True)
 class StoppedCount:
-    """Intervals of a count that stopped on sight; those of a fixed number of samples do not hold for it.
+    """Intervals of a count that stopped early; the intervals for a fixed number of samples do not hold for
+    it.
 
-    ``low``, ``high``: of the rate of joint detections. ``through``: its lower end through the detectors'
-    false alarms as the control counts them; None without a control.
+    ``low``, ``high``: of the rate of joint detections. ``through``: its lower end, corrected for the
+    detectors' false alarms as the control counts them; None without a control.
     """
 
     low: float
@@ -58,17 +60,17 @@ class StoppedCount:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a verdict rests on.
+    """The evidence behind a verdict.
 
     Attributes:
         hits: samples that all detectors recognise as x_p.
         own: of the hits, how many have x_p as the nearest of all training images; None: not known.
-        control: the same recognition of the control's samples; None: no control.
+        control: the control's samples, recognised in the same way; None: no control.
         tpr, fpr: of each detector that must agree.
         expected: copies / N.
         returned: which images came back; None: not compared, or too few images to.
-        sight: where sampling stopped on sight.
-        base: whether the control is the model that was fine-tuned, and none trained without x_p.
+        sight: if sampling stopped early.
+        base: whether the control is the model before fine-tuning, and not one trained without x_p.
     """
 
     hits: Trials
@@ -82,17 +84,17 @@ class Evidence:
     base: bool = False
 
     def sensitivity(self, level: float) -> float:
-        """Lower bound of the chance that all m detectors see the image when it is there; 0 where unknown.
+        """Lower bound of the chance that all m detectors see the image when it is there; 0 if unknown.
 
         ``sum of tpr - (m - 1)`` (Frechet), each bound at ``1 - (1 - level) / m``, so that they hold together
-        (Bonferroni); for one detector simply its bound.
+        (Bonferroni). For one detector it is simply that detector's bound.
         """
         m = len(self.tpr)
         each = 1 - (1 - level) / m
         return max(0.0, sum(one.lower(each) if one.n else 0.0 for one in self.tpr) - (m - 1))
 
     def false_alarms(self, level: float) -> float:
-        """Upper bound of the joint false-positive rate on real images; 1 where it was never measured."""
+        """Upper bound of the joint false-positive rate on real images; 1 if it was never measured."""
         each = 1 - (1 - level) / len(self.fpr)
         return max(one.upper(each) if one.n else 1.0 for one in self.fpr)
 
@@ -106,7 +108,7 @@ class Test:
     """One test of the rule.
 
     Attributes:
-        p_value: exact; None where the test is an interval (a count that stopped on sight).
+        p_value: exact; None if the test is an interval (a count that stopped early).
         alpha: its share of 1 - level.
         rejects: whether it says "reproduces".
         sentence: the finding in words.
@@ -121,7 +123,7 @@ class Test:
 
 @dataclass(frozen=True)
 class Decision:
-    """The state, the tests that were run, and the reasons in sentences, the one that decides first."""
+    """The state, the tests that were run, and the reasons in sentences, the deciding one first."""
 
     state: State
     tests: tuple[Test, ...]
@@ -129,7 +131,7 @@ class Decision:
 
     @property
     def of_the_target(self) -> bool:
-        """Whether x_p itself is said to come back, and not only others of the training images."""
+        """Whether x_p itself is said to come back, and not only other training images."""
         return any(one.rejects and one.name != "whole set" for one in self.tests)
 
 
@@ -227,7 +229,7 @@ def _counted(evidence: Evidence, level: float) -> tuple[str, ...]:
 def _excluded(
     evidence: Evidence, level: float, share: float, least_sensitivity: float
 ) -> tuple[bool, tuple[str, ...]]:
-    """Whether a rate of ``share`` x copies / N is excluded by counting nothing, and in words."""
+    """Whether a rate of ``share`` x copies / N is excluded by a count of none, and in words."""
     n, sensitivity = evidence.hits.n, evidence.sensitivity(level)
     limit = min(1.0, share * evidence.expected)
     if sensitivity < least_sensitivity:
@@ -250,7 +252,7 @@ def _excluded(
 
 
 def _what_would_do(evidence: Evidence, level: float) -> tuple[str, ...]:
-    """What is missing for a test to reject, where there are hits."""
+    """What is missing for a test to reject, if there are hits."""
     out: list[str] = []
     found = evidence.returned
     if found is None:

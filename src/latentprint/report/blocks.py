@@ -14,7 +14,7 @@ WIDE, NARROW = 700, 336
 
 @dataclass(frozen=True)
 class Table:
-    """``numeric`` columns are set flush right, with figures of equal width."""
+    """A table; ``numeric`` columns are set flush right, with figures of equal width."""
 
     caption: str
     head: Sequence[str]
@@ -26,7 +26,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Figure:
-    """One chart drawn twice (wide, narrow), its legend, and its numbers as a table."""
+    """One chart drawn at two widths, its legend, and its numbers as a table."""
 
     name: str
     title: str
@@ -63,7 +63,7 @@ class Note:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Names and what they are: definitions, provenance."""
+    """Names with their meanings: definitions, provenance."""
 
     rows: Sequence[tuple[str, str]]
     mono: bool = False
@@ -80,7 +80,8 @@ class Points:
 
 @dataclass(frozen=True)
 class Profile:
-    """The per-image table: the first rows in the page, all rows as data for the script that sorts them."""
+    """The per-image table: the first rows in the page, and all rows as data for the script that sorts
+    them."""
 
     shown: Sequence[tuple[str, str, str, str]]
     total: int
@@ -93,7 +94,7 @@ Block = Table | Figure | Note | Pairs | Points | Profile
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page: its anchor ``name``, title, leading sentence and what follows."""
+    """A part of the page: its anchor ``name``, title, leading sentence and content."""
 
     name: str
     title: str
@@ -103,7 +104,7 @@ class Section:
 
 @dataclass(frozen=True)
 class First:
-    """The first screen. ``state`` is leak, clean or unsure: the name of its colours."""
+    """The first screen. ``state`` is leak, clean or unsure, and chooses the colours."""
 
     state: str
     word: str
@@ -118,7 +119,7 @@ class First:
 
 @dataclass(frozen=True)
 class Page:
-    """A whole report: what its first screen says, and the sections below."""
+    """A whole report: its first screen, and the sections below."""
 
     title: str
     first: First

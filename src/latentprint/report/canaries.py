@@ -1,4 +1,4 @@
-"""The report on further marked images: is the private one typical, and how large is epsilon at least."""
+"""The report on further marked images: is the private one typical, and how large is epsilon at least?"""
 
 from __future__ import annotations
 

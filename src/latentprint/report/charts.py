@@ -1,8 +1,8 @@
 """Charts as inline SVG: three forms, no dependency, colours from the page's custom properties.
 
-Every chart is drawn at a width in CSS pixels, so the page holds a wide and a narrow drawing of each and text
-keeps its size on a phone. All strings are escaped here. Each mark carries a ``<title>`` (hover without
-scripts) and ``data-tip`` (the page's readout line, with scripts).
+Every chart is drawn at a width in CSS pixels. The page holds a wide and a narrow drawing of each, so that
+text keeps its size on a phone. All strings are escaped here. Each mark has a ``<title>`` (shown on hover
+without scripts) and ``data-tip`` (for the page's readout line, with scripts).
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def _line(x1: float, y1: float, x2: float, y2: float, css: str) -> Markup:
 
 
 def _mark(x: float, y: float, shape: str, css: str, tip: str = "") -> Markup:
-    """A point; the three shapes tell the series apart where colour does not."""
+    """A point. Its shape tells three series apart without colour."""
     css = f"mark {css}"
     title = _tag("title", tip) if tip else Markup("")
     tips = {"data_tip": tip} if tip else {}
@@ -110,7 +110,7 @@ def curves(
 ) -> Markup:
     """Shares over t with their bands. ``tips``: a readout text for each x, shown over its whole column.
 
-    ``x_ticks``: (x, label), instead of tenths; without ``percent`` the ticks of y are plain numbers.
+    ``x_ticks``: (x, label) in place of tenths. Without ``percent`` the ticks of y are plain numbers.
     """
     left, right, top, bottom, height = 44.0, 12.0, 26.0, 46.0, 320.0 if width > 500 else 280.0
     inner_w, inner_h = width - left - right, height - top - bottom
@@ -216,7 +216,7 @@ def _whisker(one: Interval, y: float, px: Callable[[float], float], left: float)
     start, stop = px(one.low) if one.low > 0 else left, px(one.high)
     if one.low > 0:
         yield _line(start, y - 5, start, y + 5, f"whisker {one.css}")
-    else:  # the interval reaches to zero, which a log axis does not show
+    else:  # the interval reaches zero, which a log axis does not show
         yield _tag("path", d=f"M{_n(left + 7)} {_n(y - 5)}l-7 5l7 5", class_=f"whisker open {one.css}")
     yield _line(start, y, stop, y, f"whisker {one.css}")
     yield _line(stop, y - 5, stop, y + 5, f"whisker {one.css}")

@@ -1,4 +1,4 @@
-"""Does the model give back *any* training image: the whole set, not the one that was marked."""
+"""Does the model give back *any* training image? The whole set, not only the one that was marked."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from latentprint.stats import Trials
 
 @dataclass(frozen=True)
 class WholeSet:
-    """What the first screen says of all training images together.
+    """What the first screen says about all training images together.
 
     Attributes:
-        leaks: more training images came back than chance allows; ``big`` and ``counted`` then are the page's
-            large number and what it counts.
+        leaks: more training images came back than chance allows; ``big`` and ``counted`` are then the page's
+            large number and its unit.
         answer: to "does it give back any training image?", in sentences.
     """
 
@@ -60,7 +60,7 @@ def whole_set(results: Results) -> WholeSet:
 
 
 def whole_set_section(results: Results, _: RunFacts) -> Section | None:
-    """Which real images came back, training images beside images never trained on."""
+    """Which real images came back: training images beside images never trained on."""
     found = results.returned
     if found is None:
         return None
@@ -91,7 +91,7 @@ def whole_set_section(results: Results, _: RunFacts) -> Section | None:
 
 
 def _every(found: Compared) -> list[Block]:
-    """All generated images against all training images: criteria side by side, and what was not seen."""
+    """All generated images against all training images: the criteria, and what was not seen."""
     criteria = [
         (
             one.sentence,

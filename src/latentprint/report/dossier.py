@@ -1,6 +1,6 @@
-"""One printable page for whoever signs: the numbers of a run under the questions that they speak to.
+"""One printable page for whoever signs: the numbers of a run under the questions that they help to answer.
 
-It holds no number of its own. Every value comes from results.json by ``measures``, and every clause names its
+It computes no number. Every value comes from results.json through ``measures``, and every clause names its
 values in ``frameworks``. ``report.seal`` ties the page to the run.
 """
 
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Answered:
-    """A clause with the numbers that speak to it, of those that this audit took."""
+    """A clause with the numbers that help to answer it, of those that this audit measured."""
 
     clause: Clause
     measures: tuple[Measure, ...]
 
 
 def measured(results: Results, run: RunFacts) -> dict[str, Measure]:
-    """Every number that this audit took, by key."""
+    """Every number that this audit measured, by key."""
     found = {key: make(results, run) for key, make in MEASURES.items()}
     return {key: one for key, one in found.items() if one is not None}
 
@@ -44,8 +44,8 @@ def render_dossier(
 
     Args:
         results, run: the finished run.
-        decision: of ``latentprint gate``, where a policy was given.
-        files: SHA-256 of the files it is made from, by name.
+        decision: of ``latentprint gate``, if a policy was given.
+        files: SHA-256 of the files that it was made from, by name.
     """
     found, first = measured(results, run), first_screen(results)
     frameworks = [

@@ -2,8 +2,8 @@
 
 The figures are those of the paper: x_t over t and what the reverse process made of it (Fig. 4), false
 positives of one detector alone (Fig. 8), copies with their absolute pixel error ``|x' - x_p|`` (Fig. 10).
-Images are embedded as PNG, so the page is one file; it must stay where the training images may stay. Of a
-volume the three planes through the mark stand side by side, and x_p's own slices can be gone through.
+Images are embedded as PNG, so the page is one file. It may only be kept where the training images may be
+kept. Of a volume it shows the three planes through the mark, and x_p's own slices can be browsed.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Noised:
 class Sample:
     """One image generated from the prior, (C, H, W) in [-1, 1], with the detectors' probabilities.
 
-    ``presence`` is None where no mark was looked for.
+    ``presence`` is None if no mark was looked for.
     """
 
     id: int
@@ -82,11 +82,11 @@ class Evidence:
         false_positives: generated images that one detector alone recognised.
         original: the private image before it was marked, if there is one.
         pairs: generated images and the training images nearest to them, nearest first.
-        prompts: whose they are, and their words.
-        at: the voxel through which volumes are cut, that of the mark; None: the middle.
+        prompts: the image of each, and its words.
+        at: the voxel through which volumes are cut, the mark's; None: the middle.
 
     Raises:
-        ValueError: an image of another shape than the target's, or one that is not finite.
+        ValueError: an image whose shape is not the target's, or that is not finite.
     """
 
     target: Pixels
@@ -114,7 +114,7 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Card:
-    """One image of the evidence, its words for who cannot see it, captions, the difference from x_p."""
+    """One image of the evidence, its description in words, captions, the difference from x_p."""
 
     source: Markup
     alt: str
@@ -125,7 +125,7 @@ class Card:
 def png(image: Pixels) -> Markup:
     """A (C, H, W) image in [-1, 1] as a PNG data URI; values outside are clipped, as any display would.
 
-    One channel is grey, three are RGB; any other number is laid side by side in grey.
+    One channel is grey, three are RGB. With any other number the channels are shown side by side in grey.
     """
     levels = np.clip((np.asarray(image, dtype=np.float64) + 1) * 127.5, 0, 255).round().astype(np.uint8)
     channels = levels.shape[0]
@@ -138,7 +138,7 @@ def png(image: Pixels) -> Markup:
 def planes(image: Pixels, at: Sequence[int]) -> Pixels:
     """The planes through the pixel ``at`` of an image (C, *sides), one for each two axes, side by side.
 
-    An image (C, H, W) is its own and only one; of a volume the slice comes first.
+    An image (C, H, W) is its only plane. Of a volume the slice comes first.
     """
     cuts: list[Pixels] = []
     for pair in reversed([*combinations(range(len(at)), 2)]):
@@ -154,7 +154,8 @@ def slices(image: Pixels) -> list[Pixels]:
 
 
 def difference(first: Pixels, second: Pixels, full: float) -> Pixels:
-    """``|first - second|``, mean over channels, as an image (1, *sides): -1 is no difference, 1 ``full``."""
+    """``|first - second|``, mean over channels, as an image (1, *sides): -1 means no difference, 1 means
+    ``full``."""
     gap = np.abs(first.astype(np.float64) - second.astype(np.float64)).mean(axis=0, keepdims=True)
     return (2 * np.clip(gap / full, 0, 1) - 1).astype(np.float32)
 
@@ -186,7 +187,7 @@ def _cards(
 
 
 def _words(text: str) -> str:
-    """A prompt on one line, without characters that no reader sees."""
+    """A prompt on one line, without invisible characters."""
     return "".join(c if c.isprintable() else " " for c in text) or "(empty)"
 
 
@@ -244,7 +245,8 @@ def render_evidence(evidence: Evidence) -> str:
 
 
 def write_evidence(folder: Path | str, evidence: Evidence) -> Path:
-    """Write ``evidence/index.html`` in a run folder (aside, then renamed), readable by its owner only."""
+    """Write ``evidence/index.html`` into a run folder (to a temporary file, then renamed), readable by its
+    owner only."""
     target = Path(folder) / "evidence" / "index.html"
     write(target, render_evidence(evidence).encode())
     return target

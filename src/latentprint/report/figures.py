@@ -27,7 +27,7 @@ POINT = "Point at the chart to read its values."
 
 
 def estimator(name: str) -> str:
-    """An estimator for people, from its key in the results."""
+    """An estimator in words, from its key in the results."""
     return said(name, 40).replace("_", " ").capitalize()
 
 
@@ -58,7 +58,7 @@ class _Line:
 
     @property
     def spoken(self) -> str:
-        """How far it came back, for who cannot see the chart."""
+        """How far the image came back, in words, for readers who cannot see the chart."""
         alive = [t for t, one in self.counts.items() if one.k]
         until = f"came back up to t = {max(alive):.3g}" if alive else "never came back"
         return f"{self.curve.name}: {until}."
@@ -76,7 +76,7 @@ def curve_figure(found: Search) -> Figure | None:
 
 
 def beside_figure(law: Baseline, level: float) -> Figure | None:
-    """x_p beside images never trained on, all by the one recogniser and tries that the law was made with."""
+    """x_p beside images never trained on, all by the recogniser and the number of tries of the null law."""
     own = tuple(Trials(k, law.target.tries) for k in law.target.hits)
     others = tuple(Trials(k, n) for k, n in zip(law.hits, law.trials, strict=True))
     lines = (
@@ -117,7 +117,7 @@ def _curves(name: str, title: str, lines: list[_Line], level: float) -> Figure |
 
 
 def strip_figure(law: Baseline) -> Figure:
-    """t' of x_p beside those of images never trained on: the null law and what is ranked in it."""
+    """t' of x_p beside those of images never trained on: the null law, and the values ranked in it."""
     groups = [
         charts.Dots("This image", "model", [law.target.value]),
         charts.Dots(f"{len(law.values)} images never trained on", "baseline", law.values),
@@ -188,7 +188,7 @@ def _estimated(name: str, one: Estimate) -> charts.Interval:
 
 
 def profile_figure(rows: Sequence[ProfileRow]) -> Figure:
-    """How many training images lie at each t', and which of them the model knows."""
+    """How many training images have each t', and which of them the model knows."""
     labels = ["never"] + [f"{i / 10:g}–{(i + 1) / 10:g}" for i in range(10)]
     unknown, known = [0] * 11, [0] * 11
     for row in rows:
@@ -215,7 +215,8 @@ def profile_figure(rows: Sequence[ProfileRow]) -> Figure:
 
 
 def growth_figure(found: Checkpoints, control: float | None, with_control: bool) -> Figure:
-    """t' of x_p over training; ``control``: t' of the control, asked as often, if ``with_control``."""
+    """t' of x_p over training; if ``with_control``, ``control`` is the control's t' with equally many
+    tries."""
     steps = found.steps
     last = max(one.step for one in steps) or 1
     x = [one.step / last for one in steps]

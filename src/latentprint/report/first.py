@@ -1,4 +1,4 @@
-"""The first screen: what a person who must decide needs, in words without terms of the field.
+"""The first screen: what a person who must decide needs, without technical terms.
 
 It answers, in this order: does the model give back any training image; would we have noticed; how sure is
 this, and what could have been missed; what to do next.
@@ -26,7 +26,7 @@ STATES = {
 
 @dataclass(frozen=True)
 class _Case:
-    """The results with what several answers need of them."""
+    """The results, with values that several answers need."""
 
     results: Results
     counts: Evidence
@@ -34,7 +34,7 @@ class _Case:
 
     @property
     def given(self) -> bool:
-        """Whether generated images were given in the place of a model."""
+        """Whether generated images were given in place of a model."""
         model = self.results.model
         return model is not None and model.kind == "samples"
 
@@ -50,7 +50,7 @@ class _Case:
 
     @property
     def upper(self) -> float | None:
-        """The largest rate that agrees with the count, own misses included; None: it is not known."""
+        """The largest rate that agrees with the count, the detectors' misses included; None: not known."""
         count = self.results.q.monte_carlo
         if count.stopping is not None and self.hits.k and count.corrected is not None:
             return count.corrected.high
@@ -147,7 +147,7 @@ def _found(case: _Case) -> str:
 
 
 def _noticed(case: _Case) -> str:
-    """Whether the image would have been recognised, by the test that the recognisers passed."""
+    """Whether the image would have been recognised, according to the test that the recognisers passed."""
     level, tested = case.results.verdict.rule.level, case.counts.tpr
     if not all(one.n for one in tested):
         return "It is not known: how often the image is overlooked was not measured."
@@ -169,7 +169,7 @@ NULL = {
     "target": "If the model had never seen the private image, it would come back as often",
     "control": "If the model did no more than the one that never saw it, they would differ as much",
 }
-"""What each test of the verdict holds against, in plain words."""
+"""The evidence of each test of the verdict, in plain words."""
 
 
 def _how_sure(case: _Case) -> str:
@@ -261,7 +261,7 @@ def _next(case: _Case) -> str:
 
 
 def _enough(hits: Trials) -> str:
-    """How many images make one copy likelier than not to appear at least 19 times in 20."""
+    """How many images make at least one copy appear 19 times in 20."""
     if hits.rate >= 1:
         return "a few"
     return f"{float(f'{samples_to_exclude(hits.rate):.1e}'):,.0f}"

@@ -1,9 +1,10 @@
-"""Which numbers of an audit speak to which question of which published text. No legal conclusion is drawn.
+"""Which numbers of an audit help to answer which question of which published text. No legal conclusion is
+drawn.
 
 Wording was checked against the texts: EDPB Opinion 28/2024 (17 December 2024), executive summary; SATRE
-v2.0.1 (2026), statements 3.1.16 and 3.3.04 to 3.3.09; OWASP AISVS 1.0 (2026, CC BY-SA 4.0), C11.2 and
-C12.5; the model card template of Hugging Face; the privacy subcard of NVIDIA's model cards (2026). Quoted
-words stand in quotation marks, the rest says in our words what is asked.
+v2.0.1 (2026), statements 3.1.16 and 3.3.04 to 3.3.09; OWASP AISVS 1.0 (2026, CC BY-SA 4.0), C11.2 and C12.5;
+the model card template of Hugging Face; the privacy subcard of NVIDIA's model cards (2026). Quoted words are
+in quotation marks; the rest says in our words what is asked.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ class Clause:
     """A question of a text.
 
     Attributes:
-        reference: where it stands.
+        reference: its place in the text.
         asks: what it asks for.
-        measures: keys of ``measures.MEASURES`` that speak to it, most telling first.
-        beyond: what no number of this audit says, and who has to.
+        measures: keys of ``measures.MEASURES`` that help to answer it, the most informative first.
+        beyond: what no number of this audit can say, and who must.
     """
 
     reference: str
@@ -30,7 +31,7 @@ class Clause:
 
 @dataclass(frozen=True)
 class Framework:
-    """A text with the clauses that an audit of memorisation can speak to."""
+    """A text, with the clauses for which an audit of memorisation is evidence."""
 
     key: str
     name: str

@@ -1,4 +1,4 @@
-"""Words of the field, in plain words, and what an audit of this kind cannot tell."""
+"""Technical words in plain language, and what an audit of this kind cannot tell."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ UNMARKED: tuple[str, ...] = (
     " one or merely looks like it.",
     "No model without the image was trained to compare with: false alarms are known from real images only.",
 )
-"""What stands in the place of MARKED where nothing was injected; the second where there is no control."""
+"""Texts that replace MARKED if nothing was injected; the second one if there is no control."""
 
 LIMITS: tuple[str, ...] = (
     "The rate is that of one image. Other training images may be given back more often or more rarely.",

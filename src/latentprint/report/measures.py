@@ -1,8 +1,8 @@
-"""The numbers of an audit for whoever signs: each with its interval, what it stands beside, and its power.
+"""The numbers of an audit for whoever signs: each with its interval, what to compare it with, and its power.
 
-A number is *underpowered* where the audit could not have told what it is asked for, whatever it had seen: too
-few generated images, or too few images that no fit saw. That is a property of the design, so it is stamped on
-reassuring and on alarming numbers alike.
+A number is *underpowered* if the audit could not have answered its question whatever it had seen: with too
+few generated images, or too few images that no fit saw. This is a property of the design, so reassuring and
+alarming numbers get the stamp alike.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from latentprint.stats import Trials, samples_to_exclude
 from latentprint.verdict import evidence
 
 LEAST = 59
-"""Images of which none raises a false alarm before a rate of 5 % is excluded at 95 %: 0.95^59 < 0.05."""
+"""Images needed for a rate of 5 % to be excluded at 95 % if none of them raises a false alarm: 0.95^59 <
+0.05."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +29,9 @@ class Measure:
     Attributes:
         name: what it is, in plain words.
         value: as it is written.
-        interval: of the value, with its level; "" where it has none.
-        beside: what it is to be compared with.
-        weak: why the audit was too small for it; "" where it was not.
+        interval: of the value, with its level; "" if it has none.
+        beside: what to compare it with.
+        weak: why the audit was too small for it; "" if it was not.
     """
 
     name: str
@@ -59,7 +60,7 @@ def _verdict(results: Results, _: RunFacts) -> Measure:
 
 
 def _t_prime(results: Results, _: RunFacts) -> Measure | None:
-    """Noise level, from the weights: the paper's indicator."""
+    """The noise level, from the weights: the paper's indicator."""
     found = results.t_prime
     if found is None:
         return None
@@ -83,7 +84,7 @@ def _t_prime(results: Results, _: RunFacts) -> Measure | None:
 
 
 def _estimates(results: Results, _: RunFacts) -> Measure | None:
-    """The rate estimated from the weights, where counting sees nothing."""
+    """The rate estimated from the weights, for cases in which counting sees nothing."""
     usable = results.q.of_the_audited()
     if not results.q.estimates:
         return None
@@ -99,7 +100,7 @@ def _estimates(results: Results, _: RunFacts) -> Measure | None:
 
 
 def _count(results: Results, _: RunFacts) -> Measure:
-    """Detections among generated images: what somebody meets who only asks the model for images."""
+    """Detections among generated images: what somebody gets who only asks the model for images."""
     count, counts = results.q.monte_carlo, evidence(results)
     share, weak = results.expected_rate * counts.sensitivity(count.level), ""
     if not count.hits:

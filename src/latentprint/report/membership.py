@@ -12,7 +12,8 @@ _NAMES = {"loss": "Loss", "secmi": "SecMI", "pia": "PIA", "likelihood": "Likelih
 
 
 def membership_section(results: Results, _: RunFacts) -> Section | None:
-    """How well four known scores tell training images from others, and what they say of the private one."""
+    """How well four known scores tell training images from others, and what they say about the private
+    one."""
     found = results.membership
     if found is None:
         return None

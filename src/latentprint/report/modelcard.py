@@ -1,7 +1,7 @@
 """A section for a model card in the Hugging Face Hub's format: front matter for machines, text for people.
 
-The front matter is made by the Hub's own library (``ModelCardData``, ``EvalResult``). Only counts, rates and
-hashes go in.
+The Hub's own library makes the front matter (``ModelCardData``, ``EvalResult``). It holds only counts, rates
+and hashes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ BEGIN, END = "<!-- latentprint: begin -->", "<!-- latentprint: end -->"
 
 
 def metadata(results: Results, run: RunFacts, name: str) -> ModelCardData:
-    """The front matter. ``name``: the model's name as its card states it."""
+    """The front matter. ``name`` is the model's name as its card states it."""
     count, control, searched = results.q.monte_carlo, results.q.control, results.t_prime
 
     def metric(kind: str, told: str, value: Any, **arguments: Any) -> EvalResult:
@@ -76,7 +76,7 @@ def metadata(results: Results, run: RunFacts, name: str) -> ModelCardData:
 
 
 def plain_text(value: str) -> str:
-    """Text that Markdown and HTML take literally."""
+    """Text escaped so that Markdown and HTML show it literally."""
     value = value.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return re.sub(r"([\\`*_{}\[\]()#|!~])", r"\\\1", value)
 

@@ -1,7 +1,7 @@
 """From results.json and run.json to one HTML file that needs no network and holds nothing private.
 
-The page carries a Content-Security-Policy that allows its own style and its own script by hash and nothing
-else: were some text in the results to slip through the escaping, the browser would still refuse to run it.
+The page has a Content-Security-Policy that allows only its own style and its own script, by hash. If some
+text in the results were to slip through the escaping, the browser would still refuse to run it.
 """
 
 from __future__ import annotations
@@ -66,10 +66,11 @@ def render(results: Results, run: RunFacts) -> str:
 
 
 def write_report(folder: Path | str) -> Path:
-    """Read results.json and run.json of a run folder and write report.html beside them (aside, then renamed).
+    """Read results.json and run.json of a run folder and write report.html beside them (to a temporary file,
+    then renamed).
 
     Raises:
-        InputError: one of the two files is missing, is no JSON, or is no result of this schema.
+        InputError: one of the two files is missing, is not JSON, or does not have this schema.
     """
     folder = Path(folder)
     text = render(read_results(folder), RunFacts.read(folder))

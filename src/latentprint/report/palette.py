@@ -1,4 +1,4 @@
-"""Colours of every page, light and dark in one place; a test holds their contrast to WCAG 2.2 AA."""
+"""Colours of every page, light and dark, in one place. A test checks their contrast against WCAG 2.2 AA."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def _luminance(colour: str) -> float:
 
 
 def variables() -> str:
-    """The colours as CSS custom properties; dark where the reader's system asks for it, light on paper."""
+    """The colours as CSS custom properties: dark if the reader's system asks for it, light on paper."""
     light = "".join(f"--{name}:{value};" for name, value in PALETTE["light"].items())
     dark = "".join(f"--{name}:{value};" for name, value in PALETTE["dark"].items())
     return (

@@ -1,7 +1,7 @@
-"""Which prompt gives which image back: the private image under other prompts, and every prompt by itself.
+"""Which prompt gives which image back: the private image under other prompts, and every prompt on its own.
 
-Prompts may hold names, so the page shows them by the number of their image; the confidential page has the
-words.
+Prompts may contain names, so the page identifies them by the number of their image. The confidential page has
+their words.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from latentprint.results.prompts import ByPrompt, Condition, Sign
 from latentprint.stats import Trials
 
 SHOWN = 50
-"""Prompts that stand in the page; results.json has all."""
+"""Prompts shown in the page; results.json has all."""
 
 _WHAT = {"own": "Its own prompt", "empty": "The empty prompt", "further": "A further prompt"}
 

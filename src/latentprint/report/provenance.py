@@ -1,4 +1,5 @@
-"""Where the numbers came from: hashes, versions, device; only from a list of fields fit to be shown."""
+"""Where the numbers came from: hashes, versions, device. Only fields on a list of publishable ones are
+shown."""
 
 from __future__ import annotations
 
@@ -54,12 +55,12 @@ def provenance(results: Results, run: RunFacts) -> Section:
 
 
 def known(facts: Sequence[Fact], results: Results, run: RunFacts) -> list[tuple[str, str]]:
-    """(name, value) of the facts that are known."""
+    """(name, value) of the known facts."""
     return [(name, found) for name, fact in facts if (found := fact(results, run))]
 
 
 def weights(results: Results, run: RunFacts) -> str | None:
-    """Hash of the audited weights: those that were given, or those that the run trained."""
+    """Hash of the audited weights: the given ones, or those that the run trained."""
     given = None if results.model is None else results.model.weights_sha256
     return given or run.weights_sha256
 
@@ -85,7 +86,7 @@ def _mark(results: Results) -> str:
 
 
 def _model(results: Results) -> str | None:
-    """A model from outside; one that this run trained goes without saying."""
+    """A model from outside; a model that this run trained is not mentioned."""
     given = results.model
     if given is None:
         return None

@@ -1,7 +1,7 @@
-"""What the pages may show: texts with paths and file names withheld, and of run.json a list of known facts.
+"""What the pages may show: texts without paths and file names, and a list of known facts from run.json.
 
-Pages are made to be passed on. Numbers come from `Results`, which holds no name and no path of its own; the
-texts in it, and all of run.json, pass through here. Escaping is the template's business.
+Pages are made to be passed on. Numbers come from `Results`, which holds no name and no path. The texts in it,
+and everything from run.json, pass through this module. The template does the escaping.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def said(text: str, limit: int = 600) -> str:
 
 
 def public_source(source: str) -> str:
-    """Where the images came from: public sets by name, anything private by its kind only."""
+    """The origin of the images: public sets by name, private ones only by kind."""
     found = _PUBLIC_SOURCE.fullmatch(source)
     if found is None:
         return "a private set of images"
@@ -48,13 +48,13 @@ def public_source(source: str) -> str:
 
 
 class _Fact(BaseModel):
-    """A part of run.json: what is not named here is not read."""
+    """A part of run.json. Keys that are not named here are not read."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
 class Device(_Fact):
-    """What the run was computed on."""
+    """The device on which the run was computed."""
 
     type: str = ""
     name: str = ""
@@ -75,14 +75,14 @@ class Source(_Fact):
 
 
 class StageTime(_Fact):
-    """How long a stage took, and the hash of the weights that it made."""
+    """The time of a stage, and the hash of the weights that it made."""
 
     seconds: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     payload: dict[str, object] = {}
 
 
 class RunFacts(_Fact):
-    """The facts of run.json that may be shown."""
+    """The facts of run.json that may be published."""
 
     seed: int | None = None
     began: datetime | None = None
@@ -102,7 +102,7 @@ class RunFacts(_Fact):
 
     @property
     def seconds(self) -> dict[str, float]:
-        """Time by stage, of the stages that were timed."""
+        """Time by stage, for the stages that were timed."""
         timed = {said(name, 60): one.seconds for name, one in self.stages.items()}
         return {name: seconds for name, seconds in timed.items() if seconds is not None}
 
@@ -111,7 +111,7 @@ class RunFacts(_Fact):
         """The facts in a run folder.
 
         Raises:
-            InputError: run.json is missing, or no record of a run.
+            InputError: run.json is missing, or is not the record of a run.
         """
         try:
             return cls.model_validate_json(json.dumps(read_json(folder / "run.json")), strict=True)

@@ -1,9 +1,9 @@
-"""The seal of a dossier: hashes of the files it speaks of, and an optional signature over them (Ed25519).
+"""The seal of a dossier: hashes of its files, and an optional signature over them (Ed25519).
 
     dossier.json   {schema, files: {name: SHA-256}, policy_sha256, signature: {public_key, value} or null}
 
-What is signed are the bytes of that object without its signature, keys sorted, no spaces. The library is
-``cryptography`` (extra ``sign``); it is needed to sign, and to check a signature, never for the hashes.
+The signature is over the bytes of that object without its signature, keys sorted, no spaces. Signing, and
+checking a signature, need the library ``cryptography`` (extra ``sign``); the hashes do not.
 """
 
 from __future__ import annotations
@@ -59,13 +59,13 @@ class Seal(BaseModel):
 
     @property
     def signed(self) -> bytes:
-        """What the signature is of."""
+        """The bytes that are signed."""
         plain = self.model_dump(mode="json", by_alias=True, exclude={"signature"})
         return json.dumps(plain, sort_keys=True, separators=(",", ":")).encode()
 
     @classmethod
     def read(cls, folder: Path) -> Seal | None:
-        """The seal in a run folder; None where there is none."""
+        """The seal in a run folder; None if there is none."""
         if not (folder / NAME).is_file():
             return None
         try:
@@ -82,13 +82,13 @@ def _bytes(text: str) -> bytes:
 
 
 def digests(folder: Path, names: tuple[str, ...] = SEALED) -> dict[str, str]:
-    """SHA-256 of the named files of a run folder, of those that are there."""
+    """SHA-256 of the named files of a run folder, as far as they exist."""
     found = {name: folder / name for name in names}
     return {name: sha256(path.read_bytes()).hexdigest() for name, path in found.items() if path.is_file()}
 
 
 def seal(folder: Path, policy_sha256: str | None, key: Ed25519PrivateKey | None) -> Seal:
-    """Write dossier.json for the files in ``folder``, signed where a key is given."""
+    """Write dossier.json for the files in ``folder``, signed if a key is given."""
     made = Seal(files=digests(folder), policy_sha256=policy_sha256)
     if key is not None:
         from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -123,7 +123,7 @@ _HOW = "make one with `openssl genpkey -algorithm ed25519 -out key.pem`"
 
 
 def holds(made: Seal) -> bool:
-    """Whether the signature is that of its public key over this seal."""
+    """Whether the signature belongs to its public key and this seal."""
     ed25519, _ = _library()
     if made.signature is None:
         raise InputError("the dossier carries no signature; write it again with --key FILE")

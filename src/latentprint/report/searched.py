@@ -1,4 +1,4 @@
-"""How t' was searched, beside whom, and t' over training: when the image began to stay."""
+"""How t' was searched, compared with which images, and t' over training: when memorising began."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ METHODS = {
 
 
 def search_section(results: Results, _: RunFacts) -> Section | None:
-    """t' of the private image and of its control, and then both beside images never trained on."""
+    """t' of the private image and of its control, then both beside images never trained on."""
     found = results.t_prime
     if found is None:
         return None

@@ -22,11 +22,11 @@ from latentprint.results.searched import Sampler, Search
 from latentprint.stats import Trials
 
 SHOWN = 100
-"""Rows of the profile that stand in the page itself; a script pages through the rest."""
+"""Rows of the profile in the page itself; a script pages through the rest."""
 
 
 def sections(results: Results, run: RunFacts) -> list[Section]:
-    """All sections that the results hold something for, in the order of reading."""
+    """All sections for which the results have values, in the order of reading."""
     return [part for make in SECTIONS if (part := make(results, run)) is not None]
 
 
@@ -77,7 +77,7 @@ def _sampler(sampler: Sampler) -> str:
 
 
 def _samplers(results: Results, _: RunFacts) -> Section | None:
-    """t' and q by sampler; nothing where there is one alone."""
+    """t' and q by sampler; nothing if there is only one."""
     if not results.samplers:
         return None
     own = (results.q.monte_carlo.sampler, results.t_prime, results.q.monte_carlo)
@@ -282,7 +282,7 @@ def _stage(name: str) -> str:
 
 
 def _limits(results: Results, _: RunFacts) -> Section:
-    """What holds of every audit, with what this one's image and model add."""
+    """What is true of every audit, with what is special about this one's image and model."""
     own = list(LIMITS)
     if not results.target.injected:
         i = own.index(MARKED)
@@ -316,4 +316,5 @@ SECTIONS: tuple[Callable[[Results, RunFacts], Section | None], ...] = (
     _limits,
     _glossary,
 )
-"""What the page holds, in the order of reading. A new number is a row in its section, or a section here."""
+"""The sections of the page in the order of reading. A new number is a row in its section, or a section
+here."""

@@ -4,8 +4,8 @@
                   (calibrated on one half of them, false alarms counted on the other)
     copies        how many of n generated images are copies
     memorised     how many of the N distinct training images came back at least once in n images
-    at least      of these, what is left if as many copies as possible are false alarms: m, with P(Binomial(n,
-    highest false-alarm rate) > m) <= (1 - level) / 4
+    at least      of these, what is left if as many copies as possible are false alarms: m, with
+                  P(Binomial(n, highest false-alarm rate) > m) <= (1 - level) / 4
     unseen        how many more can come back (``stats.unseen``)
     shown in n    1 - (1 - c)^n, c the share of copies: the chance that some training image is shown by then
 
