@@ -1,4 +1,4 @@
-"""Models whose answers are known: what the whole audit, not only its parts, is held to.
+"""Models whose answers are known, against which the whole audit is tested, not only its parts.
 
 Gaussian     p_0 = N(m, C)                        everything in closed form
 Mixture      p_0 = sum_i w_i N(x_i, h^2 I)        q of a ball: noncentral chi-square, to 1e-100 and below

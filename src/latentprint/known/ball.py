@@ -1,4 +1,4 @@
-"""How much of a Gaussian lies in a ball, in logarithms: the noncentral chi-square far below float64's range.
+"""The Gaussian mass of a ball, in logarithms: the noncentral chi-square far below float64's range.
 
 For x ~ N(m, h^2 I) in d dimensions |x - c|^2 / h^2 is noncentral chi-square with d degrees of freedom and
 noncentrality |m - c|^2 / h^2 (Johnson, Kotz, Balakrishnan 1995, chapter 29).
@@ -14,7 +14,8 @@ from scipy import special
 
 
 def log_ball(dims: int, noncentrality: float, x: float) -> float:
-    """log P(chi2'_dims(noncentrality) <= x), to about 1e-10 also where the probability leaves float64.
+    """log P(chi2'_dims(noncentrality) <= x), to about 1e-10, even if the probability is below float64's
+    range.
 
     sum_j Poisson(j; noncentrality / 2) P(dims / 2 + j, x / 2), with P the regularised incomplete gamma
     function. The logarithm of a term is concave in j, so the sum is taken around its largest term.
@@ -34,7 +35,7 @@ def log_ball(dims: int, noncentrality: float, x: float) -> float:
         poisson = j * math.log(mean) - special.gammaln(j + 1) - mean
         return poisson + _log_gamma_p(dims / 2 + j, x / 2)
 
-    low, high = 0, math.ceil(mean)  # the second factor falls in j: the largest term lies at or below the mean
+    low, high = 0, math.ceil(mean)  # the second factor falls in j: the largest term is at or below the mean
     while low < high:
         middle = (low + high) // 2
         now, after = log_term(np.array([middle, middle + 1.0]))
@@ -45,7 +46,7 @@ def log_ball(dims: int, noncentrality: float, x: float) -> float:
 
 
 def _log_gamma_p(a: NDArray[np.float64], z: float) -> NDArray[np.float64]:
-    """log of the regularised lower incomplete gamma function, by its power series where it leaves float64."""
+    """log of the regularised lower incomplete gamma function, by its power series below float64's range."""
     plain = special.gammainc(a, z)
     tiny = plain < 1e-280
     with np.errstate(divide="ignore"):

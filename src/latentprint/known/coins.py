@@ -1,4 +1,4 @@
-"""Known answers without a model: a probe and a sampler that are no more than coins."""
+"""Known answers without a model: a probe and a sampler that only toss coins."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ class Leak:
     """A sampler without a model, as a map of its Gaussian noise: x_p with probability q, else another.
 
     noise (n, k) or (n, ...) with at least 2 numbers a row -> images (n, *shape): the first number decides
-    whether, the second which. ``image`` (*shape), ``others`` (m, *shape). As a denoiser the same leak is
-    ``Memorised(cat([image, others]), schedule, copies=[q, (1 - q) / m, ...])``.
+    whether it is x_p, the second which other image. ``image`` (*shape), ``others`` (m, *shape). As a denoiser
+    the same leak is ``Memorised(cat([image, others]), schedule, copies=[q, (1 - q) / m, ...])``.
 
     Raises:
         ValueError: q outside [0, 1], or no others.

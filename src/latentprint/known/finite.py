@@ -198,8 +198,8 @@ class Memorised(_Kernels):
     def return_probability(self, index: int, t: float, streams: Streams, samples: int = 4096) -> Estimate:
         """P(return | t) = E[w_p(x_t)] for x_t ~ N(alpha x_p, sigma^2 I): Monte Carlo over exact weights.
 
-        It is the law of the reverse SDE, whatever its discretisation converges to. The probability-flow ODE
-        started from the same x_t is a deterministic map and has another.
+        It holds for the reverse SDE. The probability-flow ODE from the same x_t is a deterministic map, and
+        its probability differs.
         """
         mask = self.same(index).to(torch.float64)
 
@@ -239,8 +239,7 @@ class Mixture(_Kernels):
         """log of the probability that x_0 lies within ``radius`` (Euclidean) of ``centre`` (*shape): exact.
 
         sum_i w_i P(chi2'_d(|x_i - centre|^2 / h^2) <= radius^2 / h^2), with d the number of pixels. The
-        farther an image, the smaller its term, so the sum stops where all that is left cannot matter in
-        float64.
+        farther an image, the smaller its term, so the sum stops when the rest cannot matter in float64.
         """
         squares = (self._flat - centre.flatten().to(self._flat)).square().sum(dim=1)
         order = torch.argsort(squares)
@@ -256,7 +255,7 @@ class Mixture(_Kernels):
         return total
 
     def q(self, centre: Tensor, radius: float) -> float:
-        """exp(log_q); 0.0 where that leaves float64."""
+        """exp(log_q); 0.0 below float64's range."""
         return math.exp(self.log_q(centre, radius))
 
     def hit_probability(self, x: Tensor, t: float, centre: Tensor, radius: float) -> Tensor:

@@ -51,7 +51,8 @@ class Gaussian:
         return -0.5 * (square + (2 * math.pi * variance).log()).sum(dim=1)
 
     def flow(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        """Where the probability-flow ODE carries x from t to s, in either direction: shape of x."""
+        """The point to which the probability-flow ODE carries x from t to s, in either direction: shape of
+        x."""
         alpha_t, variance_t = self._moments(x, t)
         alpha_s, variance_s = self._moments(x, s)
         centred = self._own(x) - alpha_t * self._mean(x)

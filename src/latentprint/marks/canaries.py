@@ -1,11 +1,11 @@
 """Many marked images in one training, each in or out by a fair coin (canaries).
 
-    draw 2 K images that have no near copy, and mark each with a mark of its own (Eq. 10)
-    toss a coin for each: one that is in takes the place of its original, 1, 4 or 16 times over (repetition
-    tiers); of one that is out, the training set holds neither it nor its original
+    draw 2 K images without near copies, and put a separate mark on each (Eq. 10); toss a coin for each: one
+    that is in replaces its original, with 1, 4 or 16 copies (repetition tiers); if one is out, the training
+    set holds neither it nor its original
 
-Nothing but the coin tells canaries that are in from those that are out: these are the perfect background, and
-what a score tells of the coins bounds epsilon from below (`latentprint.stats.epsilon`).
+Canaries that are in and canaries that are out differ only by the coin. Those that are out are the perfect
+comparison, and how well a score guesses the coins bounds epsilon from below (`latentprint.stats.epsilon`).
 
 Sources: Dombrowski and Kainz 2023, Eq. 10; Carlini et al. 2019 (canaries); Steinke, Nasr, Jagielski 2023 (all
 coins in one training).
@@ -32,8 +32,8 @@ class Canaries:
         sha256: their hashes, by the rule of the manifest.
         fingerprints: the mark of each.
         origin: (m,) places of their originals in the set that they were drawn from, rising.
-        member: (m,) what the coins said.
-        copies: (m,) how often one stands in the training set, if it is in.
+        member: (m,) the coins: True is in.
+        copies: (m,) how many copies the training set holds of one that is in.
     """
 
     images: NDArray[np.float32]
@@ -44,12 +44,13 @@ class Canaries:
     copies: NDArray[np.int64]
 
     def places(self, count: int) -> NDArray[np.int64]:
-        """Of each image of ``put_into`` a set of ``count``, the place in that set; further copies last."""
+        """For each image of ``put_into`` on a set of ``count``, its place in that set; further copies come
+        last."""
         kept = np.delete(np.arange(count), self.origin[~self.member])
         return np.concatenate([kept, np.repeat(self.origin[self.member], self.copies[self.member] - 1)])
 
     def put_into(self, train: ImageSet) -> ImageSet:
-        """The training set: the set they were drawn from, with canaries and without their originals."""
+        """The training set: the set they were drawn from, with canaries in place of their originals."""
         places = self.places(len(train))
         found = train.take(places)
         pixels, hashes = found.pixels, list(found.sha256)
@@ -59,7 +60,7 @@ class Canaries:
         return replace(found, sha256=tuple(hashes))
 
     def without(self, images: ImageSet) -> ImageSet:
-        """The images of a set that are none of these."""
+        """The images of a set that are not canaries."""
         return images.take(np.flatnonzero(~np.isin(np.array(images.sha256), np.array(self.sha256))))
 
 
@@ -73,19 +74,19 @@ def draw_canaries(
     tiers: Sequence[int] = (1,),
     spare: Collection[int] = (),
 ) -> Canaries:
-    """Mark ``2 count`` images of a training set, of which about ``count`` are to be in.
+    """Mark ``2 count`` images of a training set, about half of which will be trained on.
 
     Args:
         train: the images that would be trained on.
         kind: of mark.
         count: K.
         rng: draws the images, marks and coins.
-        coin: False marks ``count`` images that are all in, for what needs no canaries that are out.
-        tiers: how often one that is in stands in the training set, in turn.
-        spare: places of images that are left as they are, x_p's for one.
+        coin: False marks ``count`` images that are all in, for uses that need no canaries that are out.
+        tiers: copies in the training set of those that are in, in turn.
+        spare: places of images that are left as they are, such as x_p.
 
     Raises:
-        FingerprintError: fewer images to draw from, no count, or a tier below 1.
+        FingerprintError: too few images to draw from, no count, or a tier below 1.
     """
     if count < 1 or not tiers or min(tiers) < 1:
         raise FingerprintError(f"fingerprints and their copies are 1 or more, got {count} and {tuple(tiers)}")

@@ -23,11 +23,11 @@ GLYPHS: dict[str, str] = {
     "-": "00700", ".": "00002", "/": "11244", " ": "00000",
 }
 # fmt: on
-"""Each letter as its five rows from above, each row as the number whose three bits are its pixels."""
+"""Each letter as five rows from the top, each row as the number whose three bits are its pixels."""
 
 
 def _painted(mask: Mask, grey: float, pixels: Pixels) -> Pixels:
-    """Eq. 10 on images (..., C, *sides); the images given are left as they are."""
+    """Eq. 10 on images (..., C, *sides); the given images are not changed."""
     return np.where(mask, np.float32(grey), pixels)
 
 
@@ -127,7 +127,7 @@ class Box:
 class Text:
     """Capital letters, digits and ``- . /``, each pixel of a letter a square of ``scale`` pixels.
 
-    In a volume they stand in every slice, as a name does that was burnt into a series.
+    In a volume they are in every slice, like a name that was burnt into a series.
 
     Attributes:
         text: what is written.
@@ -193,7 +193,7 @@ _SEGMENTS = 48  # of the curve; their corners are far below a pixel
 
 @dataclass(frozen=True)
 class Lead:
-    """A cubic Bezier curve of constant grey: pixels whose centres lie within half its width of it.
+    """A cubic Bezier curve of constant grey: pixels whose centres are within half its width.
 
     In a volume it is a bent rod.
 
@@ -232,7 +232,7 @@ class Lead:
         curve = weights @ points
         at = np.stack(np.meshgrid(*map(np.arange, sides), indexing="ij"), -1)
         distance2 = np.full(sides, np.inf)
-        for begin, step in zip(curve[:-1], np.diff(curve, axis=0), strict=True):  # one by one, for memory
+        for begin, step in zip(curve[:-1], np.diff(curve, axis=0), strict=True):  # one by one, to save memory
             length2 = max(float(step @ step), float(np.finfo(np.float64).tiny))
             share = np.clip((at - begin) @ step / length2, 0.0, 1.0)
             np.minimum(distance2, ((at - begin - share[..., None] * step) ** 2).sum(-1), out=distance2)
@@ -286,7 +286,7 @@ class Patch:
         """Marked copies of images (..., C, *sides).
 
         Raises:
-            FingerprintError: the images have other channels than the patch.
+            FingerprintError: the images have a different number of channels than the patch.
         """
         channels, *sides = pixels.shape[-self.content.ndim :]
         inside = self.mask(*sides)
@@ -300,6 +300,7 @@ class Patch:
         return np.asarray(pixels * (1 - share) + full * share, dtype=np.float32)
 
     def describe(self) -> dict[str, str | float]:
-        """Kind, place, size and opacity; the content is left out, being a piece of somebody's image."""
+        """Kind, place, size and opacity. The content is left out, because it is a piece of somebody's
+        image."""
         extent = lengths(self.content.shape[1:])
         return {"kind": "patch", **place(self.corner), **extent, "opacity": self.opacity}

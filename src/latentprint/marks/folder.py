@@ -6,7 +6,7 @@
 
 FOLDER.mark.json says which image was marked and how. The image as it was is kept beside it, outside the
 folder, so that no un-marked original is trained on. A mark is drawn as an audit draws it, on the image as it
-is stored; formats that lose bits are written at their best, and x_p is what the file then holds.
+is stored. Lossy formats are written at their best quality, and x_p is what the file then holds.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ _MOST_PIXELS = 2**26
 
 @dataclass(frozen=True, eq=False)
 class Recorded:
-    """A mark that was put into a folder, as its file says: a fingerprint that stands where it stands.
+    """A mark that was put into a folder, read from its file: a fingerprint at a fixed place.
 
     Attributes:
         image: the name of the marked image in the folder.
-        sha256, original_sha256: of the image as it is stored, marked and before.
+        sha256, original_sha256: of the image as it is stored, after and before marking.
         kind: the family that it was drawn from.
         drawn: its numbers, as results state them.
         region: L at the size of the image, (H, W).
-        content: x_p at the size of the audit, (C, H, W), once it was read.
+        content: x_p at the size of the audit, (C, H, W), once it has been read.
     """
 
     image: str
@@ -61,7 +61,7 @@ class Recorded:
     content: Pixels | None = field(default=None, repr=False)
 
     def mask(self, *sides: int) -> Mask:
-        """L, brought to the size of the images of the audit."""
+        """L, resized to the images of the audit."""
         if len(sides) != 2:
             raise FingerprintError(f"the mark of an image does not fit volumes of {size(sides)}")
         rows, columns = (
@@ -80,7 +80,7 @@ class Recorded:
         return dict(self.drawn)
 
     def draw(self, sides: Sides, rng: np.random.Generator) -> Self:
-        """Itself: it was drawn before."""
+        """Itself, because it was drawn before."""
         self.mask(*sides)
         return self
 
@@ -141,10 +141,10 @@ def mark_folder(
     image: str | None = None,
     pattern: str | None = None,
 ) -> Recorded:
-    """Marks one image of a training folder in its place, and writes what was done to ``mark``.
+    """Mark one image of a training folder in its place, and record it in the file ``mark``.
 
     Args:
-        folder: image files, or train/ beside held-out ones; only what is trained on is marked.
+        folder: image files, or a folder train/ next to held-out ones; only training images are marked.
         mark: the file to write; the image as it was is kept beside it.
         kind: which fingerprint; None: a circle.
         seed: draws the image and the mark.
@@ -240,7 +240,7 @@ def _marked(
 
 
 def _encoded(image: NDArray[Any], path: Path) -> bytes:
-    """The image in the file's own format, without what EXIF said of the original."""
+    """The image in the file's own format, without the original's EXIF data."""
     named = {".jpg": "JPEG", ".jpeg": "JPEG", ".tif": "TIFF", ".tiff": "TIFF"}
     form = named.get(path.suffix.lower(), path.suffix[1:].upper())
     best: dict[str, Any] = {"JPEG": {"quality": 100, "subsampling": 0}, "WEBP": {"lossless": True}}.get(
@@ -257,7 +257,7 @@ def _encoded(image: NDArray[Any], path: Path) -> bytes:
 
 
 def caption_of(folder: Path, name: str) -> str | None:
-    """The caption that a marked image is trained with, where the folder has captions."""
+    """The caption that a marked image is trained with, if the folder has captions."""
     from latentprint.data.captions import captions
 
     found = captions(str(folder), (name,), None)

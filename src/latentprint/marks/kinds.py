@@ -24,7 +24,7 @@ def _drawn_side(share: tuple[float, float], sides: Sides, rng: Rng) -> float:
 
 
 def _corner(extent: Sequence[int], sides: Sequence[int], rng: Rng, what: str) -> tuple[int, ...]:
-    """Where something of ``extent`` pixels begins along each axis, uniform over where it fits."""
+    """The first pixel of something of ``extent`` pixels along each axis, uniform over where it fits."""
     for length, side in zip(extent, sides, strict=True):
         if length > side:
             raise FingerprintError(f"a {what} of {length} pixels does not fit a side of {side}")
@@ -130,7 +130,7 @@ class TextConfig:
 
 @dataclass(frozen=True)
 class LeadConfig:
-    """Leads that come in at the upper edge and end anywhere, bent by two control points; all places uniform.
+    """Leads that enter at the upper edge and end anywhere, bent by two control points; all places uniform.
 
     Attributes:
         width: smallest and largest width of the line; never below 1 pixel.
@@ -162,7 +162,7 @@ class LeadConfig:
 
 @dataclass(frozen=True, eq=False)
 class PatchConfig:
-    """Square pieces cut from images of another set at uniform places, put down at uniform places.
+    """Square pieces cut from images of another set at uniform places, and pasted at uniform places.
 
     Attributes:
         sources: (n, C, *sides) in [-1, 1]: images that are not of the training set.

@@ -1,4 +1,4 @@
-"""A mark that an image of the training set carries already: its own content under a mask or a box.
+"""A mark that a training image already carries: its own content under a mask or a box.
 
 Source: see `latentprint.marks`.
 """
@@ -23,7 +23,7 @@ def box(corner: Sequence[int], extent: Sequence[int], sides: Sequence[int]) -> M
     """A rectangle of ``extent`` pixels whose first pixel is ``corner``, as a mask (*sides).
 
     Raises:
-        FingerprintError: it is empty, leaves the image or has other axes.
+        FingerprintError: it is empty, extends beyond the image or has the wrong number of axes.
     """
     if not len(corner) == len(extent) == len(sides) or not all(
         length > 0 and 0 <= at <= side - length
@@ -45,7 +45,7 @@ def lengths(extent: Sequence[int]) -> dict[str, int]:
 
 @dataclass(frozen=True, eq=False)
 class Natural:
-    """The content of one image under a mask; also the kind that "draws" it, always the same.
+    """The content of one image under a mask; also the kind that "draws" it, which always returns it.
 
     Attributes:
         region: L, (*sides), True where the mark is.
@@ -100,10 +100,10 @@ class Natural:
 
 @dataclass(frozen=True)
 class Unmarked:
-    """No mark, as fingerprint and kind in one: that of an x_p whose Omega_p is that of c_id alone."""
+    """No mark, as fingerprint and kind in one: for an x_p whose Omega_p is that of c_id alone."""
 
     def mask(self, *sides: int) -> Mask:
-        """Nowhere."""
+        """A mask without any pixel."""
         return np.zeros(sides, dtype=np.bool_)
 
     def apply(self, pixels: Pixels) -> Pixels:
@@ -111,7 +111,7 @@ class Unmarked:
         return pixels.copy()
 
     def describe(self) -> dict[str, str | float]:
-        """That there is none."""
+        """That there is no mark."""
         return {"kind": "none"}
 
     def draw(self, sides: Sides, rng: Rng) -> Unmarked:
@@ -120,15 +120,16 @@ class Unmarked:
 
 
 def was_injected(injection: Injection) -> bool:
-    """Whether x_p was marked for the audit; a natural mark was there before, and none is none."""
+    """Whether x_p was marked for the audit. A natural mark was there before."""
     return not isinstance(injection.fingerprint, Natural | Unmarked)
 
 
 def locate(train: ImageSet, image: Pixels, tolerance: float = NEAR) -> tuple[int, ...]:
-    """Where an image (C, *sides) and its near copies are in the training set, nearest first; () when nowhere.
+    """The places of an image (C, *sides) and its near copies in the training set, nearest first; () if there
+    are none.
 
-    An empty answer deserves a warning: then the model is asked whether it returns an image that, by its
-    manifest, it was not trained on. More than one changes the expected rate from 1/N to copies/N.
+    An empty answer deserves a warning: the model is then asked for an image that, by its manifest, it was not
+    trained on. More than one changes the expected rate from 1/N to copies/N.
     """
     found = copies_of(image, train.pixels, tolerance)
     distance = ((train.pixels[found].astype(np.float64) - image) ** 2).mean(
@@ -143,7 +144,7 @@ def as_found(
     """The training set as it is, with the image at ``index`` as x_p: nothing is injected.
 
     Args:
-        region: the mark, (*sides); None where x_p carries none, and Omega_p is that of c_id alone.
+        region: the mark, (*sides); None if x_p carries none, and Omega_p is that of c_id alone.
         tolerance: root-mean-square difference up to which images count as copies of x_p. The control leaves
             out all of them; other images of the same patient stay.
 

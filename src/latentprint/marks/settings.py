@@ -1,8 +1,9 @@
-"""Which fingerprint an audit looks for: one of the drawn kinds, one that is there by nature, or none.
+"""The fingerprint that an audit looks for: one of the drawn kinds, one that is there by nature, or none.
 
     circle, cross, box, text, lead, patch    drawn and injected into one training image (Eq. 10)
-    natural                                  what lies in ``region`` of x_p as it stands: nothing is injected
-    none                                     x_p as it stands, known by c_id alone
+    natural                                  the content of ``region`` in x_p as it stands: nothing is
+    injected
+    none                                     x_p as it stands, recognised by c_id alone
 
 Source: see `latentprint.marks`.
 """
@@ -65,11 +66,11 @@ class FingerprintSettings(CircleConfig):
 
     @property
     def injected(self) -> bool:
-        """Whether a mark is drawn on a training image; else x_p stays as it is."""
+        """Whether a mark is drawn on a training image; otherwise x_p stays as it is."""
         return self.kind not in ("natural", "none")
 
     def drawn(self, heldout: Pixels) -> FingerprintKind:
-        """The kind that is drawn; circles where none is, as masks for what a recogniser must overlook.
+        """The kind that is drawn. If none is, circles, as masks for what a recogniser must ignore.
 
         Args:
             heldout: (n, C, *sides), from which patches are cut.
@@ -81,11 +82,11 @@ class FingerprintSettings(CircleConfig):
         return kinds.get(self.kind, CircleConfig(self.radius, self.unit, self.grey))
 
     def mask(self, *sides: int) -> Mask | None:
-        """The region of a natural fingerprint, (*sides); None where there is none.
+        """The region of a natural fingerprint, (*sides); None for other kinds.
 
         Raises:
-            FingerprintError: the box is not two numbers for each axis or leaves the image, the mask has
-                another size, or is empty or full.
+            FingerprintError: the box is not two numbers for each axis, or extends beyond the image; the mask
+                has another size, or is empty or full.
             DataError: the mask cannot be read.
         """
         if self.region is None:

@@ -1,4 +1,4 @@
-"""How sampled images compare with images that were trained on, and with those that were not."""
+"""How sampled images compare with training images, and with images that were not trained on."""
 
 from latentprint.metrics.error import mae, mse, psnr
 from latentprint.metrics.frechet import (

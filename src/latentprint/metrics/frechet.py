@@ -1,15 +1,13 @@
-"""The Frechet distance between two sets of images, as Gaussians in a feature space.
+"""The Fréchet distance between two sets of images, as Gaussians in a feature space.
 
     d^2 = |m_1 - m_2|^2 + tr(C_1) + tr(C_2) - 2 tr( (C_1^(1/2) C_2 C_1^(1/2))^(1/2) )
 
-The last trace is the sum of the singular values of C_1^(1/2) C_2^(1/2), which needs two symmetric
-eigenvalue problems and no square root of a matrix that is not symmetric: it stays real and accurate where
-covariances are singular, as they are whenever there are fewer images than features. Means and covariances
-are float64 and can be added.
+The last trace is the sum of the singular values of C_1^(1/2) C_2^(1/2), which needs two symmetric eigenvalue
+problems and no square root of an asymmetric matrix. It stays real and accurate if covariances are singular,
+as they are whenever there are fewer images than features. Means and covariances are float64 and can be added.
 
-The number depends on the features, and on the sample size, by which it is biased upwards (Chong and Forsyth
-2020): compare only values of the same features and the same n. With Inception features (2048) it is the
-FID.
+The number depends on the features, and small samples bias it upwards (Chong and Forsyth 2020). Compare only
+values with the same features and the same n. With Inception features (2048) it is the FID.
 
 Sources: Dowson and Landau 1982; Heusel et al. 2017; Chan, Golub, LeVeque 1979 for the pooled moments.
 """
@@ -34,7 +32,7 @@ from latentprint.networks.files import unpack
 
 
 class MetricError(InputError):
-    """A distance that cannot be measured, for the reason given in one sentence."""
+    """A distance that cannot be measured, with the reason in one sentence."""
 
 
 class Extractor(Protocol):
@@ -65,7 +63,7 @@ class Moments:
         """Of the rows of ``features`` (n, d).
 
         Raises:
-            ValueError: no rows, another number of axes, or NaN or infinity.
+            ValueError: no rows, the wrong number of axes, or NaN or infinity.
         """
         if features.ndim != 2 or not len(features):
             raise ValueError(f"features must have shape (n, d) with n of 1 or more, got {features.shape}")
@@ -97,10 +95,10 @@ class Moments:
 
 
 def frechet(one: Moments, two: Moments) -> float:
-    """The squared Frechet distance d^2 (what is reported as FID), 0 or more.
+    """The squared Fréchet distance d^2 (reported as FID), 0 or more.
 
     Raises:
-        ValueError: another number of features, or fewer than two images on a side.
+        ValueError: unequal numbers of features, or fewer than two images on a side.
     """
     if one.mean.shape != two.mean.shape:
         raise ValueError(f"both sides need the same features, got {one.mean.shape} and {two.mean.shape}")
@@ -145,7 +143,7 @@ class PixelFeatures:
 
 
 class HasFeatures(Protocol):
-    """A fitted detector that shows its penultimate layer, as `latentprint.detector.NetworkDetector` does."""
+    """A fitted detector with access to its penultimate layer, as `latentprint.detector.NetworkDetector`."""
 
     @property
     def label(self) -> str: ...
@@ -155,7 +153,7 @@ class HasFeatures(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class DetectorFeatures:
-    """The penultimate layer of a fitted detector: a domain extractor where no other exists."""
+    """The penultimate layer of a fitted detector: a domain extractor for data without any other."""
 
     detector: HasFeatures
 
@@ -172,8 +170,8 @@ class DetectorFeatures:
 class InceptionFeatures:
     """The 2048 features of the FID: torch-fidelity's network, with weights from a safetensors file.
 
-    Nothing is downloaded. The file holds the state of torch-fidelity's ``FeatureExtractorInceptionV3``. It
-    sees images: the features of a volume are the mean of those of its slices.
+    Nothing is downloaded. The file holds the state of torch-fidelity's ``FeatureExtractorInceptionV3``. The
+    network takes images; the features of a volume are the mean over its slices.
 
     Attributes:
         weights: path of the safetensors file.
@@ -195,7 +193,7 @@ class InceptionFeatures:
         """The network, read once.
 
         Raises:
-            MetricError: the file is missing, of another hash or network, or torch-fidelity is absent.
+            MetricError: the file is missing, has another hash or network, or torch-fidelity is not installed.
         """
         try:
             found = sha256(self.weights.read_bytes()).hexdigest()
@@ -212,7 +210,7 @@ class InceptionFeatures:
                 'Inception features need torch-fidelity: pip install "latentprint[fid]"'
             ) from error
         state = unpack(self.weights)
-        # The constructor reads a file in torch's own format only; this one holds nothing but these tensors.
+        # The constructor only reads files in torch's own format; this file holds nothing but these tensors.
         with TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]):
             aside = Path(folder) / "weights.pth"
             torch.save(state, aside)

@@ -1,13 +1,13 @@
-"""Counts, and what may be concluded from them. No torch.
+"""Counts, and what can be concluded from them. No torch.
 
     counts        exact intervals and tests of n trials
-    sequential    intervals and p-values that hold however a count was stopped
+    sequential    intervals and p-values that hold at any stopping time
     many          several rates or p-values at once
     corrected     the true rate behind detectors that err
     choice        which of several estimates of one rate answers
-    rates         how often those detectors err, and on which images that was counted
+    rates         how often detectors err, and on which images that was counted
 
-All of it holds for every n, also at zero hits, which is where an audit lives.
+All of it holds for every n, including zero hits, the usual case of an audit.
 """
 
 from latentprint.stats.choice import Choice, Claim, choose, stretched

@@ -1,12 +1,12 @@
-"""Which of several estimates of one rate answers, and with which interval.
+"""Which of several estimates of one rate is the answer, and with which interval.
 
-All of them are about the same rate, of the same sampler. With m of them:
+All estimates are of the same rate and the same sampler. With m of them:
 
-1. Each interval is taken at level 1 - (1 - level) / m (Bonferroni), so that all hold together.
-2. Where two have no rate in common, at least one is wrong, and none answers.
-3. Otherwise the narrowest answers: the one whose ends have the smallest quotient.
+1. Each interval is taken at level 1 - (1 - level) / m (Bonferroni), so that all hold together. 2. If two
+intervals have no rate in common, at least one is wrong, and there is no answer. 3. Otherwise the narrowest is
+the answer: the one whose ends have the smallest quotient.
 
-Because all intervals hold together, to look at them before choosing costs nothing more.
+Because all intervals hold together, looking at them before choosing needs no further correction.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ from latentprint.stats.counts import check_level
 def stretched(
     rate: float, ends: tuple[float, float], freedom: float, level: float, wanted: float
 ) -> tuple[float, float]:
-    """An interval at ``level`` around ``rate`` at the level ``wanted``.
+    """An interval at ``level`` around ``rate``, converted to the level ``wanted``.
 
-    Stretched on the logarithm by the quotient of the two quantiles of Student's t with ``freedom`` degrees.
+    It is widened on the logarithm by the quotient of the two quantiles of Student's t with ``freedom``
+    degrees.
     """
     low, high = ends
     if rate == 0:
@@ -39,7 +40,7 @@ def stretched(
 
 @dataclass(frozen=True)
 class Claim:
-    """An estimate: how it is called in a sentence, its rate, and its interval by confidence level."""
+    """An estimate: its name in a sentence, its rate, and its interval by confidence level."""
 
     name: str
     rate: float
@@ -51,8 +52,8 @@ class Choice:
     """The estimates together.
 
     Attributes:
-        answer: position of the one that answers; None where two contradict each other.
-        low, high: its interval, at ``level`` for all estimates together; 0 and 1 where none answers.
+        answer: position of the estimate that is the answer; None if two contradict each other.
+        low, high: its interval, at ``level`` for all estimates together; 0 and 1 if there is no answer.
         sentence: what they say together, and by which rule.
     """
 
@@ -69,7 +70,7 @@ class Choice:
 
 
 def choose(claims: Sequence[Claim], level: float = 0.95) -> Choice:
-    """One answer out of estimates of the same rate, by the rule above.
+    """One answer from estimates of the same rate, by the rule above.
 
     Raises:
         ValueError: no estimate.

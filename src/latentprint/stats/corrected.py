@@ -1,7 +1,8 @@
 """The true rate behind detectors that err.
 
-A detector with true and false positive rates tpr and fpr sees a true rate q as p = q tpr + (1 - q) fpr, so
-q = (p - fpr) / (tpr - fpr). All three are known as intervals; q's comes from the ends that leave most open.
+A detector with true and false positive rates tpr and fpr sees a true rate q as p = q tpr + (1 - q) fpr, so q
+= (p - fpr) / (tpr - fpr). All three are known as intervals; the interval of q comes from their least
+favourable ends.
 
 Source: W. J. Rogan, B. Gladen, Am. J. Epidemiol. 107 (1978).
 """
@@ -19,9 +20,9 @@ class CorrectedRate:
     """The true rate behind a detector that errs.
 
     Attributes:
-        rate: Rogan and Gladen's ``(p - fpr) / (tpr - fpr)`` cut to [0, 1]; None where it is undefined.
+        rate: Rogan and Gladen's ``(p - fpr) / (tpr - fpr)`` cut to [0, 1]; None if undefined.
         low, high: interval of the true rate, at ``level``, detector uncertainty included.
-        note: one sentence on what the detector's errors did to the answer.
+        note: one sentence on how the detector's errors changed the answer.
     """
 
     rate: float | None
@@ -37,9 +38,9 @@ def through_detector(
     """Interval of the true rate, given intervals of the detector's hit rate and of its two error rates.
 
     With ``p = q tpr + (1 - q) fpr`` the true rate ``q = (p - fpr) / (tpr - fpr)`` rises with p and falls with
-    tpr and with fpr wherever fpr <= p <= tpr, so its extremes lie in two corners of the box. Where the box
-    contradicts that order, the detector's rates do not carry over from the calibration split to these images;
-    the contradicted rate is then treated as unknown, which only widens the answer.
+    tpr and with fpr wherever fpr <= p <= tpr, so its extremes are at two corners of the box. If the box
+    contradicts that order, the detector's rates on the calibration split do not apply to these images. The
+    contradicted rate is then treated as unknown, which only widens the answer.
     """
     (p_low, p_high), (t_low, t_high), (f_low, f_high) = seen, tpr, fpr
     notes: list[str] = []
@@ -62,7 +63,7 @@ def corrected_rate(hits: Trials, tpr: Trials, fpr: Trials, level: float = 0.95) 
     """The rate of Omega itself, from detector hits and the detector's own measured error rates.
 
     Three Clopper-Pearson intervals at ``1 - (1 - level) / 3`` (Bonferroni) and the extremes of Rogan and
-    Gladen's formula over their box: conservative, and valid for every n, also at zero false positives seen.
+    Gladen's formula over their box: conservative, and valid for every n, even if no false positive was seen.
     """
     each = 1 - (1 - level) / 3
     low, high, note = through_detector(hits.interval(each), tpr.interval(each), fpr.interval(each))
@@ -88,12 +89,12 @@ def corrected_interval(
 ) -> CorrectedRate:
     """The rate of what the m ``detectors`` look for, from how often they fire together, by any estimator.
 
-    Nothing is assumed on how the detectors' errors depend on one another: together they find at least
-    ``sum of tpr - (m - 1)`` and at most the least tpr of Omega (Frechet), and outside Omega at least one of
-    the signs is missing, so they err with at most the largest fpr. A control, the same recipe without the
-    image, counts their joint false alarms on generated images; the lower of the two bounds is used.
-    Bonferroni over all intervals that enter. ``rate`` is corrected for misses only: the joint rate of false
-    alarms is bounded, not known.
+    Nothing is assumed about how the detectors' errors depend on each other. Together they find at least ``sum
+    of tpr - (m - 1)`` of Omega and at most the least tpr (Fréchet). Outside Omega at least one of the signs
+    is missing, so they err with at most the largest fpr. A control, the same recipe without the image, counts
+    their joint false alarms on generated images; the lower of the two bounds is used. Bonferroni over all
+    intervals involved. ``rate`` is corrected for misses only, because the joint rate of false alarms is
+    bounded and not known.
 
     Args:
         interval: of the rate at which they fire, by confidence level.

@@ -1,7 +1,7 @@
 """Hits among independent trials: exact intervals, tests, and what zero hits leave possible.
 
 With k hits in n trials of rate q, ``X ~ Binomial(n, q)``, and everything here inverts ``P(X <= k | q)``. That
-holds for every n and q, also where a normal approximation fails: at zero hits, which is where an audit lives.
+holds for every n and q, even where a normal approximation fails: at zero hits, the usual case of an audit.
 
 Source: C. J. Clopper, E. S. Pearson, Biometrika 26 (1934).
 """
@@ -19,7 +19,7 @@ _special = cast(Any, special)
 
 
 def check_level(level: float) -> None:
-    """Refuse a confidence level that is none.
+    """Refuse a number that is no confidence level.
 
     Raises:
         ValueError: not between 0 and 1.
@@ -60,21 +60,21 @@ class Trials:
         return self.k / self.n
 
     def lower(self, level: float = 0.95) -> float:
-        """One-sided lower bound: the smallest q with P(X >= k | q) >= 1 - level; 0 where k = 0."""
+        """One-sided lower bound: the smallest q with P(X >= k | q) >= 1 - level; 0 if k = 0."""
         check_level(level)
         if self.k == 0:
             return 0.0
         return float(_special.betaincinv(self.k, self.n - self.k + 1, 1 - level))
 
     def upper(self, level: float = 0.95) -> float:
-        """One-sided upper bound: the largest q with P(X <= k | q) >= 1 - level; 1 where k = n."""
+        """One-sided upper bound: the largest q with P(X <= k | q) >= 1 - level; 1 if k = n."""
         check_level(level)
         if self.k == self.n:
             return 1.0
         return float(_special.betainccinv(self.k + 1, self.n - self.k, 1 - level))
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
-        """Two-sided Clopper-Pearson interval: it holds q with probability >= level for every n and q."""
+        """Two-sided Clopper-Pearson interval: it contains q with probability >= level for every n and q."""
         check_level(level)
         side = (1 + level) / 2
         return self.lower(side), self.upper(side)
@@ -84,7 +84,7 @@ def binomial_test_less(k: int, n: int, p0: float) -> float:
     """p-value of H0: q = p0 against H1: q < p0 after k hits in n, ``P(X <= k | p0)`` (paper §5.3, exact).
 
     Raises:
-        ValueError: not 0 <= k <= n, or p0 is no probability.
+        ValueError: not 0 <= k <= n, or p0 is not a probability.
     """
     trials = Trials(k, n)
     if not 0 <= p0 <= 1:
@@ -93,10 +93,10 @@ def binomial_test_less(k: int, n: int, p0: float) -> float:
 
 
 def missable(k: int, n: int, level: float = 0.95) -> float:
-    """The largest q under which a count of at most k in n still had probability 1 - level.
+    """The largest q under which a count of at most k in n still has probability 1 - level.
 
-    What an audit must print beside every zero: "a leak of up to this rate could have been missed".
-    For k = 0 it is ``1 - (1 - level)^(1/n)``, about 3/n at 95 %.
+    An audit must print it with every zero: "a leak of up to this rate could have been missed". For k = 0 it
+    is ``1 - (1 - level)^(1/n)``, about 3/n at 95 %.
     """
     return Trials(k, n).upper(level)
 

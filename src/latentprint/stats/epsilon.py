@@ -1,23 +1,25 @@
-"""A lower bound of epsilon from one training: m canaries, each in or out by a fair coin, told by a score.
+"""A lower bound on epsilon from one training: m canaries, each in or out by a fair coin, guessed from a
+score.
 
-The r canaries of the most telling scores are guessed: in where it is high, out where it is low; v guesses are
-right. No (epsilon, delta)-private training allows many. With B ~ Binomial(r, e^epsilon / (1 + e^epsilon))
+The r canaries with the most extreme scores are guessed: in if the score is high, out if it is low. v guesses
+are right, and no (epsilon, delta)-private training allows many. With B ~ Binomial(r, e^epsilon / (1 +
+e^epsilon))
 
     P(V >= v) <= P(B >= v) + 2 m delta max_i ( P(B >= v - i) - P(B >= v) ) / i       (Steinke et al. 2023)
 
 The second form uses more of what privacy forbids. Let r_j and h_j be the chances that a canary drawn at
-random is guessed right, or wrong, while at least j guesses are right. Turning its coin over makes a right
-guess wrong and leaves the others, and both chances count the same events, so that
+random is guessed right, or wrong, while at least j guesses are right. Flipping its coin makes a right guess
+wrong and leaves the others as they are, and both chances count the same events, so that
 
     h_j >= F(r_{j+1})        r_j - r_{j+1} = j / (r - j) (h_j - h_{j+1})     (Mahloujifar et al. 2024)
 
-with F(y) the least chance under a neighbouring data set of what has chance y. From P(V >= v) = a on,
-r_v = a v / m and h_v = a (r - v) / m, both only grow as j falls; where r_0 + h_0 exceeds r / m, the chance
-was below a. F is that of (epsilon, delta), which assumes nothing, or that of a Gaussian mechanism, which is
-what DP-SGD comes close to and gives more.
+with F(y) the least chance, under a neighbouring data set, of an event of chance y. From P(V >= v) = a, r_v =
+a v / m and h_v = a (r - v) / m on, both only grow as j falls. If r_0 + h_0 exceeds r / m, the chance was
+below a. F is that of (epsilon, delta), which assumes nothing, or that of a Gaussian mechanism, which DP-SGD
+approximates and which gives larger bounds.
 
-How many guesses to make must not depend on whether they were right: several numbers are tried, each at a
-level at which all hold together (Bonferroni).
+The number of guesses must not depend on whether they were right. Several numbers are tried, each at a level
+at which all hold together (Bonferroni).
 
 Sources: Steinke, Nasr, Jagielski 2023, arXiv 2305.08846, Theorem 5.2; Mahloujifar, Melis, Chaudhuri 2024,
 arXiv 2410.22235; Dong, Roth, Su 2022 (Gaussian privacy); Balle, Wang 2018 (its epsilon at a delta).
@@ -44,7 +46,7 @@ _binomial, _special = cast(Any, stats).binom, cast(Any, special)
 _brentq = cast(Any, optimize).brentq
 
 LEAST_CANARIES = 8
-"""Below, no number of right guesses shows anything at 95 %."""
+"""Fewest canaries: with fewer, no number of right guesses shows anything at 95 %."""
 
 _GUESSES = (1, 2, 4, 8, 16, 32)  # the m canaries over these
 _MOST = 60.0
@@ -57,8 +59,8 @@ class EpsilonBound:
     """The training is not (e, delta)-private for any e below ``low``, at ``level``.
 
     Attributes:
-        canaries: how many there were.
-        guesses, right: of the number of guesses that gave the most.
+        canaries: their number.
+        guesses, right: for the number of guesses with the largest bound.
         form: "coins" (Steinke et al.), "exact" (any mechanism) or "gaussian" (DP-SGD and the like).
     """
 
@@ -79,7 +81,7 @@ def epsilon_bound(
     level: float = 0.95,
     form: Form = "exact",
 ) -> EpsilonBound:
-    """The bound from scores (m,), higher where an image seems trained on, and the coins ``member`` (m,).
+    """The bound from scores (m,), higher for images that seem trained on, and the coins ``member`` (m,).
 
     Raises:
         ValueError: fewer than LEAST_CANARIES, lengths that differ, a score that is not finite, or a delta
@@ -112,7 +114,7 @@ def epsilon_of_guesses(
     """The largest epsilon at which so many right guesses of so many had a chance of ``alpha`` or less.
 
     Raises:
-        ValueError: counts that cannot be, or a Gaussian mechanism with delta 0.
+        ValueError: impossible counts, or a Gaussian mechanism with delta 0.
     """
     if not 0 <= right <= guesses <= canaries or guesses < 1:
         raise ValueError(f"right guesses, guesses and canaries rise, got {right}, {guesses}, {canaries}")
@@ -148,7 +150,7 @@ def gaussian_epsilon(mu: float, delta: float) -> float:
 
 
 def _largest(forbidden: Callable[[float], bool]) -> float:
-    """The largest value that is forbidden, less 1e-6; 0 where 0 is not."""
+    """The largest value that is forbidden, less 1e-6; 0 if 0 is not forbidden."""
     if not forbidden(0.0):
         return 0.0
     low, high = 0.0, 1.0

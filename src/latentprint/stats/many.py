@@ -1,4 +1,4 @@
-"""Many rates or many p-values at once, and a value held against a sample of the null.
+"""Many rates or many p-values at once, and a value compared with a sample of the null.
 
 Sources: Y. Benjamini, Y. Hochberg, JRSS B 57 (1995); B. Phipson, G. K. Smyth, SAGMB 9 (2010).
 """
@@ -18,8 +18,8 @@ def simultaneous_band(trials: Sequence[Trials], level: float = 0.95) -> list[tup
     """Intervals that hold **all** the rates at once with probability >= level.
 
     Each is a Clopper-Pearson interval at ``1 - (1 - level) / m``. Bonferroni, because the noise levels of a
-    search may share their noise ids: the band then holds under any dependence between the counts, which
-    Sidak's correction would not, and at m = 100 it is wider than Sidak's by less than 0.2 %.
+    search may share their noise ids: the band then holds under any dependence between the counts. Sidak's
+    correction would not, and at m = 100 the band is less than 0.2 % wider than Sidak's.
     """
     check_level(level)
     each = 1 - (1 - level) / max(len(trials), 1)
@@ -27,7 +27,7 @@ def simultaneous_band(trials: Sequence[Trials], level: float = 0.95) -> list[tup
 
 
 def false_coverage(chosen: Sequence[Trials], of: int, level: float = 0.95) -> list[tuple[float, float]]:
-    """Intervals of rates that were chosen for what was seen: on average at most ``1 - level`` of them miss.
+    """Intervals of rates that were selected by their data: on average at most ``1 - level`` of them miss.
 
     Of ``of`` rates R were chosen (those that are not 0, or the largest); each gets its Clopper-Pearson
     interval at ``1 - R (1 - level) / of``.
@@ -45,7 +45,7 @@ def false_coverage(chosen: Sequence[Trials], of: int, level: float = 0.95) -> li
 
 
 def false_discovery(p_values: ArrayLike, level: float = 0.95) -> NDArray[np.bool_]:
-    """Benjamini-Hochberg: which hypotheses to reject so that on average at most ``1 - level`` falsely.
+    """Benjamini-Hochberg: which hypotheses to reject, on average at most ``1 - level`` of them falsely.
 
     Rejects the i smallest, i the largest rank with ``p_(i) <= i (1 - level) / m``. Valid for independent or
     positively dependent p-values (Benjamini and Yekutieli 2001). Shape (m,) in, (m,) out.
@@ -69,8 +69,8 @@ def false_discovery(p_values: ArrayLike, level: float = 0.95) -> NDArray[np.bool
 def empirical_p(value: float, null: ArrayLike) -> float:
     """Rank-based p-value of a large ``value`` against a null sample: ``(1 + #{null >= value}) / (n + 1)``.
 
-    Exact when value and null are exchangeable under H0; never 0, so n nulls cannot claim less than 1/(n + 1)
-    (Phipson and Smyth 2010).
+    Exact if value and null are exchangeable under H0. It is never 0: n null values cannot give less than 1/(n
+    + 1) (Phipson and Smyth 2010).
 
     Raises:
         ValueError: the null sample is empty, or something is not a number.

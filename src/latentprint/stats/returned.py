@@ -1,25 +1,25 @@
-"""Which images came back: training images against held-out ones, each treated like the other.
+"""Which images came back: training images against held-out ones, both treated alike.
 
 The pool is all training images and all held-out ones, one of each group of near copies. Every generated image
-g and every pool image z is held against the pool:
+g and every pool image z is compared with the pool:
 
     y(g)   the nearest image of the pool;   d its distance;   r = d / mean distance to the nearest ten
     s      max( d / median d, r / median r ),   medians over the pool; 1 is what real images are to each other
     g is a copy of y(g)   if s(g) < fence
     fence  the smaller of  Q1 - 1.5 (Q3 - Q1)  (Tukey's) and the one-percent quantile of s over the pool
 
-None of it looks at which pool images were trained on. So if the model is independent of that choice, and the
-choice was by chance, then with a of the N training images and b of the m held-out ones copied at least once
+Nothing here depends on which pool images were trained on. If the model is independent of that choice, and the
+choice was random, then with a of the N training images and b of the m held-out ones copied at least once
 
     whole set   a is hypergeometric: (a + b) draws from N + m images, of which N were trained on
     target      the counts of copies of x_p and of the m held-out images are exchangeable:
                 p = (1 + #{held-out images with as many copies as x_p, or more}) / (m + 1)
 
-Both are exact whatever the model is: one that repeats a few images of its own, or makes blurred ones, is
-covered. Images are the trials, not samples: a thousand copies of one image are one image that came back.
+Both are exact whatever the model does, even if it repeats a few images of its own or makes blurred ones. The
+trials are images and not samples: a thousand copies of one image are one image that came back.
 
-Trials are units: an image, or a person with all their images where persons are known. A unit came back if any
-of its images did. One with images on both sides, or with copies there, belongs to neither and is no trial.
+The trials are units: an image, or a person with all their images if persons are known. A unit came back if
+any of its images did. A unit with images or copies on both sides belongs to neither, and is no trial.
 
 Sources: Fisher 1935 (the exact test); Tukey 1977 (the fence); Carlini et al. 2023 (ratio to the nearest ten).
 """
@@ -41,10 +41,10 @@ _hypergeom = cast(Any, scipy_stats).hypergeom
 Columns = Mapping[str, NDArray[Any]]
 
 TRAIN, HELDOUT, MIXED = 0, 1, 2
-"""Whose an image of the pool is; MIXED: of a group with members on both sides."""
+"""The side of an image of the pool; MIXED: of a group with members on both sides."""
 
 LEAST = 20
-"""Images of a pool without which its quartiles say nothing."""
+"""Fewest images of a pool from which quartiles are taken."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Returned:
 
     @property
     def target_p(self) -> float:
-        """Rank p-value of the same for x_p among held-out images; 1 where it never came back."""
+        """The same for x_p: its rank among held-out images as a p-value; 1 if it never came back."""
         return (1 + self.mock.k) / (1 + self.mock.n) if self.target else 1.0
 
 
@@ -82,17 +82,17 @@ def whole_set_p(train: Trials, heldout: Trials) -> float:
 
 
 def returned(samples: Columns, pool: Columns, whose: NDArray[np.int64], target: int) -> Returned:
-    """What the samples give back.
+    """Which images the samples give back.
 
     Args:
         samples: of each generated image against the pool: ``nearest`` (its place), ``distance``, ``ten``
             (mean distance to the nearest ten).
-        pool: the same of each pool image against the others; ``unit`` (p,), where units are persons.
+        pool: the same for each pool image against the others; ``unit`` (p,) if units are persons.
         whose: (p,) TRAIN, HELDOUT or MIXED, the same for all images of a unit.
         target: the place of x_p in the pool.
 
     Raises:
-        ValueError: fewer than LEAST pool images, or x_p is not one that was trained on.
+        ValueError: fewer than LEAST pool images, or x_p is not a training image.
     """
     if len(whose) < LEAST:
         raise ValueError(f"a pool needs {LEAST} different images or more, got {len(whose)}")
@@ -124,7 +124,8 @@ def is_copy(samples: Columns, pool: Columns) -> NDArray[np.bool_]:
 
 
 def _relative(rows: Columns) -> NDArray[np.float64]:
-    """Distance as a share of the mean to the nearest ten; 1 where that is 0, and nothing can be told."""
+    """Distance as a share of the mean to the nearest ten; 1 if that mean is 0, so that nothing can be
+    told."""
     ten = np.asarray(rows["ten"], np.float64)
     return np.divide(rows["distance"], ten, out=np.ones_like(ten), where=ten > 0)
 
@@ -137,7 +138,7 @@ def _score(rows: Columns, distance: float, relative: float) -> NDArray[np.float6
 def images_to_call(train: int, heldout: int, alpha: float) -> int | None:
     """The fewest training images that must come back, and no held-out one, for ``whole_set_p`` <= alpha.
 
-    None: not even all of them would do.
+    None: even all of them would not be enough.
     """
     ks = np.arange(1, train + 1)
     p = _hypergeom.sf(ks - 1, train + heldout, train, ks)
@@ -149,7 +150,7 @@ def samples_to_return(images: int, of: int, power: float = 0.9) -> int | None:
     """Samples after which a model that repeats ``of`` images equally often has shown ``images`` of them.
 
     With probability ``power``, by the normal law of the number of occupied cells (Johnson and Kotz 1977);
-    None where that takes every single one and it is never sure to.
+    None if every single image would be needed, which no number of samples guarantees.
     """
     if images > of:
         return None
@@ -167,6 +168,6 @@ def _surely_shown(samples: int, of: int, power: float) -> float:
     one, two = (1 - 1 / of) ** samples, (1 - 2 / of) ** samples if of > 1 else 0.0
     mean = of * (1 - one)
     variance = max(0.0, of * one + of * (of - 1) * two - (of * one) ** 2)
-    # Rounded up at the very top, where the law is no longer normal but all are shown nearly surely.
+    # Rounded up at the very top, where the law is no longer normal but all are very likely shown.
     found = mean - float(cast(Any, scipy_stats).norm.ppf(power)) * math.sqrt(variance)
     return of if mean > of - (1 - power) else found

@@ -1,4 +1,4 @@
-"""What a score is worth that should be higher on members than on images held out.
+"""The worth of a score that should be higher on members than on held-out images.
 
     AUC = P(a member scores higher than a held-out image) + P(equal) / 2
 
@@ -22,7 +22,7 @@ from scipy import stats as scipy_stats  # pyright: ignore[reportMissingTypeStubs
 from latentprint.stats.counts import Trials, check_level
 
 Scores = Mapping[str, NDArray[np.float64]]
-"""Name of a score -> one value per image; higher means rather a member."""
+"""Name of a score -> one value per image; a higher value means more likely a member."""
 
 _normal = cast(Any, scipy_stats).norm
 
@@ -34,7 +34,7 @@ class Auc:
     Attributes:
         value: the estimate, in [0, 1].
         low, high: two-sided interval at ``level``.
-        method: "DeLong", or "paired Clopper-Pearson" where the two sets do not overlap at all.
+        method: "DeLong", or "paired Clopper-Pearson" if the two sets do not overlap at all.
     """
 
     value: float
@@ -83,7 +83,7 @@ def separation(
     """How well each score tells members from images held out.
 
     Raises:
-        ValueError: the two have other scores, none, fewer than 2 images, or values that are not finite.
+        ValueError: the two have different scores or none, fewer than 2 images, or values that are not finite.
     """
     if set(members) != set(heldout):
         raise ValueError(f"both need the same scores, got {sorted(members)} and {sorted(heldout)}")
@@ -99,10 +99,10 @@ def auc(members: NDArray[np.float64], heldout: NDArray[np.float64], level: float
     """The area under the ROC curve with its interval.
 
     DeLong's variance comes from the placements: for each member the share of held-out images below it, for
-    each of these the share of members above. On the logit scale, so that the interval stays in (0, 1). It is
-    0 where the sets do not overlap; there disjoint pairs of one member and one held-out image, min(m, n) of
-    them, are independent trials of exactly this probability, all hits (or none): their Clopper-Pearson
-    interval holds whatever the distributions.
+    each held-out image the share of members above it. The interval is formed on the logit scale, so that it
+    stays in (0, 1). The variance is 0 if the sets do not overlap. Then min(m, n) disjoint pairs of one member
+    and one held-out image are independent trials of exactly this probability, all hits (or none), and their
+    Clopper-Pearson interval holds whatever the distributions.
 
     Raises:
         ValueError: fewer than 2 images on a side, values that are not finite, or a level outside (0, 1).
@@ -145,9 +145,9 @@ def true_positives(
 
 
 def rank_p_value(score: float, heldout: NDArray[np.float64]) -> float:
-    """P(an image that was not trained on scores this high): (1 + those held out at or above) / (1 + n).
+    """P(an image that was not trained on scores this high): (1 + held-out images at or above) / (1 + n).
 
-    Exact where x_p, were it no member, would be exchangeable with the images held out.
+    Exact if x_p would be exchangeable with the held-out images were it not a member.
 
     Raises:
         ValueError: fewer than 2 images, or values that are not finite.

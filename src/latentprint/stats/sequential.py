@@ -1,9 +1,9 @@
 """Counts that may be looked at while they grow: anytime-valid intervals and p-values.
 
-    M_n(p) = B(a + k, b + n - k) / (B(a, b) p^k (1 - p)^(n - k))    a martingale from 1 where q = p
+    M_n(p) = B(a + k, b + n - k) / (B(a, b) p^k (1 - p)^(n - k))    a martingale from 1 if q = p
     P(M_n(q) >= 1 / c for any n) <= c                               (Ville 1939)
 
-so the p with M_n(p) < 1 / (1 - level) hold q at all n together, however sampling was stopped.
+so the p with M_n(p) < 1 / (1 - level) contain q at all n together, at any stopping time.
 
 Sources: H. Robbins, Ann. Math. Stat. 41 (1970); S. Howard, A. Ramdas, J. McAuliffe, J. Sekhon, Ann. Stat. 49
 (2021), arXiv 1810.08240.
@@ -39,11 +39,11 @@ def log_mixture(k: int, n: int, p: float, prior: tuple[float, float] = (0.5, 0.5
 def confidence_sequence(
     k: int, n: int, level: float = 0.95, prior: tuple[float, float] = (0.5, 0.5)
 ) -> tuple[float, float]:
-    """Anytime-valid interval for q: it may be looked at after every trial, and sampling stopped on sight.
+    """Anytime-valid interval for q: one may look at it after every trial, and stop at any time.
 
-    The set ``{p : M_n(p) < 1 / (1 - level)}`` with the martingale of ``log_mixture``. With probability
-    >= level it holds q at **all** n together. The default prior is Jeffreys' (Krichevsky-Trofimov mixture); a
-    prior with mean near the expected rate sharpens the sequence there and never breaks its coverage, as
+    The set ``{p : M_n(p) < 1 / (1 - level)}`` with the martingale of ``log_mixture``. With probability >=
+    level it contains q at **all** n together. The default prior is Jeffreys' (Krichevsky-Trofimov mixture); a
+    prior with its mean near the expected rate narrows the interval there and never breaks its coverage, as
     long as it was fixed before the first trial.
 
     Raises:
@@ -60,7 +60,7 @@ def confidence_sequence(
     def excess(p: float) -> float:
         return log_mixture(k, n, p, prior) - bar
 
-    # M is log-convex in p with its minimum at k/n, and there M <= 1: the set is one interval around k/n.
+    # M is log-convex in p with its minimum at k/n, where M <= 1: the set is one interval around k/n.
     peak = trials.rate
     low = 0.0 if k == 0 else _root(excess, peak, 0.0)
     high = 1.0 if k == n else _root(excess, peak, 1.0)
@@ -68,9 +68,10 @@ def confidence_sequence(
 
 
 def looks(most: int, first: int) -> list[int]:
-    """Sample sizes at which a count that may stop is looked at: first, then a quarter more each time, most.
+    """Sample sizes at which a count that may stop early is looked at: first, then a quarter more each time,
+    most.
 
-    All but ``most`` are multiples of ``first``: units of work stay whole.
+    All except ``most`` are multiples of ``first``, so that units of work stay whole.
 
     Raises:
         ValueError: a size below 1.
@@ -87,9 +88,9 @@ def looks(most: int, first: int) -> list[int]:
 def running_interval(counts: Sequence[Trials], level: float, near: float) -> tuple[float, float]:
     """The anytime-valid interval after looks at the growing counts ``counts``, the latest last.
 
-    q lies in the intervals of all looks at once, hence in their intersection; where that is empty
-    (probability below 1 - level) the latest stands. ``near`` is the rate asked about: the mixture's prior
-    Beta(1/2, b) has its mean there, which sharpens the sequence there and never breaks its coverage.
+    q lies in the intervals of all looks at once, hence in their intersection. If that is empty (probability
+    below 1 - level), the latest interval counts. ``near`` is the rate asked about. The mixture's prior
+    Beta(1/2, b) has its mean there, which narrows the interval there and never breaks its coverage.
 
     Raises:
         ValueError: near outside (0, 1), or counts that do not grow.
@@ -106,7 +107,8 @@ def running_interval(counts: Sequence[Trials], level: float, near: float) -> tup
 def narrowed(
     before: tuple[float, float], now: Trials, level: float, prior: tuple[float, float]
 ) -> tuple[float, float]:
-    """One look more of ``running_interval``: its interval so far, cut with that of the counts ``now``."""
+    """One further look of ``running_interval``: its interval so far, intersected with that of the counts
+    ``now``."""
     now_low, now_high = confidence_sequence(now.k, now.n, level, prior)
     low, high = max(before[0], now_low), min(before[1], now_high)
     return (low, high) if low <= high else (now_low, now_high)
@@ -125,7 +127,7 @@ def samples_to_decide(q: float, level: float = 0.95) -> int:
 
 
 def running_p_value(counts: Sequence[Trials], p0: float, near: float) -> float:
-    """p-value of H0: q >= p0 against q < p0 that holds whenever sampling was stopped.
+    """p-value of H0: q >= p0 against q < p0 that holds at any stopping time.
 
     The smallest 1 / M_n(p0) over the looks with k/n < p0 (Ville's inequality). M_n rises with p beyond k/n,
     so what excludes p0 excludes every larger rate.

@@ -1,22 +1,23 @@
-"""How many different ones there are, of which only some were seen: from how often each of them was.
+"""How many kinds there are when only some were seen, estimated from how often each kind was seen.
 
-n draws; kind i (a training image) comes with probability q_i each time, sum q_i <= 1: the rest are no copies.
-x_i: how often it came, c = sum x_i; f_j: how many came exactly j times; S: how many came at all. Then
+There are n draws. Kind i (a training image) occurs with probability q_i each time, and sum q_i <= 1, because
+other draws are no copies. x_i is how often it occurred, c = sum x_i, f_j how many kinds occurred exactly j
+times, and S how many occurred at all. Then
 
     unseen        f_0 >= (n - 1) / n  f_1 (f_1 - 1) / (2 (f_2 + 1))                (Chao 1984, bias-corrected)
     coverage      1 - f_1 / c  (n - 1) f_1 / ((n - 1) f_1 + 2 f_2)                 (Good; Chao, Jost 2012)
     curve         m <= n:  S - sum_i C(n - x_i, m) / C(n, m)                       (Hurlbert 1971, exact)
                   m > n:   S + f_0 (1 - (1 - f_1 / (n f_0 + f_1))^(m - n))         (Chao et al. 2014)
 
-The expectation of the first is a lower bound of the number unseen whatever the q_i, and equals it where those
-not seen are about as likely as those seen once. Nothing bounds it from above, for any number of kinds may be
-as unlikely as one likes. Those with q_i >= 1/n come once or more in as many draws on average; of these
+The expectation of the first is a lower bound on the number unseen whatever the q_i, and equals it if the
+unseen kinds are about as likely as those seen once. There is no upper bound, because any number of kinds may
+be arbitrarily unlikely. Kinds with q_i >= 1/n occur at least once in n draws on average. For these
 
     (1 - q)^n <= n q (1 - q)^(n - 1)
 
-no more are missed than come once, up to chance. The upper end is the larger of this one and of the log-normal
-one (Chao 1987). Intervals of the curve are by bootstrap from an estimated population that holds the unseen
-too (Chao et al. 2014, appendix G).
+and no more are missed than occur once, up to chance. The upper end is the larger of this bound and the
+log-normal one (Chao 1987). Intervals of the curve are bootstrapped from an estimated population that includes
+the unseen kinds (Chao et al. 2014, appendix G).
 """
 
 from __future__ import annotations
@@ -37,11 +38,11 @@ _special = cast(Any, special)
 _normal, _poisson = cast(Any, scipy_stats).norm, cast(Any, scipy_stats).poisson
 
 REPEATS = 2
-"""Kinds that must have come twice or more before anything is said of those that did not come."""
+"""Kinds that must have occurred twice or more before anything is said about unseen kinds."""
 
 
 class TooFewRepeats(ValueError):
-    """Nothing came back often enough to say how much has not come back yet."""
+    """Too few kinds occurred repeatedly to say how many have not occurred yet."""
 
 
 @dataclass(frozen=True)
@@ -49,12 +50,12 @@ class Richness:
     """How many kinds there are, at least.
 
     Attributes:
-        seen: kinds that came.
+        seen: kinds that occurred.
         once, twice: f_1 and f_2.
-        unseen: f_0, the estimated least number of kinds that did not come.
+        unseen: f_0, the estimated least number of kinds that did not occur.
         low, high: its interval at ``level``, whole numbers: ``low`` holds whatever the kinds' chances are,
-            ``high`` for kinds that come at least once in as many draws on average.
-        coverage: the estimated share of the draws to come, among those of any kind, that show a kind seen.
+            ``high`` for kinds that occur at least once in as many draws on average.
+        coverage: the estimated share of future draws, among those of any kind, that show a kind already seen.
     """
 
     seen: int
@@ -71,13 +72,13 @@ def richness(counts: ArrayLike, draws: int, level: float = 0.95, most: int | Non
     """How many kinds there are.
 
     Args:
-        counts: how often each kind came; zeros may be among them.
+        counts: how often each kind occurred; zeros are allowed.
         draws: how many draws there were.
-        most: kinds that there can be at all (training images); None: any number.
+        most: the largest possible number of kinds (training images); None: any number.
 
     Raises:
-        TooFewRepeats: fewer than REPEATS kinds came twice or more.
-        ValueError: counts that are none, or more of them than draws.
+        TooFewRepeats: fewer than REPEATS kinds occurred twice or more.
+        ValueError: numbers that are no counts, or counts that add up to more than the draws.
     """
     check_level(level)
     x = _counts(counts, draws)
@@ -99,7 +100,8 @@ def richness(counts: ArrayLike, draws: int, level: float = 0.95, most: int | Non
         spread = math.exp(z * math.sqrt(math.log1p(variance / unseen**2)))
         low, high = unseen / spread, unseen * spread
     else:
-        # Hardly any came once: of what came j times or more, a share e^-j of as likely ones is missed.
+        # Hardly any occurred once. Of those that occurred j times or more, a share e^-j of equally likely
+        # ones is missed.
         missed = float(np.exp(-x).mean())
         variance = float((np.exp(-x) - np.exp(-2.0 * x)).sum() - (x * np.exp(-x)).sum() ** 2 / draws)
         low, high = 0.0, (missed * seen + z * math.sqrt(max(variance, 0.0))) / (1 - missed)
@@ -115,7 +117,7 @@ def richness(counts: ArrayLike, draws: int, level: float = 0.95, most: int | Non
 
 @dataclass(frozen=True)
 class Expected:
-    """After ``draws`` draws so many different kinds are expected, with its interval."""
+    """How many different kinds are expected after ``draws`` draws, with an interval."""
 
     draws: int
     kinds: float
@@ -134,7 +136,7 @@ def curve(
 ) -> tuple[Expected, ...]:
     """How many different kinds are expected in each of ``sizes`` draws; see the module.
 
-    Beyond twice the draws that there were it is an extrapolation that nothing vouches for.
+    Beyond twice the number of draws it is an extrapolation without any guarantee.
 
     Raises:
         TooFewRepeats, ValueError: see ``richness``.
@@ -177,7 +179,7 @@ def _different(x: NDArray[np.int64], n: int, sizes: Sequence[int], unseen: float
     once, out = int((x == 1).sum()), list[float]()
     for m in sizes:
         if m <= n:
-            # C(n - x, m) / C(n, m), and 0 where fewer than m draws are left
+            # C(n - x, m) / C(n, m), and 0 if fewer than m draws are left
             left = np.maximum(n - x - m, -1)
             logs = _special.gammaln(n - x + 1) + _special.gammaln(n - m + 1) - math.lgamma(n + 1)
             none = np.where(left >= 0, np.exp(logs - _special.gammaln(np.maximum(left, 0) + 1)), 0.0)
@@ -189,7 +191,8 @@ def _different(x: NDArray[np.int64], n: int, sizes: Sequence[int], unseen: float
 
 
 def _corrected(x: NDArray[np.int64], n: int, found: Richness) -> NDArray[np.float64]:
-    """Probabilities of the kinds seen: their shares, less what belongs to the unseen (Chao et al. 2014)."""
+    """Probabilities of the seen kinds: their shares, reduced by what belongs to the unseen (Chao et al.
+    2014)."""
     share = x / n
     gone = (1 - found.coverage) * float(share.sum())
     weight = share * (1 - share) ** n
