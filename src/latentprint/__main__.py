@@ -1,7 +1,7 @@
 """The command ``latentprint``: signals first, everything else after.
 
-``python -m latentprint`` does the same, but Python then looks for modules in the current folder before all
-others: do not use it in a folder that a stranger filled (docs/security.md).
+``python -m latentprint`` does the same, but Python then looks for modules in the current folder first. Do not
+use it in a folder that a stranger filled (docs/security.md).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from latentprint.signals import catch_signals
 def main() -> None:
     """Entry point of the command ``latentprint``."""
     catch_signals()
-    os.umask(0o077)  # whatever a library writes is private too
+    os.umask(0o077)  # files that a library writes are private too
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # pyright: ignore[reportAttributeAccessIssue]
 

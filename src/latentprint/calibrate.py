@@ -1,19 +1,18 @@
-"""Known answers: does the instrument tell the truth on this machine?
+"""Known answers: are the estimates right on this machine?
 
-Every case is a model whose q is a formula (`latentprint.known`), and every estimator is run on it as an audit
-would:
+Every case is a model whose q is known by a formula (`latentprint.known`), and every estimator is run on it as
+in an audit:
 
     memorised   q = copies / N                        points, with 1, 2 and 5 copies of x_p
     mixture     q = mean of noncentral chi-squares    a ball around x_p, from 0.3 down to 1e-9
-    gaussian    as mixture, with one kernel           here the sampler is linear: exact for its own step count
+    gaussian    as mixture, with one kernel           the sampler is linear: exact for its own step count
     corners     q = 1 / N, N corners of a cube        by symmetry, for every sampler at every number of steps
     leak        q = 1e-3                              a sampler that gives x_p back by a coin
     clean       q = 0                                 the same sampler without the leak: no number may be
-    invented
+    reported
 
-An interval counts as right where it holds the truth. The instrument fails where fewer than 95 % intervals
-should hold did (one-sided binomial test at 1 %), or where an estimator declines more than a fifth of its
-cases.
+An interval is right if it contains the truth. The calibration fails if fewer than 95 % of the intervals do
+(one-sided binomial test at 1 %), or if an estimator declines more than a fifth of its cases.
 """
 
 import math
@@ -48,7 +47,7 @@ from latentprint.streams import Streams
 Shape = tuple[int, ...]
 
 COUNT = "monte_carlo"
-"""What counting is called; all other estimators are those of the table ``rate.ESTIMATORS``."""
+"""The key of counting; all other estimators are in the table ``rate.ESTIMATORS``."""
 
 _TABLE = {row.name: row for row in ESTIMATORS}
 
@@ -68,7 +67,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Row:
-    """What one estimator said on one case."""
+    """The answer of one estimator on one case."""
 
     name: str
     estimator: str
@@ -88,13 +87,13 @@ class Row:
 
 @dataclass(frozen=True)
 class CalibrationReport:
-    """All rows; the rows of ``repeats`` count for coverage only, and are not listed one by one."""
+    """All rows. The rows of ``repeats`` count for coverage only, and are not listed individually."""
 
     rows: tuple[Row, ...]
     repeats: tuple[Row, ...] = ()
 
     def coverage(self) -> dict[str, float]:
-        """Share of the reliable intervals that hold the truth, by estimator."""
+        """Share of the reliable intervals that contain the truth, by estimator."""
         return {
             name: sum(row.inside for row in rows) / len(rows)
             for name in self._estimators()
@@ -110,7 +109,7 @@ class CalibrationReport:
         }
 
     def failures(self) -> list[str]:
-        """What is wrong with the instrument, one sentence each; empty where nothing is."""
+        """What is wrong with the estimators, one sentence each; empty if nothing is."""
         found = [
             f"{row.estimator} offered {row.rate:.2g} for {row.name}, whose q is zero"
             for row in self.rows
@@ -172,7 +171,7 @@ def radius_of(log_q: Callable[[float], float], q: float, largest: float) -> floa
 
 
 def memorised(copies: int, n: int, shape: Shape, schedule: Schedule, steps: int, seed: int) -> Case:
-    """n pictures, the first counted ``copies`` times; Omega ends halfway to the nearest other."""
+    """n pictures, the first counted ``copies`` times; Omega reaches halfway to the nearest other."""
     images = pictures(n, shape, seed)
     model = Memorised(images, schedule, copies=[copies, *[1] * (n - 1)])
     nearest = float((images[1:] - images[0]).flatten(1).norm(dim=1).min())
@@ -200,9 +199,10 @@ def gaussian(
     seed: int,
     step: Step | None = None,
 ) -> Case:
-    """One kernel, x_p one width off its mean. The sampler is linear there: its truth is exact at any steps.
+    """One kernel, x_p one width off its mean. The sampler is linear there, so its truth is exact for any
+    number of steps.
 
-    x = c + s z, with c from z = 0, and s from what each number of noise does to a single Gaussian pixel.
+    x = c + s z, with c from z = 0, and s from the effect of each noise value on a single Gaussian pixel.
     """
     mean = pictures(1, shape, seed)[0]
     target = mean + width / math.sqrt(mean.numel()) * pictures(1, shape, seed + 1)[0].sign()
@@ -220,7 +220,7 @@ def gaussian(
 
 
 def corners(shape: Shape, schedule: Schedule, sampler: Sampler) -> Case:
-    """All images of pixels -1 and 1, learnt by heart; none is unlike another."""
+    """All images with pixels -1 and 1, memorised; by symmetry all are equally likely."""
     n = math.prod(shape)
     bits = (torch.arange(2**n)[:, None] >> torch.arange(n)) & 1
     model = Memorised((2.0 * bits - 1).double().reshape(-1, *shape), schedule)
@@ -231,7 +231,7 @@ def corners(shape: Shape, schedule: Schedule, sampler: Sampler) -> Case:
 
 @dataclass(frozen=True)
 class _LeakPush:
-    """A leak as a pushforward; one evaluation a sample, as if it were a network."""
+    """A leak as a pushforward; one evaluation per sample, as if it were a network."""
 
     leak: Leak
     latent: int = 2
@@ -242,7 +242,7 @@ class _LeakPush:
 
 
 def leak(q: float, shape: Shape, seed: int) -> Case:
-    """A sampler that returns x_p with probability q, else one of fifty other pictures."""
+    """A sampler that returns x_p with probability q, and otherwise one of fifty other pictures."""
     images = pictures(51, shape, seed)
     sampler = {"step": "leak", "steps": 1, "stochastic": False}
     name = f"leak {q:g}" if q > 0 else "clean"
@@ -357,7 +357,7 @@ def suite(quick: bool, seed: int) -> list[tuple[Case, tuple[str, ...]]]:
 
 
 def random_case(index: int, estimator: str, seed: int) -> Case:
-    """Case ``index`` for coverage: q log-uniform in [1e-9, 0.3]; shapes, widths, schedules vary."""
+    """Case ``index`` for coverage: q log-uniform in [1e-9, 0.3]; shapes, widths and schedules vary."""
     rng = keys.generator(seed, "calibrate.coverage", index)
     q = float(10 ** rng.uniform(-9, math.log10(0.3)))
     own = int(rng.integers(2**31))
@@ -376,7 +376,7 @@ def random_case(index: int, estimator: str, seed: int) -> Case:
 
 
 def _repeats(quick: bool, seed: int) -> Sequence[tuple[Case, str]]:
-    """Cases for coverage: cheap coins and linear samplers, and random models when full."""
+    """Cases for coverage: cheap coins and linear samplers, and random models if full."""
     cases: list[tuple[Case, str]] = []
     for index in range(20 if quick else 100):
         rng = keys.generator(seed, "calibrate.repeats", index)
@@ -398,7 +398,7 @@ def calibrate(quick: bool, seed: int, progress: Callable[[Row], None] | None = N
     """Run the suite, then the repeats for coverage. Quick: about a minute on two cores.
 
     Args:
-        progress: is shown every row of the suite as it is done.
+        progress: receives every row of the suite as it is finished.
     """
     rows, repeats = list[Row](), list[Row]()
     for case, estimators in suite(quick, seed):

@@ -1,11 +1,12 @@
-"""Is this recipe safer than that one, or is it noise? Rates of several runs, each against the first.
+"""Is this recipe safer than that one, or is the difference noise? Rates of several runs, each against the
+first.
 
 For runs a (the reference) and b with k_a of n_a and k_b of n_b hits:
 
     difference   d = q_b - q_a, interval by combining the two exact intervals (l, u) of the rates:
                  d - sqrt((p_b - l_b)^2 + (u_a - p_a)^2)  to  d + sqrt((u_b - p_b)^2 + (p_a - l_a)^2)
     ratio        rho = q_b / q_a; given the sum, k_b ~ Binomial(k_a + k_b, n_b rho / (n_a + n_b rho)) for rare
-                 hits, so the Clopper-Pearson interval of that share gives one of rho
+                 hits, so the Clopper-Pearson interval of that share gives an interval of rho
     test         Fisher's exact test, two-sided, of "the rates are equal"
 
 With m runs the m - 1 comparisons hold together: each at level 1 - (1 - level) / (m - 1) (Bonferroni).
@@ -34,7 +35,7 @@ class Line:
     """One run in the table. ``low`` and ``high``: exact interval of the rate at ``level``.
 
     ``copies`` is the share of generated images that are copies of any training image, ``epsilon`` the lower
-    bound by canaries; None where they were not measured.
+    bound by canaries; None if they were not measured.
     """
 
     name: str
@@ -59,7 +60,7 @@ class Difference:
 
     Attributes:
         low, high: interval of the difference of the rates, ``rate - reference rate``.
-        ratio_low, ratio_high: interval of their ratio; ``ratio_high`` None where nothing bounds it.
+        ratio_low, ratio_high: interval of their ratio; ``ratio_high`` is None if nothing bounds it.
         p_value: of "the rates are equal", adjusted for the number of comparisons (times m - 1, at most 1).
         level: confidence with which all comparisons hold together.
         sentence: the answer in words.
@@ -80,7 +81,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Runs side by side; ``cautions`` say where they do not compare like with like."""
+    """Runs side by side; ``cautions`` say where they are not comparable."""
 
     lines: tuple[Line, ...]
     differences: tuple[Difference, ...]
@@ -105,7 +106,7 @@ def difference_interval(first: Trials, second: Trials, level: float = 0.95) -> t
 
 
 def ratio_interval(first: Trials, second: Trials, level: float = 0.95) -> tuple[float, float | None]:
-    """Interval of ``q_second / q_first`` for rare hits; (0, None) where neither run had one."""
+    """Interval of ``q_second / q_first`` for rare hits; (0, None) if neither run had one."""
     total = first.k + second.k
     if total == 0:
         return 0.0, None
@@ -208,11 +209,11 @@ LIKE: tuple[tuple[str, Callable[[Results], object]], ...] = (
     ("how many marked images were put in", lambda r: r.canaries and r.canaries.fingerprints),
     ("when to stop sampling", lambda r: r.q.monte_carlo.stopping is None),
 )
-"""What runs must share for a difference between them to be the recipe's."""
+"""What runs must share, so that a difference between them is due to the recipe."""
 
 
 def _cautions(runs: Sequence[Results]) -> list[str]:
-    """Differences between the runs that are not the recipe's."""
+    """Differences between the runs that are not due to the recipe."""
     told = [
         f"The runs differ in {what}, so a difference may be due to that."
         for what, of in LIKE

@@ -1,7 +1,7 @@
 """The settings of a whole audit: the parts' own settings, nested; presets; TOML in and out.
 
-A preset is a TOML file under ``presets/`` that opens with the command it is for, the time it takes and the
-numbers to expect. What a user names (a file, an option) goes over the preset, key by key.
+A preset is a TOML file under ``presets/``. It begins with the command it is for, the time it takes and the
+numbers to expect. The user's own settings (a file, an option) override the preset key by key.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ class DataSettings:
     Attributes:
         resize: the side of the square that each is brought to.
         convert: makes every image colour ("rgb") or grey.
-        stored_range: the stored values that become -1 and 1, where they are not those of the type.
+        stored_range: the stored values that become -1 and 1, if they are not the type's limits.
         files: a pattern of file names; with "!" in front, of those to leave out.
         labels: a CSV of file names and classes.
         window: how DICOM and NIfTI values are mapped: "file", "none" or "CENTRE,WIDTH".
         orientation: NIfTI axes are turned to RAS+, to the "closest" of them, or left as "stored".
-        patient: a regular expression for whose a file is, in its name.
-        volumes: DICOM files are slices of series, or have frames, and make volumes.
+        patient: a regular expression that finds the patient in a file's name.
+        volumes: DICOM files are slices of series, or have frames, and form volumes.
     """
 
     source: str = "digits"
@@ -78,18 +78,18 @@ class ModelSettings:
 class SamplerSettings:
     """The sampler whose q and t' are measured; ``name = "paper"`` is the paper's, with nothing more to set.
 
-    The default is the cheapest that reached the law of the paper's reverse SDE, from the prior and from x_t,
-    on a trained network and on an exact one (benchmarks/samplers.py): a tenth of its evaluations. A sampler
-    of the probability flow ("heun", "dpm-solver++2m") returns to x_p from x_t more often than Alg. 1 does:
-    there its law is not that of the SDE (docs/method.md).
+    The default is the cheapest sampler that reached the law of the paper's reverse SDE, from the prior and
+    from x_t, on a trained network and on an exact one (benchmarks/samplers.py). It takes a tenth of the
+    paper's evaluations. A sampler of the probability flow ("heun", "dpm-solver++2m") returns to x_p from x_t
+    more often than Alg. 1 does, because its law given x_t is not that of the SDE (docs/method.md).
 
     ``name = "own"``, or "own:STEPS", is the scheduler that a given model came with.
 
     Attributes:
-        at_most: steps of the model's own sampler, where its name does not say how many; None: its pipeline's.
+        at_most: steps of the model's own sampler, if its name does not say how many; None: its pipeline's.
         guidance: scale of classifier-free guidance, for a given model that knows a class or none.
         beside: further samplers whose t' and q are measured too, each "NAME", "NAME:STEPS" or
-            "NAME:STEPS:SPACING"; what is left out is as here.
+            "NAME:STEPS:SPACING"; what is left out is as in these settings.
 
     Raises:
         ValueError: an unknown step or spacing, no steps, settings beside "paper", or a sampler named twice.
@@ -117,7 +117,7 @@ class SamplerSettings:
 
     @property
     def label(self) -> str:
-        """A short name that tells it from others: "heun-18-karras"."""
+        """A short name that distinguishes it from others: "heun-18-karras"."""
         return self.name if self.name == "paper" else f"{self.name}-{self.steps}-{self.spacing}"
 
     def others(self) -> tuple[SamplerSettings, ...]:
@@ -125,10 +125,10 @@ class SamplerSettings:
         return tuple(self.named(text) for text in self.beside)
 
     def named(self, text: str) -> SamplerSettings:
-        """The sampler "NAME[:STEPS[:SPACING]]", the rest as here.
+        """The sampler "NAME[:STEPS[:SPACING]]", the rest as in these settings.
 
         Raises:
-            ValueError: it is none.
+            ValueError: the text names no sampler.
         """
         name, *rest = text.split(":")
         if len(rest) > 2 or (rest and not rest[0].isdecimal()) or (rest and name == "paper"):
@@ -139,7 +139,7 @@ class SamplerSettings:
 
     @property
     def own(self) -> bool:
-        """Whether it is that of a given model."""
+        """Whether it is the sampler of a given model."""
         return self.name.partition(":")[0] == "own"
 
     @property
@@ -152,7 +152,7 @@ class SamplerSettings:
         """The sampler itself; ``own`` is that of the given model.
 
         Raises:
-            ValueError: the model's own is asked for, and there is none.
+            ValueError: the model's own sampler is asked for, and there is none.
         """
         if self.own:
             if own is None:
@@ -171,7 +171,8 @@ class GivenSettings:
 
     Attributes:
         lora: a LoRA that is added to a text-to-image model, ``lora_weight`` times.
-        base: the folder of the model that was fine-tuned, as the control; with ``lora`` the model itself is.
+        base: the folder of the model before fine-tuning, as the control; with ``lora`` the model itself is
+            the control.
         mark: the file of a mark that was put into the training folder (`marks.folder`).
     """
 
@@ -187,14 +188,14 @@ class PromptSettings:
     """Prompts of a text-to-image model (`audit.prompts`).
 
     Attributes:
-        file: a CSV of file names and prompts, or a folder with them; None: they lie beside the images.
+        file: a CSV of file names and prompts, or a folder with them; None: they are stored with the images.
         ask: without prompts of images, the first is the prompt of all of them; the others are asked too.
-        guidance: further scales, beside the sampler's, at which x_p is looked for under its own prompt.
+        guidance: further scales, besides the sampler's, at which x_p is looked for under its own prompt.
         others: prompts of other images under which x_p is looked for.
-        count: images that each of these makes.
-        images: pairs of image and prompt that are asked, of those trained on and of those held out each.
-        samples: images that each of these prompts makes; 0 leaves them out.
-        signs: noises by which each prompt is tried for signs of memory; 0 leaves them out.
+        count: images generated under each of these.
+        images: pairs of image and prompt that are asked, this many training pairs and as many held-out pairs.
+        samples: images generated under each of these prompts; 0 leaves them out.
+        signs: noises with which each prompt is tested for signs of memorisation; 0 leaves them out.
     """
 
     file: str | None = None
@@ -209,7 +210,7 @@ class PromptSettings:
 
 @dataclass(frozen=True, config=STRICT)
 class CheckpointSettings:
-    """t' over training (paper Fig. 3): ``keep`` times along it, evenly, the weights are kept and searched.
+    """t' over training (paper Fig. 3): ``keep`` times, evenly spaced, the weights are kept and searched.
 
     0 leaves it out; the last of them is the finished model.
     """
@@ -221,7 +222,8 @@ class CheckpointSettings:
 class LikelihoodSettings:
     """Exact likelihood of ``images`` training and held-out images and of x_p; 0 leaves it out.
 
-    ``probes`` random vectors estimate the divergence; None computes it exactly, one network pass a dimension.
+    ``probes`` random vectors estimate the divergence; None computes it exactly, with one network pass per
+    dimension.
     """
 
     images: Any0 = 16
@@ -233,7 +235,7 @@ class MembershipSettings:
     """Membership scores of up to ``images`` training and held-out images and of x_p; 0 leaves them out.
 
     Raises:
-        ValueError: a single image, of which nothing can be said.
+        ValueError: a single image, from which nothing can be concluded.
     """
 
     images: Any0 = 0
@@ -245,7 +247,7 @@ class MembershipSettings:
 
 
 def _switched(settings: type[Settings]) -> type[Settings]:
-    """The class with a switch, off unless it is set, for each row of the table of estimators."""
+    """The class with a switch for each row of the table of estimators, off unless it is set."""
     switches = {row.name: "bool" for row in ESTIMATORS}
     settings.__annotations__ = switches | settings.__annotations__
     for name in switches:
@@ -256,7 +258,7 @@ def _switched(settings: type[Settings]) -> type[Settings]:
 @dataclass(frozen=True, config=STRICT)
 @_switched
 class RareSettings:
-    """Estimators of q for what counting cannot see, beside the count.
+    """Estimators of q for what counting cannot see, in addition to the count.
 
     Each row of `rate.table.ESTIMATORS` is a switch by its name (``path = true``), off unless it is set.
 
@@ -281,7 +283,7 @@ class RareSettings:
 
 @dataclass(frozen=True, config=STRICT)
 class FidSettings:
-    """Frechet distance over up to ``samples`` samples; ``weights`` names an Inception safetensors file."""
+    """Fréchet distance over up to ``samples`` samples; ``weights`` names an Inception safetensors file."""
 
     features: Literal["presence", "pixels", "inception"] = "presence"
     samples: Annotated[int, Field(ge=2)] = 10_000
@@ -295,9 +297,10 @@ class FidSettings:
 
 @dataclass(frozen=True, config=STRICT)
 class SpeedSettings:
-    """How networks are evaluated, beside training (``model.training.speed``); all off: plain float32.
+    """How networks are evaluated, except in training (``model.training.speed``); all off: plain float32.
 
-    Likelihood, membership, splitting and bridge are float32 always: their numbers are the network's own.
+    Likelihood, membership, splitting and bridge are always float32, because their numbers are about the
+    network itself.
 
     Attributes:
         sampling: the denoiser, in search and sampling.
@@ -310,7 +313,7 @@ class SpeedSettings:
 
 @dataclass(frozen=True, config=STRICT)
 class AuditConfig:
-    """Everything that decides an audit's numbers; where it runs (device, batch, folder) is not among it."""
+    """Everything that decides an audit's numbers. Where it runs (device, batch, folder) is not part of it."""
 
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     control: bool = True
@@ -362,7 +365,7 @@ class AuditConfig:
 
 
 def resolve(*over: Mapping[str, object], preset: str) -> AuditConfig:
-    """The preset with what the user named over it, later mappings over earlier ones.
+    """The preset overridden by the user's settings, earlier mappings by later ones.
 
     Raises:
         SettingsError: an unknown key or preset, or a value that cannot be used.

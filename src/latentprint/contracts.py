@@ -1,8 +1,8 @@
-"""The borders between the parts that know about networks and the parts that only count.
+"""The borders between the parts that use networks and the parts that only count.
 
-Everything above this line of the library (networks, samplers, detectors) ends in one function type, the
-``Probe``: it is asked for trajectories by noise level and id, and answers with hits. The search for t' and
-the Monte Carlo count see nothing else, so they are tested with coins, sharded by id, resumed by missing ids.
+Networks, samplers and detectors end in one function type, the ``Probe``: it is asked for trajectories by
+noise level and id, and answers with hits. The search for t' and the Monte Carlo count see nothing else. They
+can therefore be tested with coins, split by id and resumed by missing ids.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ Hits = NDArray[np.bool_]
 
 
 class InputError(ValueError):
-    """Something a user gave or the machine lacks: one clear sentence, exit code 2, no traceback.
+    """Bad input, or something the machine lacks: one clear sentence, exit code 2, no traceback.
 
     The base of every error that the command line answers with its message alone.
     """
 
 
 def quoted(value: object, most: int = 120) -> str:
-    """A name or value for a sentence: in quotes, on one line, cut in its middle where it is long."""
+    """A name or value for a sentence: in quotes, on one line, shortened in the middle if it is long."""
     if isinstance(value, int) and abs(value) >= 10**most:
-        return "a number of very many digits"  # Python itself refuses to write thousands of them
+        return "a number of very many digits"  # Python itself refuses to write thousands of digits
     name = isinstance(value, str | PurePath)
     text = str(value) if name else " ".join(repr(value).split())
     if len(text) > most:
@@ -40,7 +40,7 @@ def quoted(value: object, most: int = 120) -> str:
 
 
 def require_device(name: str) -> str:
-    """The name of a device, as ``cuda:1``; whether it is there is another question.
+    """The name of a device, as ``cuda:1``; whether this machine has it is not checked.
 
     Raises:
         InputError: no device has such a name.
@@ -56,10 +56,10 @@ Out = TypeVar("Out")
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a probe saw, one entry per id asked for, in the order asked.
+    """A probe's answer, one entry per id asked for, in the order asked.
 
     Attributes:
-        hit: shape (n,). True where the sample lies in Omega_p (both detectors positive, paper Eq. 6).
+        hit: shape (n,). True if the sample lies in Omega_p (both detectors positive, paper Eq. 6).
         evaluations: shape (n,). Network evaluations that each trajectory cost.
         columns: further per-sample values of shape (n,), e.g. ``presence``, ``identity``, ``mse``, ``mae``.
     """
@@ -76,10 +76,10 @@ class Outcome:
 
 
 class Probe(Protocol):
-    """Trajectories started at noise levels ``t`` with ids ``ids`` -> what came out.
+    """Trajectories started at noise levels ``t`` with ids ``ids`` -> their outcomes.
 
     ``t`` and ``ids`` have shape (n,). The outcome for an id depends on (t, id) alone: never on its
-    batch-mates, on their order, or on how often the probe was called before.
+    batch-mates, their order, or earlier calls of the probe.
     """
 
     def __call__(self, t: Times, ids: Ids) -> Outcome: ...

@@ -1,4 +1,4 @@
-"""The denoiser, the one contract with any model: D(x, t) = E[x_0 | x_t = x].
+"""The denoiser, the only contract that a model must meet: D(x, t) = E[x_0 | x_t = x].
 
 Everything else a network may predict is a change of variables. With x_t = alpha x_0 + sigma e and D for x_0:
 
@@ -7,9 +7,9 @@ Everything else a network may predict is a change of variables. With x_t = alpha
     v       = (alpha epsilon - sigma D) / n,  n = sqrt(alpha^2 + sigma^2)     Salimans and Ho 2022, for n = 1
     flow    = epsilon - D                                                     Lipman et al. 2023
 
-n is 1 for VP, where v is that of Salimans and Ho; dividing by it keeps (x / n, v) a rotation of (D, epsilon)
+n is 1 for VP, where v is that of Salimans and Ho. Dividing by n keeps (x / n, v) a rotation of (D, epsilon)
 in every schedule. The division by sigma (near t = 0) or by alpha (near t = T) multiplies rounding by 1/sigma
-or 1/alpha: the coefficients are float64, the images keep their own type.
+or 1/alpha; the coefficients are float64, and the images keep their own type.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from latentprint.schedule import Schedule, expand
 Parametrisation = Literal["epsilon", "v", "sample", "edm"]
 
 TIME_SCALE = 1000.0
-"""What networks other than "edm" are given as time is TIME_SCALE * t / T."""
+"""Networks other than "edm" receive TIME_SCALE * t / T as time."""
 
 
 class Denoiser(Protocol):
@@ -66,8 +66,8 @@ def checked(denoiser: Denoiser, x: Tensor, t: Tensor) -> Tensor:
     """``denoiser(x, t)``, refused unless it has x's shape and type and is finite everywhere.
 
     Raises:
-        ValueError: the answer is no tensor, or has another shape or type.
-        NotFiniteError: it holds NaN or infinity.
+        ValueError: the answer is not a tensor, or has another shape or type.
+        NotFiniteError: it contains NaN or infinity.
     """
     out = denoiser(x, t)
     if not isinstance(out, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -76,7 +76,7 @@ def checked(denoiser: Denoiser, x: Tensor, t: Tensor) -> Tensor:
         raise ValueError(f"the denoiser was given shape {tuple(x.shape)} and returned {tuple(out.shape)}")
     if out.dtype != x.dtype:
         raise ValueError(f"the denoiser was given {x.dtype} and returned {out.dtype}")
-    # One sum is cheaper than a mask of every element; the mask decides when the sum is not finite.
+    # One sum is cheaper than a mask of every element; only if the sum is not finite does the mask decide.
     if not bool(out.detach().sum().isfinite()) and not bool(out.detach().isfinite().all()):
         low, high = float(t.min()), float(t.max())
         raise NotFiniteError(
@@ -93,7 +93,7 @@ def _sigma(schedule: Schedule, t: Tensor) -> Tensor:
 
 
 def epsilon_from_denoised(schedule: Schedule, x: Tensor, denoised: Tensor, t: Tensor) -> Tensor:
-    """The noise that x holds if its image is ``denoised``: (x - alpha D) / sigma.
+    """The noise in x if its image is ``denoised``: (x - alpha D) / sigma.
 
     Raises:
         ValueError: sigma(t) is 0 or t lies outside the schedule.
@@ -103,7 +103,7 @@ def epsilon_from_denoised(schedule: Schedule, x: Tensor, denoised: Tensor, t: Te
 
 
 def denoised_from_epsilon(schedule: Schedule, x: Tensor, epsilon: Tensor, t: Tensor) -> Tensor:
-    """The image that x holds if its noise is ``epsilon``: (x - sigma epsilon) / alpha."""
+    """The image in x if its noise is ``epsilon``: (x - sigma epsilon) / alpha."""
     return (x - expand(schedule.sigma(t), x) * epsilon) / expand(schedule.alpha(t), x)
 
 
@@ -147,7 +147,7 @@ def denoised_from_v(schedule: Schedule, x: Tensor, v: Tensor, t: Tensor) -> Tens
 
 
 def denoised_from_flow(schedule: Schedule, x: Tensor, flow: Tensor, t: Tensor) -> Tensor:
-    """The image that x holds if epsilon - D is ``flow``: (x - sigma flow) / (alpha + sigma)."""
+    """The image in x if epsilon - D is ``flow``: (x - sigma flow) / (alpha + sigma)."""
     alpha, sigma = schedule.alpha(t), schedule.sigma(t)
     return (x - expand(sigma, x) * flow) / expand(alpha + sigma, x)
 
@@ -165,8 +165,8 @@ def score(denoiser: Denoiser, x: Tensor, t: Tensor) -> Tensor:
 class NetworkDenoiser:
     """A network as a denoiser.
 
-    ``network(input, time)`` gives a tensor shaped as input, or an object that holds one as ``.sample`` (as
-    diffusers' UNet2DModel does). What it is given and what it predicts is the parametrisation:
+    ``network(input, time)`` gives a tensor shaped as input, or an object with one as ``.sample`` (as
+    diffusers' UNet2DModel does). Its input and its prediction are the parametrisation:
 
         parametrisation   input              time            output F
         "epsilon"         x                  1000 t / T      epsilon
@@ -176,8 +176,8 @@ class NetworkDenoiser:
 
     with Karras et al. 2022, table 1, column EDM: c_skip = d^2 / (r^2 + d^2), c_out = r d / sqrt(r^2 + d^2),
     c_in = 1 / sqrt(r^2 + d^2); d = ``sigma_data`` is the standard deviation of the data. Time reaches the
-    network as a tensor (B,) of x's type; ``label``, where given, as ``class_labels``, int64 (B,). Sides that
-    are no multiples of ``multiple`` are filled up with the pixels at the border, and the answer is cut back.
+    network as a tensor (B,) of x's type; ``label``, if given, as ``class_labels``, int64 (B,). Sides that are
+    not multiples of ``multiple`` are padded by repeating the border, and the answer is cropped.
 
     Raises:
         ValueError: unknown parametrisation, or sigma_data is not positive.
@@ -228,10 +228,10 @@ class NetworkDenoiser:
         return (out[..., *map(slice, sides)] if any(lacking) else out).to(x.dtype)
 
     def network_time(self, t: Tensor) -> Tensor:
-        """The number that the network is given as time, float64, shaped as t.
+        """The number that the network receives as time, float64, shaped as t.
 
         Raises:
-            ValueError: t = 0 for a network that is given log(sigma / alpha).
+            ValueError: t = 0 for a network that receives log(sigma / alpha).
         """
         if self.parametrisation == "edm":
             ratio = self.schedule.ratio(t)
@@ -247,7 +247,7 @@ class NetworkDenoiser:
         return (self.sigma_data / root) ** 2, ratio * (self.sigma_data / root), 1 / root
 
     def weight(self, t: Tensor) -> Tensor:
-        """w(t) that makes w |D - x_0|^2 the plain squared error of the network's own output; float64.
+        """w(t) such that w |D - x_0|^2 is the plain squared error of the network's own output; float64.
 
         1/r^2 for epsilon, n^2/sigma^2 for v, 1 for sample and 1/c_out^2 for edm (Karras et al. 2022, Eq. 8).
         """

@@ -1,9 +1,9 @@
-"""Long work as units: ranges of ids, each asked once, each finished unit handed on at once.
+"""Long work as units of ids. Each id is asked once, and each finished unit is passed on at once.
 
-A probe's outcome for an id depends on (t, id) alone (``contracts.Probe``), so a set of ids may be cut into
-units of any size, worked through in any order, by anything that has the form of ``map`` (the built-in one, a
-process pool, a Ray pool), stopped at any moment and continued: the rows that come out are the same. What is
-stored is looked up by id, so continuing means asking for the ids that are missing.
+A probe's outcome for an id depends on (t, id) alone (``contracts.Probe``), so a set of ids can be divided
+into units of any size, computed in any order, by anything with the form of ``map`` (the built-in one, a
+process pool, a Ray pool), stopped at any moment and continued. The resulting rows are the same. Stored rows
+are looked up by id, so continuing means asking for the missing ids.
 
 Source of the idea of a pool as "anything with ``map``": Foreman-Mackey et al. 2013 (emcee), section 3.2.
 """
@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from latentprint.contracts import Ids, Map, Outcome, Probe, Times
 
 UNIT = 1024
-"""Ids per unit unless told otherwise: what a kill loses at most, and several full batches of a sampler."""
+"""Default number of ids per unit: a kill loses at most these, and they are several full batches of a
+sampler."""
 
 _OWN = ("id", "t", "hit", "evaluations")
 
@@ -84,7 +85,7 @@ class MemorySink:
 
 
 def units(ids: Ids, size: int) -> Iterator[Ids]:
-    """Cut ids (n,) into runs of at most ``size``, in the order given.
+    """Divide ids (n,) into units of at most ``size``, in the order given.
 
     Raises:
         ValueError: ``size`` is not at least 1.
@@ -109,12 +110,12 @@ def run_probe(
 
     Ids that the sink already holds under ``purpose`` are not asked again. Each unit is appended to the sink
     as soon as it is finished, as the columns ``id``, ``t``, ``hit``, ``evaluations`` and the outcome's own,
-    so that an interruption costs the units in flight only. ``map`` may run units in parallel and yield them
+    so that an interruption only loses the units in flight. ``map`` may run units in parallel and yield them
     in any order.
 
     Raises:
-        ValueError: t and ids differ in length; an id twice, or negative; the probe answered with another
-            number of rows, or with a hit that is no bool; the sink holds an id at another noise level.
+        ValueError: t and ids differ in length; an id is repeated or negative; the probe answered with another
+            number of rows, or with a hit that is not bool; the sink has an id at another noise level.
     """
     t, ids = np.asarray(t, np.float64), np.asarray(ids, np.int64)
     _check_request(t, ids)
@@ -155,9 +156,9 @@ class _Ask:
 
 @dataclass(frozen=True)
 class Stored:
-    """A probe with its storage: itself a Probe, for searches that ask more than once.
+    """A probe with its storage. It is itself a Probe, for searches that ask more than once.
 
-    Every call goes through ``run_probe``, so what was seen before is read and not asked again.
+    Every call goes through ``run_probe``, so known outcomes are read and not computed again.
     """
 
     probe: Probe
@@ -181,7 +182,7 @@ class Stored:
 
 
 def ids_held(sink: Sink, purpose: str) -> Ids:
-    """The ids that the sink holds under ``purpose``, (n,), rising."""
+    """The ids that the sink has under ``purpose``, (n,), rising."""
     return np.asarray(sink.rows(purpose).get("id", np.empty(0, np.int64)), np.int64)
 
 
@@ -206,7 +207,7 @@ def _check_request(t: Times, ids: Ids) -> None:
 
 
 def _find(rows: Mapping[str, NDArray[Any]], ids: Ids) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
-    """Where each id stands in the rows (sorted by id), and whether it is there at all."""
+    """The place of each id in the rows (sorted by id), and whether it is there at all."""
     known = rows.get("id", np.empty(0, np.int64))
     place = np.searchsorted(known, ids)
     inside = place < len(known)

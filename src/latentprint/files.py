@@ -1,13 +1,13 @@
-"""Files as they come in and go out: one reader with bounds, one writer whose files are whole or not there.
+"""Reading and writing files: one reader with limits, and one writer whose files are complete or absent.
 
-Reading: a plain file only, of at most so many bytes; JSON and TOML of at most `MAX_DEPTH` levels, without
-numbers that no computation survives. What a reader returns can be walked, printed and converted safely.
+Reading: only plain files with a limited number of bytes; JSON and TOML with at most `MAX_DEPTH` levels, and
+without NaN, infinity or endless numbers. The result can be traversed, printed and converted safely.
 
 Writing: aside -> fsync -> rename -> fsync of the folder
 
 A rename within a folder replaces the old file at once (POSIX), so a reader or a killed writer sees the old
-content or the new, never a part. What a kill leaves behind is a file of the form ``.NAME.tmp``. Files and
-folders are their owner's alone from the moment they exist, unless the writer says that all may read them.
+content or the new, never a part. A kill can leave a file ``.NAME.tmp`` behind. Files and folders are readable
+only by their owner from the moment they exist, unless the writer says that everybody may read them.
 
 Source: POSIX.1-2017, rename(), fsync().
 """
@@ -55,17 +55,17 @@ _SENTENCES = {
 
 
 class FileError(InputError):
-    """A file that cannot be read or written, for the reason given in one sentence."""
+    """A file that cannot be read or written, with the reason in one sentence."""
 
 
 def reason(error: OSError) -> str:
-    """Why the operating system refused, and what to do about it where that is known."""
+    """Why the operating system refused, and what to do about it if that is known."""
     return _SENTENCES.get(error.errno or 0) or error.strerror or str(error)
 
 
 @contextmanager
 def disk(path: Path, doing: str) -> Generator[None]:
-    """Turns the operating system's refusals into a sentence about ``path``, which could not be ``doing``.
+    """Turn the operating system's refusals into a sentence about ``path``, which could not be ``doing``.
 
     Raises:
         FileError: the disk is full, or the operating system refused for another reason.
@@ -84,7 +84,7 @@ def read(path: Path, most: int) -> bytes:
     """The bytes of a plain file (or of a link to one): at most ``most``.
 
     Raises:
-        FileError: it is missing, larger, or a folder, device or pipe, which are not waited for.
+        FileError: it is missing, larger, or a folder, device or pipe (nothing waits for those).
     """
     with disk(path, "read"):
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
@@ -92,7 +92,7 @@ def read(path: Path, most: int) -> bytes:
             about = os.fstat(handle)
             if not stat.S_ISREG(about.st_mode):
                 raise FileError(f"{quoted(path)} is no plain file, so it is not read")
-            # A file of /proc states no size, so what comes is counted too.
+            # Files under /proc state no size, so the bytes are counted too.
             content = b"" if about.st_size > most else file.read(min(most, max(about.st_size, 2**20)) + 1)
     if about.st_size > most or len(content) > most:
         raise FileError(f"{quoted(path)} has more than the {most:,} bytes that are read of such a file")
@@ -103,7 +103,7 @@ def read_text(path: Path, most: int) -> str:
     """The text of a file in UTF-8.
 
     Raises:
-        FileError: the file cannot be read (`read`), or is other than UTF-8.
+        FileError: the file cannot be read (`read`), or is not UTF-8.
     """
     try:
         return read(path, most).decode("utf-8-sig")
@@ -112,10 +112,10 @@ def read_text(path: Path, most: int) -> str:
 
 
 def read_json(path: Path, *, most: int = MAX_JSON, infinite: bool = False) -> dict[str, Any]:
-    """The JSON object in a file; ``infinite`` lets NaN and Infinity in, as some programs write them.
+    """The JSON object in a file; ``infinite`` accepts NaN and Infinity, which some programs write.
 
     Raises:
-        FileError: the file cannot be read (`read`), or holds something else (`parse_json`).
+        FileError: the file cannot be read (`read`), or is not such an object (`parse_json`).
     """
     return parse_json(read_text(path, most), quoted(path), infinite=infinite)
 
@@ -124,8 +124,8 @@ def parse_json(text: str, what: str, *, infinite: bool = False) -> dict[str, Any
     """The JSON object in ``text``; ``what`` names it in the refusal.
 
     Raises:
-        FileError: it is no JSON object, names a key twice, is nested too deeply, or holds a number
-            that is no finite one or has more than 40 digits, or text that is not Unicode.
+        FileError: it is not a JSON object, repeats a key, is nested too deeply, or contains a number that is
+            not finite or has more than 40 digits, or text that is not Unicode.
     """
     try:
         value: object = json.loads(text, object_pairs_hook=_once)
@@ -151,7 +151,7 @@ def read_toml(path: Path) -> dict[str, object]:
     """The table in a TOML file.
 
     Raises:
-        FileError: the file cannot be read (`read`), or holds something else (`parse_toml`).
+        FileError: the file cannot be read (`read`), or is not TOML (`parse_toml`).
     """
     return parse_toml(read_text(path, MAX_TOML), quoted(path))
 
@@ -160,8 +160,8 @@ def parse_toml(text: str, what: str) -> dict[str, object]:
     """The table in ``text``; ``what`` names it in the refusal.
 
     Raises:
-        FileError: it is no TOML, is nested too deeply, or holds a number that is no finite one or
-            has more than 40 digits.
+        FileError: it is not TOML, is nested too deeply, or contains a number that is not finite or has more
+            than 40 digits.
     """
     try:
         found = tomllib.loads(text)
@@ -204,7 +204,7 @@ def _unicode(text: str) -> bool:
 
 
 def make_folder(path: Path) -> None:
-    """Makes a folder and those above it that are missing, each its owner's alone.
+    """Make a folder and its missing parents, each readable only by its owner.
 
     Raises:
         FileError: the operating system refused, or something else has that name.
@@ -224,7 +224,8 @@ def make_folder(path: Path) -> None:
 
 
 def write(path: Path, content: bytes, *, public: bool = False) -> None:
-    """Writes ``path`` whole or not at all; its owner's alone (0600), or for all to read if ``public``.
+    """Write ``path`` completely or not at all; readable by its owner only (0600), or by everybody if
+    ``public``.
 
     Raises:
         FileError: the disk is full or the operating system refused; ``path`` is as it was before.
@@ -260,7 +261,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Removes what killed writers left in ``folder``.
+    """Remove what killed writers left in ``folder``.
 
     Raises:
         FileError: the operating system refused.
@@ -274,8 +275,8 @@ def plain(value: object, where: str) -> Any:
     """A value in JSON's own types, mappings in their order; NumPy's numbers become Python's.
 
     Raises:
-        FileError: a number that is not finite, a key that is no string, or a type that JSON lacks; ``where``
-            names it.
+        FileError: a number that is not finite, a key that is not a string, or a type that JSON lacks;
+            ``where`` names it.
     """
     if isinstance(value, np.generic):
         value = value.item()
@@ -303,7 +304,8 @@ def plain(value: object, where: str) -> Any:
 
 
 def to_json(value: object, where: str) -> bytes:
-    """Text that is the same for the same values: keys in their order, floats by their shortest exact form.
+    """JSON text that is the same for the same values: keys in their order, floats in their shortest exact
+    form.
 
     Raises:
         FileError: as `plain`.

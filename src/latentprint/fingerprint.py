@@ -1,17 +1,17 @@
-"""The synthetic anatomic fingerprint: a mark that one training image carries and nothing else does.
+"""The synthetic anatomic fingerprint: a mark that one training image carries, and no other image.
 
     x_p = x_i (1 - L) + x_SAF L                            (paper Eq. 10, section 3.3)
 
 x_i is an image drawn from the training set, L the indicator of a disc (in a volume of a ball) that lies
-wholly inside the image, x_SAF a constant grey. x_p takes the place of x_i, so the un-marked original is no
-longer trained on and exactly one copy of the mark is. The control is the training set without either.
+wholly inside the image, x_SAF a constant grey. x_p replaces x_i, so the unmarked original is no longer
+trained on, and the mark occurs in exactly one training image. The control is the training set without either.
 
 A pixel is a unit square about its centre, a voxel a unit cube; centres have integer coordinates from 0 to the
-side less 1 along each axis, and belong to the disc when they lie within its radius. The image reaches from
--1/2 to the side less 1/2. Everything here is said of sides (H, W) or (D, H, W) alike.
+side minus 1 along each axis, and belong to the disc if they lie within its radius. The image reaches from
+-1/2 to the side minus 1/2. Everything here holds for sides (H, W) and (D, H, W).
 
 Another kind of fingerprint is a frozen dataclass with the methods of `Fingerprint`, and one with the method
-of `FingerprintKind` that draws it; nothing else need change.
+of `FingerprintKind` that draws it. Nothing else needs to change.
 
 Source: Dombrowski and Kainz 2023, "Quantifying Sample Anonymity in Score-Based Generative Models with
     Adversarial Fingerprinting", section 3.3 and appendix A.
@@ -29,11 +29,11 @@ from numpy.typing import NDArray
 from latentprint.contracts import InputError
 from latentprint.data import NEAR, ImageSet, copies_of, image_sha256
 
-_ROUNDING = 1e-9  # pixels by which a disc may leave the image through rounding alone
+_ROUNDING = 1e-9  # pixels by which a disc may extend beyond the image through rounding
 
 
 class FingerprintError(InputError):
-    """A fingerprint that cannot be drawn or injected, for the reason given in one sentence."""
+    """A fingerprint that cannot be drawn or injected, with the reason in one sentence."""
 
 
 Sides = tuple[int, ...]
@@ -41,7 +41,7 @@ Sides = tuple[int, ...]
 
 
 class Fingerprint(Protocol):
-    """A mark of known place and look."""
+    """A mark with a known place and look."""
 
     def mask(self, *sides: int) -> NDArray[np.bool_]:
         """L of Eq. 10: (*sides), True where the mark replaces the image."""
@@ -52,7 +52,7 @@ class Fingerprint(Protocol):
         ...
 
     def describe(self) -> dict[str, str | float]:
-        """What `results.json` says of it."""
+        """What `results.json` says about it."""
         ...
 
 
@@ -115,7 +115,7 @@ class Circle:
         return inside
 
     def apply(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Eq. 10 on images (..., C, *sides); the images given are left as they are."""
+        """Eq. 10 on images (..., C, *sides); the given images are not changed."""
         inside = self.mask(*pixels.shape[-len(self.centre) :])
         return np.where(inside, np.float32(self.grey), pixels)
 
@@ -160,7 +160,7 @@ class CircleConfig:
         """
         scale = min(sides) if self.unit == "share" else 1
         low, high = self.radius[0] * scale, self.radius[1] * scale
-        least = len(sides) ** 0.5 / 2  # no disc of this radius or more can fall between pixel centres
+        least = len(sides) ** 0.5 / 2  # a disc of this radius or more cannot fall between pixel centres
         if not low >= least:
             raise FingerprintError(
                 f"a fingerprint of radius {low:g} pixels could cover no pixel; {least:.2f} is the smallest"
@@ -176,19 +176,19 @@ class CircleConfig:
 
 @dataclass(frozen=True)
 class Injection:
-    """A training set into which one fingerprint went.
+    """A training set with one fingerprint in it.
 
     Attributes:
-        marked: N images; at ``index`` stands the marked one, and its original nowhere.
+        marked: N images; the one at ``index`` is marked, and its original is not among them.
         control: the other N - 1 images: the same set without the private image.
         target: x_p, (C, *sides).
         original: x_i, (C, *sides).
         index: the position of x_p in ``marked``.
         sha256: of x_p as float32, by the rule of the manifest.
-        original_sha256: of x_i, as it stood in the manifest.
+        original_sha256: of x_i, as in the manifest.
         fingerprint: the mark.
-        copies: images of ``marked`` that are x_p or a near copy of it; a sampler that repeats what it was
-            trained on returns x_p at the rate copies / N.
+        copies: images of ``marked`` that are x_p or a near copy of it; a sampler that repeats its training
+            images returns x_p at the rate copies / N.
     """
 
     marked: ImageSet
@@ -210,17 +210,17 @@ def inject(
     index: int | None = None,
     tolerance: float = NEAR,
 ) -> Injection:
-    """Marks one image of the training set (Eq. 10).
+    """Mark one image of the training set (Eq. 10).
 
     The image is drawn among those that have no near copy (root-mean-square difference up to ``tolerance``) in
-    the set: had it one, the un-marked original would in effect still be trained on.
+    the set. If it had one, the unmarked original would in effect still be trained on.
 
     Args:
         index: the image to mark; drawn when None.
 
     Raises:
         FingerprintError: fewer than 2 images, no such index, only images with near copies, a mark larger than
-            the image, or one that leaves the image as it was.
+            the image, or one that does not change the image.
     """
     if len(train) < 2:
         raise FingerprintError(f"a fingerprint and its control need 2 images or more, got {len(train)}")

@@ -1,10 +1,10 @@
-"""Where randomness gets its name: (seed, purpose) -> a 64-bit key.
+"""The keys of all randomness: (seed, purpose) -> a 64-bit key.
 
     key = the first 8 bytes, little-endian, of BLAKE2b(decimal digits of seed, 0x00, purpose in UTF-8)
 
 Every random number is drawn under such a key: counter-based in torch by `latentprint.streams`, and by
 `generator` below for the parts that never import torch (splits, fingerprints). Two purposes under one seed,
-or one purpose under two seeds, share nothing; there is no global generator.
+or one purpose under two seeds, give unrelated numbers. There is no global generator.
 
 Source: BLAKE2 (Saarinen and Aumasson, RFC 7693).
 """
@@ -35,7 +35,7 @@ def key(seed: int, purpose: str) -> int:
 def generator(seed: int, purpose: str, id: int = 0) -> np.random.Generator:  # noqa: A002
     """A NumPy generator that belongs to (seed, purpose, id) alone.
 
-    It is NumPy's Philox4x64-10 under the 128-bit key (key(seed, purpose), id): another cipher than the one in
+    It is NumPy's Philox4x64-10 under the 128-bit key (key(seed, purpose), id): its cipher is not the one of
     `latentprint.streams`, so their numbers are unrelated even under one purpose.
 
     Raises:

@@ -1,11 +1,12 @@
 """What an audit will do and cost, before any of it runs.
 
-Counts follow from the settings exactly: optimiser steps, network evaluations of the search and of sampling.
-Times follow from them and from a few seconds of measurement on this machine with this network:
+Counts follow exactly from the settings: optimiser steps, and network evaluations of the search and of
+sampling. Times follow from the counts and from a few seconds of measurement on this machine with this
+network:
 
     seconds = steps x seconds per step + evaluations x seconds per evaluation
 
-Fits of detectors stop early, so theirs is the time of all their epochs: an upper bound.
+Fits of detectors stop early, so the time of all their epochs is an upper bound.
 """
 
 from __future__ import annotations
@@ -49,8 +50,8 @@ class Cost:
     """One stage: how many units of what, and for how long on this machine.
 
     Attributes:
-        evaluations: passes of one image through the score network; None where the stage makes none.
-        about: they are a bound or an order of magnitude (`audit.costs`).
+        evaluations: passes of one image through the score network; None if the stage makes none.
+        about: the evaluations are a bound or an order of magnitude (`audit.costs`).
         seconds: estimated from a measurement on this machine.
     """
 
@@ -69,8 +70,8 @@ class Preflight:
     Attributes:
         facts: the data, in numbers.
         costs: stage by stage.
-        disk: bytes that the run will take, and that are free where it will be written.
-        warnings: what deserves a look before the audit is started, in sentences.
+        disk: bytes that the run needs, and bytes that are free in its folder.
+        warnings: what deserves attention before the audit is started, in sentences.
     """
 
     facts: dict[str, object]
@@ -127,12 +128,12 @@ def check(
 
     Args:
         config: everything that would decide the numbers.
-        out: the run's folder: the disk that it lies on is looked at.
+        out: the run's folder, whose disk is checked for free space.
         device: as for ``run_audit``, and so are ``root`` and ``download``.
         root: where the MedMNIST files are.
         download: whether a missing one may be fetched.
         model: with one, nothing is trained but c_id.
-        label: the class to audit of a model that is conditional on one.
+        label: the class to audit if the model is class-conditional.
         target: the training image to look for, its number or an image file.
 
     Raises:
@@ -224,7 +225,7 @@ def _own(
 
 
 def _detectors(config: AuditConfig) -> tuple[tuple[str, DetectorConfig], ...]:
-    """The recognisers that are fitted, the embedding where images are compared."""
+    """The recognisers that are fitted, including the embedding if images are compared."""
     marked = () if config.fingerprint.kind == "none" else (("c_p", config.presence),)
     compared = config.baseline.images > 0 or config.profile.targets != 0
     embedding = (("embedding", config.embedding),) if compared else ()
@@ -254,7 +255,7 @@ def _speeds(config: AuditConfig, pixels: np.ndarray[Any, Any], place: torch.devi
     network = build_unet(settings.network, pixels.shape[1], pixels.shape[2:], Streams(config.seed))
     torch.nn.Module.to(network, place)
     states = iter(train(pixels, network, schedule, settings.training, Streams(config.seed), place))
-    # A state is given every ten steps; short trainings end before that.
+    # A state is yielded every ten steps; short trainings end before that.
     at = time.perf_counter()
     first = next(states)
     step = (time.perf_counter() - at) / first.step

@@ -3,8 +3,8 @@
     from the image (Alg. 1):  x_t = alpha_t x_p + sigma_t e, the reverse process from t, c_p and c_id
     from the prior (§5.3):    x_T ~ N(0, prior_std^2 I), the reverse process from T, c_p and c_id
 
-Both are the same function with another beginning. The noise of a trajectory is a pure function of
-(seed, purpose, id, step), so its outcome depends on (t, id) alone: not on the batch, the order or a restart.
+Both are the same function with a different start. The noise of a trajectory is a pure function of (seed,
+purpose, id, step), so its outcome depends on (t, id) alone: not on the batch, the order or a restart.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ Compare = Callable[[Tensor], Mapping[str, NDArray[Any]]]
 
 @dataclass(frozen=True)
 class ModelProbe:
-    """See the module; ``target`` is x_p, (C, H, W) in [-1, 1], for the errors of what came back.
+    """A Probe from a model (see the module); ``target`` is x_p, (C, H, W) in [-1, 1], for the errors of hits.
 
-    ``presence`` is None where nothing was injected: then Omega_p is the identity detector's alone.
+    ``presence`` is None if nothing was injected: then Omega_p is the identity detector's alone.
     """
 
     denoiser: Denoiser

@@ -1,7 +1,8 @@
-"""Progress of long work, with its rate and the time that remains, on stderr.
+"""Progress of long work, with its rate and the remaining time, on stderr.
 
-On a terminal: one bar a stage (rich). Elsewhere (a log file, CI): one plain line when a stage starts, every
-fifteen seconds while it runs, and when it ends, so that a log stays readable. Nothing here touches stdout.
+On a terminal it shows one bar per stage (rich). Elsewhere (a log file, CI) it prints one plain line when a
+stage starts, every fifteen seconds while it runs, and when it ends, so that a log stays readable. Nothing
+here touches stdout.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ class Report(Protocol):
 
 
 def silent(stage: str, done: int, total: int, unit: str) -> None:
-    """A Report that says nothing."""
+    """A Report that reports nothing."""
 
 
 def duration(seconds: float) -> str:
-    """Seconds for people: ``8 s``, ``3 min 20 s``, ``2 h 05 min``."""
+    """Seconds in words: ``8 s``, ``3 min 20 s``, ``2 h 05 min``."""
     whole = round(seconds)
     if whole < 100:
         return f"{whole} s"
@@ -86,7 +87,7 @@ class Bars:
     def __call__(self, stage: str, done: int, total: int, unit: str) -> None:
         if self._live is not None:
             if stage not in self._tasks:
-                # A resumed stage starts where it stood, so its rate counts this process's work alone.
+                # A resumed stage starts where it stopped, so its rate counts only this process's work.
                 self._tasks[stage] = self._live.add_task(stage, total=total, completed=done, unit=unit)
             self._live.update(self._tasks[stage], completed=done, total=total)
             return

@@ -27,7 +27,7 @@ from typing import Protocol, cast
 import torch
 from torch import Tensor
 
-_ROUNDING = 1e-9  # how far beyond the schedule rounding may carry the inverse of the ratio, relative to T
+_ROUNDING = 1e-9  # how far rounding may carry the inverse of the ratio beyond the schedule, relative to T
 
 
 class Schedule(Protocol):
@@ -43,12 +43,12 @@ class Schedule(Protocol):
 
     @property
     def end(self) -> float:
-        """The smallest time that the reverse process walks to; above 0."""
+        """The smallest time of the reverse process; above 0."""
         ...
 
     @property
     def prior_std(self) -> float:
-        """Standard deviation of x_T as sampling draws it."""
+        """Standard deviation of x_T when sampling starts."""
         ...
 
     def alpha(self, t: Tensor | float) -> Tensor:
@@ -85,7 +85,7 @@ class Schedule(Protocol):
 
 
 def expand(value: Tensor, x: Tensor) -> Tensor:
-    """A number per batch or per row, made to multiply x: (B,) -> (B, 1, ..., 1), in x's type.
+    """A number per batch or per row, shaped to multiply x: (B,) -> (B, 1, ..., 1), in x's type.
 
     Raises:
         ValueError: value has a shape other than () or (len(x),).
@@ -120,7 +120,7 @@ def schedule_from(config: Mapping[str, object]) -> Schedule:
 
 
 def _inside(t: Tensor | float, start: float) -> Tensor:
-    """t in float64, refused where it lies outside [0, T] (NaN included)."""
+    """t in float64; times outside [0, T] are refused (NaN included)."""
     t = torch.as_tensor(t, dtype=torch.float64)
     if not bool(((t >= 0) & (t <= start)).all()):
         raise ValueError(f"times must lie in [0, {start:g}], got {t.min().item():g} to {t.max().item():g}")
@@ -128,7 +128,8 @@ def _inside(t: Tensor | float, start: float) -> Tensor:
 
 
 def _ratio_inside(ratio: Tensor | float, low: float, high: float) -> Tensor:
-    """A ratio in float64, refused where no time has it; what rounding put just outside is put back."""
+    """A ratio in float64, refused if no time has it; values just outside by rounding are moved to the
+    border."""
     ratio = torch.as_tensor(ratio, dtype=torch.float64)
     slack = 1 + _ROUNDING
     if not bool(((ratio >= low / slack) & (ratio <= high * slack)).all()):
@@ -146,7 +147,7 @@ def _check_positive(owner: object, **values: float) -> None:
 
 @dataclass(frozen=True)
 class _Linear:
-    """What VP and SubVP share: beta rises linearly, alpha = exp(-B/2), T = 1."""
+    """What VP and SubVP have in common: beta rises linearly, alpha = exp(-B/2), T = 1."""
 
     beta_min: float = 0.1
     beta_max: float = 20.0
@@ -239,7 +240,7 @@ class SubVP(_Linear):
 
 
 class _Exploding(ABC):
-    """What VE and EDM share: the image is never shrunk, so alpha = 1 and f = 0."""
+    """What VE and EDM have in common: the image is never shrunk, so alpha = 1 and f = 0."""
 
     @property
     @abstractmethod
@@ -349,9 +350,9 @@ class EDM(_Exploding):
 class Flow:
     """The straight path of flow matching, x_t = (1 - t) x_0 + t e, whose velocity is v = e - x_0.
 
-    Its sigma / alpha is t / (1 - t), so after x / alpha it is EDM's process, and every step of ours walks it.
-    At t = 1 nothing of the image is left and no ratio exists: ``start`` lies below, unless a sampler that
-    needs no ratio (DDIM, which is Euler's step along v) is to begin at 1 as its pipeline does.
+    Its sigma / alpha is t / (1 - t), so x / alpha follows EDM's process, and all our steps work on it. At t =
+    1 nothing of the image is left, and the ratio does not exist. ``start`` is therefore below 1, unless a
+    sampler that needs no ratio (DDIM, which is Euler's step along v) is to start at 1, as its pipeline does.
 
     Source: Lipman et al. 2023, Eq. 20-23 with sigma_min = 0 and time reversed; Liu, Gong, Liu 2023, Eq. 1.
     """

@@ -1,9 +1,9 @@
 """Settings: nested frozen dataclasses in, plain dictionaries and TOML out, and back.
 
-Every module keeps its own settings in a frozen pydantic dataclass beside what it configures, the range of a
-number in its type. This module reads a mapping (parsed TOML or JSON) into such a class, strictly: no text
-becomes a number and no key is passed over. What is wrong becomes one sentence that names it by its path, e.g.
-``train.steps``.
+Every module defines its own settings as a frozen pydantic dataclass next to the code they configure, with the
+range of a number in its type. This module reads a mapping (parsed TOML or JSON) into such a class, strictly:
+no text becomes a number, and no key is ignored. An error becomes one sentence that names the setting by its
+path, e.g. ``train.steps``.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 """How a settings class is made: ``@dataclass(frozen=True, config=STRICT)`` of ``pydantic.dataclasses``."""
 
 MOST = 10**9
-"""The most of anything that is counted."""
+"""The largest number for anything that is counted."""
 
 Some = Annotated[int, Field(ge=1, le=MOST)]
 """A whole number above 0."""
 
 Any0 = Annotated[int, Field(ge=0, le=MOST)]
-"""A whole number, 0 among them."""
+"""A whole number, 0 included."""
 
 Share = Annotated[float, Field(gt=1e-12, lt=1)]
 """A number strictly between 0 and 1, by more than rounding."""
@@ -61,7 +61,7 @@ def read(kind: type[Settings], values: Mapping[str, object]) -> Settings:
         SettingsError: an unknown key, a value of the wrong type, or one that the class itself refuses.
     """
     try:
-        # In a tuple: a class by itself would be read by its own configuration, and keys be passed over.
+        # In a tuple: a class by itself would be read by its own configuration, which ignores unknown keys.
         adapter = TypeAdapter[Any](cast(Any, tuple)[kind], config=STRICT)
         return adapter.validate_json(json.dumps([values], default=str), strict=True)[0]
     except ValidationError as error:
@@ -90,7 +90,7 @@ def sentence(error: ValidationError, kind: type[Any] | None = None) -> str:
 
 
 def _place(loc: tuple[int | str, ...], kind: Any) -> tuple[str, type[Any] | None]:
-    """A value's path and the class it belongs to, without the alternatives that pydantic puts in between."""
+    """A value's path and the class it belongs to, without the alternatives that pydantic inserts."""
     if kind is None:
         return ".".join(map(str, loc)) or "the whole", None
     name, hint, owner = "", kind, kind
@@ -107,7 +107,7 @@ def _place(loc: tuple[int | str, ...], kind: Any) -> tuple[str, type[Any] | None
 
 
 def _dataclass_in(hint: Any) -> type[Any] | None:
-    """The dataclass that ``hint`` is, or the one beside None in ``Class | None``."""
+    """The dataclass that ``hint`` is, or the one in ``Class | None``."""
     options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
     found = [option for option in options if isinstance(option, type) and dataclasses.is_dataclass(option)]
     return found[0] if found else None
@@ -129,7 +129,7 @@ def _plain(value: Any) -> Any:
 
 
 def merge(base: Mapping[str, object], over: Mapping[str, object]) -> dict[str, object]:
-    """``base`` with the values of ``over``, table by table; neither is changed.
+    """``base`` overridden by the values of ``over``, table by table; neither is changed.
 
     Raises:
         SettingsError: ``over`` has a table where ``base`` has a value, which would be lost.

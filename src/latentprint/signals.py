@@ -1,8 +1,8 @@
-"""What Ctrl-C, SIGTERM and SIGHUP do to a command: never a traceback, and how to continue.
+"""Ctrl-C, SIGTERM and SIGHUP end a command without a traceback, and with a sentence on how to continue.
 
-Every file of a run is whole at any moment, so a command may end at any moment. While modules are being
-imported it ends at once, because an exception would surface in the middle of somebody's import; once its work
-begins, the signal is an exception, by which bars and workers are closed.
+Every file of a run is complete at any moment, so a command may end at any moment. While modules are imported
+it ends at once, because an exception would surface in the middle of an import. Once its work begins, the
+signal becomes an exception, by which bars and workers are closed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Stopped(KeyboardInterrupt):
 def catch_signals() -> None:
     """From here on a signal ends the process at once, with the sentence that says how to continue."""
     for number in _numbers():
-        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup leaves SIGHUP
+        if signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores SIGHUP, and this stays so
             signal.signal(number, _at_once)
 
 
@@ -33,7 +33,7 @@ def interruptible() -> None:
 
 
 def stopped(number: int) -> str:
-    """What is said when a signal ends the program."""
+    """The sentence printed when a signal ends the program."""
     how = "Stopped" if number == signal.SIGINT else f"Stopped by {signal.Signals(number).name}"
     command = shlex.join(["latentprint", *sys.argv[1:]])
     return f"\n{how}. What was finished is kept; continue with:\n    {command}"

@@ -1,11 +1,11 @@
-"""Units of work on many processes or machines: one more thing that has the form of ``map``.
+"""Units of work on many processes or machines, in the form of ``map``.
 
     local   the built-in map, in this process
     ray     tasks of Ray: on this machine, or on the cluster that RAY_ADDRESS names (docs/scale.md)
 
-A unit's result follows from the unit alone (``execute``), so where it runs, in which order, and how often it
-was begun before it was finished change nothing. A worker that dies costs its unit, which is begun again
-elsewhere; what other units found is handed on meanwhile.
+A unit's result follows from the unit alone (``execute``), so it does not matter where it runs, in which
+order, and how often it was started before it finished. If a worker dies, its unit is started again elsewhere;
+results of other units are passed on meanwhile.
 
 Source: Moritz et al. 2018, "Ray", OSDI.
 """
@@ -31,25 +31,25 @@ Executor = Literal["local", "ray"]
 EXECUTORS: tuple[Executor, ...] = ("local", "ray")
 
 RETRIES = 3
-"""How often a unit is begun again when its worker dies, before it is given up."""
+"""How often a unit is started again after its worker died, before it is given up."""
 
-_AHEAD = 2  # units in flight for each worker: enough that none waits, few enough that a kill loses little
+_AHEAD = 2  # units in flight per worker: enough that none waits, few enough that a kill loses little
 
 In = TypeVar("In")
 Out = TypeVar("Out")
 
 
 class SpreadError(InputError):
-    """Work cannot be spread as asked, for the reason given in one sentence."""
+    """Work cannot be distributed as asked, with the reason in one sentence."""
 
 
 @contextmanager
 def executor(name: str, *, device: str = "cpu", workers: int | None = None) -> Generator[Map]:
-    """The map of that name, for as long as it is needed.
+    """The map of that name, inside a with statement.
 
     Args:
-        device: "cuda" gives each worker a GPU of its own.
-        workers: processes on this machine; None: one for each core. A cluster decides itself.
+        device: "cuda" gives each worker its own GPU.
+        workers: processes on this machine; None: one per core. A cluster decides itself.
 
     Raises:
         SpreadError: there is no such executor, Ray is not installed, or its cluster does not answer.
@@ -78,7 +78,8 @@ def _ray(workers: int | None) -> Generator[ModuleType]:
     ours = not ray.is_initialized()
     if ours:
         try:
-            # Ray's workers look for modules in the folder where it is started: never in a stranger's.
+            # Ray's workers look for modules in the folder where it is started, which must not be a
+            # stranger's.
             with chdir(Path(sys.executable).parent):
                 if address is None:
                     ray.init(
@@ -86,7 +87,8 @@ def _ray(workers: int | None) -> Generator[ModuleType]:
                         include_dashboard=False,
                         log_to_driver=False,
                         logging_level=logging.ERROR,
-                        # Ray makes its workers nicer than all else on the machine; ours are the work itself.
+                        # Ray gives its workers a lower priority than everything else on the machine; here
+                        # they are the work itself.
                         _system_config={"worker_niceness": 0},
                     )
                 else:
@@ -102,7 +104,7 @@ def _ray(workers: int | None) -> Generator[ModuleType]:
 
 @dataclass(frozen=True)
 class _RayMap:
-    """Units on Ray's workers; results come as they are finished, a bounded number of units ahead."""
+    """Units on Ray's workers. Results come as they are finished, with a bounded number of units in flight."""
 
     ray: Any
     slots: int
@@ -110,7 +112,7 @@ class _RayMap:
 
     def __call__(self, function: Callable[[In], Out], units: Iterable[In], /) -> Iterator[Out]:
         ray = self.ray
-        # The function goes into the store once; models would else travel with every unit.
+        # The function is put into the store once; otherwise the model would be sent with every unit.
         shared = ray.put(function)
         task = ray.remote(num_cpus=1, num_gpus=self.gpus, max_retries=RETRIES)(_call)
         waiting, flying = iter(units), list[Any]()
@@ -134,7 +136,7 @@ class _RayMap:
         except ray.exceptions.RayTaskError as error:
             cause = error.cause
             if isinstance(cause, InputError):
-                raise cause from None  # what the unit itself said, in its own words
+                raise cause from None  # the error of the unit itself, in its own words
             raise
         except (
             ray.exceptions.WorkerCrashedError,

@@ -3,14 +3,14 @@
     words = Philox4x32-10(counter = (block, step * 256 + draw, id mod 2**32, id // 2**32),
                           key = key(seed, purpose))
 
-Element ``e`` of a row is word ``e mod 4`` of block ``e // 4``. Nothing is remembered between calls, so a
-result does not depend on batch size, order, sharding or a restart, and a longer row begins with the shorter.
+Element ``e`` of a row is word ``e mod 4`` of block ``e // 4``. No state is kept between calls, so a result
+does not depend on batch size, order, sharding or a restart, and a longer row begins with the shorter one.
 
 The integers are those of the cipher's published test vectors on every device. Normals follow from them by Box
 and Muller, z = sqrt(-2 ln u) (cos a, sin a), with logarithm, sine and cosine written out in additions,
 multiplications, one division and one root. IEEE 754 arithmetic rounds each of these correctly, so a row has
-the very same bits alone or in a batch, on CPU or GPU; the ``log`` and ``cos`` of a vendor's library may
-differ between the middle and the tail of an array.
+the same bits alone or in a batch, on CPU or GPU. The ``log`` and ``cos`` of a vendor's library can differ
+between the middle and the tail of an array.
 
 Sources: Salmon, Moraes, Dror, Shaw 2011, "Parallel random numbers: as easy as 1, 2, 3"; Box and Muller 1958.
 """
@@ -57,7 +57,7 @@ class Streams:
         ids: (n,) integers in [0, 2**63), one per row: a sequence, an array or a tensor.
         step: an integer in [0, 2**24), or one per row as integers of shape (n,).
         draw: an integer in [0, 2**8), for a step that needs noise more than once.
-        device, dtype: where and as what the result is wanted; they do not change its value beyond rounding.
+        device, dtype: of the result; they change its value only by rounding.
     """
 
     seed: int
@@ -190,20 +190,21 @@ def _mix(product: Array, word: Array, key: int) -> Array:
     high = product >> 32
     if high.shape == word.shape:
         high ^= word
-    else:  # the words of a counter differ along one axis each; the first rounds spread them over both
+    else:  # The words of a counter differ along one axis each; the first rounds spread them over both.
         high = high ^ word
     high ^= key
-    high &= _MASK  # the wrapped product may be negative, and then its shift has dragged the sign along
+    high &= _MASK  # the wrapped product may be negative, and its shift then extended the sign
     return high
 
 
 @cache
 def _keep_freed_memory() -> None:
-    """Once in a process: have the C library keep the blocks that NumPy frees.
+    """Once per process: make the C library keep the blocks that NumPy frees.
 
-    glibc gives freed blocks above a threshold back to the system, and a new one then costs page faults, worth
-    more than the arithmetic. The threshold rises to the largest block seen freed, up to 32 MiB (mallopt(3),
-    "dynamic mmap threshold"): show it one, never touched. Any network evaluation does the same.
+    glibc returns freed blocks above a threshold to the system, and a new block then costs page faults, which
+    take longer than the arithmetic. The threshold rises to the largest block freed so far, up to 32 MiB
+    (mallopt(3), "dynamic mmap threshold"), so one such block is allocated and freed untouched. Any network
+    evaluation has the same effect.
     """
     np.empty(2**24, np.uint8)
 
@@ -315,7 +316,7 @@ def _circle(word: Array, dtype: torch.dtype) -> tuple[Array, Array]:
 
 
 def _polynomial(x: Array, coefficients: list[float]) -> Array:
-    """Sum of coefficients[k] x**k by Horner's rule, with no fused multiply-add, whose rounding varies."""
+    """Sum of coefficients[k] x**k by Horner's rule, without fused multiply-add, whose rounding varies."""
     *rest, last = coefficients
     out = x * last
     for c in reversed(rest[1:]):

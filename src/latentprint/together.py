@@ -1,15 +1,15 @@
-"""Training on several devices: each process takes its share of every batch, gradients are averaged.
+"""Training on several devices: each process computes its share of every batch, and gradients are averaged.
 
     process r of R trains on the images number  first + r B/R ... first + (r + 1) B/R - 1  of a batch of B
     grad = (1/R) sum_r grad_r      which is the gradient over the whole batch, for equal shares
 
-Noise, times and order are pure functions of (seed, image number), so the R processes see together the very
-batch that one process sees alone: results differ by the order of summation only. All begin with the same
+Noise, times and order are pure functions of (seed, image number), so together the R processes see the same
+batch as a single process. Results differ only by the order of summation. All processes begin with the same
 weights and make the same optimiser steps, so weights need no exchange. Process 0 writes the checkpoint.
 
-The handover is the checkpoint: the audit writes a job, whose images stay in memory, starts R processes on it
-with ``accelerate launch``, and then continues their checkpoint, which stands at the last step. On a cluster a
-person starts them, on a job with its images (`ELSEWHERE`, docs/scale.md):
+The checkpoint is the interface. The audit writes a job, whose images stay in memory, and starts R processes
+on it with ``accelerate launch``. It then continues their checkpoint, which is at the last step. On a cluster
+a person starts them, on a job that includes its images (`ELSEWHERE`, docs/scale.md):
 
     accelerate launch --num_processes R -m latentprint.together JOB
 
@@ -49,13 +49,13 @@ from latentprint.training import TrainConfig, TrainingError, train
 SETTINGS, IMAGES = "job.json", "images.safetensors"
 
 ELSEWHERE = "LATENTPRINT_WRITE_JOB"
-"""The environment variable by which an audit writes the job, with its images, for other machines."""
+"""The environment variable that makes an audit write the job, with its images, for other machines."""
 
 _WATCH = "LATENTPRINT_ENDS_WITH_PARENT"
 
 
 class TogetherError(InputError):
-    """Several processes cannot train together, for the reason given in one sentence."""
+    """Several processes cannot train together, with the reason in one sentence."""
 
 
 @dataclass(frozen=True)
@@ -66,12 +66,12 @@ class Processes:
 
     @property
     def rank(self) -> int:
-        """Which process this is, from 0."""
+        """The number of this process, from 0."""
         return int(self.accelerator.process_index)
 
     @property
     def size(self) -> int:
-        """How many there are."""
+        """The number of processes."""
         return int(self.accelerator.num_processes)
 
     def mean(self, values: Tensor) -> Tensor:
@@ -80,15 +80,16 @@ class Processes:
 
 
 def packed(images: NDArray[np.float32]) -> bytes:
-    """Images as the processes read them."""
+    """Images in the format that the processes read."""
     return pack({"images": torch.from_numpy(np.ascontiguousarray(images))})
 
 
 @contextmanager
 def in_memory(content: bytes) -> Generator[Path]:
-    """A path at which other processes read ``content`` as long as this one lives; no disk ever holds it.
+    """A path at which other processes can read ``content`` while this process lives; it is never written to
+    disk.
 
-    Systems without such files get a temporary one, for its owner alone.
+    Systems without such files get a temporary file, readable only by its owner.
     """
     if sys.platform == "linux":
         handle = os.memfd_create("latentprint")
@@ -114,7 +115,7 @@ def write_job(
 ) -> None:
     """Everything that the processes need, as JSON and safetensors.
 
-    ``images`` (n, C, H, W) become a file of the folder; a path names the file in which they lie already.
+    ``images`` (n, C, H, W) become a file of the folder; a path names a file that holds them already.
     """
     if not isinstance(images, Path):
         write(folder / IMAGES, packed(images))
@@ -131,7 +132,7 @@ def write_job(
 
 
 def start_with(folder: Path, processes: int) -> str:
-    """What a person has to do on the machines of a cluster."""
+    """Instructions for a person who starts the processes on a cluster."""
     return (
         f"start `accelerate launch --num_processes {processes} -m latentprint.together {folder}` there, then"
         f" repeat the command without {ELSEWHERE}: it continues the checkpoint and removes the job"
@@ -159,7 +160,7 @@ def launch(folder: Path, processes: int, device: torch.device) -> None:
         "0",
     ]
     command += ["--multi_gpu"] if device.type == "cuda" else ["--cpu"]
-    # PYTHONSAFEPATH: modules of the folder that one happens to stand in are none of ours.
+    # PYTHONSAFEPATH: modules of the current folder are not ours.
     own = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"), "PYTHONSAFEPATH": "1", _WATCH: "1"}
     theirs, ours = os.pipe()
     try:
@@ -189,7 +190,7 @@ def _real(stream: Any) -> bool:
 
 
 def require_accelerate() -> None:
-    """See that accelerate can be imported.
+    """Check that accelerate can be imported.
 
     Raises:
         TogetherError: accelerate is not installed.
@@ -203,11 +204,11 @@ def require_accelerate() -> None:
 def _end_with_parent() -> None:
     """From here on this process ends when the one that launched it does, however that ended.
 
-    Else it would go on writing checkpoints beside those of the run that continues.
+    Otherwise it would continue to write checkpoints next to those of the run that continues.
     """
 
     def watch() -> None:
-        os.read(0, 1)  # nothing is ever written there: it returns when the other end is gone
+        os.read(0, 1)  # nothing is ever written there: the read returns when the other end is gone
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -1,13 +1,12 @@
 """What was measured -> one of three words, with its reasons. A pure function of the results.
 
-The rule itself, its errors and its power are those of `judge.rule` and docs/verdict.md: three exact tests say
-"reproduces", and a count without a hit that excludes copies / N says "not found". Here its evidence is taken
-out of the results, and what informs without deciding is put beside it:
+The rule itself, its errors and its power are described in `judge.rule` and docs/verdict.md: three exact tests
+can say "reproduces", and a count without a hit that excludes copies / N says "not found". This module takes
+the evidence from the results, and adds what informs without deciding:
 
 - reliable estimates of the audited sampler, and hits of further samplers: they turn "not found" into
-  **inconclusive** where they contradict it;
-- t' of x_p beside that of held-out images, by one recogniser with as many tries. It bounds no probability,
-  and never decides.
+**inconclusive** if they contradict it; - t' of x_p compared with that of held-out images, by one recogniser
+with equally many tries. It bounds no probability, and never decides.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ def judged(measured: Measured, rule: Rule | None = None) -> Results:
 
 
 def evidence(measured: Measured) -> Evidence:
-    """What of the measured numbers decides."""
+    """The part of the measured numbers that decides."""
     q, fitted, memorised = measured.q, measured.detectors.fitted, measured.memorised
     count, sight = q.monte_carlo, None
     if count.stopping is not None and count.corrected is not None:
@@ -64,9 +63,10 @@ def judge(measured: Measured, rule: Rule) -> Verdict:
 
 
 def _rare_events(state: State, measured: Measured, rule: Rule) -> tuple[State, list[str]]:
-    """Reliable estimates of the audited sampler: below what counting sees they inform, above they contradict.
+    """Reliable estimates of the audited sampler: below what counting can see they inform, above it they can
+    contradict.
 
-    Estimates that contradict each other or the count clear nothing.
+    Estimates that contradict each other or the count cannot support "not found".
     """
     reasons: list[str] = []
     together = measured.q.combined
@@ -86,7 +86,7 @@ def _rare_events(state: State, measured: Measured, rule: Rule) -> tuple[State, l
 
 
 def _samplers(state: State, measured: Measured) -> tuple[State, list[str]]:
-    """Counts by further samplers: they inform, and hits among them contradict "not found"."""
+    """Counts of further samplers: they inform, and hits among them contradict "not found"."""
     reasons: list[str] = []
     for one in measured.samplers:
         seen = one.q.trials
@@ -103,7 +103,7 @@ def _samplers(state: State, measured: Measured) -> tuple[State, list[str]]:
 
 
 def _search(measured: Measured) -> list[str]:
-    """x_p's t' beside the held-out images', all by one recogniser with as many tries each.
+    """x_p's t' compared with the held-out images', all by one recogniser with equally many tries.
 
     It informs and never decides, since it bounds no probability.
     """

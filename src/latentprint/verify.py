@@ -3,12 +3,12 @@
     rows, notes, settings  →  results.assemble  →  verdict  ↔  results.json
     files on disk          →  hashes            ↔  run.json
 
-There is no second derivation of any number: the comparison is with what the audit itself would write. What a
-stage noted and no row says (error counts of detectors, Frechet distances, estimates) is compared with that
-note, and listed as taken on trust. Rows, notes and results altered together, consistently, cannot be told
-from a run that went that way. Only the hash of the folder, kept elsewhere, shows that.
+No number is derived in a second way: the comparison is with what the audit itself would write. What a stage
+noted and no row contains (error counts of detectors, Fréchet distances, estimates) is compared with that
+note, and listed as taken on trust. If rows, notes and results are altered together and consistently, the run
+looks like a genuine one. Only the hash of the folder, kept elsewhere, shows that.
 
-Needs no model and no image.
+It needs no model and no image.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ class _Absent:
 
 
 ABSENT = _Absent()
-"""Stands for a value that one side lacks."""
+"""Marks a value that one side lacks."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """One value, as it stands in the file and as it follows from ``source``."""
+    """One value, as it is in the file and as it follows from ``source``."""
 
     path: str
     stored: Any
@@ -51,12 +51,12 @@ class Check:
 
     @property
     def agrees(self) -> bool:
-        """Whether both are the same, numbers to rounding."""
+        """Whether both are the same, up to rounding."""
         return alike(self.stored, self.derived)
 
     @property
     def sentence(self) -> str:
-        """What was found."""
+        """The finding in words."""
         if self.agrees:
             return f"{self.path} agrees with the {self.source}."
         return f"{self.path} says {_short(self.stored)}, but the {self.source} say {_short(self.derived)}."
@@ -68,8 +68,9 @@ class Verification:
 
     Attributes:
         checks: every value derived again.
-        trusted: parts that a stage noted and that no row says again.
-        signer: SHA-256 of the public key that signed the dossier; None: it is not signed, or there is none.
+        trusted: parts that a stage noted and that cannot be derived from rows.
+        signer: SHA-256 of the public key that signed the dossier; None: it is not signed, or there is no
+            dossier.
     """
 
     checks: tuple[Check, ...]
@@ -121,7 +122,7 @@ def verify(folder: Path | str) -> Verification:
     """Check a run folder: results.json against the stored rows and notes, and the files' hashes.
 
     Raises:
-        InputError: there is no run, it is not finished, or results.json is missing or no JSON object.
+        InputError: there is no run, it is not finished, or results.json is missing or not a JSON object.
     """
     folder = Path(folder)
     run, written = Run.read(folder), read_plain(folder / "results.json")
@@ -138,7 +139,8 @@ def verify(folder: Path | str) -> Verification:
 
 
 def _from_seal(folder: Path, sealed: Seal) -> Iterator[Check]:
-    """The dossier and the files it was made from, against the hashes in dossier.json, and the signature."""
+    """The dossier and the files it was made from, compared with the hashes in dossier.json, and the
+    signature."""
     found = digests(folder)
     for name in SEALED:
         yield Check(f"dossier.json {name}", sealed.files.get(name, ABSENT), found.get(name, ABSENT), "files")
@@ -147,14 +149,14 @@ def _from_seal(folder: Path, sealed: Seal) -> Iterator[Check]:
 
 
 def differences(written: Mapping[str, object], derived: Mapping[str, object]) -> Iterator[Check]:
-    """Every leaf of either side, beside the other side's."""
+    """Every leaf of either side, with the other side's value."""
     ours, theirs = dict(_leaves(derived, "")), dict(_leaves(written, ""))
     for path in [*ours, *(path for path in theirs if path not in ours)]:
         yield Check(path, theirs.get(path, ABSENT), ours.get(path, ABSENT), "rows and notes")
 
 
 def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
-    """(path, value) of all that is no table or list; an empty one is a leaf."""
+    """(path, value) of everything that is not a table or list; an empty one is a leaf."""
     if isinstance(value, Mapping) and value:
         for key, one in cast(Mapping[str, object], value).items():
             yield from _leaves(one, f"{path}.{key}" if path else str(key))
@@ -166,7 +168,8 @@ def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
 
 
 def alike(stored: Any, derived: Any) -> bool:
-    """Equal, and sums to rounding (1e-9 relative), which processors do differently; counts are exact."""
+    """Whether two values are equal. Sums may differ by rounding between processors (1e-9 relative); counts
+    are exact."""
     if isinstance(stored, bool) or isinstance(derived, bool) or stored is None or derived is None:
         return stored is derived
     if isinstance(derived, int):
@@ -177,7 +180,7 @@ def alike(stored: Any, derived: Any) -> bool:
 
 
 def _from_files(folder: Path, record: Mapping[str, object]) -> Iterator[Check]:
-    """Settings, weights and detectors against what run.json says of them."""
+    """Settings, weights and detectors, compared with what run.json says about them."""
     settings = record.get("settings")
     derived = sha256(to_json(settings, "settings")).hexdigest()
     yield Check("run.json settings", record.get("settings_sha256"), derived, "files")

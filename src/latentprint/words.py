@@ -1,18 +1,18 @@
-"""Numbers for people: three significant digits, thousands separated, rates as "1 in 98"."""
+"""Numbers in words: three significant digits, thousands separated, rates as "1 in 98"."""
 
 from __future__ import annotations
 
 import math
 
 NOTHING = "—"
-"""What stands where there is no value."""
+"""Shown when there is no value."""
 
 
 def one_in(rate: float) -> str:
-    """A rate for people: "1 in 98", "44 in 100", "1 in 2.5 million"; three significant digits at most.
+    """A rate in words: "1 in 98", "44 in 100", "1 in 2.5 million"; three significant digits at most.
 
     Raises:
-        ValueError: no number in [0, 1].
+        ValueError: not a number in [0, 1].
     """
     if not 0 <= rate <= 1:
         raise ValueError(f"a rate lies in [0, 1], got {rate}")
@@ -37,7 +37,7 @@ def _significant(value: float, digits: int = 3) -> float:
 
 
 def chance(p: float) -> str:
-    """A probability for people: "0.03", or "less than 1 in 1,000" where the digits say nothing more."""
+    """A probability in words: "0.03", or "less than 1 in 1,000" if smaller digits say nothing more."""
     if p >= 0.995:
         return "nearly 1"
     return "less than 1 in 1,000" if p < 1e-3 else f"{p:.2g}"
@@ -49,7 +49,7 @@ def integer(value: int | None) -> str:
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """Significant digits; a power of ten where the number would need many zeros."""
+    """Significant digits; a power of ten if the number would need many zeros."""
     if value is None:
         return NOTHING
     if value == 0:
@@ -63,12 +63,12 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def of(k: int, n: int) -> str:
-    """A count for people: "39 of 4,000"."""
+    """A count in words: "39 of 4,000"."""
     return f"{k:,} of {n:,}"
 
 
 def noise(t: float | None) -> str:
-    """A t', or "never" where nothing came back."""
+    """A t', or "never" if nothing came back."""
     return "never" if t is None else f"{t:.3g}"
 
 

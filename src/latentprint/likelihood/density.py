@@ -2,11 +2,10 @@
 
     log p_end(x) = log N(x_T; 0, prior_std^2 I) - [log p_T(x_T) - log p_end(x)]     (Song et al. 2021, Eq. 39)
 
-where x_T is reached from x by the ODE (paper Eq. 5) and the bracket is what `latentprint.likelihood.flow`
-gathers on the way. It is exact up to the integration's tolerance, for the density that the sampler with this
-network draws from if it solves the ODE: x_T normal, walked down to ``schedule.end``. That is the density of
-the data blurred by sigma(end) and shrunk by alpha(end), not of the data themselves, which have none when they
-are finitely many.
+where the ODE (paper Eq. 5) carries x to x_T, and `latentprint.likelihood.flow` accumulates the bracket on the
+way. It is exact up to the integration's tolerance, for the density from which a sampler with this network
+draws if it solves the ODE from a normal x_T down to ``schedule.end``. That is the density of the data blurred
+by sigma(end) and shrunk by alpha(end). The data themselves have no density if they are finitely many.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ class Likelihood:
     """log p_t(x) of each image.
 
     Attributes:
-        nats: (B,) float64, the log density in natural units (the larger, the likelier).
+        nats: (B,) float64, the log density in natural units; larger is likelier.
         standard_error: (B,) float64, of nats, from the probes of `Hutchinson`; 0 for `Exact`.
         evaluations: (B,) int64, passes through the network for this image, forward and backward.
     """
@@ -50,11 +49,11 @@ def log_likelihood(
 
     Args:
         denoiser: E[x_0 | x_t], differentiable in x.
-        x: (B, ...); images (B, C, H, W) in [-1, 1], dequantised (see `dequantise`) where they are digital.
+        x: (B, ...); images (B, C, H, W) in [-1, 1], dequantised (see `dequantise`) if they are digital.
         divergence: `Exact` or `Hutchinson`.
-        t: the time whose density is wanted, one or (B,); by default ``schedule.end``, that of images.
-        tolerance: of a step, see `integrate`. The result was within 30 tolerances, in nats per
-            dimension, in all cases with a closed form.
+        t: the time of the density, one or (B,); by default ``schedule.end``, the time of images.
+        tolerance: of a step, see `integrate`. In all cases with a closed form the result was within 30
+            tolerances, in nats per dimension.
         ids: (B,), the names of the rows, for the probes of `Hutchinson`.
 
     Raises:
@@ -109,8 +108,7 @@ def bits_per_dim(nats: Tensor, dims: int, bit_depth: float, step: float | None =
 
     for ``nats`` the log density at a dequantised image (`dequantise`). The last term is the scaling offset:
     6.994 for 8 bits on [-1, 1] with both ends included (step = 2 / 255), as the images of this library are; 7
-    where the 256 levels are the middles of 256 equal cells of [-1, 1] (step = 2 / 256), as in Song et al.
-    2021.
+    if the 256 levels are the middles of 256 equal cells of [-1, 1] (step = 2 / 256), as in Song et al. 2021.
 
     Args:
         nats: log density, any shape.

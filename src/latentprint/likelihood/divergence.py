@@ -26,9 +26,9 @@ from latentprint.streams import Ids, Streams
 class Exact:
     """Every diagonal entry of the Jacobian, ``together`` of them at a time.
 
-    An image is repeated ``together`` times in one batch, whose rows are then differentiated along one
-    dimension each: that needs nothing of the network but a backward pass. Costs d + together evaluations (d
-    rounded up to a multiple of ``together``); more at a time is faster while memory lasts.
+    An image is repeated ``together`` times in one batch, and each row is differentiated along one dimension.
+    The network only needs a backward pass. Costs d + together evaluations (d rounded up to a multiple of
+    ``together``); more at a time is faster as long as memory suffices.
     """
 
     together: int = 16
@@ -43,9 +43,9 @@ class Hutchinson:
     """The mean of v^T J v over random probes v, fixed for an image along its whole trajectory.
 
     "rademacher" probes have independent entries of +1 and -1. "orthogonal" probes are sqrt(d) times the first
-    columns of a uniformly random rotation: they repeat nothing of one another, and d of them give the exact
-    trace. The noise of the trace stands in the exponent of a density, so few probes can mislead by many nats;
-    the standard error says by how many. With one probe it is infinite: nothing is known about it.
+    columns of a uniformly random rotation: they are mutually orthogonal, and d of them give the exact trace.
+    The noise of the trace is in the exponent of a density, so few probes can mislead by many nats; the
+    standard error says by how many. With one probe it is infinite, because nothing is known about it.
 
     Attributes:
         probes: how many, k; costs 1 + k evaluations.
@@ -124,7 +124,7 @@ class Trace:
         return torch.stack(sums, dim=1)
 
     def standard_error(self, totals: Tensor) -> Tensor:
-        """Of the mean of integrals (B, forms) of v^T J v, each with its probe fixed: (B,).
+        """The standard error of the mean of integrals (B, forms) of v^T J v, each with its probe fixed: (B,).
 
         k orthogonal probes are a draw without replacement from the d directions of a random frame, so the
         variance of their mean is s^2 / k (d - k) / d.
@@ -161,7 +161,7 @@ def draw_probes(divergence: Hutchinson, x: Tensor, ids: Ids | None) -> Tensor:
             divergence.purpose, ids, 0, (dims, k), device=x.device, dtype=torch.float64
         )
         frame, triangle = torch.linalg.qr(normal)
-        # The signs of QR's diagonal are a convention; undone, the frame is uniform (Mezzadri 2007).
+        # The signs of QR's diagonal are a convention; without it the frame is uniform (Mezzadri 2007).
         frame = frame * triangle.diagonal(dim1=-2, dim2=-1).sign()[:, None, :] * math.sqrt(dims)
         vectors = frame.permute(2, 0, 1)
     else:

@@ -1,4 +1,4 @@
-"""The probability-flow ODE with the density it carries along.
+"""The probability-flow ODE together with the density along it.
 
     dx/dt = f x - g^2/2 score                            (paper Eq. 5)
     d log p_t(x_t) / dt = - div (f x - g^2/2 score)      along a solution (Song et al. 2021, appendix D.2)
@@ -8,11 +8,11 @@ d numbers in an image, both equations become
 
     dy/dlambda = (y / n - D) / n,      d log p(y) / dlambda = alpha tr(dD/dx) - d / n^2
 
-for every schedule, and log p_t(x) = log p(y) - d log(alpha n). Nothing is divided by sigma, y keeps unit
-scale from image to noise, and equal steps in lambda suit all noise levels. lambda is finite where sigma is
-above 0, so the smallest time is ``schedule.end``.
+for every schedule, and log p_t(x) = log p(y) - d log(alpha n). There is no division by sigma, y keeps unit
+scale from image to noise, and equal steps in lambda suit all noise levels. lambda is finite if sigma is above
+0, so the smallest time is ``schedule.end``.
 
-Each row of a batch is integrated by itself, with its own steps: its density does not depend on batch-mates.
+Each row of a batch is integrated with its own steps, so its density does not depend on batch-mates.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _ERROR = (71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1
 
 @dataclass(frozen=True)
 class FlowState:
-    """Where a trajectory of the probability-flow ODE stands.
+    """The state of trajectories of the probability-flow ODE.
 
     Attributes:
         x: (B, ...).
@@ -72,12 +72,12 @@ def flow(
     *,
     ids: Ids | None = None,
 ) -> Iterator[FlowState]:
-    """Walk the probability-flow ODE along a grid, upwards or downwards, and carry the log density along.
+    """Integrate the probability-flow ODE and the log density along a grid of times, upwards or downwards.
 
-    The image takes two steps of RK4 (in lambda = log(sigma / alpha)) between two times. The divergence, which
-    costs many evaluations where the slope costs one, is not a part of the ODE but an integral along its path:
-    it is taken by Simpson's rule, at both times and halfway. That is two divergences between two times, where
-    RK4 for both would take eight.
+    The image takes two steps of RK4 (in lambda = log(sigma / alpha)) between two times. The slope costs one
+    evaluation and the divergence many. The divergence is not a part of the ODE but an integral along its
+    path, so Simpson's rule is enough for it, at both times and halfway. That is two divergences between two
+    times; RK4 for both would take eight.
 
     Args:
         denoiser: E[x_0 | x_t], differentiable in x.
@@ -90,8 +90,8 @@ def flow(
         The state after each step.
 
     Raises:
-        ValueError: times that do not rise or fall strictly or leave the schedule; an x, a denoiser or a
-            divergence that does not fit (see `Trace` and `latentprint.denoiser.checked`).
+        ValueError: times that do not rise or fall strictly, or lie outside the schedule; an x, a denoiser or
+            a divergence that does not fit (see `Trace` and `latentprint.denoiser.checked`).
     """
     times = torch.as_tensor(times, dtype=torch.float64, device=x.device)
     if times.ndim not in (1, 2) or len(times) < 2 or times.shape[1:] not in ((), x.shape[:1]):
@@ -132,18 +132,18 @@ def integrate(
     ids: Ids | None = None,
     most_steps: int = 10_000,
 ) -> FlowState:
-    """As `flow`, from t to another time, with Dormand and Prince's steps chosen for each row by itself.
+    """As `flow`, from t to another time, with Dormand and Prince's steps chosen separately for each row.
 
     Args:
         denoiser: E[x_0 | x_t], differentiable in x.
         x: (B, ...) at time t.
         t: the time of x, one or (B,).
-        to: where to go, one or (B,), on either side of t.
+        to: the other time, one or (B,), on either side of t.
         divergence: `Exact` or `Hutchinson`.
-        tolerance: the error allowed to a step, for y relative to 1 + abs(y) (root mean square over an
-            image) and for the log density in nats per dimension. What float32 can hold is about 1e-6.
+        tolerance: the error allowed to a step, for y relative to 1 + abs(y) (root mean square over an image)
+            and for the log density in nats per dimension. float32 reaches about 1e-6.
         ids: (B,), the names of the rows, for the probes of `Hutchinson`.
-        most_steps: give up after as many steps of one row, refused ones counted.
+        most_steps: most steps of one row, rejected ones included, before it gives up.
 
     Raises:
         ValueError: as for `flow`; a tolerance that is not positive; a row that needs more than
@@ -160,7 +160,7 @@ def integrate(
     spent = torch.zeros(len(x), dtype=torch.int64, device=x.device)
     lam, step = start.clone(), (stop - start) / 32
     rows = (lam != stop).nonzero()[:, 0]
-    # The slope at each row's present state, where known: a step's last stage is the first of the next.
+    # The slope at each row's present state, if known: a step's last stage is the first of the next.
     kept: list[_Slope] = []
     tries = 0
     while len(rows):
@@ -190,7 +190,7 @@ _Slope = tuple[Tensor, Tensor]  # (dy/dlambda, d log p/dlambda by probe) of some
 
 
 class _Problem:
-    """The ODE in (y, lambda) for one batch, as in the module's head."""
+    """The ODE in (y, lambda) for one batch, as at the top of the module."""
 
     def __init__(self, denoiser: Denoiser, divergence: Divergence, x: Tensor, ids: Ids | None) -> None:
         if x.ndim < 2 or not x.is_floating_point():
@@ -249,7 +249,8 @@ class _Problem:
     def stages(
         self, rows: Tensor, y: Tensor, lam: Tensor, h: Tensor, known: Sequence[_Slope]
     ) -> list[_Slope]:
-        """The slopes at the stages of Dormand and Prince; ``known`` holds the first where they are known."""
+        """The slopes at the stages of Dormand and Prince; ``known`` holds the first stage of rows where it is
+        known."""
         slopes = list(known)
         for c, a in list(zip(_C, _A, strict=True))[len(known) :]:
             at = y
@@ -287,6 +288,6 @@ def _error(y: Tensor, y_new: Tensor, h: Tensor, slopes: list[_Slope], dims: int)
 
 
 def _choose(good: Tensor, after: _Slope, before: _Slope, rows: Tensor) -> _Slope:
-    """The slope at the present state, ``after`` where the step was taken, of the rows that go on."""
+    """The slope at the present state of the rows that continue; ``after`` if the step was accepted."""
     dy = torch.where(expand(good, after[0]).bool(), after[0], before[0])
     return dy[rows], torch.where(good[:, None], after[1], before[1])[rows]

@@ -1,4 +1,4 @@
-"""The reverse process: one loop, the steps it can take, and the grids it takes them on."""
+"""The reverse process: one loop, the steps that it can take, and the grids of their times."""
 
 from latentprint.sampler.adaptive import RungeKutta
 from latentprint.sampler.grid import Spacing, first_column, own_times, times

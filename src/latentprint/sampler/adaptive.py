@@ -1,9 +1,9 @@
 """The probability-flow ODE by an embedded Runge-Kutta pair, each row with its own step size.
 
-In u = x / alpha and w = -log(sigma / alpha), which rises as the noise falls, the ODE (paper Eq. 5) is
-du/dw = D(alpha u, t(w)) - u. One call attempts one step of the pair of orders 5 and 4; a row whose error is
-above its tolerance stays where it is and tries again with a smaller step. Solvers that take one norm over the
-batch let rows influence one another (torchdiffeq does); here a row's result depends on the row alone.
+In u = x / alpha and w = -log(sigma / alpha), which rises as the noise falls, the ODE (paper Eq. 5) is du/dw =
+D(alpha u, t(w)) - u. One call attempts one step of the pair of orders 5 and 4. A row whose error is above its
+tolerance does not move, and tries again with a smaller step. Solvers with one norm over the batch let rows
+influence one another (torchdiffeq does); here a row's result depends on the row alone.
 
 Sources: Dormand and Prince 1980 (coefficients); Hairer, Norsett, Wanner 1993, II.4 (step size control).
 """
@@ -28,16 +28,16 @@ _WEIGHTS = (
     (9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656),
     (35 / 384, 0.0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84),  # the step itself: order 5
 )
-_ERROR = (71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40)  # order 5 less order 4
+_ERROR = (71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40)  # order 5 minus 4
 
-_FIRST = 0.1  # first step in w of a row without a past; the control corrects it within a few steps
+_FIRST = 0.1  # first step in w of a row without a past; step size control corrects it within a few steps
 _SAFETY, _SHRINK, _GROW = 0.9, 0.2, 5.0
 _SMALLEST = 1e-6
 
 
 @dataclass(frozen=True)
 class RungeKutta:
-    """Adaptive: a step is taken where rms(error / (atol sqrt(1 + r^2) + rtol |u|)) <= 1; order 5, no noise.
+    """Adaptive: a step is accepted if rms(error / (atol sqrt(1 + r^2) + rtol |u|)) <= 1; order 5, no noise.
 
     The absolute tolerance is in units of the noised image x / sqrt(alpha^2 + sigma^2).
     Memory per row: the slope at x and the size of the next step.

@@ -50,7 +50,7 @@ class EulerMaruyama:
     def __call__(self, denoiser: Denoiser, state: State, s: Tensor, noise: Noise, /) -> State:
         s, t, x, sch = target(state, s), state.t, state.x, denoiser.schedule
         f, g2, dt = sch.drift(t), sch.diffusion2(t), t - s
-        # score = (alpha D - x) / sigma^2 is put in, so that x and D each get one coefficient
+        # with score = (alpha D - x) / sigma^2 inserted, so that x and D each get one coefficient
         pull = g2 * dt / sch.sigma(t) ** 2
         denoised = checked(denoiser, x, t)
         x = _sum((1 - f * dt - pull, x), (pull * sch.alpha(t), denoised), ((g2 * dt).sqrt(), noise(0)))
@@ -91,8 +91,9 @@ class PredictorCorrector:
     correction:  e = 2 a_s (snr |z| / |score|)^2,    x = x + e score(x, s) + sqrt(2 e) z
 
     Source: Song et al. 2021, algorithms 2 and 4 (VE, a_s = 1), 3 and 5 (VP, a_s = 1 - beta); the score of a
-    correction is taken at s, where x now stands. a_s = exp(2 f(s) (t - s)) is 1 - beta to first order, also
-    for sub-VP. Norms are per row: the batch means of the authors' code would let rows influence one another.
+    correction is taken at s, the time that x has reached. a_s = exp(2 f(s) (t - s)) is 1 - beta to first
+    order, also for sub-VP. Norms are per row: the batch means of the authors' code would let rows influence
+    one another.
 
     Raises:
         ValueError: snr is not positive, or corrections < 1.
@@ -167,7 +168,7 @@ class Ancestral:
 
 @dataclass(frozen=True)
 class LearnedAncestral:
-    """``Ancestral`` with the variance that the network gives for each pixel.
+    """``Ancestral`` with the variance that the network predicts for each pixel.
 
     log variance = w log v + (1 - w) log(v sigma_s^2 / sigma_t^2), w in [0, 1] from the denoiser's ``ranged``.
 
@@ -195,7 +196,7 @@ class LearnedAncestral:
 
 
 def _ddim(schedule: Schedule, x: Tensor, denoised: Tensor, t: Tensor, s: Tensor) -> Tensor:
-    """alpha_s D + sigma_s epsilon, i.e. u_s = D + (r_s / r_t) (u_t - D): exact where D does not change."""
+    """alpha_s D + sigma_s epsilon, i.e. u_s = D + (r_s / r_t) (u_t - D): exact if D does not change."""
     keep = schedule.sigma(s) / schedule.sigma(t)
     return _sum((keep, x), (schedule.alpha(s) - keep * schedule.alpha(t), denoised))
 
@@ -204,7 +205,8 @@ def _ddim(schedule: Schedule, x: Tensor, denoised: Tensor, t: Tensor, s: Tensor)
 class DDIM:
     """x_s = alpha_s D + sigma_s epsilon: Euler's step of the probability-flow ODE in r. Order 1, no noise.
 
-    With ``clip`` D is kept in [-clip, clip] but epsilon is that of D before, as DDIM's pipeline does.
+    With ``clip`` D is clipped to [-clip, clip], but epsilon is computed before clipping, as in DDIM's
+    pipeline.
 
     Source: Song, Meng, Ermon 2021, Eq. 12 with eta = 0; Karras et al. 2022, Eq. 4.
     """
@@ -234,8 +236,8 @@ class Heun:
     Euler gives u' = D + q (u - D) with q = r_s / r_t; with D' the denoiser at (u', s) the mean of both slopes
     gives u_s = u' + (1/q - 1) / 2 (D' - D).
 
-    Source: Karras et al. 2022, algorithm 1. The correction is made at the last step of the grid too, which
-    ends above r = 0; their uncorrected step to 0 is the sampler's last denoising.
+    Source: Karras et al. 2022, algorithm 1. The last step of the grid, which ends above r = 0, is corrected
+    too; their uncorrected step to 0 is the sampler's last denoising.
     """
 
     name = "heun"
@@ -259,8 +261,8 @@ class Heun:
 class DPMSolverPP2M:
     """DDIM with D extrapolated to the middle of the step from this and the last evaluation; order 2.
 
-    With h = log(r_t / r_s) and h' that of the step before:  D + h / (2 h') (D - D')  takes the place of D.
-    Memory per row: (D', 1/h'), so that a row without a past takes DDIM's step.
+    With h = log(r_t / r_s) and h' that of the step before, D + h / (2 h') (D - D') replaces D. Memory per
+    row: (D', 1/h'), so that a row without a past takes DDIM's step.
 
     Source: Lu et al. 2022, "DPM-Solver++", algorithm 2.
     """
@@ -333,7 +335,7 @@ class TrajectoryConsistency:
 
     def __call__(self, denoiser: Denoiser, state: State, s: Tensor, noise: Noise, /) -> State:
         s, schedule = target(state, s), denoiser.schedule
-        steps = 1 / schedule.end  # N, the timesteps of a discrete schedule
+        steps = 1 / schedule.end  # N, the number of timesteps of a discrete schedule
         u = (((1 - self.gamma) * (s * steps - 1) + 1e-9).floor() + 1) / steps
         denoised = checked(denoiser, state.x, state.t)
         below = _ddim(schedule, state.x, denoised, state.t, u)
@@ -356,4 +358,5 @@ STEPS = (
     Consistency,
     TrajectoryConsistency,
 )
-"""The fixed steps, by whose ``name`` settings and results know them: a new one is a class above and here."""
+"""The fixed steps; settings and results refer to them by ``name``. A new one is a class above and a row
+here."""

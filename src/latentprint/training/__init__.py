@@ -1,9 +1,9 @@
 """Denoising score matching (paper Eq. 4): a network learns E[x_0 | x_t] from images and their noise.
 
-objective    the loss, which images, times and noise a step sees
+objective    the loss, and which images, times and noise a step uses
 loop         steps, averaged weights, checkpoints: a stream of states
 augment      images shifted or mirrored
-guided       what a training learns of what it knows, and how it then steers (t'-guided training)
+guided       what a training measures about its own knowledge, and how it then steers (t'-guided training)
 team         several processes as one
 """
 

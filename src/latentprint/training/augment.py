@@ -1,7 +1,7 @@
-"""Images shifted by a pixel or mirrored, for training: what a model cannot tell from more images.
+"""Images shifted by a pixel or mirrored, for training. To the model they look like additional images.
 
-A mirrored or shifted training image that a model gives back is still that image: augmentation makes a copy
-rarer, not harmless (the criteria of ``attacks`` align before they compare).
+A mirrored or shifted training image that a model gives back is still that image. Augmentation makes copies
+rarer, not harmless (the criteria of ``attacks`` align images before they compare).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _MOVES = ((0, 0, True), *((dy, dx, False) for dy in (-1, 0, 1) for dx in (-1, 0,
 
 
 def moved(images: Tensor, share: float, streams: Streams, first: int) -> Tensor:
-    """Images (B, C, *size), each changed with the chance ``share``; the border is repeated.
+    """Images (B, C, *size), each changed with probability ``share``; the border is repeated.
 
     ``first`` counts the images seen before: an image's change is a function of (seed, its number).
     """

@@ -1,21 +1,22 @@
-"""t'-guided training (paper section 8): a network is taught not to know single images.  docs/remedies.md
+"""t'-guided training (paper section 8): a network is trained so that it does not know single images
+(docs/remedies.md).
 
-At the noise level t an image is known where the model restores it better than it restores strangers. Levels
-are told apart in parts of equal weight in the loss; in each,
+At noise level t an image is known if the model restores it better than images that it was not trained on.
+Levels are bins of equal weight in the loss. In each,
 
     e(x, t) = w(t) |D(x_t, t) - x|^2 / d        Eq. 4 of one image, the first step of Alg. 1 from t
-    m       = mean of e over held-out images    the held-out law; with it training begins its own null
-    known   where e of the training images is, on average, below (1 - gap) m
+    m       = mean of e over held-out images    the null law, which training keeps itself
+    known   if e of the training images is, on average, below (1 - gap) m
 
-and what is known is not taught any further ("levels", the default). The others ask the search itself, Alg. 1
-with few steps on training and held-out images in turn, for t' of each image, and steer where t lies above
-what held-out images reach and not above the image's own t':
+and known levels are not trained any further ("levels", the default). The other variants run the search
+itself, Alg. 1 with few steps on training and held-out images in turn, for t' of each image. They steer if t
+is above what held-out images reach and not above the image's own t':
 
     "images"         the image is left out of the loss at these levels
-    "repulsion"      there D is pushed away from the image until e is back at (1 - gap) m
+    "repulsion"      D is pushed away from the image there until e is back at (1 - gap) m
     "augmentation"   the image is seen shifted by a pixel or mirrored, half of the time
 
-With ``stop`` training ends when the share of images known to the search exceeds it.
+With ``stop``, training ends when the share of images known to the search exceeds it.
 """
 
 from __future__ import annotations
@@ -34,24 +35,24 @@ from latentprint.training.augment import moved
 from latentprint.training.objective import draw_times, errors_of
 from latentprint.training.settings import TrainConfig
 
-_KEPT = 0.8  # of a running mean, from step to step; of the held-out law, from look to look
-_LAW = 4  # searches whose held-out images make the law of t'
+_KEPT = 0.8  # of a running mean, per step; of the held-out law, per look
+_LAW = 4  # searches whose held-out images form the law of t'
 _FIRM = 0.95  # of held-out images, whose t' an image must exceed to be known
 
 
 @dataclass
 class Guide:
-    """What a training knows of its images; `begin` makes it. It changes as training goes on.
+    """What a training knows about its images; `begin` makes it. It changes during training.
 
     Attributes:
-        pixels, heldout: (N, *shape) and (m, *shape), the images trained on and images that are not.
+        pixels, heldout: (N, *shape) and (m, *shape), training images and held-out images.
         edges: (L - 1,) rising, sigma / alpha between two levels.
         grid: (L,) float64 rising, a time within each level.
-        strangers, own: (L,) running means of e; 0 where no image came yet.
-        reach: (N,) float64, t' of each image when last searched; 0: never, or not searched yet.
+        strangers, own: (L,) running means of e; 0 if no image came yet.
+        reach: (N,) float64, t' of each image in its last search; 0: never, or not searched yet.
         law: (_LAW, S) float64, t' of held-out images in the last searches; NaN: not searched yet.
-        looked: whether the step under way looks: both means move at the same steps, so that they lag alike.
-        share: (,) of the images last searched, how many are known.
+        looked: whether the current step looks. Both means move at the same steps, so that they lag equally.
+        share: (,) the share of the last searched images that is known.
     """
 
     config: TrainConfig
@@ -110,7 +111,8 @@ class Guide:
         return (self.strangers > 0) & (self.own < (1 - self.config.guidance.gap) * self.strangers)
 
     def look(self, step: int, training: NetworkDenoiser, averaged: NetworkDenoiser) -> None:
-        """Before step ``step``: held-out images at the times of its batch, and a search where one is due."""
+        """Before step ``step``: evaluate held-out images at the times of its batch, and search if a search is
+        due."""
         how, batch = self.config.guidance, self.config.batch
         self.looked = step % how.every == 0
         if self.looked:
@@ -126,11 +128,11 @@ class Guide:
             self._search(step // how.search_every - 1, averaged)
 
     def level(self, t: Tensor) -> Tensor:
-        """Which level each time (B,) belongs to, on the images' device."""
+        """The level of each time (B,), on the images' device."""
         return torch.bucketize(self.schedule.ratio(t), self.edges).to(self.pixels.device)
 
     def known(self, rows: Tensor, t: Tensor) -> Tensor:
-        """(B,) bool: whether the image at each row is known to the search, and at the time given (B,)."""
+        """(B,) bool: whether the search knows the image of each row at the given time (B,)."""
         usual, firm = self._held_out_law()
         reach = self.reach[rows.cpu()]
         return ((reach > firm) & (t > usual) & (t <= reach)).to(rows.device)
@@ -170,7 +172,7 @@ class Guide:
             held.copy_(tensors[name])
 
     def _held_out_law(self) -> tuple[float, float]:
-        """(median, what all but 5 % of them stay below or at) of t' of held-out images; infinite before."""
+        """(median, 95th percentile) of t' of held-out images; infinite before the first search."""
         law = self.law[~self.law.isnan()]
         if not len(law):
             return torch.inf, torch.inf
@@ -178,7 +180,7 @@ class Guide:
         return usual, firm
 
     def _search(self, turn: int, denoiser: NetworkDenoiser) -> None:
-        """t' of the images whose turn it is, and of as many held out."""
+        """Search t' of the images whose turn it is, and of as many held-out images."""
         some, count = self.law.shape[1], len(self.pixels)
         places = torch.arange(turn * some, (turn + 1) * some) % count
         strangers = self.streams.generator("guide.strangers", turn).permutation(len(self.heldout))[:some]
@@ -194,12 +196,13 @@ class Guide:
     def returns(self, denoiser: Denoiser, images: Tensor, places: Tensor, turn: int) -> Tensor:
         """Which images (S, *shape) come back from which of the grid's times, one try each: (S, L) bool.
 
-        One came back where no training image but itself, at ``places`` (-1: held out), is nearer.
+        An image came back if no other training image is nearer; ``places`` are their own places (-1: held
+        out).
         """
         levels, shape, device = len(self.grid), tuple(images.shape[1:]), images.device
         rows = torch.arange(len(images)).repeat_interleave(levels)
         t = self.grid.repeat(len(images))
-        # Strangers count on from the images trained on, so that no two trajectories share noise.
+        # Held-out images are numbered after the training images, so that no two trajectories share noise.
         names = torch.where(places < 0, len(self.pixels) + torch.arange(len(places)), places)
         ids = (turn * (len(self.pixels) + len(places)) + names).repeat_interleave(levels) * levels
         ids += torch.arange(levels).repeat(len(images))

@@ -1,8 +1,8 @@
 """Training as a stream of states: optimiser steps, the average of the weights, checkpoints.
 
-Every random number is a function of (seed, how many images came before), and a checkpoint holds all that a
-step depends on: on one device, training that was stopped and resumed ends with the same bits as training that
-was not.
+Every random number is a function of (seed, number of images seen before), and a checkpoint holds everything
+that a step depends on. On one device, training that was stopped and resumed ends with the same bits as
+training that was not.
 """
 
 from __future__ import annotations
@@ -34,23 +34,23 @@ from latentprint.training.settings import TrainConfig, TrainingError
 from latentprint.training.team import Alone, Team, averaged
 
 REPORT = 10
-"""Steps between two states: the loss leaves the device once in so many steps."""
+"""Steps between two states: the loss leaves the device only this often."""
 
 _NO_RESULT = ("checkpoint_seconds", "speed")
-"""Settings that a checkpoint may be continued without: they change when it is written, and rounding."""
+"""Settings that may change when a checkpoint is continued: they affect when it is written, and rounding."""
 
 
 @dataclass(frozen=True)
 class TrainState:
-    """Where training stands after ``step`` of ``steps`` optimiser steps.
+    """The state of training after ``step`` of ``steps`` optimiser steps.
 
     Attributes:
-        step, steps: done, and in all.
+        step, steps: done so far, and in all.
         images: training images seen so far, repeats counted.
-        loss: mean of Eq. 4 over the steps since the last state; None where no step was made.
+        loss: mean of Eq. 4 over the steps since the last state; None if no step was made.
         learning_rate: of the last step.
-        denoiser: the model with averaged weights. It is the living one: the next state changes its weights.
-        known: of the training images last searched, the share that is known; None where none is searched.
+        denoiser: the model with averaged weights. It is not a copy: the next state changes its weights.
+        known: the share of the last searched training images that is known; None if none is searched.
         stopped: whether the rule of a guided training ended it here.
     """
 
@@ -79,9 +79,9 @@ def train(
 ) -> Iterator[TrainState]:
     """Train ``network`` on images (N, C, H, W) in [-1, 1]; yields a state every 10 steps and after the last.
 
-    With ``checkpoint``, a folder, training continues from what that folder holds and saves itself there every
-    ``config.checkpoint_seconds`` and at the end; a finished training yields its last state at once. With
-    ``show_resumed`` the state that is continued from is yielded too, without a loss. The processes of a
+    With ``checkpoint``, a folder, training continues from the checkpoint in it, and writes one every
+    ``config.checkpoint_seconds`` and at the end. A finished training yields its last state at once. With
+    ``show_resumed`` the state from which it continues is yielded too, without a loss. The processes of a
     ``team`` each call this with the same arguments; the first of them saves. A guided training needs images
     ``heldout`` (m, C, H, W) to compare with, and may end early.
 
@@ -145,7 +145,7 @@ def _compared(
 
 @dataclass
 class _Run:
-    """What changes while training; ``step`` is how many steps are done."""
+    """What changes while training; ``step`` is the number of steps done."""
 
     identity: dict[str, object]
     pixels: Tensor
@@ -185,7 +185,7 @@ class _Run:
             weight_decay=config.weight_decay,
             fused=True,
         )
-        # Constant images have no spread; any positive number serves as their unit.
+        # Constant images have no spread; any positive number can serve as their unit.
         denoiser = NetworkDenoiser(
             network, schedule, config.parametrisation, spread or 1.0, multiple=multiple_of(network)
         )
@@ -201,7 +201,7 @@ class _Run:
             identity["heldout"] = sha256(heldout.tobytes()).hexdigest()
             guide = Guide.begin(config, schedule, streams, data, torch.from_numpy(heldout).to(device))
         average = replace(denoiser, network=mean)
-        # What is compiled shares the weights of what is saved.
+        # The compiled network shares its weights with the one that is saved.
         fast = replace(denoiser, network=compiled(network, config.speed))
         return cls(identity, data, config, streams, denoiser, average, optimiser, team, fast, guide)
 
@@ -209,13 +209,13 @@ class _Run:
         """One optimiser step; its loss, on the device."""
         config, device = self.config, self.pixels.device
         first = self.step * config.batch
-        # This process's share of the batch: all of it where it is alone.
+        # This process's share of the batch: all of it if it is alone.
         share = config.batch // self.team.size
         begin = share * self.team.rank
         own = slice(begin, begin + share)
         drawn = draw_indices(self.streams, first, config.batch, len(self.pixels))[own]
         rows = torch.from_numpy(drawn).to(device)
-        # Times stay on the CPU: a schedule's arithmetic on a GPU would wait for it at every check.
+        # Times stay on the CPU: on a GPU a schedule's arithmetic would wait at every check.
         t = draw_times(config, self.denoiser.schedule, self.streams, first, config.batch)[own]
         shape, ids = tuple(self.pixels.shape[1:]), range(first + begin, first + begin + share)
         noise = self.streams.noise("train.noise", ids, 0, shape, device=device)
@@ -241,7 +241,7 @@ class _Run:
         self.optimiser.step()
         keep = min(config.ema, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
-            # All weights in a few kernels; on a CPU the same arithmetic as one by one.
+            # All weights in a few kernels; on a CPU the same arithmetic, one by one.
             means, now = (
                 tuple[Tensor, ...](each) for each in (self.average.network.parameters(), parameters)
             )
@@ -277,7 +277,7 @@ class _Run:
         commit(folder, tensors, self.identity | {"step": self.step})
 
     def resume(self, folder: Path) -> None:
-        """Continue from the checkpoint in ``folder``, if one was committed there."""
+        """Continue from the checkpoint in ``folder``, if there is a complete one."""
         try:
             found = committed(folder)
         except FileError as error:
@@ -316,7 +316,7 @@ class _Run:
 
 
 def _flat(values: Mapping[str, object], path: str = "") -> dict[str, object]:
-    """Nested mappings as one: {"a": {"b": 1}} -> {"a.b": 1}."""
+    """Flatten nested mappings: {"a": {"b": 1}} -> {"a.b": 1}."""
     out: dict[str, object] = {}
     for key, value in values.items():
         below = cast(Mapping[str, object], value) if isinstance(value, Mapping) else None

@@ -7,14 +7,14 @@ With s = (alpha D - x) / sigma^2 (Tweedie) and grad log p(x_t | x_0) = (alpha x_
 is (alpha^2 / sigma^4) | D - x_0 |^2: lambda only sets the weight w(t) of | D(x_t, t) - x_0 |^2. The choices
 here:
 
-    weighting "output"       w that makes it the plain squared error of what the network itself predicts: for
+    weighting "output"       w that gives the plain squared error of the network's own prediction: for
                              "epsilon" lambda = sigma^2 (Song et al. 2021), "edm" Karras et al. 2022, Eq. 8
     weighting "likelihood"   lambda = g^2, a bound on the negative log-likelihood (Song, Durkan et al. 2021)
     times "uniform"          t uniform on [end, T]
     times "lognormal"        log(sigma/alpha) normal, cut off at the ends (Karras et al. 2022, table 1)
 
-Times are stratified over the batch, which leaves their distribution alone and lowers the variance of the
-loss. Images come in permuted epochs so that each is seen equally often.
+Times are stratified over the batch, which keeps their distribution and lowers the variance of the loss.
+Images come in permuted epochs, so that each is seen equally often.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ def draw_times(config: TrainConfig, schedule: Schedule, streams: Streams, first:
 
 
 def draw_indices(streams: Streams, first: int, batch: int, count: int) -> NDArray[np.int64]:
-    """Which of ``count`` images come as number ``first`` ... ``first + batch - 1``: shape (batch,)."""
+    """Which of ``count`` images are number ``first`` ... ``first + batch - 1`` of the training: shape
+    (batch,)."""
     places = np.arange(first, first + batch)
     return np.array([_epoch(streams, int(p) // count, count)[int(p) % count] for p in places], dtype=np.int64)
 
@@ -74,7 +75,7 @@ def loss_of(
 def errors_of(
     config: TrainConfig, denoiser: NetworkDenoiser, images: Tensor, t: Tensor, noise: Tensor
 ) -> Tensor:
-    """Eq. 4 of each image, (B,): their mean is ``loss_of``."""
+    """Eq. 4 for each image, (B,): their mean is ``loss_of``."""
     return _weighted(config, denoiser, images, t, noise).square().flatten(1).mean(1)
 
 
@@ -83,5 +84,6 @@ def _weighted(
 ) -> Tensor:
     schedule = denoiser.schedule
     x = expand(schedule.alpha(t), images) * images + expand(schedule.sigma(t), images) * noise
-    # The root inside the square: w reaches 1e6 where D - x_0 is 1e-3 of it, and neither may overflow alone.
+    # The root is inside the square: w reaches 1e6 where D - x_0 is 1e-3 of it, and neither may overflow
+    # alone.
     return expand(weight(config, denoiser, t).sqrt(), images) * (denoiser(x, t) - images)

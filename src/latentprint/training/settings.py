@@ -1,4 +1,4 @@
-"""How a score model is trained, and why training may end in a sentence."""
+"""How a score model is trained, and the error that ends a training with a sentence."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 class TrainingError(InputError):
-    """Training cannot go on, for the reason given in one sentence."""
+    """Training cannot continue, with the reason in one sentence."""
 
 
 @dataclass(frozen=True, config=STRICT)
 class Guidance:
-    """How t'-guided training looks and steers, see `latentprint.training.guided`.
+    """How t'-guided training measures and steers, see `latentprint.training.guided`.
 
     Attributes:
         variant: what is done where an image is known.
-        gap: how far below that of held-out images the error of training images may fall, as a share.
+        gap: how far the error of training images may fall below that of held-out images, as a share.
         every: steps between two looks at held-out images.
-        levels: parts of the noise levels that are told apart.
+        levels: the number of bins of the noise levels.
         search_every: steps between two searches; "levels" without ``stop`` makes none.
-        images: training images searched at a time, in turn, and as many held out.
+        images: training images per search, in turn, and as many held-out images.
         steps: of the search's sampler.
         stop: end training when more than this share of the searched images is known; None: never.
     """
@@ -59,7 +59,8 @@ class TrainConfig:
         beta2: Adam's second moment decay.
         weight_decay: decoupled (AdamW).
         clip: largest norm of the gradient.
-        ema: decay of the weight average per step; it begins as (1 + k) / (10 + k): the first weights fade.
+        ema: decay of the weight average per step. It begins as (1 + k) / (10 + k), so that the first weights
+            fade.
         parametrisation: what the network predicts, see `latentprint.denoiser.NetworkDenoiser`.
         sigma_data: standard deviation of the data, for "edm"; None measures it on the training images.
         weighting, times: see `latentprint.training.objective`.
@@ -67,9 +68,9 @@ class TrainConfig:
         precision: "bfloat16" runs the network, not the optimiser, in half precision (autocast).
         checkpoint_seconds: time between two checkpoints.
         augment: the share of images that are seen shifted by a pixel or mirrored (`training.augment`).
-        guided: whether training is guided by t', so that no image is learnt by heart (docs/remedies.md).
-        guidance: how.
-        speed: what a GPU may do to be faster.
+        guided: whether training is guided by t', so that no image is memorised (docs/remedies.md).
+        guidance: how it is guided.
+        speed: what a GPU may do to train faster.
 
     Raises:
         ValueError: a stop rule that can never fire.

@@ -1,4 +1,5 @@
-"""Processes that train one model together: each does a share of every batch, gradients are averaged."""
+"""Processes that train one model together: each computes a share of every batch, and gradients are
+averaged."""
 
 from __future__ import annotations
 
@@ -14,12 +15,12 @@ class Team(Protocol):
 
     @property
     def rank(self) -> int:
-        """Which process this is, from 0."""
+        """The number of this process, from 0."""
         ...
 
     @property
     def size(self) -> int:
-        """How many there are."""
+        """The number of processes."""
         ...
 
     def mean(self, values: Tensor) -> Tensor:
