@@ -38,7 +38,7 @@ def judged(rows: list[dict[str, Any]]) -> dict[str, Any]:
     none = next(row for row in rows if row["name"] == "none")
     found = dict[str, Any]()
     for row in rows:
-        if row["skipped"] is not None or row["name"] == "none" or not row["samples"]:
+        if row.get("skipped") is not None or row["name"] == "none" or not row["samples"]:
             continue
         share = row["marked"] / row["samples"], none["marked"] / none["samples"]
         copied = row["copies"] / row["samples"], none["copies"] / none["samples"]
@@ -77,7 +77,7 @@ def markdown(rows: list[dict[str, Any]]) -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
-        if row["skipped"] is not None:
+        if row.get("skipped") is not None:
             lines.append(f"| {row['name']} | not tried: {row['skipped']} | | | | | | |")
             continue
         bits = "" if row["bits_per_dim"] is None else f"{row['bits_per_dim']:.2f}"
@@ -98,6 +98,8 @@ def main() -> None:
     parser.add_argument("--markdown", action="store_true")
     add_output(parser)
     asked = parser.parse_args()
+    table: dict[str, Any]
+    table: dict[str, Any]
     settings, only = SETTINGS, tuple(asked.only.split(",")) if asked.only else None
     if asked.quick:
         training = {"steps": 20, "batch": 16}
@@ -110,7 +112,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as aside, Bars() as bars:
             config = RemediesConfig(resolve(settings, {"seed": asked.seed}, preset="demo"), names=only)
             folder = asked.work[0] if asked.work else Path(aside) / "run"
-            table = compare_remedies(config, folder, progress=bars)
+            table = compare_remedies(config, folder, progress=bars).plain()
     if asked.markdown:
         print(markdown(table["rows"]))
         return

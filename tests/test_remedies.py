@@ -21,7 +21,7 @@ from latentprint.remedies import REMEDIES, RemediesConfig, RemedyError, compare_
 from latentprint.remedies.measure import Ground
 from latentprint.remedies.picture import picture
 from latentprint.remedies.private import PrivateError, train_privately
-from latentprint.remedies.run import told
+from latentprint.remedies.rows import told
 from latentprint.remedies.sampling import Away
 from latentprint.remedies.table import Recipe
 from latentprint.remedies.training import heldout_loss, trained
@@ -162,7 +162,7 @@ def test_private_training_spends_what_was_asked_for_and_repeats_itself(
 
 def test_a_table_that_was_interrupted_is_the_straight_one(tmp_path: Path) -> None:
     config = RemediesConfig(resolve(TINY, preset="demo"), 4, ("early stopping", "guidance away", "filter"))
-    straight = compare_remedies(config, tmp_path / "a")
+    straight = compare_remedies(config, tmp_path / "a").plain()
     calls = []
 
     def one_then_killed(function, units):
@@ -174,7 +174,8 @@ def test_a_table_that_was_interrupted_is_the_straight_one(tmp_path: Path) -> Non
 
     with pytest.raises(KeyboardInterrupt):
         compare_remedies(config, tmp_path / "b", map=one_then_killed)
-    again = compare_remedies(config, tmp_path / "b")
+    table = compare_remedies(config, tmp_path / "b")
+    again = table.plain()
     assert [row["name"] for row in again["rows"]] == ["none", "early stopping", "guidance away", "filter"]
 
     def timeless(table):
@@ -187,7 +188,8 @@ def test_a_table_that_was_interrupted_is_the_straight_one(tmp_path: Path) -> Non
         assert row["samples"] == 40 - (row["kept_back"] or 0)
     assert again["rows"][3]["filter_misses"][0] > 0
     ElementTree.fromstring((tmp_path / "b" / "remedies.svg").read_text())
-    assert len(told(again)) == 5
+    assert len(told(table)) == 5
+    assert "&lt;&amp;&gt;" in picture([table.tried[0].model_copy(update={"name": "<&>"})])
 
 
 def test_a_remedy_that_cannot_be_is_a_row_or_where_it_was_named_a_sentence(tmp_path: Path) -> None:
@@ -203,8 +205,5 @@ def test_a_remedy_that_cannot_be_is_a_row_or_where_it_was_named_a_sentence(tmp_p
     assert answer.exit_code == 2 and "fingerprints need" in answer.stderr
 
 
-def test_the_picture_survives_nothing_and_odd_names() -> None:
+def test_the_picture_survives_nothing() -> None:
     assert ElementTree.fromstring(picture([])) is not None
-    row = {"name": "<&>", "skipped": None, "fid": 0.3, "fid_low": 0.2, "fid_high": 0.4}
-    counts = {"copies": 0, "samples": 50, "copies_low": 0.0, "copies_high": 0.07}
-    assert "&lt;&amp;&gt;" in picture([row | counts])

@@ -27,6 +27,8 @@ from latentprint.fingerprint import Injection
 from latentprint.networks import build_unet, load_model, save_model
 from latentprint.networks.saved import ABOUT
 from latentprint.results import rates, tprime
+from latentprint.results.notes import CHECKPOINT_SEARCH
+from latentprint.results.searched import SAMPLES
 from latentprint.results.stored import Stored
 from latentprint.settings import plain
 from latentprint.store import Run
@@ -102,15 +104,15 @@ def snapshots(context: Context, pixels: NDArray[np.float32], steps: Sequence[int
 def _look(
     context: Context, detectors: stages.Detectors, injection: Injection, step: int, expected: float
 ) -> dict[str, Any]:
-    name = f"at-{step}"
+    search, sampled = CHECKPOINT_SEARCH.at(f"at-{step}"), replace(SAMPLES, name=f"samples.at-{step}")
     loaded = load_model(folder(context.run.path, step), context.device)
     model = stages.for_sampling(loaded, context.config.speed.sampling, context.batch)
     audited = stages.Audited(model, detectors, injection.target)
-    stages.search(context, name, audited)
-    samples = stages.sample(context, name, audited, context.config.samples.count, None)
+    stages.search(context, search, audited)
+    samples = stages.sample(context, sampled, audited, context.config.samples.count, None)
     stored, values = Stored.of(context.run), detectors.values
-    found = tprime.search(stored, f"search.{name}", values)
-    counted = rates.counted(stored, f"samples.{name}", values, expected)
+    found = tprime.search(stored, search, values)
+    counted = rates.counted(stored, sampled, values, expected)
     assert found is not None and counted is not None  # both stages are finished
     hits = np.flatnonzero(samples.hit)
     # The nearest training image needs the images that came back, drawn again from their ids.

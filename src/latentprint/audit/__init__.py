@@ -24,6 +24,7 @@ from latentprint.config import AuditConfig
 from latentprint.contracts import InputError
 from latentprint.denoiser import Denoiser
 from latentprint.results import Results
+from latentprint.results.model import MODEL
 from latentprint.store import Run
 
 __all__ = ["Where", "run_audit"]
@@ -99,5 +100,5 @@ def run_audit(
         begin(context, about.split, about.injection, authorised_by)
         prepared = recipe.prepare(context, about)
         pictures = recipe.measure(context, about, prepared)
-        run.note({"weights_sha256": run.stage("model").payload["weights_sha256"]})
+        run.note({"weights_sha256": run.stage(MODEL.name).payload["weights_sha256"]})
         return finish(context, pictures)

@@ -28,9 +28,8 @@ from latentprint.detector.draws import units_of
 from latentprint.fingerprint import Injection
 from latentprint.marks import Canaries
 from latentprint.probe import Compare
-from latentprint.results.notes import Drawn
-
-STAGE = "canaries"
+from latentprint.results.model import IDENTITIES
+from latentprint.results.notes import CANARIES, CANARY_SEARCH, Drawn
 
 _NOISE = 2**33
 """Added to the canaries' numbers where noise is drawn, so that they share no noise with other images."""
@@ -59,7 +58,7 @@ def identities(
     kind = context.config.fingerprint.drawn(split.heldout.pixels)
     return recogniser(
         context,
-        "identities",
+        IDENTITIES,
         "one recogniser of all marked images",
         lambda: fit_identities(
             _targets(injection, canaries),
@@ -97,22 +96,22 @@ def search_canaries(
     """
     pixels, settings = _targets(injection, canaries), context.config.canaries
     ids = np.arange(len(pixels) - 1, dtype=np.int64)
-    if not context.run.stage(STAGE).done:
-        with context.stage(STAGE):
+    if not context.run.stage(CANARIES.name).done:
+        with context.stage(CANARIES.name):
             config = within(context.config.membership.scores, plain.schedule)
             if not isinstance(config, MembershipConfig):
                 raise InputError(f"the loss of marked images cannot be measured: {config}")
-            if len(context.run.missing(STAGE, ids)):
+            if len(context.run.missing(CANARIES.name, ids)):
                 with torch.no_grad():
                     images = one_image(pixels[:-1], context.device)
                     loss = loss_score(plain, images, context.streams, ids + _NOISE, config).numpy()
                 rows = {"id": ids, "member": canaries.member, "copies": canaries.copies, "loss": -loss}
-                context.run.append(STAGE, rows)
-            context.run.finish(STAGE, {"network_evaluations": len(ids) * config.loss_times})
+                context.run.append(CANARIES.name, rows)
+            context.run.finish(CANARIES.name, {"network_evaluations": len(ids) * config.loss_times})
     start = model.schedule.start
-    noted = Drawn(fingerprints=settings.count, sha256=canaries.sha256, horizon=start).plain()
+    noted = Drawn(fingerprints=settings.count, sha256=canaries.sha256, horizon=start)
     plan, everyone = settings.plan(start, known.rates.fpr), range(len(pixels))
-    search_many(context, model, known, _Listed(pixels), plan, f"{STAGE}.search", everyone, {"drawn": noted})
+    search_many(context, model, known, _Listed(pixels), plan, CANARY_SEARCH, noted, everyone)
 
 
 def _targets(injection: Injection, canaries: Canaries) -> NDArray[np.float32]:

@@ -24,16 +24,22 @@ import torch
 from latentprint.adapters import Opened, open_model, recognise
 from latentprint.audit.context import Context
 from latentprint.audit.given import Given, asked, in_unit_time
-from latentprint.audit.stages import Audited, for_sampling, searched, snapshot, snapshots_due
+from latentprint.audit.stages import Audited, for_sampling, search, snapshot, snapshots_due
 from latentprint.config import AuditConfig
 from latentprint.contracts import InputError
 from latentprint.data import Split
 from latentprint.denoiser import Codec, Denoiser, IdentityCodec
 from latentprint.networks import ModelError, load_model
-from latentprint.results.notes import Snapshots
+from latentprint.results.model import MODEL
+from latentprint.results.notes import (
+    CHECKPOINT_SEARCH,
+    CHECKPOINTS,
+    CONTROL_SEARCH,
+    SEARCH,
+    Snapshots,
+)
 from latentprint.results.tprime import exhaustive
 from latentprint.schedule import Schedule
-from latentprint.search import SearchSettings
 from latentprint.store import RunError
 
 
@@ -204,28 +210,25 @@ def over_training(
         return
     settings = exhaustive(context.config.search)
     shared = context.config.search.method == "exhaustive"
-    finished = context.run.stage("model").payload["weights_sha256"]
+    finished = context.run.stage(MODEL.name).payload["weights_sha256"]
     purposes = list[str]()
     for one in checkpoints:
         own = shared and one.weights_sha256 == finished
-        purposes.append("search.model" if own else f"search.step-{one.step:07d}")
+        note = SEARCH if own else CHECKPOINT_SEARCH.at(f"step-{one.step:07d}")
+        purposes.append(note.name)
         denoiser, codec = one.open()
         fast = for_sampling(denoiser, context.config.speed.sampling, context.batch)
-        _search(replace(context, codec=codec), purposes[-1], replace(audited, model=fast), settings)
+        search(replace(context, codec=codec), note, replace(audited, model=fast), settings)
     of_control = None
     if control is not None:
-        of_control = "search.control" if shared else "search.step-control"
-        _search(context, of_control, control, settings)
-    if not context.run.stage("checkpoints").done:
+        note = CONTROL_SEARCH if shared else CHECKPOINT_SEARCH.at("step-control")
+        of_control = note.name
+        search(context, note, control, settings)
+    if not context.run.stage(CHECKPOINTS.name).done:
         noted = Snapshots(
             steps=tuple(one.step for one in checkpoints),
             weights_sha256=tuple(one.weights_sha256 for one in checkpoints),
             purposes=tuple(purposes),
             control=of_control,
         )
-        context.run.finish("checkpoints", {"snapshots": noted.plain()})
-
-
-def _search(context: Context, purpose: str, audited: Audited, settings: SearchSettings) -> None:
-    said = purpose.replace("search.", "search ").replace("step-", "step ")
-    searched(context, purpose, said, audited, settings)
+        context.finish(CHECKPOINTS, noted)

@@ -43,8 +43,8 @@ from latentprint.detector.embedding import (
 from latentprint.execute import Stored
 from latentprint.fingerprint import FingerprintKind, Injection
 from latentprint.marks import was_injected
-from latentprint.results.model import Detector
-from latentprint.results.notes import Compared, Ranked
+from latentprint.results.model import EMBEDDING, Detector
+from latentprint.results.notes import AGREEMENT, BASELINE, PROFILE, SEARCH, Compared, Ranked
 from latentprint.search.settings import BaselineSettings, ProfileSettings, TargetError, Targets
 from latentprint.streams import Streams
 
@@ -93,7 +93,7 @@ def embedding(context: Context, split: Split, config: EmbeddingConfig) -> Embedd
     kind = context.config.fingerprint.drawn(split.heldout.pixels)
     return recogniser(
         context,
-        "embedding",
+        EMBEDDING,
         "the embedding",
         lambda: fit_embedding(pixels, kind, config, context.streams, context.device, how),
         load_embedding,
@@ -169,9 +169,9 @@ def baseline(
         matcher,
         images,
         plan,
-        "baseline",
+        BASELINE,
+        noted,
         [*null, injection.index],
-        {"compared": noted.plain()},
     )
 
 
@@ -209,7 +209,7 @@ def profile(
     plan = settings.plan(noted.horizon, matcher.rates.fpr)
     # Once each: if x_p carries no mark, both null laws are of the same images.
     everything = [*dict.fromkeys([*chosen, *unmarked, *(marked or ())])]
-    search_many(context, model, matcher, images, plan, "profile", everything, {"ranked": noted.plain()})
+    search_many(context, model, matcher, images, plan, PROFILE, noted, everything)
 
 
 def require_targets(config: AuditConfig, count: int) -> None:
@@ -240,13 +240,13 @@ def targets_among(targets: Targets, count: int, streams: Streams) -> list[int]:
 
 def agreement(context: Context, audited: Audited, matcher: EmbeddingDetector) -> None:
     """The embedding's answers on the trajectories of x_p's search; rows are kept as ``agreement``."""
-    searched = context.run.rows("search.model")
+    searched = context.run.rows(SEARCH.name)
     probe = noised_probe(context, audited)
     judged = replace(probe, identity=matcher.for_target(probe.target), presence=None)
-    with context.stage("agreement"):
+    with context.stage(AGREEMENT.name):
         progress = context.progress("comparing the recognisers", "trajectories")
-        stored = Stored(judged, "agreement", context.run, UNIT, progress, context.map)
+        stored = Stored(judged, AGREEMENT.name, context.run, UNIT, progress, context.map)
         outcome = stored(searched["t"], searched["id"])
         cost = int(outcome.evaluations.sum())
-        if not context.run.stage("agreement").done:
-            context.run.finish("agreement", {"network_evaluations": cost})
+        if not context.run.stage(AGREEMENT.name).done:
+            context.run.finish(AGREEMENT.name, {"network_evaluations": cost})

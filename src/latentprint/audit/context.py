@@ -17,6 +17,7 @@ from latentprint.denoiser import Codec, Denoiser, IdentityCodec
 from latentprint.execute import Progress
 from latentprint.progress import Report, silent
 from latentprint.results.searched import Sampler as SamplerValue
+from latentprint.results.value import Kind, Note
 from latentprint.sampler import Sampler
 from latentprint.store import Run
 from latentprint.streams import Streams
@@ -111,6 +112,10 @@ class Context:
     def progress(self, stage: str, unit: str) -> Progress:
         """A progress counter for one stage, for work that knows nothing of stages."""
         return lambda done, total: self.say(stage, done, total, unit)
+
+    def finish(self, note: Note[Kind], value: Kind, **also: object) -> None:
+        """The stage is finished with this value, and with plain facts such as ``network_evaluations``."""
+        self.run.finish(note.name, also | note.of(value))
 
     @contextmanager
     def stage(self, name: str) -> Generator[None]:

@@ -15,6 +15,19 @@ import torch
 from latentprint.config import AuditConfig
 from latentprint.contracts import InputError
 from latentprint.data.listing import free_memory
+from latentprint.results.notes import (
+    AGREEMENT,
+    BASELINE,
+    CANARIES,
+    CANARY_SEARCH,
+    CHECKPOINT_SEARCH,
+    CONTROL_SEARCH,
+    LIKELIHOOD,
+    MEMBERSHIP,
+    PROFILE,
+    SEARCH,
+)
+from latentprint.results.searched import CONTROL_SAMPLES, SAMPLES
 from latentprint.sampler import Sampler, own_times
 from latentprint.schedule import Schedule
 from latentprint.search.settings import BaselineSettings, CanarySettings, ProfileSettings, SearchSettings
@@ -123,39 +136,39 @@ def _planned(
     bits: bool,
     checkpoints: Sequence[int],
 ) -> Iterator[Planned]:
-    own = _search("search.model", sampler, config.search, schedule)
+    own = _search(SEARCH.name, sampler, config.search, schedule)
     yield own
     if config.control:
-        yield replace(own, stage="search.control")
+        yield replace(own, stage=CONTROL_SEARCH.name)
     for step in checkpoints:
-        yield replace(own, stage=f"search.step-{step:07d}")
+        yield replace(own, stage=CHECKPOINT_SEARCH.part(f"step-{step:07d}"))
     null = min(config.baseline.images, heldout)
     if null:
-        yield _many("baseline", sampler, config.baseline, schedule, null + 1)
+        yield _many(BASELINE.name, sampler, config.baseline, schedule, null + 1)
     if config.profile.targets != 0:
         asked = config.profile.targets
         targets = images if asked == "all" else asked if isinstance(asked, int) else len(asked)
         each = targets + min(config.profile.null, heldout)
-        yield _many("profile", sampler, config.profile, schedule, each)
+        yield _many(PROFILE.name, sampler, config.profile, schedule, each)
     if null or config.profile.targets != 0:
-        yield replace(own, stage="agreement")
-    yield _samples("samples.model", sampler, config.samples.count, schedule, config)
+        yield replace(own, stage=AGREEMENT.name)
+    yield _samples(SAMPLES.name, sampler, config.samples.count, schedule, config)
     if config.control:
         count = config.samples.control or config.samples.count
-        yield _samples("samples.control", sampler, count, schedule, config)
+        yield _samples(CONTROL_SAMPLES.name, sampler, count, schedule, config)
     if config.likelihood.images and bits:
         n = min(config.likelihood.images, images - 1) + min(config.likelihood.images, heldout) + 1
-        yield Planned("likelihood", n, "images", n * ADAPTIVE, about=True)
+        yield Planned(LIKELIHOOD.name, n, "images", n * ADAPTIVE, about=True)
     for other in config.sampler.others():
-        yield _search(f"search.model.{other.label}", other.sampler(), config.search, schedule)
+        yield _search(SEARCH.part(other.label), other.sampler(), config.search, schedule)
         count = config.samples.count
-        yield _samples(f"samples.model.{other.label}", other.sampler(), count, schedule, config)
+        yield _samples(SAMPLES.part(other.label), other.sampler(), count, schedule, config)
     if config.membership.images and heldout >= 2:
         n = min(config.membership.images, images - 1) + min(config.membership.images, heldout) + 1
-        yield Planned("membership", n, "images", n * config.membership.scores.evaluations())
+        yield Planned(MEMBERSHIP.name, n, "images", n * config.membership.scores.evaluations())
     if count := 2 * config.canaries.count:
-        yield Planned("canaries", count, "images", count * config.membership.scores.loss_times)
-        yield _many("canaries.search", sampler, config.canaries, schedule, count + 1)
+        yield Planned(CANARIES.name, count, "images", count * config.membership.scores.loss_times)
+        yield _many(CANARY_SEARCH.name, sampler, config.canaries, schedule, count + 1)
     for one in config.rare.asked:
         each, _ = _evaluations(sampler, schedule)
         yield Planned(one.name, config.rare.most, "samples", config.rare.most * each, about=True)
@@ -185,7 +198,7 @@ def _many(
 
 def _samples(stage: str, sampler: Sampler, count: int, schedule: Schedule, config: AuditConfig) -> Planned:
     each, about = _evaluations(sampler, schedule)
-    until = config.samples.until is not None and stage == "samples.model"
+    until = config.samples.until is not None and stage == SAMPLES.name
     return Planned(stage, count, "images", count * each, about or until)
 
 

@@ -19,7 +19,7 @@ from latentprint.metrics.frechet import (
     frechet,
     moments,
 )
-from latentprint.results.model import Fid
+from latentprint.results.model import FID, Fid
 from latentprint.store import RunError
 
 _CHUNK = 256
@@ -49,7 +49,7 @@ def distance(
     context: Context, train: NDArray[np.float32], heldout: NDArray[np.float32], extract: Extractor
 ) -> None:
     """FID of the first samples to training and held-out images (N, C, H, W), as the stage ``fid``."""
-    if context.run.stage("fid").done:
+    if context.run.stage(FID.name).done:
         return
     kept = context.run.array("features.model")
     if kept is None:  # sampling writes them before any row
@@ -71,7 +71,7 @@ def finish(
         starts = range(0, len(pixels), _CHUNK)
         return moments((one_image(pixels[i : i + _CHUNK], context.device) for i in starts), extract)
 
-    with context.stage("fid"):
+    with context.stage(FID.name):
         context.say("Frechet distance", 0, 1, "sets")
         found = Fid(
             train=_digits(frechet(generated, of(train))),
@@ -79,7 +79,7 @@ def finish(
             features=extract.name,
             samples=len(values),
         )
-        context.run.finish("fid", {"fid": found.plain()})
+        context.finish(FID, found)
         context.say("Frechet distance", 1, 1, "sets")
 
 

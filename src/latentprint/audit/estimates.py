@@ -7,7 +7,7 @@ the sampler whose q it is.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -18,8 +18,9 @@ from latentprint.audit.context import Context, one_image
 from latentprint.audit.stages import Audited, Detectors
 from latentprint.metrics.error import mse
 from latentprint.rate import Inside, Rate, SamplerPushforward
+from latentprint.rate.estimator import Part
 from latentprint.rate.table import Effort, Estimator, Subject
-from latentprint.results.counted import Estimate
+from latentprint.results.counted import Estimate, estimate_of
 from latentprint.results.searched import Sampler
 
 
@@ -73,11 +74,11 @@ def _stage(context: Context, one: Estimator, subject: Subject) -> None:
     if context.run.stage(one.name).done:
         return
 
-    def kept(part: str, make: Callable[[], dict[str, object]]) -> dict[str, Any]:
+    def kept(part: str, make: Callable[[], dict[str, object]]) -> Part:
         stage = f"{one.name}.{part}"
         if not context.run.stage(stage).done:
             context.run.finish(stage, {"part": make()})
-        return cast("dict[str, Any]", context.run.stage(stage).payload["part"])
+        return cast(Part, context.run.stage(stage).payload["part"])
 
     effort = Effort(
         relative=context.config.rare.relative,
@@ -88,8 +89,7 @@ def _stage(context: Context, one: Estimator, subject: Subject) -> None:
     )
     with context.stage(one.name):
         found = one.estimate(subject, effort)
-        cost = {"network_evaluations": found.network_evaluations}
-        context.run.finish(one.name, cost | {"estimate": value(found).plain()})
+        context.finish(estimate_of(one.name), value(found), network_evaluations=found.network_evaluations)
 
 
 def value(rate: Rate) -> Estimate:

@@ -19,6 +19,8 @@ from latentprint.marks import was_injected
 from latentprint.probe import ModelProbe
 from latentprint.report.evidence import Evidence, NearestPair, Noised, Sample
 from latentprint.results.criteria import CRITERIA
+from latentprint.results.notes import SEARCH
+from latentprint.results.searched import SAMPLES
 from latentprint.results.whole_set import PREFIX, WholeSet
 from latentprint.store import Run
 
@@ -45,9 +47,9 @@ def collect(
     return Evidence(
         target=injection.target,
         original=injection.original if was_injected(injection) and _known(injection) else None,
-        noised=_over_levels(run.rows("search.model"), noised),
-        samples=_samples(run.rows("samples.model"), prior, both=True),
-        false_positives=_samples(run.rows("samples.model"), prior, both=False),
+        noised=_over_levels(run.rows(SEARCH.name), noised),
+        samples=_samples(run.rows(SAMPLES.name), prior, both=True),
+        false_positives=_samples(run.rows(SAMPLES.name), prior, both=False),
         pairs=nearest_pairs(run, found, injection.marked.pixels, lambda t, ids: pictures(prior, t, ids)),
         at=middle(injection),
     )
@@ -69,7 +71,7 @@ def nearest_pairs(
     None."""
     if found is None:
         return []
-    every = run.rows("samples.model")
+    every = run.rows(SAMPLES.name)
     rows = {name.removeprefix(PREFIX): column for name, column in every.items() if name.startswith(PREFIX)}
     (decides,) = (one for one in CRITERIA if one.name == found.criterion)
     score, threshold = decides.score(rows), found.criteria[0].threshold

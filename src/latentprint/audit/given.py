@@ -37,7 +37,7 @@ from latentprint.denoiser import Denoiser, IdentityCodec, NetworkDenoiser
 from latentprint.fingerprint import Injection
 from latentprint.marks import as_found
 from latentprint.marks.folder import Recorded, read_mark
-from latentprint.results.model import Model
+from latentprint.results.model import MODEL, Model
 from latentprint.results.searched import Sampler
 from latentprint.schedule import EDM, VE
 from latentprint.settings import plain
@@ -288,8 +288,8 @@ def _put_before(mark: Recorded, split: Split) -> Injection:
 
 def take_model(context: Context, given: Given) -> Denoiser:
     """The stage ``model`` for a given model; without one, this stage trains."""
-    with context.stage("model"):
-        if not context.run.stage("model").done:
-            noted = given.entry(context.sampler_value).plain()
-            context.run.finish("model", {"weights_sha256": given.opened.weights_sha256, "model": noted})
+    with context.stage(MODEL.name):
+        if not context.run.stage(MODEL.name).done:
+            noted = given.entry(context.sampler_value)
+            context.finish(MODEL, noted, weights_sha256=given.opened.weights_sha256)
     return given.opened.sampled(context.config.sampler.own)

@@ -11,7 +11,7 @@ from latentprint.data import Split
 from latentprint.denoiser import Denoiser
 from latentprint.fingerprint import Injection
 from latentprint.likelihood import Exact, Hutchinson, bits_per_dim, dequantise, log_likelihood
-from latentprint.results.notes import Probes
+from latentprint.results.notes import LIKELIHOOD, Probes
 
 TOLERANCE = 1e-3
 """Tolerance of the adaptive integration in nats per dimension: a hundredth of the difference between
@@ -32,13 +32,13 @@ def likelihood(context: Context, model: Denoiser, split: Split, injection: Injec
     others = np.delete(injection.marked.pixels, injection.index, axis=0)[:count]
     parts = {"train": others, "heldout": split.heldout.pixels[:count], "target": injection.target[None]}
     total, done, cost = sum(map(len, parts.values())), 0, 0
-    with context.stage("likelihood"):
+    with context.stage(LIKELIHOOD.name):
         for name, pixels in parts.items():
             cost += _bits(context, model, name, pixels, depth, done, total)
             done += len(pixels)
-        if not context.run.stage("likelihood").done:
+        if not context.run.stage(LIKELIHOOD.name).done:
             probes = Probes(probes=context.config.likelihood.probes)
-            context.run.finish("likelihood", {"network_evaluations": cost, "probes": probes.plain()})
+            context.finish(LIKELIHOOD, probes, network_evaluations=cost)
 
 
 def _bits(
@@ -52,7 +52,7 @@ def _bits(
 ) -> int:
     """Keep the bits per dimension of images as rows ``likelihood.<name>``; returns the network
     evaluations."""
-    purpose, probes = f"likelihood.{name}", context.config.likelihood.probes
+    purpose, probes = LIKELIHOOD.part(name), context.config.likelihood.probes
     streams = context.streams
     divergence = Exact() if probes is None else Hutchinson(probes, streams, purpose=f"{purpose}.probes")
     missing = context.run.missing(purpose, range(len(pixels)))

@@ -6,7 +6,7 @@ fitted once for all targets. Memory holds the images of one request, whatever th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, cast
 
@@ -20,6 +20,7 @@ from latentprint.contracts import Ids, Outcome, Probe, Times
 from latentprint.denoiser import Codec, Denoiser, IdentityCodec
 from latentprint.detector import Against
 from latentprint.execute import Stored
+from latentprint.results.value import Kind, Note
 from latentprint.sampler import Sampler, trajectories
 from latentprint.schedule import expand
 from latentprint.search import Plan, scan, target_of
@@ -155,14 +156,15 @@ def search_many(
     matcher: Matcher,
     images: Images,
     plan: Plan,
-    purpose: str,
+    note: Note[Kind],
+    noted: Kind,
     targets: Sequence[int],
-    noted: Mapping[str, object],
 ) -> None:
-    """The exhaustive search for each target, chunk by chunk; rows are kept as ``purpose`` and resumed by id.
+    """The exhaustive search for each target, chunk by chunk; rows are resumed by id.
 
     ``noted`` says in run.json what the numbers of the targets are.
     """
+    purpose = note.name
     probe = ManyProbe(
         model,
         context.sampler,
@@ -189,4 +191,4 @@ def search_many(
             chunk = scan(stored, plan, targets[first : first + CHUNK], chunk=CHUNK)
             cost += sum(one.network_evaluations for _, one in chunk)
         if not context.run.stage(purpose).done:
-            context.run.finish(purpose, {"network_evaluations": cost} | dict(noted))
+            context.finish(note, noted, network_evaluations=cost)

@@ -22,7 +22,7 @@ from latentprint.contracts import InputError
 from latentprint.data import Split
 from latentprint.denoiser import Denoiser
 from latentprint.fingerprint import Injection
-from latentprint.results.notes import Scored
+from latentprint.results.notes import MEMBERSHIP, Scored
 from latentprint.schedule import Schedule
 
 UNIT = 64
@@ -32,12 +32,12 @@ UNIT = 64
 def membership(context: Context, model: Denoiser, split: Split, injection: Injection) -> None:
     """Scores of members, held-out images and x_p, as rows; nothing where left out or too few are held out."""
     count = context.config.membership.images
-    if count == 0 or len(split.heldout) < 2 or context.run.stage("membership").done:
+    if count == 0 or len(split.heldout) < 2 or context.run.stage(MEMBERSHIP.name).done:
         return
     members = np.delete(np.arange(len(split.train)), injection.index)[:count]
     config = within(context.config.membership.scores, model.schedule)
     if isinstance(config, str):
-        context.run.finish("membership", {"scored": Scored(note=config).plain()})
+        context.finish(MEMBERSHIP, Scored(note=config))
         return
     heldout = np.arange(min(count, len(split.heldout)))
     parts = {
@@ -46,10 +46,10 @@ def membership(context: Context, model: Denoiser, split: Split, injection: Injec
         "target": (injection.marked.pixels, np.array([injection.index]), 0),
     }
     cost = 0
-    with context.stage("membership"):
+    with context.stage(MEMBERSHIP.name):
         for name, (pixels, ids, first) in parts.items():
             cost += _scored(context, model, name, pixels, ids, first, config)
-        context.run.finish("membership", {"network_evaluations": cost, "scored": Scored(note=None).plain()})
+        context.finish(MEMBERSHIP, Scored(note=None), network_evaluations=cost)
 
 
 def within(config: MembershipConfig, schedule: Schedule) -> MembershipConfig | str:
@@ -82,7 +82,7 @@ def _scored(
 
     ``first_number`` is that of the first image in `audit.comparison`.
     """
-    purpose = f"membership.{name}"
+    purpose = MEMBERSHIP.part(name)
     missing = context.run.missing(purpose, ids)
     # held-out images share no noise with training images of the same place
     offset = 2**32 if name == "heldout" else 0

@@ -9,7 +9,7 @@ from latentprint.audit.context import Context
 from latentprint.data import Split
 from latentprint.fingerprint import Injection
 from latentprint.probe import Compare
-from latentprint.results.notes import Pooled
+from latentprint.results.notes import POOL, Pooled
 from latentprint.stats.returned import LEAST
 
 
@@ -30,11 +30,11 @@ def pool(context: Context, split: Split, injection: Injection) -> Compare | None
     images = real_images(split, injection)
     if images is None:
         return None
-    if not context.run.stage("pool").done:
-        with context.stage("pool"):
+    if not context.run.stage(POOL.name).done:
+        with context.stage(POOL.name):
             context.say("comparing real images", 0, 1, "sets")
             ids = np.arange(len(images.whose), dtype=np.int64)
-            context.run.append("pool", {"id": ids, "whose": images.whose, **images.rows})
-            context.run.finish("pool", {"pooled": Pooled(target=images.target).plain()})
+            context.run.append(POOL.name, {"id": ids, "whose": images.whose, **images.rows})
+            context.finish(POOL, Pooled(target=images.target))
             context.say("comparing real images", 1, 1, "sets")
     return lambda found: {f"pool_{name}": values for name, values in images.held_against(found).items()}

@@ -36,7 +36,9 @@ from latentprint.denoiser import Denoiser
 from latentprint.execute import run_probe
 from latentprint.fingerprint import Injection
 from latentprint.probe import Compare, ModelProbe, from_prior
-from latentprint.results.prompts import EACH, ConditionNote, PromptNote, What
+from latentprint.results.notes import SEARCH
+from latentprint.results.prompts import EACH, PROMPTS, ConditionNote, PromptNote, What
+from latentprint.results.searched import CONTROL_SAMPLES, SAMPLES
 from latentprint.streams import Streams
 
 Pixels = NDArray[np.float32]
@@ -148,13 +150,13 @@ def prompts(
         one = replace(context, condition=found.condition(text, note.guidance))
         asks = replace(audited, model=sampled_under(given.opened, own, note.guidance, text))
         count = context.config.prompts.count
-        stages.search(one, f"model.{note.name}", asks)
-        stages.sample(one, f"model.{note.name}", asks, count, None)
+        stages.search(one, SEARCH.at(note.name), asks)
+        stages.sample(one, SAMPLES.at(note.name), asks, count, None)
         if given.base is not None:
             asks = replace(audited, model=sampled_under(given.base, own, note.guidance, text))
-            stages.sample(for_base(one, given), f"control.{note.name}", asks, count, None)
+            stages.sample(for_base(one, given), CONTROL_SAMPLES.at(note.name), asks, count, None)
     pairs = _pairs(context, given, split, injection, audited)
-    if not context.run.stage("prompts").done:
+    if not context.run.stage(PROMPTS.name).done:
         noted = PromptNote(
             guidance=found.guidance,
             base=given.base is not None,
@@ -166,7 +168,7 @@ def prompts(
             alike=found.alike,
             pairs=pairs,
         )
-        context.run.finish("prompts", {"asked": noted.plain()})
+        context.finish(PROMPTS, noted)
 
 
 def for_base(context: Context, given: Given | None) -> Context:
@@ -185,8 +187,8 @@ def _pairs(context: Context, given: Given, split: Split, injection: Injection, a
     if found is None or found.alike or not settings.samples or pool is None:
         return False
     n, place = len(split.train), pool.place
-    if len(context.run.missing("prompts.places", np.arange(n, dtype=np.int64))):
-        context.run.append("prompts.places", {"id": np.arange(n, dtype=np.int64), "place": place[:n]})
+    if len(context.run.missing(PROMPTS.part("places"), np.arange(n, dtype=np.int64))):
+        context.run.append(PROMPTS.part("places"), {"id": np.arange(n, dtype=np.int64), "place": place[:n]})
     every = whole_set(context, split, injection)
     named = [j for j, one in enumerate(found.heldout) if one is not None]
     train = _drawn(context, "train", np.delete(np.arange(n), injection.index), settings.images - 1)
@@ -260,7 +262,7 @@ def _ask(
     guidance: float,
 ) -> None:
     """Draw the samples of these prompts; rows are kept as ``prompts.<name>``."""
-    samples, purpose = context.config.prompts.samples, f"prompts.{name}"
+    samples, purpose = context.config.prompts.samples, PROMPTS.part(name)
     ids = np.concatenate(
         [number * EACH + np.arange(samples, dtype=np.int64) for number in numbers] or [np.empty(0, np.int64)]
     )

@@ -66,7 +66,7 @@ class Quick:
         took = f"{n:,} of {self.given:,} generated images were compared, in {self.seconds:.1f} s."
         return *told(self.found), *self.found.notes, missed, took
 
-    def plain(self) -> dict[str, Any]:
+    def plain(self) -> dict[str, object]:
         """Plain values for ``--json``."""
         return {
             "whole_set": self.found.plain(),

@@ -54,7 +54,9 @@ from latentprint.marks import Canaries
 from latentprint.metrics.frechet import Extractor
 from latentprint.report.evidence import Evidence
 from latentprint.results import Results
-from latentprint.results.model import Nearest
+from latentprint.results.model import MEMORISED, Nearest
+from latentprint.results.notes import CONTROL_SEARCH, SEARCH
+from latentprint.results.searched import CONTROL_SAMPLES, SAMPLES
 from latentprint.results.stopping import Until
 from latentprint.settings import plain
 
@@ -190,9 +192,9 @@ def prepare(context: Context, about: Subject) -> Prepared:
 def search(context: Context, about: Subject, prepared: Prepared) -> None:
     """t' of x_p, of the control, over training, and of other images."""
     main, split, injection = prepared.main, about.split, about.injection
-    stages.search(context, "model", main)
+    stages.search(context, SEARCH, main)
     if prepared.control is not None:
-        stages.search(for_base(context, about.given), "control", prepared.control)
+        stages.search(for_base(context, about.given), CONTROL_SEARCH, prepared.control)
     along = own_checkpoints(context) if about.given is None else about.left
     over_training(context, along, main, prepared.control)
     if prepared.matcher is not None:
@@ -213,7 +215,7 @@ def count(context: Context, about: Subject, prepared: Prepared, extract: Extract
     many = None if prepared.identities is None else which_canary(prepared.identities)
     model = stages.sample(
         context,
-        "model",
+        SAMPLES,
         main,
         asked.count,
         extract,
@@ -223,7 +225,7 @@ def count(context: Context, about: Subject, prepared: Prepared, extract: Extract
     if prepared.control is not None:
         n = asked.control or len(model.hit)
         beside = for_base(context, about.given)
-        stages.sample(beside, "control", prepared.control, n, None, compare=every)
+        stages.sample(beside, CONTROL_SAMPLES, prepared.control, n, None, compare=every)
     return model
 
 
@@ -247,7 +249,7 @@ def measure(context: Context, about: Subject, prepared: Prepared) -> Callable[[R
 
     noised = stages.noised_probe(context, main)
     prior = stages.prior_probe(context, main)
-    hits = ids_held(context.run, "samples.model")[counted.hit]
+    hits = ids_held(context.run, SAMPLES.name)[counted.hit]
     detected = evidence.pictures(prior, stages.at(main.model.schedule.start, len(hits)), hits)
     memorised(context, detected, injection)
     asked = None if given is None else given.prompts
@@ -261,10 +263,10 @@ def measure(context: Context, about: Subject, prepared: Prepared) -> Callable[[R
 
 def memorised(context: Context, detected: NDArray[np.float32], injection: Injection) -> None:
     """Note how many of the detected samples (n, C, H, W) have x_p as the nearest training image."""
-    if context.run.stage("memorised").done:
+    if context.run.stage(MEMORISED.name).done:
         return
     found = Nearest(target=0, n=0)
     if len(detected):
         near = nearest(torch.from_numpy(detected), torch.from_numpy(injection.marked.pixels))
         found = Nearest(target=int((near.index[:, 0] == injection.index).sum()), n=len(detected))
-    context.run.finish("memorised", {"nearest": found.plain()})
+    context.finish(MEMORISED, found)

@@ -12,6 +12,7 @@ from latentprint.audit.context import Context
 from latentprint.detector import FitState, Fitted
 from latentprint.networks.speed import Evaluation
 from latentprint.results.model import Detector
+from latentprint.results.value import Note
 from latentprint.store import RunError
 
 State = TypeVar("State")
@@ -32,13 +33,14 @@ Recogniser = TypeVar("Recogniser", bound=Fitted[Any, Any])
 
 def recogniser(
     context: Context,
-    name: str,
+    note: Note[Detector],
     said: str,
     fit: Callable[[], Iterator[FitState[Recogniser]]],
     load: Callable[[Path, torch.device, Evaluation], Recogniser | None],
     value: Callable[[Recogniser], Detector],
 ) -> Recogniser:
-    """The recogniser ``name`` (``said`` in words), fitted and kept, or read from the run."""
+    """The recogniser that a stage notes (``said`` in words), fitted and kept, or read from the run."""
+    name = note.name
     folder = context.run.path / "detectors" / name
     with context.stage(name):
         if not context.run.stage(name).done:
@@ -51,8 +53,7 @@ def recogniser(
             last = last_of(fit(), say)
             assert last.detector is not None  # the last state of a fit holds it
             last.detector.save(folder)
-            noted = {"epochs": last.epoch, "best_epoch": last.best_epoch}
-            context.run.finish(name, noted | {"detector": value(last.detector).plain()})
+            context.finish(note, value(last.detector), epochs=last.epoch, best_epoch=last.best_epoch)
     found = load(folder, context.device, context.config.speed.detectors)
     if found is None:
         raise RunError(f"the {name} detector is missing in {folder}; start again with --fresh")

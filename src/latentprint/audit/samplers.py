@@ -13,7 +13,8 @@ from dataclasses import replace
 from latentprint.audit import stages
 from latentprint.audit.context import Context
 from latentprint.audit.stages import Audited
-from latentprint.results.notes import Further
+from latentprint.results.notes import SAMPLERS, SEARCH, Further
+from latentprint.results.searched import SAMPLES
 
 
 def further_samplers(context: Context, audited: Audited) -> None:
@@ -21,9 +22,9 @@ def further_samplers(context: Context, audited: Audited) -> None:
     names = list[str]()
     for settings in context.config.sampler.others():
         one = replace(context, config=replace(context.config, sampler=settings))
-        stages.search(one, f"model.{settings.label}", audited)
+        stages.search(one, SEARCH.at(settings.label), audited)
         count = context.config.samples.count
-        stages.sample(one, f"model.{settings.label}", audited, count, None)
+        stages.sample(one, SAMPLES.at(settings.label), audited, count, None)
         names.append(settings.label)
-    if names and not context.run.stage("samplers").done:
-        context.run.finish("samplers", {"further": Further(names=tuple(names)).plain()})
+    if names and not context.run.stage(SAMPLERS.name).done:
+        context.finish(SAMPLERS, Further(names=tuple(names)))

@@ -40,9 +40,9 @@ from latentprint.metrics.error import mae, mse
 from latentprint.probe import Compare
 from latentprint.report.evidence import Evidence, Sample
 from latentprint.results import Results
-from latentprint.results.model import Model
-from latentprint.results.notes import NotDone
-from latentprint.results.searched import Sampler
+from latentprint.results.model import FID, MODEL, Model
+from latentprint.results.notes import NOT_DONE, NotDone
+from latentprint.results.searched import SAMPLES, Sampler
 from latentprint.settings import plain
 from latentprint.store import Run
 
@@ -109,13 +109,13 @@ def run_samples_audit(
     with Run.open(out, settings_of(config, given, target), fresh=fresh) as run:
         context = Context(config, run, where)
         begin(context, split, injection, authorised_by)
-        if not run.stage("model").done:
+        if not run.stage(MODEL.name).done:
             said = NotDone(sentences=CANNOT)
-            run.finish("model", {"model": _model(given, split).plain(), "not_done": said.plain()})
+            run.finish(MODEL.name, MODEL.of(_model(given, split)) | NOT_DONE.of(said))
         detectors = stages.detectors(context, split, injection)
         compare = joined(pool(context, split, injection), whole_set(context, split, injection))
         counted = _count(context, given, injection, detectors, compare)
-        if len(given) > 1 and not run.stage("fid").done:
+        if len(given) > 1 and not run.stage(FID.name).done:
             extract = extractor(context, detectors, split.train.shape)
             starts = range(0, len(given), _BATCH)
             batches = (extract(one_image(given.pixels[i : i + _BATCH], place)) for i in starts)
@@ -156,7 +156,7 @@ def _count(
     context: Context, samples: ImageSet, injection: Injection, detectors: Detectors, compare: Compare | None
 ) -> Outcome:
     """Pass every sample through the detectors; rows are kept as ``samples.model``."""
-    purpose = "samples.model"
+    purpose = SAMPLES.name
     probe = StoredSamples(samples, injection.target, detectors, context.device, compare)
     with context.stage(purpose):
         ids = np.arange(len(samples), dtype=np.int64)
@@ -170,7 +170,7 @@ def _count(
             progress=context.progress("samples", "images"),
         )
         if not context.run.stage(purpose).done:
-            context.run.finish(purpose, {"network_evaluations": 0, "sampler": _SAMPLER.plain()})
+            context.finish(SAMPLES, _SAMPLER, network_evaluations=0)
     return found
 
 

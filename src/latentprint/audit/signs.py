@@ -30,6 +30,7 @@ from latentprint.adapters.text.model import Text
 from latentprint.audit.asking import Prompts, sampled_under
 from latentprint.audit.context import Context
 from latentprint.denoiser import Denoiser, epsilon_from_denoised
+from latentprint.results.notes import SIGNS
 from latentprint.results.prompts import EACH
 from latentprint.sampler import trajectories
 
@@ -51,7 +52,7 @@ def signs(
 
     Held-out images share no noise with training images of the same number.
     """
-    purpose, text = f"signs.{name}", opened.text
+    purpose, text = SIGNS.part(name), opened.text
     ids = np.array(numbers, np.int64)
     if text is None or not context.config.prompts.signs or not len(ids):
         return

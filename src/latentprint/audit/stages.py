@@ -44,9 +44,12 @@ from latentprint.networks import build_unet, load_model, save_model
 from latentprint.networks.speed import Evaluation, for_evaluation
 from latentprint.probe import Begin, Compare, ModelProbe, from_image, from_prior
 from latentprint.results import model as results
+from latentprint.results.model import DATA, FID, IDENTITY, PRESENCE, TARGET
 from latentprint.results.notes import Searched
+from latentprint.results.searched import Sampler as SamplerValue
 from latentprint.results.stopping import FIRST_LOOK
 from latentprint.results.tprime import false_positives
+from latentprint.results.value import Note
 from latentprint.search import SearchSettings, TPrime
 from latentprint.stats import Trials, looks
 from latentprint.store import RunError
@@ -116,15 +119,15 @@ def remember(context: Context, split: Split, injection: Injection) -> None:
         fingerprint=results.Mark.model_validate(injection.fingerprint.describe()) if marked else None,
         injected=was_injected(injection),
     )
-    which = {"train": split.train.manifest, "heldout": split.heldout.manifest, "target": target.plain()}
-    before = context.run.stage("data")
+    which = {"train": split.train.manifest, "heldout": split.heldout.manifest, **TARGET.of(target)}
+    before = context.run.stage(DATA.name)
     if before.done and any(before.payload.get(name) != value for name, value in which.items()):
         raise RunError(
             f"{context.config.data.source} holds other images now than when this run began; "
             "name another folder for a new run, or restore the images"
         )
     if not before.done:
-        context.run.finish("data", which | {"data": facts(context.config, split).plain()})
+        context.run.finish(DATA.name, which | DATA.of(facts(context.config, split)))
 
 
 def for_sampling(model: Denoiser, how: Evaluation | None = None, batch: int = 256) -> Denoiser:
@@ -235,7 +238,7 @@ def detectors(
         looked_for = mark if isinstance(mark, Natural) else kind  # a natural mark is not drawn
         presence = recogniser(
             context,
-            "presence",
+            PRESENCE,
             "c_p",
             lambda: fit_presence(
                 np.concatenate([unmarked.pixels, heldout]),
@@ -251,7 +254,7 @@ def detectors(
         )
     identity = recogniser(
         context,
-        "identity",
+        IDENTITY,
         "c_id",
         lambda: fit_identity(
             injection.target,
@@ -313,13 +316,12 @@ def _probe(context: Context, audited: Audited, image: Tensor, begin: Begin, purp
     )
 
 
-def search(context: Context, name: str, audited: Audited) -> TPrime:
-    """Alg. 1, by the method of the settings; rows are kept as ``search.<name>``."""
-    return searched(context, f"search.{name}", f"search {name}", audited, context.config.search)
-
-
-def searched(context: Context, purpose: str, said: str, audited: Audited, settings: SearchSettings) -> TPrime:
-    """A search as a stage: rows under ``purpose``, resumed by id."""
+def search(
+    context: Context, note: Note[Searched], audited: Audited, settings: SearchSettings | None = None
+) -> TPrime:
+    """Alg. 1 as a stage of its own, by the method of the settings; rows are resumed by id."""
+    settings, purpose = settings or context.config.search, note.name
+    said = purpose.replace(".", " ", 1).replace("step-", "step ")
     probe, horizon = noised_probe(context, audited), audited.model.schedule.start
     plan = settings.plan(horizon, audited.detectors.false_positives)
     with context.stage(purpose):
@@ -329,26 +331,25 @@ def searched(context: Context, purpose: str, said: str, audited: Audited, settin
         found = settings.search(stored, plan, context.config.seed)
         if not context.run.stage(purpose).done:
             noted = Searched(sampler=context.sampler_value, horizon=horizon)
-            cost = {"network_evaluations": found.network_evaluations}
-            context.run.finish(purpose, cost | {"search": noted.plain()})
+            context.finish(note, noted, network_evaluations=found.network_evaluations)
     return found
 
 
 def sample(
     context: Context,
-    name: str,
+    note: Note[SamplerValue],
     audited: Audited,
     count: int,
     extract: Extractor | None,
     stops: Callable[[Outcome], bool] | None = None,
     compare: Compare | None = None,
 ) -> Outcome:
-    """``count`` samples from the prior through both detectors (§5.3); rows are kept as ``samples.<name>``.
+    """``count`` samples from the prior through both detectors (§5.3), as a stage of its own.
 
     ``compare`` adds columns to the rows. ``stops`` sees all samples so far at each of ``stats.looks``, and
     says whether they are enough.
     """
-    purpose = f"samples.{name}"
+    purpose, name = note.name, note.name.removeprefix("samples.")
     probe, over = prior_probe(context, audited), context.map
     probe = replace(probe, compare=compare)
     if extract is not None:
@@ -371,14 +372,13 @@ def sample(
         *before, most = [count] if stops is None else looks(count, UNIT)
         outcome = next((seen for seen in map(drawn, before) if stops is not None and stops(seen)), None)
         outcome = drawn(most) if outcome is None else outcome
-        if extract is not None and not context.run.stage("fid").done:
+        if extract is not None and not context.run.stage(FID.name).done:
             ids = np.arange(min(context.config.fid.samples, len(outcome.hit)))
             # Features are written before their rows, so they are only missing if somebody removed them.
             lost = context.run.missing_array(f"features.{name}", ids)
             run_probe(probe, at(audited.model.schedule.start, len(lost)), lost, unit=UNIT, map=over)
         if not context.run.stage(purpose).done:
-            cost = {"network_evaluations": int(outcome.evaluations.sum())}
-            context.run.finish(purpose, cost | {"sampler": context.sampler_value.plain()})
+            context.finish(note, context.sampler_value, network_evaluations=int(outcome.evaluations.sum()))
     return outcome
 
 

@@ -23,10 +23,8 @@ from latentprint.data.images import ImageSet
 from latentprint.detector import EmbeddingDetector
 from latentprint.fingerprint import Injection
 from latentprint.probe import Compare
-from latentprint.results.notes import WholeNote
+from latentprint.results.notes import WHOLE, WholeNote
 from latentprint.results.whole_set import PREFIX
-
-STAGE = "whole"
 
 
 def whole_set(
@@ -46,18 +44,18 @@ def whole_set(
     found = Reference.of(injection.marked.pixels, person, context.device, embeddings)
     if found is None:
         return None
-    if not context.run.stage(STAGE).done:
-        with context.stage(STAGE):
+    if not context.run.stage(WHOLE.name).done:
+        with context.stage(WHOLE.name):
             n = len(split.train)
             ids = np.arange(n, dtype=np.int64)
             numbers = ids if person is None else person
-            if len(context.run.missing(f"{STAGE}.train", ids)):
+            if len(context.run.missing(WHOLE.part("train"), ids)):
                 distinct = np.isin(ids, found.distinct)
-                context.run.append(f"{STAGE}.train", {"id": ids, "distinct": distinct, "person": numbers})
-            found.stored(split.heldout.pixels, f"{STAGE}.heldout", context.run, context.say)
+                context.run.append(WHOLE.part("train"), {"id": ids, "distinct": distinct, "person": numbers})
+            found.stored(split.heldout.pixels, WHOLE.part("heldout"), context.run, context.say)
             _planted(context, found)
             noted = WholeNote(changes=tuple(CHANGES), persons=person is not None)
-            context.run.finish(STAGE, {"compared": noted.plain()})
+            context.finish(WHOLE, noted)
     return lambda images: _named(found, images)
 
 
@@ -71,9 +69,9 @@ def _planted(context: Context, reference: Reference) -> None:
     names = list(next(iter(rows.values())))
     columns = {name: np.concatenate([rows[change][name] for change in CHANGES]) for name in names}
     ids = np.arange(each * len(CHANGES), dtype=np.int64)
-    if len(context.run.missing(f"{STAGE}.planted", ids)):
+    if len(context.run.missing(WHOLE.part("planted"), ids)):
         change = np.repeat(np.arange(len(CHANGES), dtype=np.int64), each)
-        context.run.append(f"{STAGE}.planted", {"id": ids, "change": change, **columns})
+        context.run.append(WHOLE.part("planted"), {"id": ids, "change": change, **columns})
 
 
 def persons(images: ImageSet) -> NDArray[np.int64] | None:

@@ -50,7 +50,7 @@ def remedies(
     from latentprint.files import read_toml
     from latentprint.progress import Bars
     from latentprint.remedies import RemediesConfig, compare_remedies
-    from latentprint.remedies.run import told
+    from latentprint.remedies.rows import told
     from latentprint.spread import executor
 
     interruptible()
@@ -68,7 +68,7 @@ def remedies(
             wanted, folder, root=root, download=download, fresh=fresh, progress=bars, map=over_units
         )
     if as_json:
-        print_json(table)
+        print_json(table.plain())
         return
     print("\n".join(told(table)))
     print(f"\nNumbers: {folder / 'remedies.json'}\nPicture: {folder / 'remedies.svg'}")

@@ -84,7 +84,7 @@ class Recorded:
         self.mask(*sides)
         return self
 
-    def plain(self) -> dict[str, Any]:
+    def plain(self) -> dict[str, object]:
         """The content of its file."""
         flat = np.flatnonzero(
             np.diff(np.concatenate([[False], self.region.ravel(), [False]]).astype(np.int8))

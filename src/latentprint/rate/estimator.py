@@ -6,17 +6,17 @@ from typing import Any
 Progress = Callable[[int, int], object]
 """Samples done, and how many are expected in all, as far as known."""
 
-Kept = Callable[[str, Callable[[], dict[str, object]]], dict[str, Any]]
-"""(name of a part, how to make it) -> the part: read if an interrupted run made it, otherwise made and kept.
+Part = dict[str, Any]
+"""Plain values that JSON can hold. They depend on the estimator's settings and seed alone."""
 
-Parts are plain values that JSON can hold. They depend on the estimator's settings and seed alone.
-"""
+Kept = Callable[[str, Callable[[], dict[str, object]]], Part]
+"""(name of a part, how to make it) -> the part: read if an interrupted run made it, otherwise made and kept."""
 
 
 def silent(done: int, total: int, /) -> None:
     """A Progress that reports nothing."""
 
 
-def anew(name: str, make: Callable[[], dict[str, object]], /) -> dict[str, Any]:
+def anew(name: str, make: Callable[[], dict[str, object]], /) -> Part:
     """A Kept that keeps nothing."""
     return make()

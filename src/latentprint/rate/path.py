@@ -34,7 +34,6 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -42,7 +41,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from latentprint.denoiser import Codec, Denoiser, IdentityCodec, NotFiniteError
-from latentprint.rate.estimator import Kept, Progress, anew, silent
+from latentprint.rate.estimator import Kept, Part, Progress, anew, silent
 from latentprint.rate.guides import Conditioned, Guide, Toward
 from latentprint.rate.led import Led, transitions
 from latentprint.rate.levels import Inside
@@ -259,7 +258,7 @@ def _twisted(run: _Run, led: Led, bank: Bank, learnt: Learnt) -> tuple[Offer | s
         max(1, min(run.config.particles, run.config.most // (2 * ENOUGH_REPLICATES))),
     )
 
-    def one(number: int) -> dict[str, Any]:
+    def one(number: int) -> Part:
         ids = torch.arange(number * size, (number + 1) * size)
         return _part(replicates(led, bank, learnt, ids, particles))
 
@@ -298,7 +297,7 @@ def _weighted(run: _Run, led: Led) -> tuple[Offer | str, dict[str, object]]:
     fractions = (given / given.sum()).double().log()
     which = torch.arange(len(proposals)).repeat_interleave(given)
 
-    def one(number: int) -> dict[str, Any]:
+    def one(number: int) -> Part:
         ids = torch.arange(number * len(which), (number + 1) * len(which))
         walks = led.walk(proposals, which, ids, "path.estimate")
         logs = torch.full((len(which),), -math.inf, dtype=torch.float64)
@@ -330,7 +329,7 @@ def _judged(run: _Run, summary: Weighted, said: str) -> Offer | str:
     return Offer(numbers, max(summary.freedom, 1.0), f"{said}, Pareto k {shape:.2f}")
 
 
-def _part(logs: Tensor) -> dict[str, Any]:
+def _part(logs: Tensor) -> Part:
     """A round as plain values: which logarithms are finite, and those."""
     finite = logs.isfinite()
     return {"hits": finite.nonzero()[:, 0].tolist(), "logs": logs[finite].tolist()}
@@ -338,7 +337,7 @@ def _part(logs: Tensor) -> dict[str, Any]:
 
 def _rounds(
     run: _Run,
-    one: Callable[[int], dict[str, Any]],
+    one: Callable[[int], Part],
     which: NDArray[np.int64],
     paths: int,
     enough: int,

@@ -8,11 +8,11 @@ those that were best so far, and from one more whose factors are fitted to them 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from latentprint.rate.estimator import Part
 from latentprint.rate.led import Led, Proposals, Walks
 from latentprint.rate.shares import allot, least_variance_shares
 
@@ -70,7 +70,7 @@ def _anchors(proposals: Proposals, guides: int) -> list[int]:
     return list(dict.fromkeys(found))
 
 
-def piloted(led: Led, each: int, second: int) -> dict[str, Any]:
+def piloted(led: Led, each: int, second: int) -> Part:
     """Shares of least variance, fitted factors, and what a path drawn from them is worth, from three pilots.
 
     The first pilot is drawn from a few proposals. Each later one is drawn from those that were best so far,

@@ -25,12 +25,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from latentprint.denoiser import checked
+from latentprint.rate.estimator import Part
 from latentprint.rate.led import Led, Transition, log_normal, times
 
 MOST = 1000
@@ -109,7 +109,7 @@ class Learnt:
     high: Tensor
 
     @classmethod
-    def of(cls, kept: dict[str, Any]) -> Learnt:
+    def of(cls, kept: Part) -> Learnt:
         """The same from the plain values that ``learn`` returns."""
         each = (
             torch.tensor(kept[k], dtype=torch.float64) for k in ("factors", "coefficients", "low", "high")
@@ -122,7 +122,7 @@ class Learnt:
         return _terms(both.clamp(self.low[k], self.high[k])) @ self.coefficients[k]
 
 
-def learn(led: Led, bank: Bank, paths: int, progress: Callable[[int], object]) -> dict[str, Any]:
+def learn(led: Led, bank: Bank, paths: int, progress: Callable[[int], object]) -> Part:
     """What ``paths`` of the sampler itself teach about the images of ``bank``: plain values for ``Learnt``.
 
     It needs no Omega. A path came to an image if it ended within rho_i of it. If fewer than ``LEARNABLE``

@@ -6,6 +6,7 @@ private    DP-SGD (opacus)
 sampling   guidance away from training images
 measure    risk and quality of one model, as numbers with intervals
 forecast   when memorising begins, from the first steps
+rows       what the table says
 run        all rows, resumable, here or on many machines
 picture    risk against quality
 """

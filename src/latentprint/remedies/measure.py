@@ -30,7 +30,7 @@ from latentprint.keys import generator
 from latentprint.likelihood import Hutchinson, bits_per_dim, dequantise, log_likelihood
 from latentprint.metrics import Moments, PixelFeatures, frechet
 from latentprint.networks.speed import Evaluation, for_evaluation
-from latentprint.results.criteria import SHARE, Criterion, background, calibrated, present, strangers
+from latentprint.results.criteria import SHARE, Criterion, background, calibrated, present
 from latentprint.sampler import Sampler, trajectories
 from latentprint.stats import Trials
 from latentprint.stats.epsilon import LEAST_CANARIES, epsilon_bound
@@ -86,7 +86,7 @@ class Ground:
     @cached_property
     def criteria(self) -> tuple[tuple[Criterion, float], ...]:
         """Criteria with their thresholds, calibrated on the test images that are no copies."""
-        rows, _ = strangers(background(self.reference.columns(self.test))[0])
+        rows, _ = background(self.reference.columns(self.test))
         return tuple((one, calibrated(one.score(rows), SHARE)) for one in present(rows))
 
     @cached_property

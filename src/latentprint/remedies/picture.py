@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from markupsafe import Markup, escape
 
+from latentprint.remedies.rows import Row
 from latentprint.report.palette import PALETTE
 
 _WIDTH, _HEIGHT, _LEFT, _BELOW, _EDGE = 720, 440, 70, 56, 24
 
 
-def picture(rows: Sequence[Mapping[str, Any]]) -> str:
+def picture(rows: Sequence[Row]) -> str:
     """Rows of ``remedies.run`` as points: to the left fewer copies, below a smaller Frechet distance."""
-    shown = [row for row in rows if row["skipped"] is None and row["fid"] is not None]
+    shown = [(row, ends) for row in rows if (ends := _distance(row)) is not None]
     ink, rule, model, leak = (PALETTE["light"][name] for name in ("ink", "rule", "model", "leak"))
-    least = min((1 / (2 * row["samples"]) for row in shown), default=1e-3)
+    least = min((1 / (2 * row.samples) for row, _ in shown), default=1e-3)
     first, last = math.floor(math.log10(least)), 0
-    high = 1.1 * max((row["fid_high"] for row in shown), default=1.0)
+    high = 1.1 * max((most for _, (_, _, most) in shown), default=1.0)
 
     def x(share: float) -> float:
         place = (math.log10(max(share, 10.0**first)) - first) / (last - first)
@@ -43,19 +43,19 @@ def picture(rows: Sequence[Mapping[str, Any]]) -> str:
     below = "share of samples that are copies of training images"
     body.append(_text(_WIDTH / 2, _HEIGHT - 12, below, ink, "middle"))
     body.append(_text(8, 15, "Frechet distance to held-out images", ink, "start"))
-    for row in shown:
-        colour = leak if row["name"] == "none" else model
-        share = row["copies"] / row["samples"] if row["samples"] else 0.0
-        body.append(_line(x(row["copies_low"]), y(row["fid"]), x(row["copies_high"]), y(row["fid"]), colour))
-        body.append(_line(x(share), y(row["fid_low"]), x(share), y(row["fid_high"]), colour))
+    for row, (fid, fid_low, fid_high) in shown:
+        colour = leak if row.name == "none" else model
+        share = row.copies / row.samples if row.samples else 0.0
+        body.append(_line(x(row.copies_low), y(fid), x(row.copies_high), y(fid), colour))
+        body.append(_line(x(share), y(fid_low), x(share), y(fid_high), colour))
         dot = '<circle cx="{:.1f}" cy="{:.1f}" r="4" fill="{}"/>'
-        body.append(Markup(dot).format(x(share), y(row["fid"]), colour))
+        body.append(Markup(dot).format(x(share), y(fid), colour))
         right = x(share) > 0.75 * _WIDTH
         body.append(
             _text(
                 x(share) + (-7 if right else 7),
-                y(row["fid"]) - 6,
-                row["name"],
+                y(fid) - 6,
+                row.name,
                 ink,
                 "end" if right else "start",
             )
@@ -65,6 +65,13 @@ def picture(rows: Sequence[Mapping[str, Any]]) -> str:
         ' font-size="12" aria-label="Remedies: copies against quality">'
     )
     return str(Markup(head).format(_WIDTH, _HEIGHT) + Markup("\n").join(body) + Markup("</svg>\n"))
+
+
+def _distance(row: Row) -> tuple[float, float, float] | None:
+    """The Frechet distance and its interval; None where too few samples were left."""
+    if row.fid is None or row.fid_low is None or row.fid_high is None:
+        return None
+    return row.fid, row.fid_low, row.fid_high
 
 
 def _line(x1: float, y1: float, x2: float, y2: float, colour: str) -> Markup:

@@ -6,7 +6,7 @@ the other half measures. Marked images are drawn once, each in or out by a coin;
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -25,8 +25,10 @@ from latentprint.remedies import measure
 from latentprint.remedies.measure import Ground
 from latentprint.remedies.picture import picture
 from latentprint.remedies.private import PrivateError
+from latentprint.remedies.rows import NotTried, Row, Table, noted
 from latentprint.remedies.table import REMEDIES, Recipe, Remedy, RemedyError
 from latentprint.remedies.training import Trained, trained
+from latentprint.results.stored import Stored
 from latentprint.settings import plain
 from latentprint.store import Run
 
@@ -75,7 +77,7 @@ def compare_remedies(
     fresh: bool = False,
     progress: Report = silent,
     map: Map = map,  # noqa: A002 (it is one)
-) -> dict[str, Any]:
+) -> Table:
     """The table: ``rows``, each with ``name``, ``q``, ``copies``, ``fid``, ``seconds`` and more.
 
     Also written into the folder ``out`` as remedies.json, with remedies.svg; the same call again continues.
@@ -101,19 +103,19 @@ def compare_remedies(
         progress("remedies", done, len(units), "trainings")
         for rows in map(work, waiting):
             for name, row in rows.items():
-                run.finish(name.replace(" ", "-"), row)
+                run.finish(name.replace(" ", "-"), noted(name.replace(" ", "-")).of(row))
             done += 1
             progress("remedies", done, len(units), "trainings")
         rows = [_row(run, one, skipped) for one in config.remedies]
-        table = {
-            "data": split.name,
-            "images": len(recipe.train),
-            "shape": list(recipe.train.shape[1:]),
-            "seed": audit.seed,
-            "rows": rows,
-        }
-        run.write_json("remedies.json", table)
-        run.write("remedies.svg", picture(rows).encode())
+        table = Table(
+            data=split.name,
+            images=len(recipe.train),
+            shape=recipe.train.shape[1:],
+            seed=audit.seed,
+            rows=tuple(rows),
+        )
+        run.write_json("remedies.json", table.plain())
+        run.write("remedies.svg", picture(table.tried).encode())
     return table
 
 
@@ -174,9 +176,7 @@ def _units(config: RemediesConfig, recipe: Recipe) -> tuple[list[_Unit], dict[st
     return units, skipped
 
 
-def _worked(
-    unit: _Unit, *, ground: Ground, seed: int, folder: Path, say: Report
-) -> Mapping[str, dict[str, Any]]:
+def _worked(unit: _Unit, *, ground: Ground, seed: int, folder: Path, say: Report) -> Mapping[str, Row]:
     """The rows of a unit: one training, and what each of its remedies does with the model."""
     first = unit.remedies[0].name
     steps = unit.recipe.model.training.steps
@@ -189,14 +189,13 @@ def _worked(
     return {one.name: _measured(one, made, unit.recipe, ground) for one in unit.remedies}
 
 
-def _measured(remedy: Remedy, made: Trained, recipe: Recipe, ground: Ground) -> dict[str, Any]:
+def _measured(remedy: Remedy, made: Trained, recipe: Recipe, ground: Ground) -> Row:
     model = measure.fast(made.denoiser)
     used = model if remedy.denoiser is None else remedy.denoiser(model, recipe)
     samples = measure.sampled(used, ground)
-    row: dict[str, Any] = {
+    row: dict[str, object] = {
         "name": remedy.name,
         "says": remedy.says,
-        "skipped": None,
         "steps": made.steps,
         "seconds": round(made.seconds, 2),
         "cpu_seconds": round(made.cpu_seconds, 2),
@@ -216,28 +215,10 @@ def _measured(remedy: Remedy, made: Trained, recipe: Recipe, ground: Ground) -> 
     # A filter or another sampler leaves the model's own likelihood as it is.
     if remedy.denoiser is not None or remedy.sieve is not None:
         ground = replace(ground, likelihood=0)
-    return row | measure.likelihood(made.denoiser, ground)
+    return Row.model_validate(row | measure.likelihood(made.denoiser, ground))
 
 
-def _row(run: Run, remedy: Remedy, skipped: Mapping[str, str]) -> dict[str, Any]:
+def _row(run: Run, remedy: Remedy, skipped: Mapping[str, str]) -> Row | NotTried:
     if remedy.name in skipped:
-        return {"name": remedy.name, "says": remedy.says, "skipped": skipped[remedy.name]}
-    return dict(run.stage(remedy.slug).payload)
-
-
-def told(table: Mapping[str, Any]) -> Sequence[str]:
-    """The table as lines for a terminal."""
-    head = ("remedy", "q of one image", "copies", "of images", "FID", "bits/dim", "time")
-    lines = [
-        f"{head[0]:<16} {head[1]:>26} {head[2]:>12} {head[3]:>10} {head[4]:>7} {head[5]:>9} {head[6]:>8}"
-    ]
-    for row in table["rows"]:
-        if row["skipped"] is not None:
-            lines.append(f"{row['name']:<16} not tried: {row['skipped']}")
-            continue
-        q = f"{row['q']:.2g} ({row['q_low']:.2g} to {row['q_high']:.2g})"
-        fid = "" if row["fid"] is None else f"{row['fid']:.3f}"
-        bits = "" if row["bits_per_dim"] is None else f"{row['bits_per_dim']:.3f}"
-        copies = f"{row['copies']:>5}/{row['samples']:<6} {row['memorised']:>10}"
-        lines.append(f"{row['name']:<16} {q:>26} {copies} {fid:>7} {bits:>9} {row['seconds']:>6.0f} s")
-    return lines
+        return NotTried(name=remedy.name, says=remedy.says, skipped=skipped[remedy.name])
+    return Stored.of(run).needed(noted(remedy.slug))

@@ -17,27 +17,42 @@ from latentprint.results import prompts as by_prompt
 from latentprint.results import rates, tprime
 from latentprint.results.canaries import canaries
 from latentprint.results.model import (
+    DATA,
+    EMBEDDING,
+    FID,
+    IDENTITIES,
+    IDENTITY,
+    MEMORISED,
+    MODEL,
+    PRESENCE,
+    TARGET,
     Agreement,
     BySampler,
     Costs,
-    Data,
-    Detector,
     Detectors,
-    Fid,
     Likelihood,
     Mean,
     Measured,
     Membership,
     Memorised,
-    Model,
-    Nearest,
     Score,
     Spread,
-    Target,
     TargetScore,
 )
-from latentprint.results.notes import Further, NotDone, Pooled, Probes, Scored, Searched, WholeNote
-from latentprint.results.searched import Sampler
+from latentprint.results.notes import (
+    AGREEMENT,
+    CONTROL_SEARCH,
+    LIKELIHOOD,
+    MEMBERSHIP,
+    NOT_DONE,
+    POOL,
+    SAMPLERS,
+    SEARCH,
+    SIGNS,
+    WHOLE,
+)
+from latentprint.results.prompts import PROMPTS
+from latentprint.results.searched import CONTROL_SAMPLES, SAMPLES
 from latentprint.results.stopping import FIRST_LOOK, SampleSettings
 from latentprint.results.stored import Rows, Stored
 from latentprint.results.value import LEVEL
@@ -67,23 +82,23 @@ def assemble(stored: Stored) -> Measured:
     Raises:
         RunError: a stage is not finished, or its rows or notes are not those that the settings ask for.
     """
-    data, target = stored.needed("data", "data", Data), stored.needed("data", "target", Target)
+    data, target = stored.needed(DATA), stored.needed(TARGET)
     detectors = _detectors(stored)
     expected = min(1.0, target.copies / data.among)
-    searched = tprime.search(stored, "search.model", detectors)
+    searched = tprime.search(stored, SEARCH, detectors)
     if searched is not None:
         matcher = detectors.embedding
         null = None if matcher is None else tprime.baseline(stored, matcher.fpr)
-        control = tprime.curve(stored, "search.control", detectors)
+        control = tprime.curve(stored, CONTROL_SEARCH, detectors)
         searched = searched.model_copy(update={"control": control, "baseline": null})
     known = detectors.identities
     marked = None if known is None else canaries(stored, known.fpr, target.copies)
-    skipped = stored.note("model", "not_done", NotDone)
+    skipped = stored.note(NOT_DONE)
     return Measured(
         data=data,
         target=target,
         detectors=detectors,
-        model=stored.note("model", "model", Model),
+        model=stored.note(MODEL),
         t_prime=searched,
         q=rates.q(stored, detectors, expected),
         returned=_returned(stored),
@@ -91,7 +106,7 @@ def assemble(stored: Stored) -> Measured:
         canaries=None if marked is None else marked[0],
         epsilon=None if marked is None else marked[1],
         prompts=_prompts(stored, detectors, expected),
-        fid=stored.note("fid", "fid", Fid),
+        fid=stored.note(FID),
         likelihood=_likelihood(stored),
         membership=_membership(stored),
         memorised=_memorised(stored),
@@ -105,18 +120,18 @@ def assemble(stored: Stored) -> Measured:
 
 def _detectors(stored: Stored) -> Detectors:
     return Detectors(
-        presence=stored.note("presence", "detector", Detector),
-        identity=stored.needed("identity", "detector", Detector),
-        embedding=stored.note("embedding", "detector", Detector),
-        identities=stored.note("identities", "detector", Detector),
+        presence=stored.note(PRESENCE),
+        identity=stored.needed(IDENTITY),
+        embedding=stored.note(EMBEDDING),
+        identities=stored.note(IDENTITIES),
         agreement=_agreement(stored),
     )
 
 
 def _agreement(stored: Stored) -> Agreement | None:
     """c_id and the embedding on the trajectories of x_p's search."""
-    embedding, searched = stored.rows("agreement"), stored.rows("search.model")
-    if not embedding or "agreement" not in stored.notes:
+    embedding, searched = stored.rows(AGREEMENT.name), stored.rows(SEARCH.name)
+    if not embedding or AGREEMENT.name not in stored.notes:
         return None
     one, other = searched["identity_hit"].astype(bool), embedding["hit"].astype(bool)
     cases = {
@@ -145,14 +160,14 @@ def _returned(stored: Stored) -> Returned | None:
     If sampling could stop early, only the samples before the first look count, because their number was
     fixed.
     """
-    noted, asked = stored.note("pool", "pooled", Pooled), _prompt_note(stored)
+    noted, asked = stored.note(POOL), _prompt_note(stored)
     if noted is None:
         return None
     if (
         asked is not None and not asked.alike
     ):  # an image under its own prompt is not comparable with held-out images under that prompt
         return by_prompt.returned_pairs(_prompt_rows(stored), asked.target)
-    rows, pool = stored.rows("samples.model"), stored.rows("pool")
+    rows, pool = stored.rows(SAMPLES.name), stored.rows(POOL.name)
     sequential = stored.setting(SampleSettings, "samples").until is not None
     fixed = FIRST_LOOK if sequential else len(rows["id"])
     samples = {name: rows[f"pool_{name}"][:fixed] for name in ("nearest", "distance", "ten")}
@@ -163,17 +178,17 @@ def _returned(stored: Stored) -> Returned | None:
 
 def _whole_set(stored: Stored) -> WholeSet | None:
     """What all generated images say about all training images; None if too few of these are distinct."""
-    noted = stored.note("whole", "compared", WholeNote)
+    noted = stored.note(WHOLE)
     if noted is None:
         return None
-    train, planted = stored.rows("whole.train"), stored.rows("whole.planted")
-    model, control = "samples.model", "samples.control"
+    train, planted = stored.rows(WHOLE.part("train")), stored.rows(WHOLE.part("planted"))
+    model, control = SAMPLES.name, CONTROL_SAMPLES.name
     if (asked := _prompt_note(stored)) is not None and asked.pairs:  # all images under their own prompts
-        model, control = "prompts.train", "prompts.base"
+        model, control = PROMPTS.part("train"), PROMPTS.part("base")
     kept = {name: column for name, column in planted.items() if name not in ("id", "change")}
     rows = Compared(
         generated=_prefixed(stored.rows(model)),
-        heldout={name: column for name, column in stored.rows("whole.heldout").items() if name != "id"},
+        heldout={name: column for name, column in stored.rows(WHOLE.part("heldout")).items() if name != "id"},
         distinct=int(train["distinct"].sum()),
         control=_prefixed(stored.rows(control)),
         planted={
@@ -186,17 +201,17 @@ def _whole_set(stored: Stored) -> WholeSet | None:
 
 
 def _prompt_note(stored: Stored) -> by_prompt.PromptNote | None:
-    return stored.note("prompts", "asked", by_prompt.PromptNote)
+    return stored.note(PROMPTS)
 
 
 def _prompt_rows(stored: Stored) -> by_prompt.Rows:
     names = ("train", "heldout", "further", "base", "base_further")
-    place = stored.rows("prompts.places")
+    place = stored.rows(PROMPTS.part("places"))
     return by_prompt.Rows(
-        **{name: stored.rows(f"prompts.{name}") for name in names},
-        pool=stored.rows("pool"),
-        signs=stored.rows("signs.train"),
-        heldout_signs=stored.rows("signs.heldout"),
+        **{name: stored.rows(PROMPTS.part(name)) for name in names},
+        pool=stored.rows(POOL.name),
+        signs=stored.rows(SIGNS.part("train")),
+        heldout_signs=stored.rows(SIGNS.part("heldout")),
         place=place["place"] if place else np.zeros(0, np.int64),
     )
 
@@ -208,11 +223,11 @@ def _prompts(stored: Stored, detectors: Detectors, expected: float) -> by_prompt
         return None
     asked = list[by_prompt.Condition]()
     for one in noted.conditions:
-        stored.needed(f"search.model.{one.name}", "search", Searched)
-        stored.needed(f"samples.model.{one.name}", "sampler", Sampler)
-        searched = tprime.search(stored, f"search.model.{one.name}", detectors)
-        count = rates.counted(stored, f"samples.model.{one.name}", detectors, expected)
-        base = rates.counted(stored, f"samples.control.{one.name}", detectors, expected)
+        stored.needed(SEARCH.at(one.name))
+        stored.needed(SAMPLES.at(one.name))
+        searched = tprime.search(stored, SEARCH.at(one.name), detectors)
+        count = rates.counted(stored, SAMPLES.at(one.name), detectors, expected)
+        base = rates.counted(stored, CONTROL_SAMPLES.at(one.name), detectors, expected)
         assert searched is not None and count is not None  # the stage finishes after both
         asked.append(
             by_prompt.Condition(
@@ -233,13 +248,13 @@ def _prefixed(rows: Rows) -> dict[str, NDArray[Any]]:
 
 
 def _samplers(stored: Stored, detectors: Detectors, expected: float) -> tuple[BySampler, ...]:
-    further = stored.note("samplers", "further", Further)
+    further = stored.note(SAMPLERS)
     found = list[BySampler]()
     for name in () if further is None else further.names:
-        sampler = stored.needed(f"samples.model.{name}", "sampler", Sampler)
-        stored.needed(f"search.model.{name}", "search", Searched)
-        searched = tprime.search(stored, f"search.model.{name}", detectors)
-        count = rates.counted(stored, f"samples.model.{name}", detectors, expected)
+        sampler = stored.needed(SAMPLES.at(name))
+        stored.needed(SEARCH.at(name))
+        searched = tprime.search(stored, SEARCH.at(name), detectors)
+        count = rates.counted(stored, SAMPLES.at(name), detectors, expected)
         assert searched is not None and count is not None  # since both have their notes
         found.append(BySampler(sampler=sampler, t_prime=searched, q=count))
     return tuple(found)
@@ -247,10 +262,10 @@ def _samplers(stored: Stored, detectors: Detectors, expected: float) -> tuple[By
 
 def _likelihood(stored: Stored) -> Likelihood | None:
     """Bits per dimension from the rows of the likelihood; None if the settings do not ask for it."""
-    noted = stored.note("likelihood", "probes", Probes)
+    noted = stored.note(LIKELIHOOD)
     if noted is None:
         return None
-    train, heldout, target = (stored.rows(f"likelihood.{name}") for name in ("train", "heldout", "target"))
+    train, heldout, target = (stored.rows(LIKELIHOOD.part(name)) for name in ("train", "heldout", "target"))
     every = [rows for rows in (train, heldout, target) if rows]
     return Likelihood(
         bits_per_dim=_mean(train["bits"]),
@@ -276,14 +291,14 @@ def _membership(stored: Stored) -> Membership | None:
     ``low`` and ``high`` enclose the AUC of the best score. Each score has an interval at a level at which all
     hold together (Bonferroni); the outermost ends are taken.
     """
-    noted = stored.note("membership", "scored", Scored)
+    noted = stored.note(MEMBERSHIP)
     if noted is None:
         return None
     if noted.note is not None:
         return Membership(scores=(), auc=None, low=None, high=None, level=LEVEL, note=noted.note)
-    kept = [stored.rows(f"membership.{name}") for name in ("train", "heldout", "target")]
+    kept = [stored.rows(MEMBERSHIP.part(name)) for name in ("train", "heldout", "target")]
     inside, outside, own = ({name: rows[name] for name in SCORES} for rows in kept)
-    likely = [stored.rows(f"likelihood.{name}") for name in ("train", "heldout", "target")]
+    likely = [stored.rows(LIKELIHOOD.part(name)) for name in ("train", "heldout", "target")]
     if all(rows and len(rows["nats"]) >= n for rows, n in zip(likely, (2, 2, 1), strict=True)):
         inside["likelihood"], outside["likelihood"], own["likelihood"] = (rows["nats"] for rows in likely)
     found = separation(inside, outside, level=LEVEL)
@@ -313,8 +328,8 @@ def _membership(stored: Stored) -> Membership | None:
 
 def _memorised(stored: Stored) -> Memorised | None:
     """Errors of the detected samples to x_p; None if images were given in place of a model."""
-    rows = stored.rows("samples.model")
-    if not rows or "memorised" not in stored.notes:
+    rows = stored.rows(SAMPLES.name)
+    if not rows or MEMORISED.name not in stored.notes:
         return None
     hit = rows["hit"].astype(bool)
     if not hit.any():
@@ -323,7 +338,7 @@ def _memorised(stored: Stored) -> Memorised | None:
         count=int(np.count_nonzero(hit)),
         mse=_spread(rows, "mse", hit),
         mae=_spread(rows, "mae", hit),
-        nearest=stored.needed("memorised", "nearest", Nearest),
+        nearest=stored.needed(MEMORISED),
     )
 
 

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from latentprint.results.notes import Drawn
+from latentprint.results.notes import CANARIES, CANARY_SEARCH
+from latentprint.results.searched import SAMPLES
 from latentprint.results.stored import Stored
 from latentprint.results.value import LEVEL, Chance, Count, Sha256, Spread, Value
 from latentprint.search import TPrime, scan
@@ -132,13 +133,13 @@ def canaries(stored: Stored, errors: Trials, often: int) -> tuple[Canaries, Epsi
         errors: false positives of the recogniser of all marked images.
         often: how many copies of the private image the training set holds.
     """
-    noted = stored.note("canaries.search", "drawn", Drawn)
+    noted = stored.note(CANARY_SEARCH)
     if noted is None:
         return None
     settings = stored.setting(CanarySettings, "canaries")
-    m, rows, samples = len(noted.sha256), stored.rows("canaries"), stored.rows("samples.model")
+    m, rows, samples = len(noted.sha256), stored.rows(CANARIES.name), stored.rows(SAMPLES.name)
     plan = settings.plan(noted.horizon, errors)
-    found = dict(scan(stored.probe("canaries.search"), plan, range(m + 1)))
+    found = dict(scan(stored.probe(CANARY_SEARCH.name), plan, range(m + 1)))
     shown = samples["canary"]
     hits, n = np.bincount(shown[shown >= 0], minlength=m + 1), len(shown)
     member, copies = rows["member"].astype(np.bool_), rows["copies"].astype(np.int64)

@@ -8,7 +8,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from latentprint.results.searched import Sampler
-from latentprint.results.value import Chance, Count, Value
+from latentprint.results.value import Chance, Count, Note, Value
 from latentprint.stats import Trials, running_interval, stretched
 
 
@@ -131,6 +131,15 @@ class Estimate(Value):
         if self.freedom is None:
             return None
         return stretched(self.rate, (self.low, self.high), self.freedom, self.level, level)
+
+
+ESTIMATE = "estimate"
+"""The key under which every estimator's stage notes what it found."""
+
+
+def estimate_of(estimator: str) -> Note[Estimate]:
+    """What the stage of that estimator notes."""
+    return Note(estimator, ESTIMATE, Estimate)
 
 
 class Combined(Value):

@@ -19,7 +19,7 @@ from latentprint.results.canaries import Canaries, Epsilon
 from latentprint.results.counted import Counted, Q
 from latentprint.results.prompts import Prompts
 from latentprint.results.searched import Checkpoints, Profile, Recogniser, Sampler, Search
-from latentprint.results.value import Chance, Count, Sha256, Spread, Value
+from latentprint.results.value import Chance, Count, Note, Sha256, Spread, Value
 from latentprint.results.whole_set import WholeSet
 from latentprint.stats import Trials
 from latentprint.stats.returned import Returned
@@ -79,6 +79,9 @@ class Data(Value):
         return self.of_class or self.images
 
 
+DATA = Note("data", "data", Data)
+
+
 class Mark(Value, extra="allow"):
     """A fingerprint: its kind, and the numbers from which it is drawn."""
 
@@ -96,6 +99,9 @@ class Target(Value):
     copies: Annotated[int, Field(ge=1)]
     fingerprint: Mark | None
     injected: bool
+
+
+TARGET = Note("data", "target", Target)
 
 
 class Detector(Value):
@@ -116,6 +122,12 @@ class Detector(Value):
     kinds: dict[str, Trials]
     false_positive_rate: Chance | None = None
     pairs: Trials | None = None
+
+
+PRESENCE = Note("presence", "detector", Detector)
+IDENTITY = Note("identity", "detector", Detector)
+EMBEDDING = Note("embedding", "detector", Detector)
+IDENTITIES = Note("identities", "detector", Detector)
 
 
 class Agreement(Value):
@@ -160,6 +172,9 @@ class Fid(Value):
     test: float | None
     features: str
     samples: Count
+
+
+FID = Note("fid", "fid", Fid)
 
 
 class Mean(Value):
@@ -223,6 +238,9 @@ class Nearest(Value):
     n: Count
 
 
+MEMORISED = Note("memorised", "nearest", Nearest)
+
+
 class Memorised(Value):
     """The detected samples compared with x_p: errors, and whose image they are nearest to."""
 
@@ -248,6 +266,9 @@ class Model(Value):
     samples_sha256: Sha256 | None = None
     label: int | None = None
     notes: tuple[str, ...] = ()
+
+
+MODEL = Note("model", "model", Model)
 
 
 class Costs(Value):

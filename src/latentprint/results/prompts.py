@@ -25,7 +25,7 @@ from scipy import stats as scipy_stats  # pyright: ignore[reportMissingTypeStubs
 
 from latentprint.results.counted import Counted
 from latentprint.results.searched import Search
-from latentprint.results.value import Chance, Count, Sha256, Value
+from latentprint.results.value import Chance, Count, Note, Sha256, Value
 from latentprint.stats import Trials
 from latentprint.stats.returned import HELDOUT, TRAIN, Returned, is_copy
 from latentprint.stats.roc import AtFalsePositives, Auc, rank_p_value, separation
@@ -69,6 +69,9 @@ class PromptNote(Value):
     further: tuple[Sha256, ...]
     alike: bool
     pairs: bool
+
+
+PROMPTS = Note("prompts", "asked", PromptNote)
 
 
 class Condition(Value):

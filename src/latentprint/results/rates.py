@@ -7,12 +7,12 @@ from functools import partial
 
 import numpy as np
 
-from latentprint.results.counted import Combined, Corrected, Counted, Estimate, Q
+from latentprint.results.counted import ESTIMATE, Combined, Corrected, Counted, Estimate, Q, estimate_of
 from latentprint.results.model import Detectors
-from latentprint.results.searched import Sampler
+from latentprint.results.searched import CONTROL_SAMPLES, SAMPLES, Sampler
 from latentprint.results.stopping import SampleSettings, Until, errors
 from latentprint.results.stored import Stored
-from latentprint.results.value import LEVEL
+from latentprint.results.value import LEVEL, Note
 from latentprint.stats import (
     Claim,
     CorrectedRate,
@@ -27,19 +27,19 @@ from latentprint.stats import (
 
 def q(stored: Stored, detectors: Detectors, expected: float) -> Q:
     """Everything known about q; ``expected`` is copies / N."""
-    stored.needed("samples.model", "sampler", Sampler)
-    control = counted(stored, "samples.control", detectors, expected)
+    stored.needed(SAMPLES)
+    control = counted(stored, CONTROL_SAMPLES, detectors, expected)
     alarms = None if control is None else control.trials
-    monte_carlo = counted(stored, "samples.model", detectors, expected, alarms, decides=True)
+    monte_carlo = counted(stored, SAMPLES, detectors, expected, alarms, decides=True)
     assert monte_carlo is not None
-    estimated = [name for name, note in stored.notes.items() if "estimate" in note]
+    estimated = [name for name, note in stored.notes.items() if ESTIMATE in note]
     found = {name: estimate(stored, name, detectors, monte_carlo.sampler, alarms) for name in estimated}
     return Q(monte_carlo=monte_carlo, control=control, combined=combined(monte_carlo, found), **found)
 
 
 def counted(
     stored: Stored,
-    purpose: str,
+    note: Note[Sampler],
     detectors: Detectors,
     expected: float,
     control: Trials | None = None,
@@ -52,10 +52,10 @@ def counted(
         control: joint detections of the control, which are false alarms of this sampler.
         decides: whether it is the audit's own count, the only one that may stop early.
     """
-    sampler = stored.note(purpose, "sampler", Sampler)
+    sampler = stored.note(note)
     if sampler is None:
         return None
-    outcome = stored.outcome(purpose)
+    outcome = stored.outcome(note.name)
     trials = Trials(int(np.count_nonzero(outcome.hit)), len(outcome.hit))
     until = Until.of(stored.setting(SampleSettings, "samples"), detectors) if decides else None
     looked = () if until is None else until.counts(outcome.hit)
@@ -108,7 +108,7 @@ def estimate(
 
     The control counts false alarms of its own sampler only.
     """
-    found = stored.note(name, "estimate", Estimate)
+    found = stored.note(estimate_of(name))
     if found is None or found.rate is None or found.at(LEVEL) is None:
         return found
     alarms = control if found.sampler == audited else None

@@ -10,7 +10,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from latentprint.results.value import Chance, Count, Sha256, Value
+from latentprint.results.value import Chance, Count, Note, Sha256, Value
 from latentprint.stats import Trials
 
 Recogniser = Literal["c_p and c_id", "c_id", "embedding"]
@@ -40,6 +40,10 @@ class Sampler(Value, extra="allow"):
         known = [self.step, None if self.steps is None else f"{self.steps:,} steps", self.spacing]
         known.append(None if scale is None else f"guidance {scale:g}")
         return ", ".join(one for one in known if one is not None)
+
+
+SAMPLES = Note("samples.model", "sampler", Sampler)
+CONTROL_SAMPLES = Note("samples.control", "sampler", Sampler)
 
 
 class Question(Value):

@@ -12,13 +12,13 @@ from pydantic import ValidationError
 
 from latentprint.contracts import Ids, Outcome, Probe, Times, quoted
 from latentprint.execute import held
-from latentprint.results.value import Value
+from latentprint.results.value import Note, Value
 from latentprint.settings import read
 from latentprint.store import Run, RunError
 
 Rows = Mapping[str, NDArray[Any]]
 Kind = TypeVar("Kind")
-Note = TypeVar("Note", bound=Value)
+Noted = TypeVar("Noted", bound=Value)
 
 
 class _Columns(dict[str, NDArray[Any]]):
@@ -71,25 +71,25 @@ class Stored:
         """A table of the settings as the class that defines it."""
         return read(kind, cast("Mapping[str, object]", self.settings.get(name, {})))
 
-    def note(self, stage: str, key: str, kind: type[Note]) -> Note | None:
-        """A value that a stage noted under ``key``; None if the stage did not finish or noted none."""
-        found = self.notes.get(stage, {}).get(key)
+    def note(self, note: Note[Noted]) -> Noted | None:
+        """What a stage noted; None if it did not finish or noted none."""
+        found = self.notes.get(note.name, {}).get(note.key)
         if found is None:
             return None
         try:
-            return kind.model_validate_json(json.dumps(found), strict=True)
+            return note.kind.model_validate_json(json.dumps(found), strict=True)
         except ValidationError as error:
             raise RunError(
-                f"run.json: the note {key!r} of stage {stage!r} cannot be used: {first(error)}"
+                f"run.json: the note {note.key!r} of stage {note.name!r} cannot be used: {first(error)}"
             ) from error
 
-    def needed(self, stage: str, key: str, kind: type[Note]) -> Note:
-        """A value that must exist."""
-        found = self.note(stage, key, kind)
+    def needed(self, note: Note[Noted]) -> Noted:
+        """What a stage must have noted."""
+        found = self.note(note)
         if found is None:
             raise RunError(
-                f"run.json holds no {key!r} of stage {stage!r}: the run has not got that far, or another"
-                " version began it; repeat the command to continue it, or start again with --fresh"
+                f"run.json holds no {note.key!r} of stage {note.name!r}: the run has not got that far, or"
+                " another version began it; repeat the command to continue it, or start again with --fresh"
             )
         return found
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from latentprint.results.model import Detectors
-from latentprint.results.notes import Compared, Ranked, Searched, Snapshots
+from latentprint.results.notes import BASELINE, CHECKPOINTS, PROFILE, SEARCH, Ranked, Searched
 from latentprint.results.searched import (
     Band,
     Baseline,
@@ -33,6 +34,7 @@ from latentprint.results.searched import (
     Search,
 )
 from latentprint.results.stored import Rows, Stored
+from latentprint.results.value import Note
 from latentprint.search import (
     Against,
     BaselineSettings,
@@ -48,13 +50,13 @@ from latentprint.search.onset import CheckpointSearch, onset
 from latentprint.stats import Trials, false_discovery
 
 
-def search(stored: Stored, purpose: str, detectors: Detectors) -> Search | None:
-    """t' of x_p from the rows of ``purpose``; None if the stage did not run."""
-    noted = stored.note(purpose, "search", Searched)
+def search(stored: Stored, note: Note[Searched], detectors: Detectors) -> Search | None:
+    """t' of x_p from the rows of a search; None if the stage did not run."""
+    noted = stored.note(note)
     if noted is None:
         return None
-    found = _again(stored, purpose, noted, detectors)
-    rows, curve = stored.rows(purpose), _curve(found, noted.sampler, detectors.recogniser)
+    found = _again(stored, note.name, noted, detectors)
+    rows, curve = stored.rows(note.name), _curve(found, noted.sampler, detectors.recogniser)
     return Search(
         **dict(curve),
         low=found.interval.low,
@@ -75,12 +77,12 @@ def search(stored: Stored, purpose: str, detectors: Detectors) -> Search | None:
     )
 
 
-def curve(stored: Stored, purpose: str, detectors: Detectors) -> Curve | None:
+def curve(stored: Stored, note: Note[Searched], detectors: Detectors) -> Curve | None:
     """The control's curve; None if there is no control."""
-    noted = stored.note(purpose, "search", Searched)
+    noted = stored.note(note)
     if noted is None:
         return None
-    return _curve(_again(stored, purpose, noted, detectors), noted.sampler, detectors.recogniser)
+    return _curve(_again(stored, note.name, noted, detectors), noted.sampler, detectors.recogniser)
 
 
 def false_positives(detectors: Detectors) -> Trials:
@@ -128,13 +130,13 @@ def baseline(stored: Stored, embedding: Trials) -> Baseline | None:
         embedding: its counts of false positives.
     """
     noted, settings = (
-        stored.note("baseline", "compared", Compared),
+        stored.note(BASELINE),
         stored.setting(BaselineSettings, "baseline"),
     )
     if noted is None:
         return None
     plan = settings.plan(noted.horizon, embedding)
-    found = dict(scan(stored.probe("baseline"), plan, [*noted.heldout, noted.target]))
+    found = dict(scan(stored.probe(BASELINE.name), plan, [*noted.heldout, noted.target]))
     own, null = found.pop(noted.target), list(found.values())
     against, levels = Against.of(own, null), range(len(plan.grid))
     return Baseline(
@@ -158,12 +160,12 @@ def baseline(stored: Stored, embedding: Trials) -> Baseline | None:
 def profile(stored: Stored, embedding: Trials) -> Profile | None:
     """t' of the training images asked for, ranked; each compared with the null law of the profile's own
     images."""
-    noted, settings = stored.note("profile", "ranked", Ranked), stored.setting(ProfileSettings, "profile")
+    noted, settings = stored.note(PROFILE), stored.setting(ProfileSettings, "profile")
     if noted is None:
         return None
     plan = settings.plan(noted.horizon, embedding)
     everything = [*dict.fromkeys([*noted.targets, *noted.unmarked, *(noted.marked or ())])]
-    found = dict(scan(stored.probe("profile"), plan, everything))
+    found = dict(scan(stored.probe(PROFILE.name), plan, everything))
     law = null_law(found[n] for n in noted.unmarked)
     special = law if noted.marked is None else null_law(found[n] for n in noted.marked)
     laws = {n: special if n == noted.private else law for n in noted.targets}
@@ -226,13 +228,13 @@ def _profile_sentence(count: int, above: int, named: int, law: NullLaw, rate: fl
 
 def checkpoints(stored: Stored, detectors: Detectors) -> Checkpoints | None:
     """t' of x_p at each checkpoint, and when it began to come back; None if no checkpoints were kept."""
-    noted = stored.note("checkpoints", "snapshots", Snapshots)
+    noted = stored.note(CHECKPOINTS)
     if noted is None:
         return None
     settings = exhaustive(stored.setting(SearchSettings, "search"))
     looks = list[CheckpointSearch]()
     for step, purpose in zip(noted.steps, noted.purposes, strict=True):
-        searched = stored.needed(purpose, "search", Searched)
+        searched = stored.needed(replace(SEARCH, name=purpose))
         found = _again(stored, purpose, searched, detectors, settings)
         looks.append(CheckpointSearch(step, found, stored.rows(purpose)))
     began = onset(looks, None if noted.control is None else stored.rows(noted.control))

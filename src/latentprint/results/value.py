@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from dataclasses import dataclass, replace
+from typing import Annotated, Generic, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -36,3 +37,33 @@ class Spread(Value):
     min: float
     median: float
     max: float
+
+
+Kind = TypeVar("Kind", bound=Value)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage of an audit: its name in run.json, under which its rows stand as well."""
+
+    name: str
+
+    def part(self, part: str) -> str:
+        """The purpose under which one part of its rows stands."""
+        return f"{self.name}.{part}"
+
+
+@dataclass(frozen=True)
+class Note(Stage, Generic[Kind]):
+    """What a stage notes when it is finished: ``assemble`` reads the very class that the stage wrote."""
+
+    key: str
+    kind: type[Kind]
+
+    def of(self, value: Kind) -> dict[str, object]:
+        """The value as run.json keeps it."""
+        return {self.key: value.plain()}
+
+    def at(self, label: str) -> Self:
+        """The same of a further stage of this kind: another sampler, prompt or checkpoint."""
+        return replace(self, name=self.part(label))
