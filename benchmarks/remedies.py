@@ -99,7 +99,6 @@ def main() -> None:
     add_output(parser)
     asked = parser.parse_args()
     table: dict[str, Any]
-    table: dict[str, Any]
     settings, only = SETTINGS, tuple(asked.only.split(",")) if asked.only else None
     if asked.quick:
         training = {"steps": 20, "batch": 16}

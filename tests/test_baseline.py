@@ -34,9 +34,10 @@ from latentprint.fingerprint import CircleConfig, inject
 from latentprint.known import Gaussian, Memorised
 from latentprint.probe import ModelProbe, from_image
 from latentprint.results import tprime
-from latentprint.results.notes import Ranked
+from latentprint.results.notes import Drawn, Ranked
 from latentprint.results.searched import Profile
 from latentprint.results.stored import Stored
+from latentprint.results.value import Note
 from latentprint.sampler import Ancestral, Heun, Sampler
 from latentprint.schedule import SubVP
 from latentprint.search import (
@@ -375,7 +376,8 @@ def test_chunks_change_nothing(context: Context, tmp_path: Path, monkeypatch: py
     plan, wanted = Plan(even_grid(4), tries=2), [5, 19, 0, 7, 11, 30, 2]
 
     def search(purpose: str, targets: list[int]) -> None:
-        search_many(context, model, by_pixels(), Listed(DIGITS[:40]), plan, purpose, targets, {})
+        note, noted = Note(purpose, "drawn", Drawn), Drawn(fingerprints=1, sha256=(), horizon=1.0)
+        search_many(context, model, by_pixels(), Listed(DIGITS[:40]), plan, note, noted, targets)
 
     search("whole", wanted)
     monkeypatch.setattr(many, "CHUNK", 2)

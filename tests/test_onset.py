@@ -28,6 +28,7 @@ from latentprint.contracts import InputError
 from latentprint.denoiser import IdentityCodec
 from latentprint.known import Coin, Memorised
 from latentprint.results import tprime
+from latentprint.results.notes import SEARCH
 from latentprint.results.searched import Checkpoints
 from latentprint.results.stored import Stored
 from latentprint.schedule import VE, VP, SubVP
@@ -179,7 +180,7 @@ def at(step: int, sha: str, model: Memorised) -> Checkpoint:
 
 def test_a_model_that_learns_the_image_between_two_checkpoints(context: Context):
     checkpoints = [at(10, "a", OTHERS), at(20, "b", ALL), at(30, "c", ALL)]
-    final = search(context, "model", SEARCHED)
+    final = search(context, SEARCH, SEARCHED)
     found = seen_over_training(context, checkpoints)
     assert found.onset == 20 and found.against == "control"
     early, late, last = found.steps
@@ -205,7 +206,7 @@ def test_another_method_for_the_model_leaves_its_rows_alone(tmp_path: Path):
     """Checkpoints are searched exhaustively, beside a bisection that asked fewer tries."""
     context = work_in(tmp_path / "run", method="bisection", levels=16, anchors=2)
     with context.run:
-        final = search(context, "model", SEARCHED)
+        final = search(context, SEARCH, SEARCHED)
         before = len(context.run.rows("search.model")["id"])
         found = seen_over_training(context, [at(30, "c", ALL)])
         assert len(found.steps[0].hits) == 16

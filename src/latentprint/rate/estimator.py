@@ -10,7 +10,7 @@ Part = dict[str, Any]
 """Plain values that JSON can hold. They depend on the estimator's settings and seed alone."""
 
 Kept = Callable[[str, Callable[[], dict[str, object]]], Part]
-"""(name of a part, how to make it) -> the part: read if an interrupted run made it, otherwise made and kept."""
+"""(name of a part, how to make it) -> the part: read if an interrupted run made it, else made and kept."""
 
 
 def silent(done: int, total: int, /) -> None:
