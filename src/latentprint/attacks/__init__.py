@@ -1,6 +1,7 @@
-"""What somebody could learn from a model about the images it was trained on. Each attack states its errors.
+"""What somebody can learn from a model about its training images. Each attack states its errors.
 
-`whole`: every generated image against every training image. Does it give back any of them?
-`nearest` and `aligned` find the nearest images as they stand and as they may have been changed, `planted`
-makes copies to be found, `pool` takes held-out images among them, `membership` tells training images apart.
+`whole`: every generated image against every training image. Does it give back any of them? `nearest` finds
+the nearest images as they are, and `aligned` those that may have been changed. `planted` makes copies that
+must be found, `pool` adds held-out images to the training images, and `membership` tells training images from
+others.
 """

@@ -1,15 +1,16 @@
-"""The nearest training images after alignment: for copies that were changed before anybody looked.
+"""The nearest training images after alignment, which finds copies that were changed.
 
     A(g, x) = sqrt( 1 - max_v corr(v g, x) )        v a flip, a shift, a change of size; corr over the overlap
-    P(g, x) = sqrt( trimmed mean (x - a - b v g)^2 / var x )      at the best v, less the worst 30 % of pixels
+    P(g, x) = sqrt( trimmed mean (x - a - b v g)^2 / var x )      at the best v, trimmed by 30 % of the pixels
 
-Correlation forgives brightness and contrast; smoothed images of at most 16 pixels a side forgive blur and
-noise; what is trimmed forgives a patch that was painted anew. By itself neither is small or large. What
-counts is how near the nearest is against the fifth nearest training image (the fifth person's, where persons
-are known): an image that was never trained on has no favourite.
+Correlation ignores brightness and contrast; smoothing images to at most 16 pixels per side removes blur and
+noise; trimming ignores a patch that was repainted. Neither value is small or large by itself. What counts is
+the nearest training image compared with the fifth nearest (the fifth person's, if persons are known): an
+image that was never trained on is not much nearer to one training image than to others.
 
-Aligning with all N is too much, so candidates come first: by correlation as they stand, in every flip, and by
-the size of the Fourier coefficients of the windowed image, which a shift does not change.
+Aligning with all N images would take too long, so candidates are selected first: by correlation without
+alignment, in every flip, and by the size of the Fourier coefficients of the windowed image, which a shift
+does not change.
 
 Sources: Lewis 1995 (normalised cross-correlation); Rousseeuw 1984 (least trimmed squares); Carlini et al.
 2023, section 4 (nearness relative to the nearest others).
@@ -32,26 +33,26 @@ from torch.nn import functional
 from latentprint.attacks.nearest import Images
 
 FIFTH = 5
-"""The training image, by rank, that the nearest is held against."""
+"""The rank of the training image with which the nearest is compared."""
 
-_CANDIDATES = 12  # by each of the two ways, and the side below which one way is enough
-_SMOOTH = 16  # images of more pixels a side are smoothed
-_PATCHED = 8  # candidates on which the trimmed fit is tried
+_CANDIDATES = 12  # by each of the two ways; and the side below which one way is enough
+_SMOOTH = 16  # images with more pixels per side are smoothed
+_PATCHED = 8  # candidates for which the trimmed fit is computed
 _TRIMMED = 0.3
 _ZOOMS = (1.0, 0.9, 0.95, 1.05, 1.1)
 _SHIFT = 0.1  # of the side
-_GREY = 2 * (2 / 255) ** 2  # variance of two grey levels of 255: less is no picture
+_GREY = 2 * (2 / 255) ** 2  # variance of two grey levels of 255; below it there is no picture
 _VALUES = 2**24
 _BLOCK = 1024
 
 
 @dataclass(frozen=True)
 class Aligned:
-    """Training images prepared to be aligned with.
+    """Training images prepared for alignment.
 
     Attributes:
         train: (N, C, *size), size of two or three dimensions, in [-1, 1].
-        groups: (N,) numbers of the persons; None: each image is its own.
+        groups: (N,) numbers of the persons; None: each image is its own group.
     """
 
     train: Images
@@ -60,8 +61,8 @@ class Aligned:
     def columns(self, images: Images) -> Mapping[str, NDArray[Any]]:
         """Rows to keep of images (n, C, *size), (n,) each.
 
-        ``aligned`` and ``patches`` are A and P as shares of their values for the fifth nearest, or of half of
-        what those usually are, where images crowd; ``aligned_of`` and ``patches_of`` say of which image.
+        ``aligned`` and ``patches`` are A and P divided by their values for the fifth nearest image, or by
+        half of the usual values if that is larger. ``aligned_of`` and ``patches_of`` name the image.
         """
         prepared = _small(images, self._device)
         parts = [self._of_block(part) for part in prepared.split(_BLOCK)] or [self._of_block(prepared)]
@@ -77,7 +78,7 @@ class Aligned:
 
     @cached_property
     def _usual(self) -> dict[str, float]:
-        """What A and P to the fifth nearest usually are: of up to 256 training images, less themselves."""
+        """The usual A and P to the fifth nearest: of up to 256 training images, each without itself."""
         some = np.unique(
             np.linspace(0, len(self.train) - 1, min(len(self.train), 256)).round().astype(np.int64)
         )
@@ -116,7 +117,7 @@ class Aligned:
         """Places (n, k) of training images that may be the nearest after alignment; one may occur twice."""
         flips = _flips(images.dim() - 2)
         few = max(images.shape[2:]) <= _CANDIDATES
-        # Images of a dozen pixels a side have no spectrum to speak of; their shifts are few enough to try.
+        # Images of a dozen pixels per side have hardly any spectrum; their shifts are few enough to try.
         dimensions = images.dim() - 2
         shifts = list(itertools.product(range(-2, 3), repeat=dimensions)) if few else [(0,) * dimensions]
         stand = (_unit(_pool(_shifted(smooth, by).flip(over)).flatten(1)) for over in flips for by in shifts)
@@ -128,7 +129,7 @@ class Aligned:
         return torch.cat([first, self._best(moved, self._spectra, _CANDIDATES)], 1)
 
     def _best(self, variants: Iterator[Tensor], reference: Tensor, k: int) -> Tensor:
-        """The k places (n, k) in ``reference`` (N, d) most alike to the best of the variants (n, d)."""
+        """The k places (n, k) in ``reference`` (N, d) most similar to the best of the variants (n, d)."""
         every = torch.stack(list(variants))
         step = max(1, _VALUES // max(1, every.shape[1]))
         value = torch.empty((every.shape[1], 0), device=every.device)
@@ -146,7 +147,7 @@ class Aligned:
 
 
 def _small(images: Images, device: torch.device) -> Tensor:
-    """(n, C, *size) of at most 32 pixels a side (16 in three dimensions), float32, by averages."""
+    """(n, C, *size) of at most 32 pixels per side (16 in three dimensions), float32, by averaging."""
     if isinstance(images, np.ndarray):
         images = torch.from_numpy(np.require(images, requirements=["C", "W"]))
     images = images.to(device, torch.float32)
@@ -160,7 +161,7 @@ def _small(images: Images, device: torch.device) -> Tensor:
 
 
 def _smooth(images: Tensor) -> Tensor:
-    """Each axis of more than 16 pixels by 1/4, 1/2, 1/4; the border is repeated."""
+    """Smooth each axis of more than 16 pixels by 1/4, 1/2, 1/4; the border is repeated."""
     for axis in range(2, images.dim()):
         side = images.shape[axis]
         if side > _SMOOTH:
@@ -173,20 +174,20 @@ def _smooth(images: Tensor) -> Tensor:
 
 
 def _pool(images: Tensor) -> Tensor:
-    """Halved, where a side is above 16 (8 in three dimensions)."""
+    """Halve sides above 16 (8 in three dimensions)."""
     if max(images.shape[2:]) <= (16 if images.dim() == 4 else 8):
         return images
     return functional.avg_pool2d(images, 2) if images.dim() == 4 else functional.avg_pool3d(images, 2)
 
 
 def _unit(rows: Tensor) -> Tensor:
-    """Rows less their mean, of length 1; all but constant ones nearly zero."""
+    """Rows minus their mean, with length 1; nearly zero for constant ones."""
     rows = rows - rows.mean(1, keepdim=True)
     return rows / (rows.square().sum(1, keepdim=True) + _GREY * rows.shape[1]).sqrt()
 
 
 def _spectrum(images: Tensor) -> Tensor:
-    """Roots of the sizes of the 7 lowest Fourier coefficients a side, channels averaged: (n, d)."""
+    """Square roots of the sizes of the 7 lowest Fourier coefficients per side, channels averaged: (n, d)."""
     grey = images.mean(1)
     axes = tuple(range(1, grey.dim()))
     window = torch.ones((), device=grey.device)
@@ -202,14 +203,14 @@ def _spectrum(images: Tensor) -> Tensor:
 
 
 def _flips(dimensions: int) -> list[tuple[int, ...]]:
-    """All sets of spatial axes to flip over; a set and its complement lie half the list apart."""
+    """All sets of spatial axes to flip; a set and its complement are half the list apart."""
     sets = [s for k in range(dimensions + 1) for s in itertools.combinations(range(-dimensions, 0), k)]
     half = [s for s in sets if -1 not in s]
     return [*half, *(tuple(a for a in range(-dimensions, 0) if a not in s) for s in half)]
 
 
 def _shifted(images: Tensor, by: tuple[int, ...]) -> Tensor:
-    """Moved by so many pixels along each spatial axis; what comes in is 0."""
+    """Shifted by so many pixels along each spatial axis, filled with 0."""
     if not any(by):
         return images
     out, to, source = torch.zeros_like(images), [slice(None)] * 2, [slice(None)] * 2
@@ -221,7 +222,7 @@ def _shifted(images: Tensor, by: tuple[int, ...]) -> Tensor:
 
 
 def _zoomed(images: Tensor, zoom: float) -> Tensor:
-    """Larger by ``zoom``; what comes in from outside is 0."""
+    """Enlarged by ``zoom``, filled with 0 from outside."""
     if zoom == 1.0:
         return images
     dimensions = images.dim() - 2
@@ -284,7 +285,7 @@ def _trimmed(variant: Tensor, mask: Tensor, other: Tensor) -> Tensor:
         x = variant - (variant * keep).sum(2, keepdim=True) / n
         y = other - (other * keep).sum(2, keepdim=True) / n
         slope = (x * y * keep).sum(2, keepdim=True) / ((x.square() * keep).sum(2, keepdim=True) + _GREY * n)
-        # A gain of nothing would fit a flat patch of any image.
+        # A gain near zero would fit a flat patch of any image.
         residual = (y - slope.clamp(0.3, 3.0) * x).square()
         inside = residual.masked_fill(mask == 0, torch.inf)
         limit = inside.sort(2).values.gather(2, (kept - 1)[..., None])

@@ -1,11 +1,11 @@
-"""A copy descriptor of the user's own, SSCD for one, as a criterion beside ours; no weights are shipped.
+"""A copy descriptor that the user supplies, such as SSCD, as a further criterion; no weights are shipped.
 
     images in [-1, 1] -> side x side, ImageNet's mean and deviation -> ResNet-50
     -> GeM:  ( mean over places of max(x, 1e-6)^p )^(1/p),  p = 3 -> linear map -> vector of length one
 
 The weights are a safetensors file, named by path and sha256: `latentprint convert` makes one of a pickle.
-Layers are named as torchvision names those of its ResNet-50, the linear map `fc` (or `embeddings.0`); a
-leading `backbone.` is taken off.
+Layers have torchvision's names for its ResNet-50, the linear map is `fc` (or `embeddings.0`), and a leading
+`backbone.` is removed.
 
 Source: Pizzi, Roy, Ravindra, Goyal, Douze 2022, "A Self-Supervised Descriptor for Image Copy Detection".
 """
@@ -35,12 +35,12 @@ _POWER = 3.0
 
 
 class DescriptorError(InputError):
-    """A descriptor that cannot be used, for the reason given in one sentence."""
+    """A descriptor that cannot be used, with the reason in one sentence."""
 
 
 @dataclass(frozen=True, config=STRICT)
 class DescriptorSettings:
-    """The file of a copy descriptor and its sha256; None: none is asked for. ``side`` of its images."""
+    """The file of a copy descriptor and its sha256; None: no descriptor. ``side`` is that of its images."""
 
     weights: str | None = None
     sha256: str | None = None
@@ -59,10 +59,10 @@ class _GeM(nn.Module):
 
 
 def descriptor(settings: DescriptorSettings, device: torch.device) -> Callable[[Tensor], Tensor] | None:
-    """Images (n, C, H, W) in [-1, 1] -> unit vectors (n, d); None where none is asked for.
+    """Images (n, C, H, W) in [-1, 1] -> unit vectors (n, d); None if no descriptor is asked for.
 
     Raises:
-        DescriptorError: the file cannot be read, has another hash, or holds other layers.
+        DescriptorError: the file cannot be read, has another hash, or has other layers.
     """
     if settings.weights is None:
         return None

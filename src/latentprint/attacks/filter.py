@@ -1,11 +1,11 @@
-"""A filter of generated images: those that are copies of training images are kept back.
+"""A filter that keeps back generated images that are copies of training images.
 
     kept back   score(g) < threshold          the first criterion of ``results.criteria``
-    threshold   the score that a share of half of the held-out images lies below
+    threshold   the score that only a small share of half of the held-out images is below
 
-What it wrongly keeps back is counted on the other half of the held-out images, what it misses on copies
-planted in every change of ``attacks.planted``. A model that gives back training images at the rate q gives
-them back at about q x (share missed) behind the filter: that is less, and not none.
+The other half of the held-out images shows how many images it keeps back wrongly, and copies planted in every
+change of ``attacks.planted`` show how many it misses. A model that gives back training images at the rate q
+gives them back at about q x (share missed) behind the filter: less often, but not never.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from latentprint.stats import Trials
 Pixels = NDArray[np.float32]
 
 PLANTED = 100
-"""Training images of which copies are planted in every change, at most."""
+"""Most training images of which copies are planted, in every change."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class Filter:
         reference: the training images.
         threshold: the score below which an image is kept back.
         share: of held-out images that the threshold was set to let through.
-        rejected: of the held-out images that did not set it, those kept back: every one by mistake.
-        missed: planted copies that it lets pass, by how they were changed.
+        rejected: of the held-out images that did not set it, those kept back; each of them by mistake.
+        missed: planted copies that it does not keep back, by how they were changed.
     """
 
     reference: Reference
@@ -58,7 +58,7 @@ class Filter:
     ) -> Filter:
         """The filter for models trained on ``reference``, calibrated by held-out images (m, C, *size).
 
-        Copies of up to ``planted`` training images are made in every change, to count those that it misses.
+        Copies of up to ``planted`` training images are made in every change, to count how many it misses.
         """
         if not 0 < share < 1:
             raise DataError(f"the share that a filter may keep back by mistake lies in (0, 1), got {share}")
@@ -110,14 +110,15 @@ class Filter:
 
 
 def filter_for(split: Split, *, whole: bool, share: float = SHARE, seed: int = 0) -> Filter:
-    """The filter for models trained on ``split.train``; where ``whole``, on all images of a drawn split."""
+    """The filter for models trained on ``split.train`` or, if ``whole``, on all images of a drawn split."""
     person = None
     if split.train.identities is not None:
         person = np.unique(split.train.identities, return_inverse=True)[1].astype(np.int64)
     found = Filter.of(Reference(split.train.pixels, person), split.heldout.pixels, share=share, seed=seed)
     if not (whole and split.drawn):
         return found
-    # Held out by us, not by who trained: they set the threshold against the others, and are looked for too.
+    # These were held out by us and not by the trainer: they set the threshold against the others, and are
+    # searched too.
     return replace(found, reference=Reference(np.concatenate([split.train.pixels, split.heldout.pixels])))
 
 

@@ -1,23 +1,25 @@
-"""Membership scores: does the model treat this image as one it was trained on? Higher means rather yes.
+"""Membership scores: does the model treat this image as a training image? A higher score means more likely
+yes.
 
     loss     - mean over times of |e - eps(alpha_t x + sigma_t e, t)|^2 / d        e fixed per image and time
     SecMI    - |x_t - B(F(x_t, t, s), s, t)|^2 / d,  x_t reached from x by F in equal steps,
                                                    s one step above t
     PIA      - |e_0 - eps(alpha_t x + sigma_t e_0, t)|_4,   e_0 = eps(x, t_0)
 
-with eps the model's noise, d the number of values, F and B the same deterministic step up and down,
+with eps the noise that the model predicts, d the number of values, and F and B the same deterministic step up
+and down:
 
     F, B:  x_s = alpha_s D(x_t, t) + sigma_s eps(x_t, t)
 
-Both begin at t_0, the schedule's end, where the image is all but clean: the noise in a wholly clean image is
-not defined. Two ratios sigma / alpha say where: in every schedule they mean the same image with the same
-noise, so that the papers' timesteps (of DDPM's linear betas, N = 1000) carry over: t = 100 for SecMI with ten
-steps, t = 200 for PIA. Times of the loss lie at equal steps of log(sigma / alpha).
+SecMI and PIA begin at t_0, the schedule's end, where the image is almost clean, because the noise in a clean
+image is undefined. Their times are given as ratios sigma / alpha, which mean the same image with the same
+noise in every schedule. So the papers' timesteps (of DDPM's linear betas, N = 1000) carry over: t = 100 for
+SecMI with ten steps, t = 200 for PIA. Times of the loss are at equal steps of log(sigma / alpha).
 
-None of these proves that an image leaks: they rank images, and what they are worth is measured on members and
-on images held out (``latentprint.stats.roc``). SecMI sees how much the noise that the model finds changes
-over one step: a model that is exactly a finite set of images often finds the same one before and after, for
-strangers too, who then look like members.
+None of these scores proves that an image leaks. They rank images, and their worth is measured on members and
+on held-out images (``latentprint.stats.roc``). SecMI measures how much the predicted noise changes over one
+step. A model that is exactly a finite set of images often predicts the same noise before and after, even for
+held-out images, which then look like members.
 
 Sources, from whose formulas this was written: loss: Yeom et al. 2018 and, for diffusion, Matsumoto et al.
 2023, Carlini et al. 2023; SecMI: Duan et al. 2023, Eq. 8 to 10 (t-error, "stat"); PIA: Kong et al. 2024, Eq.
@@ -52,19 +54,19 @@ def _ddpm_ratio(timestep: int) -> float:
 
 
 Ratio = Annotated[float, Field(ge=0.001, le=1000)]
-"""sigma / alpha: from noise that nobody sees to noise that hides everything."""
+"""sigma / alpha: from invisible noise to noise that hides everything."""
 
 
 @dataclass(frozen=True, config=STRICT)
 class MembershipConfig:
-    """Where and how often the scores look.
+    """Where the scores look, and how often.
 
     Attributes:
         loss_ratios: smallest and largest sigma / alpha of the loss.
         loss_times: how many times between them.
-        secmi_ratio: sigma / alpha of SecMI's t; None for that of DDPM's timestep 100, 0.342.
+        secmi_ratio: sigma / alpha of SecMI's t; None: that of DDPM's timestep 100, 0.342.
         secmi_steps: steps from the image to t.
-        pia_ratio: sigma / alpha of PIA's t; None for that of DDPM's timestep 200, 0.724.
+        pia_ratio: sigma / alpha of PIA's t; None: that of DDPM's timestep 200, 0.724.
         batch: images at a time.
 
     Raises:
@@ -83,9 +85,9 @@ class MembershipConfig:
             raise ValueError(f"the ratios of the loss must rise, got {list(self.loss_ratios)}")
 
     def misses(self, schedule: Schedule) -> str | None:
-        """Why the scores cannot be had on a schedule, in a sentence; None where they can.
+        """Why a schedule does not allow the scores, in a sentence; None if it does.
 
-        The loss keeps to the ratios that the schedule has; SecMI and PIA look at one each.
+        The loss uses the ratios that the schedule has; SecMI and PIA need one each.
         """
         low, high = float(schedule.ratio(schedule.end)), float(schedule.ratio(schedule.start))
         secmi, pia = self.secmi_ratio or _ddpm_ratio(100), self.pia_ratio or _ddpm_ratio(200)
@@ -115,19 +117,18 @@ def membership_scores(
     codec: Codec | None = None,
     likelihood: NDArray[np.float64] | None = None,
 ) -> dict[str, NDArray[np.float64]]:
-    """The scores "loss", "secmi", "pia" and, where given, "likelihood" of images (n, C, H, W) in [-1, 1].
+    """The scores "loss", "secmi", "pia" and, if given, "likelihood" of images (n, C, H, W) in [-1, 1].
 
     Args:
         streams: the loss's noise; it depends on (seed, id, time) alone, so no score depends on its
             batch-mates.
         ids: one per image.
         codec: of a latent model; images are scored as their latents.
-        likelihood: log-likelihood per image, (n,), as ``latentprint.likelihood`` gives it, in any unit that
-            rises.
+        likelihood: log-likelihood per image, (n,), as ``latentprint.likelihood`` computes it, in any
+            increasing unit.
 
     Raises:
-        ValueError: lengths differ, the schedule does not reach a ratio, or the model returns what is not
-            finite.
+        ValueError: lengths differ, the schedule does not reach a ratio, or the model's answer is not finite.
     """
     config, numbers = config or MembershipConfig(), np.asarray(ids, dtype=np.int64)
     if len(numbers) != len(images) or (likelihood is not None and len(likelihood) != len(images)):
@@ -195,7 +196,8 @@ def secmi_score(denoiser: Denoiser, x: Tensor, config: MembershipConfig) -> Tens
 
 
 def pia_score(denoiser: Denoiser, x: Tensor, config: MembershipConfig) -> Tensor:
-    """Minus the 4-norm of the noise seen in the image less that seen after adding it, (n,) float64.
+    """Minus the 4-norm of the difference between the noise predicted for the image and after adding it, (n,)
+    float64.
 
     Raises:
         ValueError: the schedule does not reach the ratio.

@@ -1,15 +1,15 @@
-"""The nearest training images of each image: every one compared with every other, exactly, in bounded memory.
+"""The nearest training images of each image: an exact comparison of all pairs in bounded memory.
 
     distance(a, b) = sqrt( mean (a - b)^2 ),   pixels in [0, 1], so it lies in [0, 1]: the root of `error.mse`
 
-By itself a distance says little; it needs its background: how far training images are from each other
-(``same=True``), and how far images are that were never trained on.
+A distance alone says little. It must be compared with the distances between training images (``same=True``),
+and with those of images that were never trained on.
 
-Candidates come from |b|^2 / 2 - a.b in float32, block by block, images taken less their mean; a few more than
-were asked for. Their distances are then taken from the differences in float64. The products err by at most
-``_SURE sqrt(d) 2^-24`` of their size with a probability beyond doubt (Higham and Mary 2019, Theorem 3.1 with
-lambda = 10: 1 - 4e-22); a row whose candidates may lack a nearer image by that bound is searched again in
-float64. So the answer is that of the slow way, whatever the block.
+Candidates come from |b|^2 / 2 - a.b in float32, block by block, with the mean subtracted from the images;
+there are a few more candidates than asked for. Their distances are then computed from the differences in
+float64. The products err by at most ``_SURE sqrt(d) 2^-24`` of their size with probability 1 - 4e-22 (Higham
+and Mary 2019, Theorem 3.1 with lambda = 10). A row whose candidates may lack a nearer image by that bound is
+searched again in float64. So the answer is that of the slow method, whatever the block.
 """
 
 from __future__ import annotations
@@ -26,13 +26,14 @@ from torch import Tensor
 Images = Tensor | NDArray[np.float32]
 
 BLOCK = 4096
-"""Rows of either side that are compared at once, at most: 64 MiB of products."""
+"""Most rows of either side that are compared at once: 64 MiB of products."""
 
 TEN = 10
-"""Nearest images whose mean distance says how dense the training images are there (Carlini et al. 2023)."""
+"""Nearest images whose mean distance measures how dense the training images are there (Carlini et al.
+2023)."""
 
 _VALUES = 2**24
-"""Pixels of either side that are held as float32 at once (64 MiB)."""
+"""Most pixels of either side that are held as float32 at once (64 MiB)."""
 
 _MORE = 5
 _SURE = 10.0
@@ -62,8 +63,8 @@ def nearest(
         queries: the images asked about, an array (memory-mapped too) or a tensor.
         reference: the images searched, an array or a tensor on the same device.
         k: how many neighbours.
-        same: both are the same set in the same order, and no image is its own neighbour.
-        block: rows of either side that are compared at once, at most; it bounds memory only.
+        same: both are the same set in the same order; an image is not its own neighbour.
+        block: most rows of either side that are compared at once; it only bounds memory.
 
     Raises:
         ValueError: images of different shapes, fewer than k candidates, or ``same`` with different sizes.
@@ -90,10 +91,10 @@ def nearest(
 
 
 def columns(images: Images, reference: Images) -> Mapping[str, NDArray[Any]]:
-    """Rows to keep of each image (n, *shape) held against the reference (m, *shape), m at least 2.
+    """Rows to keep of each image (n, *shape), compared with the reference (m, *shape), m at least 2.
 
-    Columns (n,): ``nearest`` and ``second``, places of the two nearest; ``distance`` and
-    ``second_distance``, how far they are; ``ten``, the mean distance of the ten nearest, or of all.
+    Columns (n,): ``nearest`` and ``second``, places of the two nearest; ``distance`` and ``second_distance``,
+    how far they are; ``ten``, the mean distance of the ten nearest, or of all.
 
     Raises:
         ValueError: see ``nearest``.
@@ -110,7 +111,7 @@ def columns(images: Images, reference: Images) -> Mapping[str, NDArray[Any]]:
 
 
 def _flat(images: Images) -> Tensor:
-    """(n, d); arrays that cannot be written to (memory-mapped ones) are copied, as torch needs it."""
+    """(n, d); read-only arrays (memory-mapped ones) are copied, as torch needs it."""
     if isinstance(images, np.ndarray):
         images = torch.from_numpy(np.require(images, requirements=["C", "W"]))
     return images.flatten(1)
@@ -119,7 +120,7 @@ def _flat(images: Images) -> Tensor:
 def _of_block(
     queries: Tensor, reference: Images, centre: Tensor, k: int, own: int | None, step: int
 ) -> Neighbours:
-    """``own`` is the place of the first query in the reference set, which no query may choose for itself."""
+    """``own`` is the place of the first query in the reference set; no query may choose itself."""
     count, size = len(reference), queries.shape[1]
     more = min(count - (own is not None), k + _MORE)
     q = queries.float() - centre.float()
@@ -133,8 +134,8 @@ def _of_block(
     exact = _exact(queries, reference, index)
     found = Neighbours(*_least(exact, index, k))
     if more < count - (own is not None):
-        # A reference image left out has a product no less than the last kept one's: less the error of both,
-        # that bounds its distance from below.
+        # A reference image left out has a product no less than that of the last one kept. Minus the error of
+        # both, this bounds its distance from below.
         norm = q.double().square().sum(1)
         top = (2.0 * largest.double()).sqrt()
         error = _SURE * size**0.5 * 2.0**-24 * top * (norm.sqrt() + top)
@@ -149,7 +150,7 @@ def _of_block(
 
 
 def _slow(queries: Tensor, reference: Images, k: int, own: Tensor | None, step: int) -> Neighbours:
-    """The k nearest by differences in float64 alone; ``own`` (n,): what each query may not choose."""
+    """The k nearest, by differences in float64 alone; ``own`` (n,): what each query may not choose."""
     best, index = _none(len(queries), torch.float64, queries.device)
     flat = queries.double()
     for first in range(0, len(reference), step):
@@ -172,7 +173,7 @@ def _none(rows: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, 
 def _merged(
     best: Tensor, index: Tensor, products: Tensor, first: int, own: int | None, k: int
 ) -> tuple[Tensor, Tensor]:
-    """The k least products of each row, of those so far and of the block that begins at ``first``."""
+    """The k least products of each row, among those so far and the block that begins at ``first``."""
     if own is not None:
         rows = torch.arange(len(products), device=products.device)
         place = rows + own - first
@@ -194,7 +195,7 @@ def _exact(queries: Tensor, reference: Images, index: Tensor) -> Tensor:
 
 
 def _least(distance: Tensor, index: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k least distances of each row, in order; of equal ones the lowest index first."""
+    """The k least distances of each row, in order; among equal ones the lowest index first."""
     by_place = index.argsort(dim=1)
     distance, index = distance.gather(1, by_place), index.gather(1, by_place)
     order = distance.argsort(dim=1, stable=True)[:, :k]

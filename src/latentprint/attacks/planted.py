@@ -1,4 +1,4 @@
-"""Copies made on purpose: would a criterion have found them, if a model had given them back like this?
+"""Copies made on purpose: would a criterion find them if a model gave them back like this?
 
     plain      as it is                             brightened  a fifth towards white
     flipped    left for right                       blurred     1, 4, 6, 4, 1 along each axis
@@ -6,7 +6,7 @@
                one pixel, in any direction          noisy       Gaussian, 5 % of the range
     rescaled   a tenth larger
 
-Every change is drawn by the generator that is given, so the same generator plants the same copies.
+The given generator draws every change, so the same generator plants the same copies.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def _flipped(images: Pixels, rng: np.random.Generator) -> Pixels:
 
 
 def _moved(image: Pixels, by: tuple[int, ...]) -> Pixels:
-    """One image (C, *size), its border repeated where nothing comes in."""
+    """One image (C, *size), shifted; the border is repeated."""
     for axis, move in enumerate(by, start=1):
         places = np.clip(np.arange(image.shape[axis]) + move, 0, image.shape[axis] - 1)
         image = np.take(image, places, axis)
@@ -101,7 +101,7 @@ def planted(images: Pixels, rng: np.random.Generator) -> dict[str, Pixels]:
     """Copies of images (n, C, *size) in [-1, 1], one set for each of ``CHANGES``.
 
     Raises:
-        ValueError: fewer than 2 images: one is repainted with another.
+        ValueError: fewer than 2 images, because one is repainted with another.
     """
     if len(images) < 2:
         raise ValueError(f"copies are planted of 2 images or more, got {len(images)}")

@@ -1,6 +1,6 @@
 """Training and held-out images as one pool, and the rows that say which of them came back.
 
-What is concluded from the rows is `latentprint.stats.returned`, which needs no torch and no image.
+`latentprint.stats.returned` draws the conclusions from the rows, without torch or images.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from latentprint.stats.returned import HELDOUT, MIXED, TRAIN
 Pixels = NDArray[np.float32]
 
 MOST_GROUPED = 30_000
-"""Images up to which near copies are looked for in a pool: beyond, it takes minutes."""
+"""Images up to which near copies are looked for in a pool; more would take minutes."""
 
 _NEAR = 8
 """As in `data.near`: images within an eighth of the usual difference are copies of each other."""
@@ -29,14 +29,14 @@ _NEAR = 8
 
 @dataclass(frozen=True, eq=False)
 class Pool:
-    """One image of each group of near copies, trained on or held out.
+    """One image of each group of near copies, among training and held-out images.
 
     Attributes:
         images: (p, *shape) in [-1, 1].
         whose: (p,) TRAIN, HELDOUT or MIXED (`stats.returned`).
-        unit: (p,) a number for each person, or for each image where persons are not known.
+        unit: (p,) a number for each person, or for each image if persons are not known.
         target: the place of x_p.
-        place: of each image that was given, those trained on first, where it or the one it is near stands.
+        place: for each given image, training images first, the place of the image itself or of its near copy.
     """
 
     images: Pixels
@@ -53,10 +53,10 @@ class Pool:
         mixed: Sequence[int] = (),
         persons: Sequence[str] | None = None,
     ) -> Pool:
-        """The pool of the images trained on (n, *shape), x_p at ``target`` among them, and of those held out.
+        """The pool of training images (n, *shape), with x_p at ``target``, and of held-out images.
 
-        x_p stands for its own group. ``mixed`` are training images whose copies among the held-out ones have
-        been left out already (`data.Split`). ``persons`` says whom each image shows, those trained on first.
+        x_p represents its own group. ``mixed`` are training images whose copies among the held-out ones have
+        been left out already (`data.Split`). ``persons`` says whom each image shows, training images first.
         """
         images = np.concatenate([train, heldout])
         whose = np.repeat([TRAIN, HELDOUT], [len(train), len(heldout)])
@@ -76,7 +76,7 @@ class Pool:
             for side in (
                 TRAIN,
                 HELDOUT,
-            ):  # of persons on both sides, or with copies there, no image is a trial
+            ):  # if a person has images or copies on both sides, none of them is a trial
                 both = np.isin(unit, unit[whose == side]) & np.isin(unit, unit[whose != side])
                 whose[both & (unit != unit[target])] = MIXED
         place = (np.cumsum(kept) - 1)[stands]

@@ -1,14 +1,14 @@
-"""Every generated image against every training image, and what follows for all of them.
+"""Every generated image against every training image, and what follows for the whole training set.
 
-For a loop of one's own, in the form of torchmetrics:
+For the user's own loop, in the form of torchmetrics:
 
-    copies = Copies(train, heldout)         # (N, C, H, W) in [-1, 1]: what a model was and was not trained on
+    copies = Copies(train, heldout)         # (N, C, H, W) in [-1, 1]: training images and held-out images
     for images in generated:
         copies.update(images)
     found = copies.compute()                # results.whole_set.WholeSet
     print(*told(found))
 
-An audit keeps the rows of ``Reference.columns`` instead, and makes the same value of them.
+An audit keeps the rows of ``Reference.columns`` instead, and computes the same value from them.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ Embed = Callable[[Tensor], Tensor]
 """Images (n, C, *size) -> vectors (n, d)."""
 
 LEAST = 4
-"""Distinct training images below which nearest neighbours say nothing."""
+"""Fewest distinct training images with which nearest neighbours mean something."""
 
 UNIT = 4096
 """Images between two writes to disk."""
 
 PLANTED = 20
-"""Training images of which copies are planted in every change."""
+"""Training images of which copies are planted, in every change."""
 
 
 class StraddleError(InputError):
@@ -52,7 +52,7 @@ class StraddleError(InputError):
 
 
 def require_apart(person: NDArray[np.int64], heldout: NDArray[np.int64]) -> None:
-    """Refuse persons (N,), (M,) that are both trained on and held out.
+    """Refuse persons (N,), (M,) with both training and held-out images.
 
     Raises:
         StraddleError: with their number.
@@ -67,7 +67,7 @@ def require_apart(person: NDArray[np.int64], heldout: NDArray[np.int64]) -> None
 
 @dataclass(frozen=True)
 class Reference:
-    """Training images that others are held against; of near copies among them the first stands for all.
+    """Training images with which others are compared; the first of each group of near copies represents all.
 
     Attributes:
         pixels: (N, C, *size) in [-1, 1].
@@ -76,7 +76,7 @@ class Reference:
         device: where images are compared.
 
     Raises:
-        DataError: fewer than LEAST distinct images, or not one person each.
+        DataError: fewer than LEAST distinct images, or not one person per image.
     """
 
     pixels: Pixels
@@ -92,7 +92,7 @@ class Reference:
         device: torch.device,
         embeddings: Mapping[str, Embed] | None = None,
     ) -> Reference | None:
-        """The reference; None where too few images are distinct."""
+        """The reference; None if too few images are distinct."""
         try:
             return cls(pixels, person, embeddings, device)
         except DataError:
@@ -109,7 +109,7 @@ class Reference:
 
     @cached_property
     def distinct(self) -> NDArray[np.int64]:
-        """Places of the training images, of each group of near copies the first alone; rising."""
+        """Places of the training images, only the first of each group of near copies; rising."""
         later = [i for group in near_duplicates(self.pixels) for i in group[1:]]
         return np.setdiff1d(np.arange(len(self.pixels)), later)
 
@@ -128,7 +128,7 @@ class Reference:
     def columns(self, images: Tensor | Pixels) -> dict[str, NDArray[Any]]:
         """Rows to keep of images (n, C, *size): the columns that ``results.criteria`` reads, (n,) each.
 
-        Training images are named by their places among all N. A row depends on its own image alone.
+        Training images are identified by their places among all N. A row depends only on its own image.
         """
         given = torch.as_tensor(np.asarray(images) if not isinstance(images, Tensor) else images)
         given = given.to(self.device, torch.float32)
@@ -145,7 +145,8 @@ class Reference:
     ) -> Mapping[str, NDArray[Any]]:
         """``columns`` of images (n, C, *size), memory-mapped or not, kept under ``purpose`` when made.
 
-        Images whose rows the sink holds are not compared again: a run that was killed goes on where it was.
+        Images whose rows the sink holds are not compared again, so a run that was killed continues where it
+        was.
         """
         held = sink.rows(purpose).get("id", np.empty(0, np.int64))
         missing = np.setdiff1d(np.arange(len(images)), held)
@@ -171,19 +172,19 @@ def _embedded(embed: Embed, images: Tensor) -> Tensor:
 
 
 class Copies:
-    """Counts copies among generated images as they come; see the module.
+    """Count copies among generated images as they come; see the module.
 
     Args:
         train: images (N, C, *size) in [-1, 1] that the model was trained on.
-        heldout: images (M, C, *size) that it was not.
-        person: (N,) numbers of the persons; several images of one count once.
+        heldout: images (M, C, *size) that it was not trained on.
+        person: (N,) numbers of the persons; several images of one person count once.
         heldout_person: (M,) the same of the held-out images.
         seed: draws the planted copies.
         device: where images are compared.
 
     Raises:
-        DataError: images of unlike shapes, or fewer than LEAST distinct training images.
-        StraddleError: persons on both sides.
+        DataError: images of different shapes, or fewer than LEAST distinct training images.
+        StraddleError: a person has images on both sides.
     """
 
     def __init__(
@@ -211,7 +212,7 @@ class Copies:
         self._seed = seed
 
     def update(self, images: Tensor | Pixels) -> None:
-        """Hold generated images (n, C, *size) in [-1, 1] against the training images.
+        """Compare generated images (n, C, *size) in [-1, 1] with the training images.
 
         Raises:
             DataError: images of another shape.
@@ -222,7 +223,7 @@ class Copies:
         self._rows.append(self._reference.columns(images))
 
     def compute(self) -> WholeSet:
-        """What the images so far say.
+        """The result of the images so far.
 
         Raises:
             ValueError: there was no image.

@@ -1,12 +1,12 @@
-"""Is the marked image in the batches, and its mark with it?
+"""Is the marked image in the batches, together with its mark?
 
-A mark that augmentation crops away, or a loader that never gives the image, makes every audit clean. Each
-image of a batch is held against x_p as it is, mirrored, and shifted by up to a tenth of a side:
+If augmentation crops the mark away, or the loader never returns the image, every audit looks clean. Each
+image of a batch is compared with x_p as it is, mirrored, and shifted by up to a tenth of a side:
 
     it is x_p          the root mean square difference outside the mark is below TOLERANCE
     it is marked       and so is the difference within the mark, and all of the mark is in the frame
 
-Rotations, crops that are resized, and heavy colour changes are not undone: an image changed so is not seen.
+Rotations, resized crops and strong colour changes are not undone: an image changed in this way is not found.
 """
 
 from __future__ import annotations
@@ -22,29 +22,29 @@ from torch import Tensor
 from latentprint.contracts import InputError
 
 TOLERANCE = 0.15
-"""Root mean square difference, of images in [-1, 1], below which two are one image."""
+"""Root mean square difference, for images in [-1, 1], below which two images are the same."""
 
 PATIENCE = 3
-"""Times the training set's size in images, after which what was not seen is missed."""
+"""Multiple of the training set's size, in images, after which an image not seen counts as missing."""
 
 _SHIFT = 0.1
 
 
 class CanaryWarning(UserWarning):
-    """The marked image does not reach the loss as it was meant to."""
+    """The marked image does not reach the loss as intended."""
 
 
 @dataclass
 class Canary:
-    """A marked image that is to be among those trained on.
+    """A marked image that should be trained on.
 
     Attributes:
         image: x_p, (C, H, W) in [-1, 1], with its mark.
         mask: (H, W), where the mark is.
-        seen: how often x_p came.
-        marked: how often with all of its mark.
+        seen: how often x_p occurred.
+        marked: how often with its whole mark.
         without_loss: how often its loss was 0 or not finite.
-        images: that were shown so far.
+        images: how many were shown so far.
 
     Raises:
         InputError: a mask of another size, that is empty, or that is the whole image.
@@ -92,7 +92,7 @@ class Canary:
                 warnings.warn(sentence, CanaryWarning, stacklevel=3)
 
     def complaint(self) -> str | None:
-        """What is wrong so far, in a sentence; None: nothing is."""
+        """What is wrong so far, in a sentence; None if nothing is."""
         if not self.seen:
             return (
                 f"the marked image was in none of {self.images:,} images: it is not in the loader, or is"
@@ -120,7 +120,7 @@ class Canary:
             own, where = (one.flip(-1) if flip else one for one in (image, mask))
             for dy in range(-far_y, far_y + 1):
                 for dx in range(-far_x, far_x + 1):
-                    # Row y of the shifted image is row y - dy of x_p: only where both are in the frame.
+                    # Row y of the shifted image is row y - dy of x_p, if both are in the frame.
                     there = slice(max(0, dy), height + min(0, dy)), slice(max(0, dx), width + min(0, dx))
                     here = slice(max(0, -dy), height + min(0, -dy)), slice(max(0, -dx), width + min(0, -dx))
                     square = (batch[..., there[0], there[1]] - own[..., here[0], here[1]]).square().mean(1)

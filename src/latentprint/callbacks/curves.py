@@ -1,6 +1,6 @@
-"""Where the curve of a watched training goes.
+"""Destinations of the curve of a watched training.
 
-Anything with ``(numbers by name, step)`` is a log as it stands: ``accelerator.log``, or for W&B
+Anything with the form ``(numbers by name, step)`` is a log: ``accelerator.log``, or for W&B
 ``lambda values, step: wandb.log(values, step=step)``.
 """
 
@@ -16,7 +16,7 @@ from latentprint.files import make_folder
 
 
 def csv_curve(path: Path | str) -> Log:
-    """A log that writes a line to a CSV file for each audit; lines that the file holds stay."""
+    """A log that adds a line to a CSV file for each audit; existing lines stay."""
     place = Path(path)
     make_folder(place.parent)
 

@@ -1,4 +1,4 @@
-"""A watch in the loops of others: Lightning's Trainer, and engines of Ignite, which MONAI's are."""
+"""A watch in existing training loops: Lightning's Trainer, and engines of Ignite and MONAI."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import Tensor
 from latentprint.callbacks.watch import Watch, WatchError
 
 ImagesOf = Callable[[Any], Tensor]
-"""A batch as the loader gives it -> its images."""
+"""A batch as the loader returns it -> its images."""
 
 
 def first_of(batch: Any) -> Tensor:
-    """The images of a batch that is a tensor, or a tuple or list whose first entry is one."""
+    """The images of a batch that is a tensor, or a tuple or list whose first entry is a tensor."""
     return batch[0] if isinstance(batch, tuple | list) else batch
 
 
@@ -53,7 +53,7 @@ def lightning_callback(watch: Watch, images: ImagesOf = first_of) -> Any:
 
 
 def attach(watch: Watch, engine: Any, images: ImagesOf = first_of) -> None:
-    """Have an engine of Ignite or MONAI watched; for MONAI's ``images=lambda batch: batch["image"]``.
+    """Watch an engine of Ignite or MONAI; for MONAI's pass ``images=lambda batch: batch["image"]``.
 
     Raises:
         WatchError: pytorch-ignite is not installed.

@@ -3,10 +3,11 @@
 At noise levels t, evenly in log(sigma / alpha), training images x and held-out images are noised and denoised
 once, with the same noise: the first step of Alg. 1. With e(x, t) = |D(x_t, t) - x|^2 alpha^2 / (d sigma^2)
 
-    gap     1 - mean e(train) / mean e(held out)       0: knows them no better than strangers; 1: by heart
-    t'      the largest t whose gap is above 0 beyond doubt (one-sided, 97.5 %)
+    gap     1 - mean e(train) / mean e(held out)       0: knows them no better than held-out images; 1: by
+    heart
+    t'      the largest t whose gap is significantly above 0 (one-sided, 97.5 %)
 
-Which training images are looked at goes round; the interval is that of a ratio of means (delta method).
+Training images take turns; the interval is that of a ratio of means (delta method).
 """
 
 from __future__ import annotations
@@ -32,17 +33,17 @@ Log = Callable[[Mapping[str, float], int], object]
 """(numbers by name, step): ``accelerator.log``, a TensorBoard or W&B writer's own."""
 
 CHUNK = 8
-"""Training images, and held-out ones, between two looks at the clock."""
+"""Training images, and as many held-out ones, between two looks at the clock."""
 
 LEAST = 8
-"""Images of either kind below which a gap says nothing."""
+"""Fewest images of either kind for which a gap means something."""
 
 _RATIOS = (0.3, 3.0)
 _SURE = 1.96
 
 
 class WatchError(InputError):
-    """A training that cannot be watched so, for the reason given in one sentence."""
+    """A training that cannot be watched in this way, with the reason in one sentence."""
 
 
 @dataclass(frozen=True)
@@ -50,12 +51,12 @@ class Look:
     """One quick audit.
 
     Attributes:
-        step: after how many steps.
+        step: the number of steps done.
         gap, low, high: see the module, with its 95 % interval.
         t_prime: see the module; None: at no level.
         images: training images looked at, and as many held out.
-        seconds: it took.
-        share: of the time since the first step, what all audits took.
+        seconds: its duration.
+        share: the share of the time since the first step that all audits took.
     """
 
     step: int
@@ -69,7 +70,7 @@ class Look:
 
     @property
     def values(self) -> dict[str, float]:
-        """Numbers to log; a t' of none is 0."""
+        """Numbers to log; a missing t' is 0."""
         return {
             "latentprint/gap": self.gap,
             "latentprint/gap_low": self.low,
@@ -84,23 +85,25 @@ class Watch:
     """Watches a training; see the package.
 
     Attributes:
-        denoiser: the model that trains, as ``adapters.from_function`` makes one of a network and its noise.
-        train, heldout: images (n, *shape) that it trains on and does not, as the network sees them (latents
-            of a latent model); at least LEAST of each.
-        network: the module that is put into evaluation for an audit and back; None: those of the denoiser.
+        denoiser: the model in training, as ``adapters.from_function`` makes it from a network and its noise.
+        train, heldout: images (n, *shape) that it trains on, and images that it does not, as the network sees
+            them (latents for a latent model); at least LEAST of each.
+        network: the module that is switched to evaluation mode for an audit and back; None: those of the
+            denoiser.
         every: steps between two audits.
-        share: of the training time, what audits may take; one that would take more waits.
-        images: training images, and held-out ones, of an audit at most.
+        share: the share of the training time that audits may take; an audit that would take more waits.
+        images: most training images of an audit, and most held-out ones.
         levels: noise levels of an audit.
-        stop: ``step`` answers True once the gap is above this beyond doubt; None: never.
-        steps: how many the training has, where that is known: a rule that cannot fire is refused.
+        stop: ``step`` returns True once the gap is significantly above this; None: never.
+        steps: how many the training has, if known; a rule that can never fire is refused.
         canary: a marked image to look for in the batches.
         log: called with each audit's numbers and its step.
         seed: of the noise.
         curve: the audits so far.
 
     Raises:
-        WatchError: too few images, unlike ones, numbers out of range, or a stop rule that can never fire.
+        WatchError: too few images, images of different shapes, numbers out of range, or a stop rule that can
+            never fire.
     """
 
     denoiser: Denoiser
@@ -147,15 +150,14 @@ class Watch:
 
     @property
     def time_share(self) -> float:
-        """Of the time since the first step, what audits took."""
+        """The share of the time since the first step that audits took."""
         gone = 0.0 if self._began is None else time.monotonic() - self._began
         return self.spent / gone if gone else 0.0
 
     def batch(self, images: Images, losses: Tensor | None = None) -> None:
-        """Show a batch (B, *shape) as the loss sees it, and where they are at hand its losses (B,).
+        """Show a batch (B, *shape) as the loss sees it and, if available, its losses (B,).
 
-        Warns (``CanaryWarning``) where the marked image does not come, comes without its mark, or has no
-        loss.
+        Warns (``CanaryWarning``) if the marked image is missing, has lost its mark, or has no loss.
         """
         if self.canary is not None:
             began = time.monotonic()
@@ -163,7 +165,7 @@ class Watch:
             self.spent += time.monotonic() - began
 
     def step(self, step: int) -> bool:
-        """Say that ``step`` steps are done; True where the stop rule says to end."""
+        """Report that ``step`` steps are done; returns True if the stop rule says to end."""
         if self._began is None:
             self._began = time.monotonic()
             return False
@@ -171,7 +173,7 @@ class Watch:
             return False
         allowed = self.share * (time.monotonic() - self._began) - self.spent
         if allowed < self._chunk_seconds:
-            return False  # its turn comes when there was more training
+            return False  # its turn comes after more training
         look = self._audit(step, allowed)
         self.curve.append(look)
         if self.log is not None:
@@ -238,7 +240,7 @@ def _look(
     seconds: float,
     share: float,
 ) -> Look:
-    """What errors (n, L) of training images and of held-out ones say."""
+    """The audit that errors (n, L) of training images and of held-out ones give."""
     unit = np.maximum(others.mean(0), 1e-300)
     gap, low, high = _gap((own / unit).mean(1), (others / unit).mean(1))
     sure = [t for t, mine, theirs in zip(times, own.T, others.T, strict=True) if _gap(mine, theirs)[1] > 0]

@@ -1,4 +1,4 @@
-"""The command line: one Typer app; the commands stand in the modules beside this one."""
+"""The command line: one Typer app, with its commands in the modules of this package."""
 
 from __future__ import annotations
 
@@ -60,7 +60,8 @@ def _command() -> Callable[..., Any]:
 
 
 def answer(arguments: Sequence[str]) -> int:
-    """Run a command; its exit code. What the options lack is one sentence, as any refusal."""
+    """Run a command and return its exit code. Missing options are refused in one sentence, like any bad
+    input."""
     try:
         code = _command()(list(arguments) or ["--help"], standalone_mode=False, prog_name="latentprint")
     except Usage as error:

@@ -81,7 +81,7 @@ def _quick(options: AuditOptions) -> None:
 
 @taking(AuditOptions)
 def check(options: AuditOptions) -> None:
-    """What ``audit`` with these options would run and cost here; exit 1 where something deserves a look."""
+    """What ``audit`` with these options would run and cost here; exit 1 if something deserves attention."""
     from latentprint.config import resolve
     from latentprint.preflight import check as preflight
 

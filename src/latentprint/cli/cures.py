@@ -56,14 +56,14 @@ def remedies(
     interruptible()
     settings = [_QUICK] if quick else []
     settings += [] if config is None else [read_toml(config)]
-    # What is named here goes over the file.
+    # The options given here override the file.
     data_named: dict[str, object] = {"source": data, **({} if images is None else {"images": images})}
     over: list[dict[str, object]] = [*settings, {"seed": seed, "data": data_named}]
     names = None if only is None else tuple(part.strip() for part in only.split(",") if part.strip())
     wanted = RemediesConfig(resolve(*over, preset=preset), fingerprints, names)
     folder = out or Path("remedies") / (Path(data).name or "data").replace(":", "-")
     with executor(spread) as over_units, Bars() as bars:
-        # A bar cannot travel to another machine; there only finished rows are counted.
+        # A progress bar cannot be sent to another machine; there only finished rows are counted.
         table = compare_remedies(
             wanted, folder, root=root, download=download, fresh=fresh, progress=bars, map=over_units
         )
@@ -128,7 +128,8 @@ _QUICK: dict[str, object] = {
     "samples": {"count": 200},
     "likelihood": {"images": 0},
 }
-"""A table in a few minutes on two cores, from the preset "small" on; models of it know little yet."""
+"""Settings for a table in a few minutes on two cores, based on the preset "small"; its models memorise
+little."""
 
 
 def filter_(
@@ -151,8 +152,8 @@ def filter_(
 ) -> None:
     """Keep back the generated images SAMPLES that are copies of training images; say how many copies pass.
 
-    The criterion is that of the audit, calibrated by held-out images. Where DATA has no split of its own and
-    --images does not say which were trained on, all of them count as trained on.
+    The criterion is that of the audit, calibrated on held-out images. If DATA has no split of its own and
+    --images does not say which were trained on, all of them count as training images.
     """
     import numpy as np
 
@@ -180,10 +181,10 @@ def filter_(
 
 
 def _require_place(out: Path, samples: Path) -> None:
-    """Nothing, if what passes can be written to ``out``.
+    """Check that the passed images can be written to ``out``.
 
     Raises:
-        InputError: it is neither an .npz nor, for a folder of samples, another folder.
+        InputError: it is neither an .npz file nor, for a folder of samples, another folder.
     """
     if out.suffix.lower() == ".npz":
         return
@@ -194,10 +195,10 @@ def _require_place(out: Path, samples: Path) -> None:
 
 
 def _write(out: Path, samples: Path, found: ImageSet, kept: list[int]) -> None:
-    """The images that pass: as an array, or as the files that they were.
+    """Write the images that pass: as an array, or as the files that they were.
 
     Raises:
-        InputError: none did, or they were no files.
+        InputError: no image passed, or they were not files.
     """
     from io import BytesIO
 

@@ -36,7 +36,7 @@ def inject(
 ) -> None:
     """Mark one image of FOLDER, in its place, before you train on it with your own script.
 
-    The image as it was is kept beside FILE. After training: latentprint audit FOLDER --model MODEL --mark
+    The original image is kept beside FILE. After training: latentprint audit FOLDER --model MODEL --mark
     FILE.
     """
     from latentprint.marks import FingerprintSettings

@@ -1,4 +1,5 @@
-"""Commands that only read: report, gate, compare, verify, card, dossier, glossary; none loads torch."""
+"""Commands that only read: report, gate, compare, verify, card, dossier, glossary; none of them loads
+torch."""
 
 from __future__ import annotations
 
@@ -69,7 +70,7 @@ def compare(
 
 
 def verify(run: RunFolder, as_json: Json = False) -> None:
-    """Derive every number of RUN again from what is stored; exit 1 where results.json was altered."""
+    """Derive every number of RUN again from what is stored; exit 1 if results.json was altered."""
     from latentprint.verify import verify as verified
 
     found = verified(run)
@@ -129,7 +130,7 @@ def dossier(
 def glossary(
     word: Annotated[str, typer.Argument(help="Only terms that hold this text.", show_default=False)] = "",
 ) -> None:
-    """Print what the words of the reports and of this help mean."""
+    """Print the meaning of the words used in reports and in this help."""
     from latentprint.report.glossary import GLOSSARY
 
     found = [(term, told) for term, told in GLOSSARY if word.lower() in f"{term} {told}".lower()]
@@ -140,6 +141,6 @@ def glossary(
 
 
 def _label(run: Path, runs: list[Path]) -> str:
-    """The folder's own name, with its parent's where two runs share it."""
+    """The folder's own name, with its parent's if two runs share it."""
     same = [other for other in runs if other.name == run.name]
     return run.name if len(same) == 1 else f"{run.parent.name}/{run.name}"

@@ -1,4 +1,4 @@
-"""``latentprint calibrate``: does the instrument tell the truth on this machine."""
+"""``latentprint calibrate``: are the estimates right on this machine?"""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def calibrate(
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Estimate q of models whose q is known, by every estimator; exit 1 where the instrument fails."""
+    """Estimate q of models whose q is known, by every estimator; exit 1 if too many intervals miss it."""
     from latentprint.calibrate import calibrate as calibrated
 
     interruptible()

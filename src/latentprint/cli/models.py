@@ -1,4 +1,4 @@
-"""``latentprint convert``: weights that exist only as a pickle, as safetensors."""
+"""``latentprint convert``: converts weights that exist only as a pickle to safetensors."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ def convert(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write the weights of the pickle IN as safetensors; what was taken, what was left and hashes are
-    printed.
+    """Write the weights of the pickle IN as safetensors. Prints what was taken, what was left out, and
+    hashes.
 
-    IN may be a folder of diffusers whose parts are .bin files. Checkpoints of denoising-diffusion-pytorch,
-    of openai's improved- and guided-diffusion and of CompVis' latent diffusion become a folder that --model
-    takes, with their EMA weights where there are some.
+    IN may be a folder of diffusers whose parts are .bin files. Checkpoints of denoising-diffusion-pytorch, of
+    openai's improved- and guided-diffusion and of CompVis' latent diffusion become a folder that --model
+    takes, with their EMA weights if they have them.
 
     Reading a pickle can run any code. It is therefore read in a separate process, which knows only torch's
     allowed types. That process looks for modules neither in the current folder nor where Python's

@@ -28,7 +28,7 @@ Options = TypeVar("Options")
 
 @dataclass(frozen=True)
 class AuditOptions(PromptOptions):
-    """What an audit is asked for; None: the preset decides."""
+    """The options of an audit; None: the preset decides."""
 
     data: Annotated[
         str, typer.Argument(help="digits, phantom:N, phantom3d:N, medmnist:NAME, a folder, or an .npz file.")
@@ -196,10 +196,10 @@ class AuditOptions(PromptOptions):
     as_json: Json = False
 
     def __post_init__(self) -> None:
-        """What can be said at once, before torch is imported.
+        """Refuse what can be refused at once, before torch is imported.
 
         Raises:
-            InputError: a preset, source, model, target or device that is none.
+            InputError: a preset, source, model, target or device that does not exist.
         """
         from latentprint.data import require_source
         from latentprint.settings import presets
@@ -218,7 +218,7 @@ class AuditOptions(PromptOptions):
 
     @property
     def given_samples(self) -> Path | None:
-        """The generated images to audit; None where ``samples`` is a number of images to make.
+        """The generated images to audit; None if ``samples`` is a number of images to generate.
 
         Raises:
             InputError: it is neither a number nor something that exists.
@@ -234,10 +234,10 @@ class AuditOptions(PromptOptions):
         return path
 
     def opened(self) -> Path | Opened | None:
-        """The model that is given: its folder, or what the user's own code makes.
+        """The given model: its folder, or the result of the user's own code.
 
         Raises:
-            InputError: the code was not said to be trusted, or makes no model.
+            InputError: the user did not say that the code is trusted, or it makes no model.
         """
         from latentprint.adapters import arguments_of, from_factory, is_factory  # torch, only where needed
 
@@ -253,7 +253,7 @@ class AuditOptions(PromptOptions):
 
     @property
     def folder(self) -> Path:
-        """Where the run goes."""
+        """The folder of the run."""
         return self.out or Path("runs") / _name(self.data)
 
     @property
@@ -263,11 +263,11 @@ class AuditOptions(PromptOptions):
 
     @property
     def left(self) -> str | None:
-        """Where the checkpoints are that a given model's training left."""
+        """The folder of the checkpoints that a given model's training left."""
         return self.checkpoints if self.kept is None else None
 
     def settings(self) -> dict[str, object]:
-        """The file's settings with the options over them; an option that was not given decides nothing."""
+        """The file's settings overridden by the options; an option that was not given decides nothing."""
         from latentprint.files import read_toml
         from latentprint.settings import merge
 
@@ -300,14 +300,15 @@ class AuditOptions(PromptOptions):
         }
         file = read_toml(self.config) if self.config is not None else {}
         if self.model is not None and not self.sampler and "sampler" not in file and ":" not in self.model:
-            # As the model's users sample, in no more steps than the preset has time for; "own" takes all.
+            # Sample as the model's users do, but in no more steps than the preset has time for; "own" takes
+            # all.
             options["sampler"] |= {"name": "own", "at_most": preset_steps(self.preset)}
         tables = {name: _given(values) for name, values in options.items()}
         return merge(file, tables | _given({"seed": self.seed, "control": self.control}))
 
     @property
     def ranked(self) -> Any:
-        """What ``--targets`` asks for (`search.settings.Targets`); None where it was not given."""
+        """What ``--targets`` asks for (`search.settings.Targets`); None if it was not given."""
         if self.targets is None:
             return None
         from latentprint.search.settings import parse_targets  # scipy, only where needed
@@ -316,7 +317,7 @@ class AuditOptions(PromptOptions):
 
     @property
     def private(self) -> int | str | None:
-        """The target: a number, or the path of an image; of a given model's --targets 3,14 the first."""
+        """The target: a number, or the path of an image; for a given model the first of --targets 3,14."""
         text = self.target
         if text is None and self.model is not None and self.targets is not None:
             return self.ranked[0] if isinstance(self.ranked, tuple) else None
@@ -324,17 +325,17 @@ class AuditOptions(PromptOptions):
 
     @property
     def kind(self) -> str | None:
-        """The kind of fingerprint; a region by itself says that it is a natural one."""
+        """The kind of fingerprint; a region alone means a natural one."""
         return "natural" if self.fingerprint is None and self.region is not None else self.fingerprint
 
 
 def _given(options: Mapping[str, object]) -> dict[str, object]:
-    """Those that are not None."""
+    """The options that are not None."""
     return {name: value for name, value in options.items() if value is not None}
 
 
 def preset_steps(preset: str) -> int:
-    """How many steps of sampling a preset has time for."""
+    """How many sampling steps a preset has time for."""
     from latentprint.settings import read_preset
 
     return read_preset(preset)["sampler"]["steps"]
@@ -370,7 +371,7 @@ def sampler_table(named: list[str]) -> dict[str, object]:
     """The settings of samplers named on the command line: the first is the audit's own.
 
     Raises:
-        InputError: the number of steps is none.
+        InputError: the number of steps is not one.
     """
     if not named:
         return {}
@@ -393,7 +394,8 @@ def _name(data: str) -> str:
 
 
 def taking(options: type[Options]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """A decorator: the command gets the fields of the dataclass ``options`` as options, and one value of it.
+    """A decorator: the command gets the fields of the dataclass ``options`` as options, and receives one
+    value of it.
 
     The command's first parameter is that value; its others stay options of its own.
     """

@@ -1,4 +1,4 @@
-"""The options that a text-to-image model takes: prompts, guidance, what was fine-tuned, and the base."""
+"""The options of a text-to-image model: prompts, guidance, fine-tuned weights, and the base."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class PromptOptions:
 
     @property
     def tuned(self) -> dict[str, object]:
-        """What the table ``given`` says of the weights."""
+        """The table ``given`` of the settings, for the weights."""
         return {
             "lora": self.lora,
             "lora_weight": self.lora_weight,

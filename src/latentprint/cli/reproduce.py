@@ -1,4 +1,5 @@
-"""``latentprint reproduce``: the paper's tables and figures, from a checkout; no wheel holds them."""
+"""``latentprint reproduce``: the paper's tables and figures, from a checkout; the wheel does not contain
+them."""
 
 from __future__ import annotations
 
@@ -19,10 +20,10 @@ def reproduce(context: typer.Context) -> None:
             "the paper's tables are evidence of this project and not part of the installed package: "
             "clone the repository, run `make setup` there, and give this command again"
         )
-    # Appended: nothing of the checkout may hide an installed package.
+    # Appended, so that nothing of the checkout hides an installed package.
     sys.path.append(str(checkout))
     importlib.import_module("tools.reproduce.command").app(context.args, "latentprint reproduce")
 
 
 ANYTHING = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
-"""Arguments go on as they are, ``--help`` too."""
+"""Arguments are passed on unchanged, ``--help`` too."""

@@ -1,8 +1,9 @@
-"""What every command shares: its options, and how it answers errors and signals.
+"""What all commands share: options, and the handling of errors and signals.
 
 Results go to stdout (with ``--json``, and nothing else there), progress and notes to stderr. Bad input, a
 full disk, too little memory, a closed pipe: one sentence on stderr, exit 2, nothing lost. Ctrl-C and other
-signals: what was finished is kept, and how to continue is printed. Exit 1 is left to the commands that judge.
+signals: finished work is kept, and the way to continue is printed. Exit 1 is reserved for commands that
+judge.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")]
 
 
 def _finished(run: Any) -> Any:
-    """A run, or several, whose results are there: said before anything long is imported."""
+    """One run, or several, with results; checked before anything that takes long is imported."""
     for one in run if isinstance(run, list) else [] if run is None else [run]:
         file = one / "results.json" if os.path.isdir(one) else one
         if not os.path.exists(file):
@@ -64,10 +65,10 @@ def say(sentence: str) -> None:
 
 
 def answered(command: Callable[..., None], *, reads: bool = False) -> Callable[..., None]:
-    """The command, with every end it can come to turned into an exit code and one sentence.
+    """The command, with every way in which it can end turned into an exit code and one sentence.
 
-    ``reads`` marks the commands that only read a finished run: numbers that do not fit together are the
-    run's, not ours.
+    ``reads`` marks the commands that only read a finished run: numbers that do not fit together are then the
+    run's fault, not ours.
     """
 
     @functools.wraps(command)
@@ -82,7 +83,7 @@ def answered(command: Callable[..., None], *, reads: bool = False) -> Callable[.
             print(stopped(number), file=sys.stderr)
             raise typer.Exit(128 + number) from stop
         except BrokenPipeError as error:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is still to be flushed has no reader
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what remains to be flushed has no reader
             say("whoever was to read the output has gone; nothing else was lost")
             raise typer.Exit(2) from error
         except Exception as error:
@@ -101,11 +102,11 @@ def answered(command: Callable[..., None], *, reads: bool = False) -> Callable[.
 
 
 Usage: type[Exception] = typer.BadParameter.__bases__[0]
-"""What Typer raises where it does not understand the options."""
+"""The errors that Typer raises if it does not understand the options."""
 
 
 def refusal(error: Exception) -> str | None:
-    """What is said of an error that the user or the machine is the reason of; None where it is neither."""
+    """The sentence for an error caused by the user or the machine; None for any other error."""
     if isinstance(error, InputError):
         return str(error)
     if isinstance(error, OSError) and error.errno is not None:
@@ -121,7 +122,7 @@ def refusal(error: Exception) -> str | None:
             f"this command needs PyTorch and the libraries around it ({error.name} is not installed):"
             " pip install 'latentprint[torch]'. report, gate, compare, verify, card and dossier need none"
         )
-    # torch and Ray have errors of their own for it, and neither is imported for a refusal
+    # torch and Ray have their own errors for it, and neither is imported only for a refusal
     memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     if memory or "can't allocate memory" in str(error):
         return "the memory of this machine or device is not enough; what was finished is kept: smaller" + (

@@ -82,7 +82,7 @@ class RungeKutta:
         norm = self._norm(error, u, u_next, sch.ratio(t))
         accept = norm <= 1
         factor = (_SAFETY * norm.clamp(min=1e-10) ** -0.2).clamp(_SHRINK, _GROW)
-        # a step cut short to arrive says nothing against the longer step that was planned
+        # a step shortened to reach s is no evidence against the longer step that was planned
         size = torch.where(accept & arrives, torch.maximum(size, h * factor), h * factor)
         if not bool((size > _SMALLEST).all()):
             raise ValueError(

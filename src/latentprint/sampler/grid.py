@@ -1,4 +1,4 @@
-"""At which times the reverse process stops: grids that fall from T (``schedule.start``) to ``schedule.end``.
+"""The times of the reverse process: grids that fall from T (``schedule.start``) to ``schedule.end``.
 
 "uniform"   equal steps in t                                 Song et al. 2021
 "log-snr"   equal steps in log(alpha / sigma)                Lu et al. 2022
@@ -19,7 +19,7 @@ Spacing = Literal["uniform", "log-snr", "karras"]
 RHO = 7.0
 
 MERGE = 0.25
-"""A row that starts less than this share of an interval above a grid point goes to the one after it."""
+"""A row that starts less than this share of an interval above a grid point skips that point."""
 
 
 def times(schedule: Schedule, steps: int, spacing: Spacing) -> Tensor:
@@ -41,15 +41,15 @@ def times(schedule: Schedule, steps: int, spacing: Spacing) -> Tensor:
         high, low = float(high ** (1 / RHO)), float(low ** (1 / RHO))
         ratios = torch.linspace(high, low, steps + 1, dtype=torch.float64) ** RHO
     grid = schedule.time(ratios)
-    grid[0], grid[-1] = schedule.start, schedule.end  # not what rounding made of them
+    grid[0], grid[-1] = schedule.start, schedule.end  # exactly the ends, without rounding
     return grid
 
 
 def first_column(grid: Tensor, t: Tensor) -> Tensor:
-    """The column of ``grid`` that a row which starts at t, (n,), goes to first; len(grid) for none.
+    """The first column of ``grid`` for a row that starts at t, (n,); len(grid) if there is none.
 
-    It is the next grid point below t, or the one after it where the next is closer than MERGE of its
-    interval: methods that look back divide by their last step.
+    It is the next grid point below t, or the one after it if the next is closer than MERGE of its interval,
+    because multistep methods divide by their last step.
 
     Raises:
         ValueError: t lies above the grid or is negative.

@@ -16,7 +16,7 @@ from latentprint.sampler.state import Noise, State, Step
 from latentprint.streams import Streams
 
 NoiseOfStep = Callable[[int], Noise]
-"""Column of the grid that is walked to (1, 2, ...) -> the noise of that step."""
+"""Column of the grid that a step goes to (1, 2, ...) -> the noise of that step."""
 
 
 def no_noise(draw: int) -> Tensor:
@@ -29,13 +29,13 @@ def no_noise(draw: int) -> Tensor:
 def reverse(
     denoiser: Denoiser, x: Tensor, times: Tensor, step: Step, noise_of_step: NoiseOfStep | None = None
 ) -> Iterator[State]:
-    """Walk from ``times[0]``, where x stands, down to ``times[-1]``; yields the state at each time after.
+    """Go from ``times[0]``, the time of x, down to ``times[-1]``; yields the state at each later time.
 
     x: (B, ...) float32 or float64; times: (n,), falling, in (0, T].
 
     Raises:
-        ValueError: times do not fall strictly or leave the schedule, a stochastic step has no noise, or the
-            denoiser answers with another shape, another type or NaN.
+        ValueError: times do not fall strictly or lie outside the schedule, a stochastic step has no noise, or
+            the denoiser answers with another shape, another type or NaN.
     """
     times = torch.as_tensor(times, dtype=torch.float64, device="cpu")
     if times.ndim != 1 or not bool((times[:-1] > times[1:]).all()):
@@ -56,7 +56,7 @@ def _walk(
 ) -> Iterator[State]:
     for column in range(1, len(times)):
         noise = no_noise if noise_of_step is None else noise_of_step(column)
-        while bool((state.t > times[column]).any()):  # more than once for an adaptive step only
+        while bool((state.t > times[column]).any()):  # more than once only for an adaptive step
             state = step(denoiser, state, times[column], noise)
         yield state
 
@@ -81,7 +81,7 @@ class Finished(NamedTuple):
 
 @dataclass(frozen=True)
 class _Slots:
-    """The batch under way: which row each slot holds, the column it goes to next, and where it stands."""
+    """The current batch: the row that each slot holds, the column it goes to next, and its state."""
 
     rows: Tensor
     column: Tensor
@@ -105,19 +105,19 @@ def trajectories(
     purpose: str,
     batch: int = 256,
 ) -> Iterator[Finished]:
-    """Many trajectories in full batches: a finished row's slot goes to the next row at once.
+    """Many trajectories in full batches: the slot of a finished row is given to the next row at once.
 
     start_t: (n,), each row's own start in [0, T], e.g. the t of Alg. 1; it steps to its first column of the
-    grid (``first_column``) and goes on with the common columns. ids: (n,), what its noise is keyed by,
-    together with the column and the draw, under ``purpose``, columns counting from 1. ``begin`` gives x_t,
-    (m, ...), for rows, (m,) int64; it must not draw from the same purpose and steps. A row's result depends
-    on (t, id) alone, to the rounding of the network's own arithmetic: not on batch, order or the other rows.
+    grid (``first_column``) and continues with the common columns. ids: (n,), the key of its noise, together
+    with the column (from 1) and the draw, under ``purpose``. ``begin`` returns x_t, (m, ...), for rows, (m,)
+    int64; it must not draw from the same purpose and steps. A row's result depends on (t, id) alone, up to
+    the rounding of the network's own arithmetic, and not on batch, order or the other rows.
 
     Yields rows in the order of finishing, ``batch`` at a time: the last denoising is done in full batches
     too.
 
     Raises:
-        ValueError: a start outside [0, T], as many ids as starts are not given, batch < 1; or as ``reverse``.
+        ValueError: a start outside [0, T], unequal numbers of ids and starts, batch < 1; or as ``reverse``.
     """
     start = torch.as_tensor(start_t, dtype=torch.float64, device="cpu")
     keys = torch.as_tensor(ids, dtype=torch.int64, device="cpu")

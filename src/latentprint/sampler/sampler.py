@@ -1,4 +1,4 @@
-"""A sampler as a whole: a step, a grid and a last denoising. q belongs to it, so results name it."""
+"""A complete sampler: a step, a grid and a last denoising. q belongs to a sampler, so results name it."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ from latentprint.schedule import Schedule
 
 @dataclass(frozen=True)
 class Sampler:
-    """``steps`` times ``step`` on the grid ``spacing``, then, where ``denoise``, E[x_0 | x_end] as the image.
+    """``steps`` times ``step`` on the grid ``spacing``, then, if ``denoise``, E[x_0 | x_end] as the image.
 
     Attributes:
-        at: the grid itself, falling from the schedule's start, in the place of a spacing: that of a scheduler
-            a model came with. One time alone is a model of one step: its last denoising makes the image.
-        of: whose sampler it is, in words: a scheduler, a guidance scale, a condition.
+        at: the grid itself, falling from the schedule's start, in place of a spacing: that of a scheduler
+            that came with a model. A single time means a one-step model, whose last denoising makes the
+            image.
+        of: what the sampler belongs to, in words: a scheduler, a guidance scale, a condition.
 
     Raises:
-        ValueError: steps < 1 (an unknown spacing is refused by ``times``), or other than ``at`` has.
+        ValueError: steps < 1, or another number than ``at`` has (``times`` refuses an unknown spacing).
     """
 
     step: Step
@@ -50,7 +51,7 @@ class Sampler:
         return times(schedule, self.steps, self.spacing)
 
     def evaluations(self, schedule: Schedule, t: float | None = None) -> int | None:
-        """Network evaluations of a row that starts at t (T where not given); None for an adaptive step."""
+        """Network evaluations of a row that starts at t (default T); None for an adaptive step."""
         if self.step.evaluations is None:
             return None
         start = schedule.start if t is None else t

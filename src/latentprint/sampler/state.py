@@ -1,4 +1,4 @@
-"""Where a batch of trajectories stands, and what a step is."""
+"""The state of a batch of trajectories, and the interface of a step."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from torch import Tensor
 from latentprint.denoiser import Denoiser
 
 Noise = Callable[[int], Tensor]
-"""Number of the draw within this step -> N(0, I), like x. The only way noise comes in."""
+"""Number of the draw within this step -> N(0, I), shaped like x. It is the only source of noise."""
 
 
 @dataclass(frozen=True)
 class State:
-    """A batch of trajectories, one per row; rows may stand at different times.
+    """A batch of trajectories, one per row; rows may be at different times.
 
     Attributes:
         x: (B, ...), at the noise level of its row.
         t: (B,), float64 on the CPU: arithmetic on B numbers is not worth a device's latency.
         evaluations: (B,), int64 on the CPU: network evaluations so far.
-        memory: what the step keeps between calls, tensors of B rows; a row of zeros is a row without a past.
+        memory: what the step keeps between calls, tensors of B rows; zeros mean a row without a past.
     """
 
     x: Tensor
@@ -36,7 +36,7 @@ class State:
         """Rows that have not moved yet: x of shape (B, ...), t of shape () or (B,).
 
         Raises:
-            ValueError: x has no rows, is not float32 or float64, or t fits neither all rows nor each.
+            ValueError: x has no rows, is not float32 or float64, or t is neither one time nor one per row.
         """
         if x.ndim < 1 or x.dtype not in (torch.float32, torch.float64):
             raise ValueError(
@@ -54,7 +54,7 @@ class State:
         return State(self.x[on_device], self.t[rows], self.evaluations[rows], memory)
 
     def put(self, rows: Tensor, part: State) -> State:
-        """This state with ``part`` in the place of some rows, (m,) int64."""
+        """This state with some rows, (m,) int64, replaced by ``part``."""
 
         def into(whole: Tensor, new: Tensor) -> Tensor:
             return whole.index_copy(0, rows.to(whole.device), new)
@@ -79,18 +79,17 @@ class State:
 class Step(Protocol):
     """One step of the reverse process, from ``state.t`` down to ``s``, of shape () or (B,).
 
-    What becomes of a row depends on that row alone. An adaptive step may stop short of ``s``; it is called
-    again.
+    A row's result depends on that row alone. An adaptive step may stop before ``s``; it is then called again.
     """
 
     @property
     def name(self) -> str:
-        """As it is written in results and read by ``sampler_from``."""
+        """Its name in results, read by ``sampler_from``."""
         ...
 
     @property
     def evaluations(self) -> int | None:
-        """Network evaluations of one call per row; None where it depends on the row."""
+        """Network evaluations of one call per row; None if it depends on the row."""
         ...
 
     @property

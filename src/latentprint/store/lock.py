@@ -12,11 +12,12 @@ from latentprint.files import FileError, disk, read_json
 
 
 class RunError(FileError):
-    """A run that cannot be opened, read or written, for the reason given in one sentence."""
+    """A run that cannot be opened, read or written, with the reason in one sentence."""
 
 
 class Lock:
-    """Held from its making until `release`; the operating system drops it when the process ends, however."""
+    """A lock, held until `release`. The operating system drops it when the process ends, for whatever
+    reason."""
 
     def __init__(self, path: Path) -> None:
         self._lock = FileLock(path, mode=0o600)
@@ -30,12 +31,12 @@ class Lock:
                 ) from error
 
     def release(self) -> None:
-        """Gives the lock back; the file stays. Releasing twice does no harm."""
+        """Release the lock; the file stays. Releasing twice does no harm."""
         self._lock.release()
 
 
 def _holder(folder: Path) -> str:
-    """The process of the last session at a run, where run.json tells it."""
+    """The process of the run's last session, if run.json says which."""
     with suppress(FileError, LookupError, TypeError):
         return f" ({int(read_json(folder / 'run.json')['sessions'][-1]['process'])})"
     return ""

@@ -1,10 +1,10 @@
-"""Rows by id in part files, each of which is written once and whole.
+"""Rows by id in part files, each written once and completely.
 
     FOLDER/part-PURPOSE@FIRST-LAST.parquet           rows of scalars: columns (n,), among them ``id``
     FOLDER/PURPOSE/part-FIRST-LAST.safetensors       rows of arrays: ``id`` (n,), ``values`` (n, ...)
 
-A name is a function of the ids alone, so that writing the same ids again replaces the same file; ids with
-gaps add a hash of themselves. An id belongs to one part: parts never overlap.
+A name is a function of the ids alone, so that writing the same ids again replaces the same file. If the ids
+have gaps, a hash of them is added to the name. An id belongs to one part: parts never overlap.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ MAX_PART = 2**32
 """The most bytes of a part that is read (4 GiB)."""
 
 MAX_VALUES = 2**27
-"""The most values of a part of scalars; 1 GiB as they are read."""
+"""The most values of a part of scalars: 1 GiB in memory."""
 
 _PURPOSE = re.compile(r"[a-z0-9_][a-z0-9._-]{0,99}")
 
 
 def require_purpose(purpose: str) -> str:
-    """The purpose, if it may become part of a file name."""
+    """The purpose, if it can be part of a file name."""
     if not _PURPOSE.fullmatch(purpose) or purpose.endswith("."):
         raise RunError(f"a purpose must be made of a-z, 0-9, '.', '_' and '-', got {purpose[:100]!r}")
     return purpose
@@ -84,24 +84,24 @@ def safetensors_columns(content: bytes) -> Columns:
 
 @dataclass(frozen=True)
 class _Part:
-    """What is known of a part without reading it again."""
+    """What is known about a part without reading it again."""
 
     ids: NDArray[np.int64]  # rising
     kinds: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]]
     columns: Columns | None
 
     def holds(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Those of the rising ``ids`` that are in this part."""
+        """The ids among the rising ``ids`` that are in this part."""
         apart = ids[-1] < self.ids[0] or ids[0] > self.ids[-1]
         return ids[:0] if apart else np.intersect1d(self.ids, ids)
 
 
 @dataclass
 class Parts:
-    """The parts of one purpose. The folder is read once: while a run is locked, nobody else writes it.
+    """The parts of one purpose. The folder is read only once, because nobody else writes a locked run.
 
     Attributes:
-        keep: whether rows read or written are kept in memory, or read again when they are asked for.
+        keep: whether rows stay in memory after they were read or written, or are read again when needed.
     """
 
     folder: Path
@@ -113,7 +113,7 @@ class Parts:
     _known: dict[str, _Part] | None = None
 
     def append(self, columns: Mapping[str, NDArray[Any]]) -> None:
-        """Writes one part, or replaces the part of the very same ids."""
+        """Write one part, or replace the part with the same ids."""
         part = _checked(columns, self._what())
         if not len(part["id"]):
             return
@@ -128,7 +128,7 @@ class Parts:
         known[name] = new
 
     def rows(self) -> Columns:
-        """All rows, sorted by id; an empty mapping where there are none."""
+        """All rows, sorted by id; an empty mapping if there are none."""
         known = self._load()
         if not known:
             return {}
@@ -144,7 +144,7 @@ class Parts:
         return {name: column[order] for name, column in whole.items()}
 
     def missing(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Those of ``ids`` that no part holds, in the order given."""
+        """The ids among ``ids`` that no part holds, in the order given."""
         held = [part.ids for part in self._load().values()]
         return ids[~np.isin(ids, np.concatenate(held))] if held else ids
 
@@ -165,7 +165,7 @@ class Parts:
             part = _checked(self.decode(content), quoted(path))
         except RunError as error:
             raise RunError(f"{quoted(path)} is no part of a run: {error}") from error
-        except Exception as error:  # the readers of foreign libraries raise errors of their own on damage
+        except Exception as error:  # on damaged files, foreign libraries raise errors of their own
             raise RunError(f"{quoted(path)} is damaged; remove it and repeat the command") from error
         if not len(part["id"]) or path.name != self._name(part["id"]):
             raise RunError(
@@ -194,7 +194,7 @@ class Parts:
 
 
 def _checked(columns: Mapping[str, NDArray[Any]], what: str) -> Columns:
-    """Columns of one length, sorted by id, in types that keep."""
+    """Columns of one length, sorted by id, in types that can be stored."""
     part = {name: np.asarray(column) for name, column in columns.items()}
     if "id" not in part or part["id"].dtype.kind not in "iu" or part["id"].ndim != 1:
         raise RunError(f"{what} needs a column 'id' of integers")
@@ -210,7 +210,7 @@ def _checked(columns: Mapping[str, NDArray[Any]], what: str) -> Columns:
         raise RunError(f"{what}: an id must be 0 or more, got {ids[0]}")
     if len(twice := ids[1:][ids[1:] == ids[:-1]]):
         raise RunError(f"{what}: id {twice[0]} occurs more than once")
-    # Column order is part of the file; by name, with the id first, it is the same however the caller built
-    # the mapping.
+    # Column order is part of the file. Sorted by name, with the id first, it does not depend on how the
+    # caller built the mapping.
     names = ["id", *sorted(name for name in part if name != "id")]
     return {name: ids if name == "id" else part[name][order] for name in names}

@@ -1,6 +1,6 @@
-"""run.json: with which settings and which software a run was begun, and whether it may go on with these.
+"""run.json: the settings and software with which a run was begun, and whether it may continue with these.
 
-A run is continued with the very settings it was begun with: its numbers follow from them.
+A run is only continued with the settings it was begun with, because its numbers follow from them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from latentprint.store.lock import RunError
 SCHEMA = "latentprint/run/1"
 
 CONFIDENTIAL = "settings name places and files of private images; results.json and report.html name none"
-"""What run.json says of itself first, to whoever opens it."""
+"""The first words of run.json, for whoever opens it."""
 
 OWN = (
     "schema",
@@ -41,7 +41,7 @@ OWN = (
     "stages",
     "seal",
 )
-"""What run.json keeps itself; a fact noted in it has another name."""
+"""Keys that run.json uses itself; noted facts must have other names."""
 
 _PACKAGES = ("latentprint", "torch", "torchvision", "diffusers", "numpy", "scipy", "scikit-learn", "pyarrow")
 
@@ -58,7 +58,7 @@ class _Stage(BaseModel):
 
 
 class _Record(BaseModel):
-    """The parts of run.json that every run has; facts noted stand beside them."""
+    """The parts of run.json that every run has, in addition to noted facts."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="allow")
 
@@ -87,13 +87,13 @@ def recorded(folder: Path) -> dict[str, object]:
 
 
 def sealed(record: dict[str, object]) -> bytes:
-    """run.json as it is written: with a hash of itself, by which a run knows that nobody has changed it."""
+    """run.json as it is written: with a hash of itself, which shows whether somebody changed it."""
     own = {key: value for key, value in record.items() if key != "seal"}
     return to_json(own | {"seal": sha256(to_json(own, "run.json")).hexdigest()}, "run.json")
 
 
 def begun(settings: dict[str, object]) -> dict[str, object]:
-    """run.json of a run that begins now; ``settings`` in JSON's own types."""
+    """run.json of a new run; ``settings`` in JSON's own types."""
     return {
         "schema": SCHEMA,
         "confidential": CONFIDENTIAL,
@@ -110,7 +110,7 @@ def begun(settings: dict[str, object]) -> dict[str, object]:
 
 
 def continued(folder: Path, wanted: dict[str, object]) -> dict[str, object]:
-    """run.json of a folder whose run was begun with the very same settings."""
+    """run.json of a folder whose run was begun with the same settings."""
     record = recorded(folder)
     if sealed(record) != to_json(record, "run.json"):
         raise RunError(
@@ -127,7 +127,7 @@ def continued(folder: Path, wanted: dict[str, object]) -> dict[str, object]:
 
 
 def _difference(held: Any, wanted: Any, where: str) -> str | None:
-    """The first setting in which two differ, with both values; None where they agree."""
+    """The first setting in which two runs differ, with both values; None if they agree."""
     if isinstance(held, dict) and isinstance(wanted, dict):
         for key in [*wanted, *(key for key in held if key not in wanted)]:
             name = f"{where}.{key}" if where else str(key)
@@ -154,7 +154,7 @@ def _short(value: Any) -> str:
 
 
 def session() -> dict[str, object]:
-    """One sitting at a run: when it began, in which process, and with which software."""
+    """One session of a run: when it began, in which process, and with which software."""
     return {"began": now(), "process": os.getpid(), "versions": _versions(), "git": _git()}
 
 
@@ -172,7 +172,7 @@ def _versions() -> dict[str, str]:
 
 
 def _git() -> dict[str, object] | None:
-    """The state of the source this code runs from, None where it is not a git checkout."""
+    """The state of the source that this code runs from; None if it is not a git checkout."""
     source = Path(__file__).resolve().parent
 
     def git(*arguments: str) -> str:
@@ -180,7 +180,7 @@ def _git() -> dict[str, object] | None:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
 
     try:
-        # An installed copy may lie inside somebody else's checkout, of which this file is no part.
+        # An installed copy may be inside somebody else's checkout, to which this file does not belong.
         git("ls-files", "--error-unmatch", Path(__file__).name)
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "-uno"))}
     except (OSError, subprocess.SubprocessError):

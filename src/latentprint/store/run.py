@@ -5,9 +5,8 @@
     arrays/     rows of arrays by purpose and id
     lock        the process that writes
 
-Every file is wholly there or not at all, a stage is finished when run.json says so, and what is missing is
-asked for by id; so a run that was killed at any moment and opened again with the same settings continues
-where it was.
+Every file is complete or absent, a stage is finished when run.json says so, and missing rows are asked for by
+id. So a run that was killed at any moment and opened again with the same settings continues where it was.
 """
 
 from __future__ import annotations
@@ -39,12 +38,12 @@ from latentprint.store.record import OWN, begun, continued, now, recorded, seale
 
 @dataclass(frozen=True)
 class StageState:
-    """Where one stage stands.
+    """The state of one stage.
 
     Attributes:
         done: whether it was finished.
-        payload: what it was finished with; empty before.
-        seconds: the time it took, all sessions together; None where it was not measured.
+        payload: the values it was finished with; empty before.
+        seconds: its time over all sessions; None if not measured.
     """
 
     name: str
@@ -68,11 +67,11 @@ class Run:
     def open(
         cls, path: str | os.PathLike[str], settings: Mapping[str, object], *, fresh: bool = False
     ) -> Run:
-        """Creates the run, or continues it if the folder holds a run of the very same settings.
+        """Create the run, or continue it if the folder holds a run with the same settings.
 
         Args:
-            settings: everything that the results follow from, in JSON's types.
-            fresh: begin anew; a run that the folder already holds is moved to PATH.old-1 (-2, ...), not
+            settings: everything from which the results follow, in JSON's types.
+            fresh: start over; a run that the folder already holds is moved to PATH.old-1 (-2, ...), not
                 deleted.
 
         Raises:
@@ -103,7 +102,7 @@ class Run:
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Run:
-        """A run to look at: not locked, and refusing to be written.
+        """Open a run for reading: not locked, and refusing every write.
 
         Raises:
             RunError: the folder holds no run, or one of another schema.
@@ -122,7 +121,7 @@ class Run:
         self.close()
 
     def close(self) -> None:
-        """Lets other processes write the run; closing twice does no harm."""
+        """Let other processes write the run; closing twice does no harm."""
         if self._lock is not None:
             self._lock.release()
             self._lock = None
@@ -143,7 +142,7 @@ class Run:
         return tuple(one for name in self._record["stages"] if (one := self.stage(name)).done)
 
     def note(self, facts: Mapping[str, object]) -> None:
-        """Sets facts in run.json that no result follows from: device, manifest, weights_sha256 and the like.
+        """Set facts in run.json on which no result depends: device, manifest, weights_sha256 and the like.
 
         Raises:
             RunError: a name that run.json uses itself, a value JSON cannot hold, or the run cannot be
@@ -159,20 +158,20 @@ class Run:
             self._commit()
 
     def stage(self, name: str) -> StageState:
-        """Where a stage stands; one that was never begun is not done."""
+        """The state of a stage; one that was never begun is not done."""
         entry = self._record["stages"].get(require_purpose(name), {})
         return StageState(name, entry.get("state") == "done", entry.get("payload", {}), entry.get("seconds"))
 
     def begin(self, name: str) -> None:
-        """Starts a stage's clock. The time of a session that is interrupted is not counted."""
+        """Start a stage's clock. The time of an interrupted session is not counted."""
         self._clock[require_purpose(name)] = time.monotonic()
         entry = self._record["stages"].setdefault(name, {"state": "begun"})
         if entry["state"] != "done":
             self._commit()
 
     def finish(self, name: str, payload: Mapping[str, object] | None = None) -> None:
-        """Commits a stage with a small payload: from then on it is done, and stays so. Finishing again
-        replaces it.
+        """Commit a stage with a small payload: from then on it is done, and stays done. Finishing again
+        replaces the payload.
 
         Raises:
             RunError: a value JSON cannot hold, or the run cannot be written (the stage is not done then).
@@ -194,12 +193,12 @@ class Run:
             raise
 
     def complete(self) -> None:
-        """Writes down when the run ended."""
+        """Record when the run ended."""
         self._record["finished"] = now()
         self._commit()
 
     def append(self, purpose: str, columns: Mapping[str, NDArray[Any]], /) -> None:
-        """Keeps rows: columns (n,), among them ``id``. The very same ids again replace their rows.
+        """Keep rows: columns (n,), among them ``id``. The same ids again replace their rows.
 
         Raises:
             RunError: rows that do not fit those before (`Parts.append`), or the run cannot be written.
@@ -212,7 +211,7 @@ class Run:
         self._rows(purpose).append(columns)
 
     def rows(self, purpose: str, /) -> dict[str, NDArray[Any]]:
-        """All rows of a purpose, sorted by id, each id once; an empty mapping where there are none.
+        """All rows of a purpose, sorted by id, each id once; an empty mapping if there are none.
 
         Raises:
             RunError: a part is damaged, or an id occurs twice.
@@ -220,13 +219,13 @@ class Run:
         return self._rows(purpose).rows()
 
     def missing(self, purpose: str, ids: Iterable[int] | NDArray[np.int64], /) -> NDArray[np.int64]:
-        """Those of ``ids`` that have no row yet, in the order given."""
+        """The ids among ``ids`` that have no row yet, in the order given."""
         return self._rows(purpose).missing(_ids(ids))
 
     def append_array(
         self, purpose: str, ids: Iterable[int] | NDArray[np.int64], values: NDArray[Any], /
     ) -> None:
-        """Keeps one array per id: values (n, ...), e.g. features or images.
+        """Keep one array per id: values (n, ...), e.g. features or images.
 
         Raises:
             RunError: as `append`.
@@ -235,7 +234,7 @@ class Run:
         self._arrays(purpose).append({"id": _ids(ids), "values": values})
 
     def array(self, purpose: str, /) -> tuple[NDArray[np.int64], NDArray[Any]] | None:
-        """(ids (n,) rising, values (n, ...)) of a purpose, or None where nothing was kept.
+        """(ids (n,) rising, values (n, ...)) of a purpose, or None if nothing was kept.
 
         Raises:
             RunError: a part is damaged, or an id occurs twice.
@@ -244,11 +243,11 @@ class Run:
         return (kept["id"], kept["values"]) if kept else None
 
     def missing_array(self, purpose: str, ids: Iterable[int] | NDArray[np.int64], /) -> NDArray[np.int64]:
-        """Those of ``ids`` that have no array yet, in the order given."""
+        """The ids among ``ids`` that have no array yet, in the order given."""
         return self._arrays(purpose).missing(_ids(ids))
 
     def write(self, name: str, content: bytes) -> Path:
-        """Writes a file of the run whole or not at all, e.g. report.html or evidence/target.png.
+        """Write a file of the run completely or not at all, e.g. report.html or evidence/target.png.
 
         Raises:
             RunError: the name leaves the run's folder, or the run cannot be written.
@@ -261,7 +260,7 @@ class Run:
         return path
 
     def write_json(self, name: str, value: Mapping[str, object]) -> Path:
-        """Writes a JSON file of the run; equal values give equal bytes.
+        """Write a JSON file of the run; equal values give equal bytes.
 
         Raises:
             RunError: a value JSON cannot hold, or as `write`.
@@ -300,7 +299,7 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def _require_ours(folder: Path) -> None:
-    """A folder without run.json may hold only what a run killed in its first moment leaves."""
+    """A folder without run.json may only hold what a run killed in its first moment leaves."""
     if (folder / "run.json").exists():
         return
     foreign = sorted(entry.name for entry in folder.iterdir() if entry.name not in ("lock", ".run.json.tmp"))
