@@ -682,19 +682,22 @@ def brute(pixels, tolerance):
     st.sampled_from([0.0, 0.01, 0.05, 0.3]),
     st.sampled_from([None, 1, 3]),
     st.booleans(),
+    st.sampled_from([(1, 4, 4), (1, 2, 24, 25)]),
 )
 @settings(max_examples=60, deadline=None)
-def test_near_duplicates_are_those_of_the_comparison_of_all_pairs(seed, tolerance, tile, mixed):
+def test_near_duplicates_are_those_of_the_comparison_of_all_pairs(seed, tolerance, tile, mixed, shape):
+    """Small images, and volumes large enough to be compared by sums of their values first."""
     draw = rng(seed)
-    base = draw.uniform(-0.8, 0.8, (6, 1, 4, 4))
-    picks = draw.integers(0, 6, 14)
-    shift = draw.choice([0.0, 0.005, 0.02, 0.2], (14, 1, 1, 1)) * draw.choice(
-        [-1.0, 1.0], (14, 1, 4, 4) if mixed else (14, 1, 1, 1)
+    base = draw.uniform(-0.8, 0.8, (6, *shape))
+    picks, each = draw.integers(0, 6, 14), (14, *[1] * len(shape))
+    shift = draw.choice([0.0, 0.005, 0.02, 0.2], each) * draw.choice(
+        [-1.0, 1.0], (14, *shape) if mixed else each
     )
     pixels = (base[picks] + shift).astype(np.float32)
     with pytest.MonkeyPatch.context() as patch:
         if tile:
             patch.setattr("latentprint.data.near._TILE", tile)
+            patch.setattr("latentprint.data.near._VALUES", tile)
         assert sorted(near_duplicates(pixels, tolerance)) == brute(pixels, tolerance)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,11 @@ from torch import Tensor
 
 from latentprint.adapters import ModelError, Opened, from_function, open_model
 from latentprint.adapters.opened import Asked
+from latentprint.cli.options import AuditOptions
+from latentprint.config import resolve
 from latentprint.sampler import State, denoised, reverse
 from latentprint.schedule import Flow
+from latentprint.settings import own_sampling, read_preset
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
 
@@ -261,3 +265,23 @@ def test_at_most_caps_the_pipeline_s_steps_and_never_raises_them(tmp_path: Path)
         own = open_model(folder, asked=Asked(most=most)).own
         assert own is not None and own.pipeline_steps == 1000
         assert own.sampler.steps == open_model(folder, asked=Asked(steps=steps)).own.sampler.steps  # type: ignore[union-attr]
+
+
+def test_a_given_model_samples_in_more_steps_for_the_same_evaluations(tmp_path: Path) -> None:
+    """With --model and no more said: the preset's evaluations go into fewer images of more steps."""
+    for name, most in (("demo", 2000), ("small", 2000), ("small3d", 400), ("paper", 50000)):
+        preset = read_preset(name)
+        steps, count = own_sampling(name)
+        assert steps >= 96 and 200 <= count <= most
+        assert steps * count <= max(preset["sampler"]["steps"] * preset["samples"]["count"], 200 * steps)
+    steps, count = own_sampling("small")
+    asked = AuditOptions("digits", model=str(tmp_path))
+    config = resolve(asked.settings(), preset="small")
+    assert config.sampler.own and (config.sampler.at_most, config.samples.count) == (steps, count)
+    named = resolve(replace(asked, samples="2000").settings(), preset="small")
+    assert (named.sampler.at_most, named.samples.count) == (steps, 2000)
+    (tmp_path / "settings.toml").write_text("[samples]\ncount = 70\n")
+    filed = resolve(replace(asked, config=tmp_path / "settings.toml").settings(), preset="small")
+    assert filed.samples.count == 70
+    told = resolve(replace(asked, sampler=["own:24"]).settings(), preset="small")
+    assert told.sampler.at_most is None and told.samples.count == 2000

@@ -269,7 +269,7 @@ class AuditOptions(PromptOptions):
     def settings(self) -> dict[str, object]:
         """The file's settings overridden by the options; an option that was not given decides nothing."""
         from latentprint.files import read_toml
-        from latentprint.settings import merge
+        from latentprint.settings import merge, own_sampling
 
         options: dict[str, dict[str, object]] = {
             "data": {
@@ -299,12 +299,12 @@ class AuditOptions(PromptOptions):
             "canaries": {"count": self.fingerprints},
         }
         file = read_toml(self.config) if self.config is not None else {}
+        own: dict[str, object] = {}
         if self.model is not None and not self.sampler and "sampler" not in file and ":" not in self.model:
-            # Sample as the model's users do, but in no more steps than the preset has time for; "own" takes
-            # all.
-            options["sampler"] |= {"name": "own", "at_most": preset_steps(self.preset)}
+            steps, count = own_sampling(self.preset)
+            own = {"sampler": {"name": "own", "at_most": steps}, "samples": {"count": count}}
         tables = {name: _given(values) for name, values in options.items()}
-        return merge(file, tables | _given({"seed": self.seed, "control": self.control}))
+        return merge(merge(own, file), tables | _given({"seed": self.seed, "control": self.control}))
 
     @property
     def ranked(self) -> Any:
@@ -332,13 +332,6 @@ class AuditOptions(PromptOptions):
 def _given(options: Mapping[str, object]) -> dict[str, object]:
     """The options that are not None."""
     return {name: value for name, value in options.items() if value is not None}
-
-
-def preset_steps(preset: str) -> int:
-    """How many sampling steps a preset has time for."""
-    from latentprint.settings import read_preset
-
-    return read_preset(preset)["sampler"]["steps"]
 
 
 def stored_range(text: str | None) -> list[float] | None:

@@ -118,25 +118,29 @@ def overlap(train: NDArray[np.float32], heldout: NDArray[np.float32]) -> Overlap
 
 def usual_difference(pixels: NDArray[np.float32]) -> float:
     """The median rms over pairs of images (N, *shape), of up to 512 of them evenly spaced; 0.0 for one."""
-    some = pixels[np.unique(np.linspace(0, len(pixels) - 1, min(len(pixels), 512)).round().astype(np.int64))]
+    some = np.unique(np.linspace(0, len(pixels) - 1, min(len(pixels), 512)).round().astype(np.int64))
     if len(some) < 2:
         return 0.0
     from scipy.spatial.distance import pdist
 
-    flat = some.reshape(len(some), math.prod(some.shape[1:]))
-    coarse = _coarse(flat, 2**16)  # of what is larger, a lower bound, a little too small
-    return float(np.median(pdist(coarse))) / math.sqrt(flat.shape[1])
+    # Of what is larger, a lower bound, a little too small; one image at a time, for volumes are large.
+    coarse = np.concatenate([_coarse(pixels[i : i + 1], 2**16) for i in some])
+    return float(np.median(pdist(coarse))) / math.sqrt(math.prod(pixels.shape[1:]))
 
 
 def _coarse(images: NDArray[np.float32], most: int = 1024) -> NDArray[np.float32]:
     """Images (N, *shape) -> (N, k), k <= most: sums of runs of values, each over the root of its length."""
-    flat = images.reshape(len(images), math.prod(images.shape[1:]))
-    run = -(-flat.shape[1] // most)
-    if run == 1:
-        return np.ascontiguousarray(flat)
-    padded = np.pad(flat, ((0, 0), (0, -flat.shape[1] % run)))
-    sums = padded.reshape(len(flat), -1, run).sum(axis=2, dtype=np.float64)
-    return np.asarray(sums / math.sqrt(run), dtype=np.float32)
+    size = math.prod(images.shape[1:])
+    run = -(-size // most)
+    if run <= 1:
+        return np.ascontiguousarray(images.reshape(len(images), size))
+    out = np.empty((len(images), -(-size // run)), np.float32)
+    step = max(1, _VALUES // size)
+    for first in range(0, len(images), step):
+        tile = images[first : first + step].reshape(-1, size)
+        sums = np.add.reduceat(tile, np.arange(0, size, run), axis=1, dtype=np.float64)
+        out[first : first + step] = sums / math.sqrt(run)
+    return out
 
 
 def _nearest(
@@ -168,10 +172,9 @@ def near_duplicates(pixels: NDArray[np.float32], tolerance: float = NEAR) -> lis
         DataError: the tolerance is negative or not a number.
     """
     _require_tolerance(tolerance)
-    flat = np.ascontiguousarray(pixels.reshape(len(pixels), math.prod(pixels.shape[1:])))
-    group = _exact(flat)
-    if tolerance > 0.0 and flat.size > 0:
-        group = _near(flat, group, tolerance)
+    group = _exact(pixels)
+    if tolerance > 0.0 and pixels.size > 0:
+        group = _near(pixels, group, tolerance)
     members: dict[int, list[int]] = {}
     for i, g in enumerate(group.tolist()):
         members.setdefault(g, []).append(i)
@@ -184,26 +187,35 @@ def _rms(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float64]:
     return np.sqrt(np.mean((a.astype(np.float64) - b) ** 2, axis=1))
 
 
-def _exact(flat: NDArray[np.float32]) -> NDArray[np.int64]:
-    """For each row, the position of the first row that equals it."""
+def _exact(pixels: NDArray[np.float32]) -> NDArray[np.int64]:
+    """For each image, the position of the first one that equals it."""
     first: dict[bytes, int] = {}
     # Adding zero turns -0.0 into 0.0, which is equal but has other bytes.
-    hashes = (blake2b((row + np.float32(0.0)).tobytes(), digest_size=32).digest() for row in flat)
+    hashes = (blake2b((image + np.float32(0.0)).tobytes(), digest_size=32).digest() for image in pixels)
     return np.array([first.setdefault(h, i) for i, h in enumerate(hashes)], dtype=np.int64)
 
 
-def _near(flat: NDArray[np.float32], group: NDArray[np.int64], tolerance: float) -> NDArray[np.int64]:
-    """Joins the groups of rows within the tolerance; of exact copies only the first is compared."""
+def _near(pixels: NDArray[np.float32], group: NDArray[np.int64], tolerance: float) -> NDArray[np.int64]:
+    """Joins the groups of images within the tolerance; of exact copies only the first is compared.
+
+    Sums of runs of values lie no farther apart than the images, so what is near is among what they leave.
+    """
     distinct = np.unique(group)
-    index, root = _index(flat[distinct]), math.sqrt(flat.shape[1])
+    coarse, size = _coarse(pixels)[distinct], math.prod(pixels.shape[1:])
+    index, whole = _index(coarse), coarse.shape[1] == size
+    step = max(1, _VALUES // size)
+    far, sure = ((tolerance + slack) * math.sqrt(size) for slack in (_SLACK, -_SLACK))
     for start in range(0, len(distinct), _TILE):
-        rows = distinct[start : start + _TILE]
-        graph = index.radius_neighbors_graph(flat[rows], (tolerance + _SLACK) * root, mode="distance").tocoo()
-        i, j, near = rows[graph.row], distinct[graph.col], graph.data <= (tolerance - _SLACK) * root
-        unsure = np.flatnonzero(~near)
-        for some in np.array_split(unsure, 1 + len(unsure) * flat.shape[1] // _VALUES):
-            near[some] = _rms(flat[i[some]], flat[j[some]]) <= tolerance
+        graph = index.radius_neighbors_graph(coarse[start : start + _TILE], far, mode="distance").tocoo()
+        i, j = distinct[graph.row + start], distinct[graph.col]
+        near = (graph.data <= sure) & whole
         group = _join(group, i[near], j[near])
+        unsure = np.flatnonzero(~near & (i < j))
+        while len(unsure := unsure[group[i[unsure]] != group[j[unsure]]]):
+            some, unsure = unsure[:step], unsure[step:]
+            a, b = (pixels[pair[some]].reshape(len(some), size) for pair in (i, j))
+            near = _rms(a, b) <= tolerance
+            group = _join(group, i[some][near], j[some][near])
     return group
 
 
