@@ -1,4 +1,4 @@
-"""Images that a model trains on, images it must never see, and a manifest of both. Never imports torch."""
+"""Training images, held-out images, and a manifest of both. It never imports torch."""
 
 from latentprint.data.images import DataError, ImageSet, image_sha256, stack
 from latentprint.data.load import SOURCES, load, require_source

@@ -1,9 +1,9 @@
-"""Arrays from .npz and .npy files that nobody vouches for.
+"""Arrays from untrusted .npz and .npy files.
 
 An .npz is a zip of .npy members: a magic string, a header that states type, order and shape, then the values.
-Nothing is believed before it is checked: pickled objects are never loaded, and no memory is set aside until
-the shape in the header, the size in the file's directory and the limits of this library agree. Values are
-read in passing, and only the images asked for are kept, so a file may be larger than the memory.
+Everything is checked before use. Pickled objects are never loaded, and no memory is allocated until the shape
+in the header, the size in the file's directory and the limits of this library agree. Values are read as a
+stream, and only the images asked for are kept, so a file may be larger than the memory.
 
 Source: NumPy, "A simple file format for NumPy arrays" (NEP 1); PKWARE, APPNOTE.TXT (the zip format).
 """
@@ -27,7 +27,7 @@ from latentprint.contracts import quoted
 from latentprint.data.images import MAX_BYTES, MAX_SIDE, DataError
 from latentprint.data.listing import Rows, in_chunks
 
-_BOMB_RATIO, _BOMB_BYTES = 500, 2**26  # images do not shrink five-hundredfold; small ones may, and do no harm
+_BOMB_RATIO, _BOMB_BYTES = 500, 2**26  # images do not compress five-hundredfold; small files do no harm
 _FORTRAN = 2**30
 
 
@@ -57,7 +57,7 @@ class Stored:
         each = math.prod(self.shape[1:])
         with _opened(self.path, self.member) as stream:
             _skip(stream, self.offset)
-            if self.fortran:  # the first axis lies innermost, so all must be read
+            if self.fortran:  # the first axis is innermost, so everything must be read
                 if math.prod(self.shape) * self.dtype.itemsize > _FORTRAN:
                     raise DataError(f"{quoted(self.path)} is large and in Fortran order; save it in C order")
                 values = _exactly(stream, math.prod(self.shape) * self.dtype.itemsize)
@@ -74,19 +74,19 @@ class Stored:
                 yield out
 
     def read(self) -> NDArray[Any]:
-        """All of it."""
+        """The whole array."""
         return np.concatenate(list(self.take(np.arange(len(self)))))
 
 
 def open_arrays(path: Path, allowed: Sequence[str]) -> dict[str, Stored]:
-    """Those of the ``allowed`` arrays that an .npz holds; of an .npy its one array, as ``images``."""
+    """The ``allowed`` arrays that an .npz holds; of an .npy its only array, as ``images``."""
     if not os.path.isfile(path):
         raise DataError(f"there is no file {quoted(path)}")
     if path.suffix.lower() == ".npy":
         return {"images": _about(path, None, path.stat().st_size, path.stat().st_size)}
     with _reading(path), zipfile.ZipFile(path) as archive:
         names = archive.namelist()
-        for key in allowed:  # readers differ on which of two arrays of one name they show
+        for key in allowed:  # readers differ on which of two arrays with the same name they show
             if names.count(f"{key}.npy") > 1:
                 raise DataError(f"{quoted(path)} holds the array {key!r} twice, so which is meant is unclear")
         present = {key: archive.NameToInfo.get(f"{key}.npy") for key in allowed}
@@ -98,7 +98,7 @@ def open_arrays(path: Path, allowed: Sequence[str]) -> dict[str, Stored]:
 
 
 def read_archive(path: Path, allowed: Sequence[str]) -> dict[str, NDArray[Any]]:
-    """Those of the ``allowed`` arrays that the file holds, whole; see ``open_arrays``."""
+    """The ``allowed`` arrays of the file, completely; see ``open_arrays``."""
     found = open_arrays(path, allowed)
     for key, stored in found.items():
         require_images(stored, f"{key!r} in {quoted(path)}")
@@ -106,7 +106,7 @@ def read_archive(path: Path, allowed: Sequence[str]) -> dict[str, NDArray[Any]]:
 
 
 def require_images(stored: Stored, where: str) -> None:
-    """Whether an array can be images or volumes."""
+    """Check that an array can be images or volumes."""
     shape = stored.shape
     if len(shape) not in (3, 4, 5):
         raise DataError(
@@ -159,14 +159,14 @@ def _opened(path: Path, member: str | None) -> Generator[IO[bytes]]:
 
 @contextmanager
 def _reading(path: Path) -> Generator[None]:
-    """Turns whatever a damaged file does to its parsers into a sentence."""
+    """Turn every error that a damaged file causes in its parsers into a sentence."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # odd headers; what matters is checked
+            warnings.simplefilter("ignore")  # unusual headers; what matters is checked
             yield
     except DataError:
         raise
-    except Exception as error:  # zipfile, decompressors and NumPy's header parser let any type through
+    except Exception as error:  # zipfile, decompressors and NumPy's header parser raise errors of any type
         kind = "an .npy" if path.suffix.lower() == ".npy" else "an .npz"
         raise DataError(
             f"{quoted(path)} cannot be read as {kind} file; it may be truncated or damaged ({_brief(error)})"
@@ -189,7 +189,7 @@ def _header(stream: IO[bytes], where: str) -> tuple[np.dtype[Any], tuple[int, ..
 
 
 def _skip(stream: IO[bytes], size: int) -> None:
-    """Past so many bytes: by a seek where that costs nothing, else by reading them in pieces."""
+    """Skip so many bytes: by a seek if that is free, otherwise by reading them in pieces."""
     if not isinstance(stream, zipfile.ZipExtFile):
         stream.seek(size, 1)
         return
@@ -208,14 +208,14 @@ def _exactly(stream: IO[bytes], size: int) -> bytes:
 
 
 def channels_last(stored: NDArray[Any], where: str) -> NDArray[Any]:
-    """(N, *S), (N, *S, C) or (N, C, *S) -> (N, *S) or (N, *S, C), where C is 1 or 3."""
+    """(N, *S), (N, *S, C) or (N, C, *S) -> (N, *S) or (N, *S, C), with C = 1 or 3."""
     return stored if channel_axis(stored.shape, where) != 1 else np.moveaxis(stored, 1, -1)
 
 
 def channel_axis(shape: tuple[int, ...], where: str) -> int | None:
     """Which axis of stored images or volumes holds 1 or 3 channels: 1, the last, or none.
 
-    Four axes none of which can be the channels are volumes (N, D, H, W), whose sides are 5 or more.
+    Four axes, none of which can be the channels, are volumes (N, D, H, W) with sides of 5 or more.
     """
     if len(shape) == 3:
         return None

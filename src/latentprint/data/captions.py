@@ -4,8 +4,8 @@
     metadata.jsonl    {"file_name": ..., "text": ...} a line, beside the images, or metadata.csv  (datasets)
     photo.txt         beside photo.png                                                            (kohya)
 
-Every image needs one, and none may be left over: a prompt whose image is not there, or an image without,
-means that another set was trained on.
+Every image needs a prompt, and every prompt an image. If one is missing, the model was trained on another
+set.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ _TEXTS = ("text", "prompt", "caption", "additional_feature")
 
 
 def captions(source: str, names: Sequence[str], file: Path | None) -> Mapping[str, str] | None:
-    """The prompts of images by their names; each of ``names`` has one.
+    """The prompts of images by name; every one of ``names`` has one.
 
     Args:
         source: the folder or zip that they come from.
-        names: theirs, as ``ImageSet.names``.
-        file: where prompts stand: a CSV or JSON lines, or a folder with one of the forms above; None: beside
+        names: the images' names, as ``ImageSet.names``.
+        file: the file of prompts: a CSV or JSON lines, or a folder with one of the forms above; None: beside
             the images.
 
-    Returns: None where nothing was named and nothing lies beside the images.
+    Returns: None if no file was named and there is none beside the images.
 
     Raises:
         DataError: a file cannot be read; an image has no prompt, two, or one that is too long; a prompt's
-            image is not there.
+            image is missing.
     """
     tree = _tree(Path(source))
     held = tree.with_suffix(SUFFIXES).names if tree is not None else tuple(names)
@@ -78,7 +78,7 @@ def _tree(source: Path) -> Tree | None:
 
 
 def _beside(tree: Tree, images: Sequence[str]) -> dict[str, str]:
-    """Prompts by the names of images: of metadata files at any depth, else of .txt files."""
+    """Prompts by the names of images: from metadata files at any depth, otherwise from .txt files."""
     found = dict[str, str]()
     for name in tree.names:
         place = PurePosixPath(name)
@@ -173,7 +173,7 @@ def _prompt(text: str, where: str) -> str:
 
 
 def _placed(found: Mapping[str, str], images: Sequence[str], where: str) -> dict[str, str]:
-    """Prompts by the images' own names; a name without folders stands for the one image that ends so."""
+    """Prompts by the images' own names; a name without folders means the only image whose name ends so."""
     whole, last = set(images), dict[str, list[str]]()
     for image in images:
         last.setdefault(image.rpartition("/")[2], []).append(image)

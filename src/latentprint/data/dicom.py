@@ -1,4 +1,4 @@
-"""Images as hospitals have them: a folder of DICOM files, one image each, with the patient as the identity.
+"""A folder of DICOM files, one image each, with the patient as the identity.
 
     stored v  ->  y = slope v + intercept  ->  window  ->  [-1, 1]  ->  turned over where MONOCHROME1
 
@@ -8,9 +8,10 @@ A window of centre c and width w maps y (PS3.3 C.11.2.1.2 and C.11.2.1.3), befor
     LINEAR_EXACT   (y - c) / w + 1/2                  cut to [0, 1]
     SIGMOID        1 / (1 + exp(-4 (y - c) / w))
 
-Without a window the whole range of the BitsStored is mapped, (v - least) / (2^bits - 1): nothing is stretched
-to what an image happens to hold. Colour is read as 8-bit RGB. Files are never trusted: sizes are checked on
-the header before pixels are decoded, and the deflated transfer syntax, which expands on reading, is refused.
+Without a window the whole range of the BitsStored is mapped, (v - least) / (2^bits - 1); values are never
+stretched to the range of one image. Colour is read as 8-bit RGB. Files are not trusted: sizes are checked
+from the header before pixels are decoded, and the deflated transfer syntax, which expands on reading, is
+refused.
 
 Source: DICOM PS3.3 (C.7.6.3, C.11.1, C.11.2) and PS3.5; pydicom for the parsing (extra
 ``latentprint[dicom]``).
@@ -75,7 +76,7 @@ class Window:
             )
 
     def apply(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Values -> [0, 1], by `pydicom.pixels.apply_windowing` onto 16 bits without a sign."""
+        """Map values to [0, 1] with `pydicom.pixels.apply_windowing`, as unsigned 16-bit numbers."""
         data = _pydicom().Dataset()
         data.PhotometricInterpretation, data.BitsStored, data.PixelRepresentation = "MONOCHROME2", 16, 0
         data.WindowCenter, data.WindowWidth, data.VOILUTFunction = self.center, self.width, self.function
@@ -85,14 +86,14 @@ class Window:
 
 
 WindowChoice = Window | str
-"""A window for all files, also as "CENTRE,WIDTH"; "file": the first that each names; "none"."""
+"""A window for all files, also as "CENTRE,WIDTH"; "file": each file's first window; "none"."""
 
 
 def window_of(choice: WindowChoice) -> Window | None:
-    """The window for all files; None where each file's own is used, or none is.
+    """The window for all files; None if each file's own is used, or none.
 
     Raises:
-        DataError: the text names none.
+        DataError: the text is not a window.
     """
     if isinstance(choice, Window) or choice in ("file", "none"):
         return choice if isinstance(choice, Window) else None
@@ -112,9 +113,9 @@ class Picture:
     Attributes:
         pixels: (C, H, W) float32 in [-1, 1].
         sha256: of the stored values, before any of the steps above.
-        identity: the patient's id; None where the file has none.
-        bit_depth: log2 of the number of values a pixel can take; None where a window is no straight line.
-        scale: how values were mapped, in words: files of one folder must agree on it unless each brings its
+        identity: the patient's id; None if the file has none.
+        bit_depth: log2 of the number of values a pixel can take; None if a window is not linear.
+        scale: how values were mapped, in words. Files of one folder must agree on it unless each has its own
             window.
     """
 
@@ -126,9 +127,9 @@ class Picture:
 
 
 def dicom_names(tree: Tree) -> Tree:
-    """The DICOM files of a folder: by suffix, or without one by "DICM" after 128 bytes.
+    """The DICOM files of a folder, recognised by their suffix or, without one, by "DICM" after 128 bytes.
 
-    An index (DICOMDIR) is no image.
+    An index (DICOMDIR) is not an image.
     """
     return tree.only([name for name in tree.names if name.lower().endswith(SUFFIXES) or _marked(tree, name)])
 
@@ -152,11 +153,11 @@ def read_dicom(path: Path, name: str, window: WindowChoice = "file") -> Picture:
     """One file -> its picture.
 
     Args:
-        name: what the file is called in an error's sentence.
+        name: the file's name in error sentences.
 
     Raises:
         DataError: pydicom is missing, the file is damaged, too large, deflated, holds several frames, or is
-            of a kind that is not understood.
+            of an unsupported kind.
     """
     with opened(path, name) as data:
         require_plain(data, name)
@@ -166,7 +167,8 @@ def read_dicom(path: Path, name: str, window: WindowChoice = "file") -> Picture:
 
 @contextmanager
 def opened(path: Path, name: str, *, pixels: bool = True) -> Generator[Any]:
-    """The data set of one file; what its parser or a decoder says of a damaged one becomes a sentence."""
+    """The data set of one file. Errors that its parser or decoder raises on a damaged file become
+    sentences."""
     pydicom = _pydicom()
     if not path.is_file():
         raise DataError(f"{quoted(name)} is not a file that can be read")
@@ -183,7 +185,7 @@ def opened(path: Path, name: str, *, pixels: bool = True) -> Generator[Any]:
             yield pydicom.dcmread(path, stop_before_pixels=not pixels)
     except DataError:
         raise
-    except Exception as error:  # pydicom and its decoders let errors of any type through on a damaged file
+    except Exception as error:  # pydicom and its decoders raise errors of any type on a damaged file
         said = " ".join(str(error).split())[:160] or type(error).__name__
         raise DataError(f"{quoted(name)} cannot be read as DICOM: {said}") from error
 
@@ -201,13 +203,13 @@ def _pydicom() -> Any:
 
 
 def require_plain(data: Any, name: str, expected: int = 1) -> None:
-    """Nothing, unless the header says, before any pixel is decoded, that it is not understood.
+    """Refuse a file, before any pixel is decoded, whose header says that it is not supported.
 
     Args:
         expected: frames.
 
     Raises:
-        DataError: it is too large, has other frames, or is of a kind that is not understood.
+        DataError: it is too large, has another number of frames, or is of an unsupported kind.
     """
     rows, columns = int(data.get("Rows", 0) or 0), int(data.get("Columns", 0) or 0)
     if "PixelData" not in data or min(rows, columns) < 1:
@@ -239,10 +241,10 @@ def require_plain(data: Any, name: str, expected: int = 1) -> None:
 
 
 def picture(data: Any, stored: NDArray[Any], name: str, window: WindowChoice) -> Picture:
-    """What stored values (H, W), frames (D, H, W), or either with colours last, look like.
+    """The picture of stored values (H, W), frames (D, H, W), or either with colours last.
 
     Raises:
-        DataError: values do not fit the header, or the window is none.
+        DataError: values do not fit the header, or the window is invalid.
     """
     bits, signed = int(data.BitsStored), int(data.get("PixelRepresentation", 0)) == 1
     least = -(2 ** (bits - 1)) if signed else 0
@@ -301,7 +303,8 @@ def _window(data: Any, name: str) -> Window | None:
 
 
 def _depth(window: Window, slope: float) -> float | None:
-    """log2 of how many whole stored values a straight window tells apart, whose steps are 2 slope / width."""
+    """log2 of the number of whole stored values that a linear window distinguishes; its steps are 2 slope /
+    width."""
     if window.function == "SIGMOID":
         return None
     width = window.width - 1.0 if window.function == "LINEAR" else window.width
@@ -311,8 +314,8 @@ def _depth(window: Window, slope: float) -> float | None:
 def dicom_listing(tree: Tree, window: WindowChoice, how: Preparation) -> Listing:
     """DICOM files as images with their patients as identities; headers are read now, pixels when asked for.
 
-    Files without a patient's id are of unknown persons. ``how`` resizes and converts; hashes stay those of
-    the values as they were stored.
+    Files without a patient's id show unknown persons. ``how`` resizes and converts; hashes stay those of the
+    stored values.
 
     Raises:
         DataError: a header cannot be read, or some files have a patient's id and some not. On reading: they
@@ -357,7 +360,8 @@ def _patient(tree: Tree, name: str) -> str | None:
 
 
 def _prepared(picture: Picture, how: Preparation) -> Picture:
-    """Converted and resized. A resized image has no bit depth: its values are mixtures of stored ones."""
+    """Convert and resize. A resized image has no bit depth, because its values are mixtures of stored
+    ones."""
     pixels = picture.pixels
     if how.convert is not None:
         last = np.moveaxis(pixels, 0, -1)[None]
@@ -371,7 +375,7 @@ def _prepared(picture: Picture, how: Preparation) -> Picture:
 
 
 def _way_out(picture: Picture, first: Picture) -> str:
-    """What to do about the difference."""
+    """What the user can do about the difference."""
     if picture.scale != first.scale and "window" in picture.scale + first.scale:
         return (
             "; --window none maps all that each file can store, and --window "

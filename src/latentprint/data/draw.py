@@ -1,4 +1,4 @@
-"""Which images of a source train and which are held out: drawn by the seed, and nothing else is read."""
+"""Which images of a source train and which are held out: drawn by the seed. Only these are read."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from latentprint.data.listing import Listing, Rows, require_memory
 from latentprint.data.split import Split
 
 MOST_HELDOUT = 2**28
-"""The most values of images that are held out because they do not train (1 GiB as float32)."""
+"""The most values of images that are held out only because they do not train (1 GiB as float32)."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """What can be read: ``heldout`` is None where the source makes no split of its own.
+    """A source that can be read; ``heldout`` is None if it has no split of its own.
 
     Attributes:
         mapped, said: as in ``Split.of``.
-        side: to which images are brought as they are read.
+        side: the side to which images are resized as they are read.
     """
 
     train: Listing
@@ -35,11 +35,11 @@ class Source:
 
 
 def drawn(found: Source, images: int | None, heldout: float, seed: int) -> Split:
-    """Draws what trains and what is held out, and reads only that.
+    """Draw the training and held-out images, and read only these.
 
     Args:
-        images: how many train; None: all that are not held out.
-        heldout: the share held out, where neither the source nor ``images`` decides.
+        images: how many are trained on; None: all that are not held out.
+        heldout: the share held out, if neither the source nor ``images`` decides.
 
     Raises:
         DataError: there are too few, they need too much memory, or they cannot be read.
@@ -88,7 +88,7 @@ def _require_others(train: Listing, held: Listing) -> None:
 
 
 def _divided(train: Listing, images: int | None, heldout: float, seed: int) -> tuple[Rows, Rows]:
-    """A split of images that come without one."""
+    """A split of images from a source without one."""
     total = train.count
     if images is None:
         images = total - max(1, round(heldout * total))
@@ -105,7 +105,8 @@ def _divided(train: Listing, images: int | None, heldout: float, seed: int) -> t
 
 
 def _persons(train: Listing, images: int | None, heldout: float, seed: int) -> tuple[Rows, Rows]:
-    """Whole persons are held out, drawn by the seed, until they have at least the share ``heldout``."""
+    """Hold out whole persons, drawn by the seed, until they have at least the share ``heldout`` of the
+    images."""
     persons = np.asarray(train.identities)
     names = sorted(set(persons.tolist()))
     held, wanted = np.zeros(len(persons), dtype=np.bool_), heldout * len(persons)

@@ -1,7 +1,7 @@
-"""Image files that nobody vouches for: PNG, JPEG, TIFF, BMP and WebP in a folder or a zip.
+"""Untrusted image files: PNG, JPEG, TIFF, BMP and WebP in a folder or a zip.
 
-All images of one source must have one size and one of the modes below; they are taken as stored. Only a
-rotation that EXIF asks for is carried out, as the loaders that people train with do (datasets' ``Image``,
+All images of one source must have one size and one of the modes below; they are used as stored. Only a
+rotation in EXIF is applied, as in the loaders that people train with (datasets' ``Image``,
 ``PIL.ImageOps.exif_transpose``). Other modes need ``convert``, which is Pillow's own conversion.
 """
 
@@ -56,15 +56,14 @@ def decode(content: Path | bytes, name: str, convert: Colours | None = None) -> 
     """One image file, by its path or its bytes.
 
     Args:
-        name: what it is called in an error's sentence.
+        name: its name in error sentences.
         convert: for modes that are neither grey nor RGB.
 
     Raises:
-        DataError: the file is missing, broken, too large, holds several images, or is of a mode not
-            understood.
+        DataError: the file is missing, broken, too large, holds several images, or has an unsupported mode.
     """
     where = f"the image {quoted(name)}"
-    if isinstance(content, Path) and not content.is_file():  # a pipe would be waited for without end
+    if isinstance(content, Path) and not content.is_file():  # opening a pipe would wait forever
         raise DataError(f"{where} is not a file that can be read")
     if (content.stat().st_size if isinstance(content, Path) else len(content)) > MAX_FILE:
         raise DataError(f"{where} has more than the {MAX_FILE} bytes that are read of one")
@@ -84,7 +83,7 @@ def decode(content: Path | bytes, name: str, convert: Colours | None = None) -> 
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(f"{where} has more than the {MAX_PIXELS} pixels that are read") from error
-    except Exception as error:  # Pillow's parsers let errors of any type through on a damaged file
+    except Exception as error:  # Pillow's parsers raise errors of any type on a damaged file
         raise DataError(f"{where} cannot be read; it may be damaged or no {KINDS[:-1]} file") from error
     return Decoded(pixels.astype(pixels.dtype.newbyteorder("="), copy=False), turned)
 
@@ -109,7 +108,7 @@ def _require_plain(image: Image.Image, where: str, convert: Colours | None) -> N
         raise DataError(
             f"{where} has the mode {image.mode}; save it as 8-bit grey, 8-bit RGB, 16-bit grey or float grey"
         )
-    # How the decoder reads the file: "RGB;16B" and the like stand in it.
+    # How the decoder reads the file, such as "RGB;16B".
     tiles: object = getattr(image, "tile", None)
     if image.mode not in ("I;16", "I;16L", "I;16B", "F") and ";16" in str(tiles):
         raise DataError(f"{where} has 16-bit colours, of which half would be lost; save it as 8-bit RGB")
@@ -118,7 +117,7 @@ def _require_plain(image: Image.Image, where: str, convert: Colours | None) -> N
 def file_listing(
     tree: Tree, source: str, how: Preparation, labels: tuple[int, ...] | None = None, first: str | None = None
 ) -> Listing:
-    """The image files of a tree; ``first`` names a file of another side that they must be like."""
+    """The image files of a tree; ``first`` names a file of another side with which they must agree."""
     head = first or tree.names[0]
 
     def one(name: str, like: tuple[str, ImageSet, NDArray[Any]] | None) -> tuple[str, ImageSet, NDArray[Any]]:
@@ -142,7 +141,7 @@ def file_listing(
 
 
 def turned(tree: Tree, rows: Rows) -> int:
-    """How many files EXIF asks to turn; headers alone are read."""
+    """How many files have a rotation in EXIF; only headers are read."""
     count = 0
     for row in rows.tolist():
         content = tree.read(tree.names[row])
@@ -154,7 +153,7 @@ def turned(tree: Tree, rows: Rows) -> int:
 
 
 def _require_alike(image: NDArray[Any], name: str, first: NDArray[Any], head: str, how: Preparation) -> None:
-    """Whether an image has the size, channels and type of the first, as far as preparation leaves them."""
+    """Check that an image has the size, channels and type of the first, as far as preparation leaves them."""
     size = how.resize is not None or image.shape[:2] == first.shape[:2]
     colours = how.convert is not None or image.shape[2:] == first.shape[2:]
     if size and colours and image.dtype == first.dtype:

@@ -1,15 +1,16 @@
-"""A set of images with its manifest, and the one rule by which stored values become pixels.
+"""A set of images with its manifest, and the rule by which stored values become pixels.
 
     pixel = 2 (v - low) / (high - low) - 1
 
-[low, high] is the range of the type, [0, 255] for uint8 and [0, 65535] for uint16, or what the source
-documents or the user says; floats must lie in [-1, 1], which stays as it is, unless a range is said. The rule
-looks at the type, never at the values: a dark 8-bit image stays dark. The manifest holds, for each image,
+[low, high] is the range of the type, [0, 255] for uint8 and [0, 65535] for uint16, or the range that the
+source documents or the user states. Floats must lie in [-1, 1] and stay as they are, unless a range is
+stated. The rule looks at the type, never at the values: a dark 8-bit image stays dark. The manifest holds,
+for each image,
 
     sha256( dtype, 0x00, shape, 0x00, bytes )
 
-of the array as it was stored (little-endian, C order, shape (H, W) or (H, W, C)), so it does not depend on
-this rule.
+of the array as it was stored (little-endian, C order, shape (H, W) or (H, W, C)), so the hash does not depend
+on this rule.
 """
 
 from __future__ import annotations
@@ -40,23 +41,22 @@ _CHUNK = 2**22  # values converted at once, so that the float64 intermediate sta
 
 
 class DataError(InputError):
-    """The images asked for cannot be had, for the reason given in one sentence."""
+    """The images cannot be read or used, with the reason in one sentence."""
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images and where they come from.
+    """Images and their origin.
 
     Attributes:
         pixels: (N, C, H, W) or (N, C, D, H, W) float32 in [-1, 1].
         sha256: one hash per image, of the values as they were stored.
-        source: what they are, in words that may be published (never a path or a file name).
-        identities: who each image shows, where that is known (several images may show one person);
-            confidential.
+        source: what they are, in publishable words (never a path or a file name).
+        identities: whom each image shows, if known (several images may show one person); confidential.
         bit_depth: log2 of the number of values a stored pixel can take, for bits per dimension: such values
             are spaced by 2 / (2**bit_depth - 1). None for floats.
-        names: the file each image was read from, where there was one; confidential.
-        labels: the class of each image, where it is known.
+        names: the file that each image was read from, if there was one; confidential.
+        labels: the class of each image, if known.
 
     Raises:
         DataError: ``pixels`` has another type or shape, NaN, infinities or values outside [-1, 1], or a list
@@ -140,14 +140,14 @@ def stack(
 ) -> ImageSet:
     """Stored images (N, *S) or (N, *S, C), S being (H, W) or (D, H, W) -> pixels and manifest.
 
-    An array of four axes is (N, H, W, C) where the last has 1 or 3 entries, and (N, D, H, W) elsewhere.
+    An array of four axes is (N, H, W, C) if the last has 1 or 3 entries, and (N, D, H, W) otherwise.
 
     Args:
-        stored_range: the stored values that become -1 and 1, where they are not those of the type.
+        stored_range: the stored values that become -1 and 1, if they are not the type's limits.
 
     Raises:
-        DataError: a type other than uint8, uint16 and float, 0 images, no such shape, or values that are not
-            finite or leave the range.
+        DataError: a type other than uint8, uint16 and float, no images, an unsupported shape, or values that
+            are not finite or outside the range.
     """
     if (
         stored.ndim not in (3, 4, 5)

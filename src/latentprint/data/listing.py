@@ -1,7 +1,7 @@
-"""Images that can be read one by one: how many there are and what is known of them before any is read.
+"""Images that can be read one by one: their number, and what is known before any is read.
 
-A source is listed first and read afterwards, and of a large one only what is drawn is read. Whatever a
-source may expand to, it is held against the free memory before any is set aside.
+A source is listed first and read afterwards; only the images that are drawn are read. The expanded size of a
+source is compared with the free memory before any is allocated.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ Rows = NDArray[np.int64]
 CHUNK = 2**24
 """Stored values read at once."""
 
-_SHARE = 0.6  # of the free memory that the images of an audit may take
+_SHARE = 0.6  # share of the free memory that the images of an audit may take
 _LUMA = np.array([19595, 38470, 7471])  # of 65536: ITU-R BT.601, rounded as Pillow's convert("L") does
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """What is done to stored images before they become pixels, as a training script would have.
+    """How stored images are prepared before they become pixels, as in the training script.
 
     Attributes:
-        resize: brings each to a square of that side (``data.resize``).
+        resize: resizes each to a square of that side (``data.resize``).
         convert: "rgb" repeats grey three times, "grey" weighs colours as Pillow's ``convert("L")`` does.
         stored_range: the stored values that become -1 and 1; None: the range of their type.
 
     Raises:
-        DataError: a side that no image has, or a range that is none.
+        DataError: an impossible side or range.
     """
 
     resize: int | None = None
@@ -79,11 +79,11 @@ class Listing:
     """Images of one source.
 
     Attributes:
-        source: what they are, in words that may be published.
+        source: what they are, in publishable words.
         count: how many.
         read: rising positions -> their images in that order, a few at a time.
-        names, labels, identities: of each, where known (see ``ImageSet``).
-        remark: positions -> what must be said of how these were read, or "".
+        names, labels, identities: of each, if known (see ``ImageSet``).
+        remark: positions -> a remark on how these were read, or "".
     """
 
     source: str
@@ -95,7 +95,7 @@ class Listing:
     remark: Callable[[Rows], str] | None = field(default=None, repr=False)
 
     def shape(self) -> tuple[int, ...]:
-        """The shape of the first image, which is read for it."""
+        """The shape of the first image, which is read to find out."""
         return next(iter(self.read(np.zeros(1, np.int64)))).shape
 
     def images(self, rows: Rows) -> ImageSet:
@@ -121,10 +121,10 @@ class Listing:
         )
 
     def of_persons(self, pattern: str) -> Listing:
-        """The same with identities from the names of its files: what a regular expression's group matches.
+        """The same with identities from the file names: the match of a regular expression's group.
 
         Raises:
-            DataError: it is none, there are no names, or it finds nothing in one.
+            DataError: it is not a regular expression, there are no names, or it does not match one of them.
         """
         try:
             sought = re.compile(pattern)
@@ -150,13 +150,14 @@ def of_array(stored: NDArray[Any], source: str, how: Preparation, labels: tuple[
 
 
 def in_chunks(rows: Rows, values: int) -> list[Rows]:
-    """Positions in runs of so many images of ``values`` stored values each that a run is read at once."""
+    """Positions in chunks of so many images, of ``values`` stored values each, that a chunk can be read at
+    once."""
     step = max(1, CHUNK // max(1, values))
     return [rows[i : i + step] for i in range(0, len(rows), step)]
 
 
 def require_memory(count: int, shape: Sequence[int], source: str) -> None:
-    """Holds images, as the float32 values that they become, against the memory that is free."""
+    """Compare the memory that images take as float32 with the memory that is free."""
     needed, free = 4 * count * math.prod(shape), free_memory()
     if needed > _SHARE * free:
         raise DataError(
@@ -167,7 +168,7 @@ def require_memory(count: int, shape: Sequence[int], source: str) -> None:
 
 
 def free_memory() -> int:
-    """Bytes that this process may still take: by the system, its control group and its own limit."""
+    """Bytes that this process may still allocate: by the system, its control group and its own limit."""
     found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     for line in _lines("/proc/meminfo"):
         if line.startswith("MemAvailable:"):

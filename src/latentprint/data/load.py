@@ -10,9 +10,9 @@
     an .npy                one array of images
     .parquet, a dataset    tables of Hugging Face, `save_to_disk` too         (`latentprint.data.tables`)
 
-``images=N`` draws N of the images that may train, without replacement, by the seed; a larger N keeps the
-images of a smaller one. Where the source has no split of its own, all others are held out; without N, the
-share ``heldout`` is, and of persons that are known whole ones. Only what is drawn is read.
+``images=N`` draws N of the images available for training, without replacement, by the seed; a larger N keeps
+the images of a smaller one. If the source has no split of its own, all others are held out. Without N, the
+share ``heldout`` is held out, in whole persons if persons are known. Only drawn images are read.
 """
 
 from __future__ import annotations
@@ -71,20 +71,19 @@ def load(
     Args:
         source: one of the module's table.
         seed: draws the subset and the split, and the phantoms.
-        root: the folder of the MedMNIST files; else MEDMNIST_ROOT, else ~/.medmnist.
-        images: how many to train on; all that may train when None.
+        root: the folder of the MedMNIST files; default MEDMNIST_ROOT, otherwise ~/.medmnist.
+        images: how many to train on; None: all that are available.
         download: whether a missing MedMNIST file may be fetched from its publisher.
-        heldout: the share held out where neither the source nor ``images`` decides, in (0, 1).
-        resize: brings every image to a square of that side (``data.resize``); None leaves them as stored.
+        heldout: the share held out if neither the source nor ``images`` decides, in (0, 1).
+        resize: resizes every image to a square of that side (``data.resize``); None leaves them as stored.
         convert: makes every image colour or grey.
-        stored_range: the stored values that become -1 and 1, where they are not those of the type.
-        pattern: of a folder or zip only the files that fit it (``data.tree``), or with "!" the others.
-        labels: a CSV of file names and classes, where folders do not name these.
+        stored_range: the stored values that become -1 and 1, if they are not the type's limits.
+        pattern: selects files of a folder or zip by name (``data.tree``); with "!" the others.
+        labels: a CSV of file names and classes, if folders do not name the classes.
         window: how DICOM and NIfTI values are mapped.
         orientation: how the axes of NIfTI volumes are turned.
-        patient: a regular expression that finds in a file's name whose it is; what its group matches, else
-            all of it, names the person.
-        volumes: DICOM files are slices of series, or have frames, and make volumes (``data.series``).
+        patient: a regular expression that finds the person in a file's name, by its group or its whole match.
+        volumes: DICOM files are slices of series, or have frames, and form volumes (``data.series``).
 
     Raises:
         DataError: the source is unknown, missing, damaged or too large; its images differ in size, mode or
@@ -124,7 +123,7 @@ def load(
 
 
 def require_source(text: str) -> None:
-    """Nothing, if ``text`` names a source or something on the disk.
+    """Check that ``text`` names a source or something on disk.
 
     Raises:
         DataError: it names neither.
@@ -186,7 +185,7 @@ def read_all(
 ) -> ImageSet:
     """Every image of a folder, zip, .npz (one of the ``allowed`` arrays), .npy, Parquet file or dataset.
 
-    ``how``, ``window`` and ``orientation`` are for folders of NIfTI, whose values are those of a scanner.
+    ``how``, ``window`` and ``orientation`` are for folders of NIfTI, whose values come from a scanner.
     """
     if path.suffix.lower() in (".npz", ".npy") and not path.is_dir():
         arrays = open_arrays(path, allowed)
@@ -209,13 +208,13 @@ def read_all(
 
 
 def read_stored(path: Path) -> NDArray[Any]:
-    """One image or volume as stored, by itself: an image file, NIfTI, or the single array of an .npy."""
+    """One image or volume as stored: an image file, NIfTI, or the only array of an .npy."""
     if path.suffix.lower() == ".npy":
         stored = open_arrays(path, ())["images"]
         if math.prod(stored.shape) * stored.dtype.itemsize > tree.MAX_FILE:
             raise DataError(f"{quoted(path)} holds {stored.shape} values, more than one image or volume")
         return stored.read()
-    if path.name.lower().endswith(nifti.SUFFIXES):  # a mask: what is not 0
+    if path.name.lower().endswith(nifti.SUFFIXES):  # a mask: every value except 0
         stored = nifti.voxels(path, path.name, nifti.read_header(path, path.name), "closest")
         return (stored != 0).astype(np.uint8) * 255
     return files.read_image(path, path.name)
@@ -224,7 +223,7 @@ def read_stored(path: Path) -> NDArray[Any]:
 def _digits(how: Preparation) -> Source:
     from sklearn.datasets import load_digits
 
-    # Stored as floats, but counts of set pixels in 4 x 4 blocks: whole numbers from 0 to 16 by definition.
+    # Stored as floats, but by definition counts of set pixels in 4 x 4 blocks: whole numbers from 0 to 16.
     bunch: Any = load_digits()
     mapped = how.stored_range or (0, 16)
     how = Preparation(how.resize, how.convert, mapped)
@@ -289,7 +288,7 @@ def _arrays(path: Path, how: Preparation) -> Source:
 def _stored(
     arrays: dict[str, Stored], parts: Sequence[str], source: str, how: Preparation, where: str = ""
 ) -> Listing:
-    """The images of some of a file's arrays, one after the other, with their labels where all have some."""
+    """The images of some of a file's arrays, one after another, with their labels if all have some."""
     prefixes = [f"{part}_" if part else "" for part in parts]
     stored = [arrays[f"{prefix}images"] for prefix in prefixes]
     axis = channel_axis(stored[0].shape, f"'{prefixes[0]}images' in {where or source}")
@@ -311,7 +310,7 @@ def _stored(
 
 
 def _labels(stored: Stored | None, count: int) -> tuple[int, ...] | None:
-    """The classes of images: whole numbers, one each; None where an array is not that."""
+    """The classes of images: whole numbers, one each; None if an array is not that."""
     if (
         stored is None
         or stored.dtype.kind not in "ui"

@@ -1,9 +1,9 @@
 """The sets of MedMNIST v2, twelve of 28 x 28 pixels and six of 64^3 voxels, from their official files.
 
-Smaller volumes are made of these (``data.resize``).
+Smaller volumes are made from these (``data.resize``).
 
-A file is used only if its md5 is the published one, so that a number measured on it can be compared with
-others'.
+A file is used only if its md5 is the published one, so that numbers measured on it are comparable with
+published ones.
 
 Source: Yang et al. 2023, "MedMNIST v2", Scientific Data 10:41; md5 of the release at
     zenodo.org/records/10519652.
@@ -50,8 +50,8 @@ _KEYS = ("train_images", "val_images", "test_images")
 def open_medmnist(name: str, root: Path | None, *, download: bool) -> dict[str, Stored]:
     """The arrays ``train_images``, ``val_images`` and ``test_images`` of one set, and their labels, unread.
 
-    The file is looked for in ``root``, else in the folder that MEDMNIST_ROOT names, else in ~/.medmnist. It
-    is downloaded, by the package `medmnist`, only where it is missing and ``download`` is true.
+    The file is looked for in ``root``, by default in the folder that MEDMNIST_ROOT names, otherwise in
+    ~/.medmnist. The package `medmnist` downloads it only if it is missing and ``download`` is true.
     """
     official = (MD5 | VOLUMES).get(name)
     if official is None:
@@ -99,9 +99,9 @@ def _download(name: str, path: Path) -> None:
     by_flag = {flag: str(entry["python_class"]) for flag, entry in medmnist.INFO.items()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with redirect_stdout(sys.stderr):  # a command's stdout belongs to its --json
+        with redirect_stdout(sys.stderr):  # a command's stdout is reserved for its --json
             getattr(medmnist, by_flag[name])(split="train", root=str(folder), download=True, **size)
-    except Exception as error:  # the downloader turns whatever went wrong into errors of its own
+    except Exception as error:  # the downloader raises its own errors, whatever went wrong
         raise DataError(
             f"{name} could not be downloaded to {str(folder)!r}: {' '.join(str(error).split())[:200]}"
         ) from error

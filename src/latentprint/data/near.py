@@ -5,15 +5,16 @@
 Within the training set they matter because a sampler that reproduces every training image equally often
 returns one with c copies at the rate c / N, not 1 / N.
 
-Between the two sets they matter more. Held-out images are the background of an audit: what comes near them,
-or is taken for them, does so by chance. One of which the training set holds a copy is no such image. Here a
-copy is what lies within an eighth of the usual difference, the median over pairs of training images:
+Between the two sets they matter more. Held-out images show what happens by chance: whatever resembles them
+does so by accident. An image of which the training set holds a copy cannot show that. Here a copy is an image
+within an eighth of the usual difference, which is the median over pairs of training images:
 
     copy  <=>  min_j rms(heldout_i, train_j)  <=  median_{j < k} rms(train_j, train_k) / 8
 
-The scale is that of the data, so the rule holds at any resolution, contrast and number of images, and it
-does not move with the copies that it looks for. On sets without copies no image comes as near by chance: the
-nearest of 359 held-out digits lies at a sixth of the usual difference, of 512 phantoms at almost a half.
+The scale comes from the data, so the rule holds at any resolution, contrast and number of images, and it does
+not change with the copies that it looks for. In sets without copies no image comes that near by chance: the
+nearest of 359 held-out digits is at a sixth of the usual difference, the nearest of 512 phantoms at almost a
+half.
 """
 
 from __future__ import annotations
@@ -29,11 +30,12 @@ from numpy.typing import NDArray
 from latentprint.data.images import DataError
 
 NEAR = 0.02
-"""The default tolerance: two and a half grey levels of 255, as storing an image again as JPEG may cause."""
+"""The default tolerance: two and a half grey levels of 255, a difference that storing an image as JPEG can
+cause."""
 
 _VALUES = 2**22  # float64 values of images held at once (32 MiB)
 _TILE = 256  # images compared with all others at once
-_SLACK = 1e-6  # rms within which |a|^2 + |b|^2 - 2 a.b could misjudge a pair, which is then measured again
+_SLACK = 1e-6  # rms below which |a|^2 + |b|^2 - 2 a.b could misjudge a pair, which is then computed exactly
 
 
 def copies_of(
@@ -58,11 +60,11 @@ def copies_of(
 
 @dataclass(frozen=True)
 class Overlap:
-    """Held-out images that are copies of training images, and so no background for anything.
+    """Held-out images that are copies of training images, and so cannot show what happens by chance.
 
     Attributes:
         pairs: (held-out image, its nearest training image, their rms), by rising first entry.
-        heldout: how many were looked at.
+        heldout: how many were compared.
         tolerance: the rms up to which an image counts as a copy.
     """
 
@@ -77,11 +79,11 @@ class Overlap:
 
     @property
     def within_near(self) -> int:
-        """How many lie within NEAR: no more than storing the same image again may change."""
+        """How many lie within NEAR: no further than storing the same image again may move it."""
         return sum(rms <= NEAR for _, _, rms in self.pairs)
 
     def __str__(self) -> str:
-        """One sentence for a reader; "" where there is no copy."""
+        """One sentence for a reader; "" if there is no copy."""
         if not self.pairs:
             return ""
         return (
@@ -95,8 +97,8 @@ class Overlap:
 def overlap(train: NDArray[np.float32], heldout: NDArray[np.float32]) -> Overlap:
     """The images of ``heldout`` (M, *shape) that are copies of an image of ``train`` (N, *shape).
 
-    By exact rms in float64. Large images are first compared by the sums of runs of their values, whose
-    distance is never more than theirs (Cauchy-Schwarz), so nothing is missed.
+    By exact rms in float64. Large images are first compared by sums of runs of their values. Their distance
+    is never larger than that of the images (Cauchy-Schwarz), so nothing is missed.
 
     Raises:
         DataError: the shapes differ, or there is no training image.
@@ -117,19 +119,21 @@ def overlap(train: NDArray[np.float32], heldout: NDArray[np.float32]) -> Overlap
 
 
 def usual_difference(pixels: NDArray[np.float32]) -> float:
-    """The median rms over pairs of images (N, *shape), of up to 512 of them evenly spaced; 0.0 for one."""
+    """The median rms over pairs of images (N, *shape), from up to 512 of them evenly spaced; 0.0 for one
+    image."""
     some = np.unique(np.linspace(0, len(pixels) - 1, min(len(pixels), 512)).round().astype(np.int64))
     if len(some) < 2:
         return 0.0
     from scipy.spatial.distance import pdist
 
-    # Of what is larger, a lower bound, a little too small; one image at a time, for volumes are large.
+    # A lower bound, slightly too small, for larger differences; one image at a time, because volumes are large.
     coarse = np.concatenate([_coarse(pixels[i : i + 1], 2**16) for i in some])
     return float(np.median(pdist(coarse))) / math.sqrt(math.prod(pixels.shape[1:]))
 
 
 def _coarse(images: NDArray[np.float32], most: int = 1024) -> NDArray[np.float32]:
-    """Images (N, *shape) -> (N, k), k <= most: sums of runs of values, each over the root of its length."""
+    """Images (N, *shape) -> (N, k), k <= most: sums of runs of values, each divided by the root of its
+    length."""
     size = math.prod(images.shape[1:])
     run = -(-size // most)
     if run <= 1:
@@ -164,9 +168,8 @@ def _nearest(
 def near_duplicates(pixels: NDArray[np.float32], tolerance: float = NEAR) -> list[tuple[int, ...]]:
     """Groups of images that are copies of one another: rising positions in ``pixels`` (N, C, H, W).
 
-    A group is joined by single linkage: each member lies within ``tolerance`` of another member. 0.0 finds
-    exact copies alone. Memory is bounded whatever the number of copies; images without a copy appear in no
-    group.
+    Groups are joined by single linkage: each member lies within ``tolerance`` of another member. 0.0 finds
+    only exact copies. Memory is bounded whatever the number of copies. Images without a copy are in no group.
 
     Raises:
         DataError: the tolerance is negative or not a number.
@@ -198,7 +201,7 @@ def _exact(pixels: NDArray[np.float32]) -> NDArray[np.int64]:
 def _near(pixels: NDArray[np.float32], group: NDArray[np.int64], tolerance: float) -> NDArray[np.int64]:
     """Joins the groups of images within the tolerance; of exact copies only the first is compared.
 
-    Sums of runs of values lie no farther apart than the images, so what is near is among what they leave.
+    Sums of runs of values are no farther apart than the images, so no near pair is lost by comparing them first.
     """
     distinct = np.unique(group)
     coarse, size = _coarse(pixels)[distinct], math.prod(pixels.shape[1:])

@@ -1,15 +1,14 @@
-"""Volumes as research keeps them: NIfTI files, one volume each, with axes from left to right, back to front,
-foot to head (RAS+).
+"""NIfTI files, one volume each, with axes from left to right, back to front, foot to head (RAS+).
 
     stored v  ->  y = slope v + intercept  ->  axes turned  ->  window  ->  [-1, 1]
 
 A window of centre c and width w maps y to (y - c) / w + 1/2, cut to [0, 1]. "file" is the display range of
-the header (cal_min to cal_max), where it states one; without a window values are mapped as those of any
-array, by the range of their type or that which is said (``data.images``). The axes stay
-(x, y, z), as MONAI and nibabel give them. Nothing is resampled: spacing is kept, stated, and one for all.
+the header (cal_min to cal_max), if it states one. Without a window values are mapped like those of any array,
+by the range of their type or a stated one (``data.images``). The axes stay (x, y, z), as in MONAI and
+nibabel. Nothing is resampled: spacing is kept and stated, and must be the same for all volumes.
 
-Files are never trusted: header and size are held together before a voxel is read. Extensions and the free
-text of the header (descrip, aux_file, db_name) are passed over and go nowhere.
+Files are not trusted: header and size must agree before a voxel is read. Extensions and the free text of the
+header (descrip, aux_file, db_name) are ignored and published nowhere.
 
 Source: Cox et al. 2004, the NIfTI-1 format; nibabel for header and axes (extra ``latentprint[nifti]``).
 """
@@ -35,15 +34,15 @@ SUFFIXES = (".nii", ".nii.gz")
 KINDS = "NIfTI volumes"
 
 Orientation = Literal["ras", "closest", "stored"]
-"""Axes turned to RAS+ where they are straight; to the nearest of those axes; or left as they are stored."""
+"""Axes turned to RAS+ if they are straight; to the nearest of those axes; or left as they are stored."""
 
 _MOST = 2**28  # voxels of one volume
 _HEADER = {
     348: 352,
     540: 544,
-}  # bytes of a NIfTI-1 and NIfTI-2 header, and where voxels may begin at the earliest
+}  # bytes of a NIfTI-1 and NIfTI-2 header, and the earliest place of voxels
 _OFFSET = 2**24  # bytes of header and extensions
-_BOMB_RATIO, _BOMB_BYTES = 500, 2**26  # as of arrays (``data.archive``)
+_BOMB_RATIO, _BOMB_BYTES = 500, 2**26  # as for arrays (``data.archive``)
 _OBLIQUE = 1.0  # degrees
 _TYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64")
 
@@ -85,7 +84,7 @@ def read_header(path: Path, name: str) -> Header:
         low, high = float(header["cal_min"]), float(header["cal_max"])
     except DataError:
         raise
-    except Exception as error:  # gzip and nibabel let errors of any type through on a damaged file
+    except Exception as error:  # gzip and nibabel raise errors of any type on a damaged file
         said = " ".join(str(error).split())[:120] or type(error).__name__
         raise DataError(f"{where} cannot be read as NIfTI; it may be damaged ({said})") from error
     while len(shape) > 3 and shape[-1] == 1:
@@ -153,7 +152,7 @@ def _nibabel() -> Any:
 
 
 def voxels(path: Path, name: str, header: Header, orientation: Orientation) -> NDArray[Any]:
-    """The stored values of a file, its axes turned."""
+    """The stored values of a file, with its axes turned."""
     turn, where = _turn(header, name, orientation), f"the volume {quoted(name)}"
     count = math.prod(header.shape)
     try:
@@ -161,7 +160,7 @@ def voxels(path: Path, name: str, header: Header, orientation: Orientation) -> N
             if len(file.read(header.offset)) != header.offset:
                 raise EOFError
             content = file.read(count * header.kind.itemsize)
-    except Exception as error:  # decompressors let errors of any type through
+    except Exception as error:  # decompressors raise errors of any type
         raise DataError(
             f"{where} is damaged: {' '.join(str(error).split())[:120] or 'it ends early'}"
         ) from error

@@ -1,16 +1,16 @@
-"""Drawn images that look like axial slices through a chest: any number of them, each different, none of a
+"""Drawn images that look like axial slices through a chest: any number of them, all different, none of a
 person.
 
-Image i is a pure function of (seed, i). With coordinates (x, y) in [-1, 1]^2 it is painted from the back to
-the front in ellipses with soft edges,
+Image i is a pure function of (seed, i). With coordinates (x, y) in [-1, 1]^2 it is painted from back to front
+with soft-edged ellipses,
 
     v <- v + m (g - v),   m = smoothstep of (1 - r) over the edge's width,   r^2 = (u / a)^2 + (w / b)^2,
 
-where (u, w) is (x, y) about the ellipse's centre, turned by its angle: body, rim of fat, two lungs, heart,
-vessel, spine, organs below the lungs, a ring of ribs. Smooth and fine texture is added and the result is
-stored in 8 bits, so that these images pass through the same rule as real ones.
+where (u, w) is (x, y) relative to the ellipse's centre, rotated by its angle. The ellipses are body, rim of
+fat, two lungs, heart, vessel, spine, organs below the lungs and a ring of ribs. Smooth and fine texture is
+added, and the result is stored in 8 bits, so that these images are treated like real ones.
 
-A volume is painted likewise of ellipsoids in [-1, 1]^3: body, two lungs, heart, spine and organs.
+A volume is painted in the same way with ellipsoids in [-1, 1]^3: body, two lungs, heart, spine and organs.
 
 Source: ours; the idea of an ellipse phantom is that of Shepp and Logan 1974.
 """
@@ -27,7 +27,7 @@ from latentprint import keys
 
 SIDE, SIDE3D = 28, 16
 HELDOUT = 512
-"""Phantoms that are held out, whatever the number trained on."""
+"""The number of held-out phantoms, whatever the number trained on."""
 
 _RIBS = 12
 _EDGE = 0.12  # width of the soft edge, in units of r
@@ -161,7 +161,7 @@ def _anatomy(rng: np.random.Generator) -> list[_Ellipse]:
 
 
 def _cover(ellipse: _Ellipse, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
-    """How much of each pixel the ellipse covers, 0 to 1."""
+    """The share of each pixel that the ellipse covers, 0 to 1."""
     cos, sin = math.cos(ellipse.angle), math.sin(ellipse.angle)
     dx, dy = x - ellipse.x, y - ellipse.y
     r = np.sqrt(((cos * dx + sin * dy) / ellipse.a) ** 2 + ((cos * dy - sin * dx) / ellipse.b) ** 2)

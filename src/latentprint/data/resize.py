@@ -1,13 +1,13 @@
-"""Images and volumes brought to one size on request.
+"""Resize images and volumes to one size, on request.
 
-Of an image the shorter side is scaled and the middle of the longer one kept. Scaling is Pillow's bilinear
-filter, whose support grows when an image shrinks, so that nothing is aliased. Values keep their type, rounded
-where it is a whole one. This is the usual preparation of training sets; a
-model that was trained on images prepared otherwise was not trained on these.
+An image is scaled by its shorter side, and the middle of the longer side is kept. Scaling is Pillow's
+bilinear filter, whose support grows when an image shrinks, so that there is no aliasing. Values keep their
+type; whole numbers are rounded. This is the usual preparation of training sets. A model that was trained on
+images prepared in another way was not trained on these.
 
-Of a volume each side is brought to the same number of voxels, so that nothing is cut away however few its
-slices are. A voxel is the mean of what it covers of the stored ones ("area"); where there are fewer stored
-ones it repeats them.
+Each side of a volume is resized to the same number of voxels, so that nothing is cut away however few slices
+it has. A voxel is the mean of the stored voxels that it covers ("area"); if there are fewer stored ones, they
+are repeated.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def _require_side(side: int) -> None:
 
 
 def all_resized(images: NDArray[Any], side: int | None) -> NDArray[Any]:
-    """Images (N, *S) or (N, *S, C), each resized; as they are where no side is asked for."""
+    """Images (N, *S) or (N, *S, C), each resized; unchanged if no side is asked for."""
     if side is None:
         return images
     one = averaged if images.ndim - has_channels(images) == 4 else resized

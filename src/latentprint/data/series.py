@@ -1,10 +1,10 @@
-"""DICOM series and multi-frame files as volumes: one of each SeriesInstanceUID, or of each file with frames.
+"""DICOM series and multi-frame files as volumes: one per SeriesInstanceUID, or one per file with frames.
 
     position along the volume = ImagePositionPatient . (row direction x column direction)
 
-Slices are sorted by it; their distances must be alike, for what is missing in between was not trained on
-either. Values are mapped as those of single images (``data.dicom``), axes are (slice, row, column), and
-nothing is resampled.
+Slices are sorted by it. Their distances must be equal, because a missing slice was not trained on either.
+Values are mapped like those of single images (``data.dicom``), axes are (slice, row, column), and nothing is
+resampled.
 
 Source: DICOM PS3.3 C.7.6.2 (image plane), C.7.6.16 (multi-frame functional groups).
 """
@@ -37,7 +37,7 @@ _GROUPS = {
     "WindowCenter": "FrameVOILUTSequence",
     "WindowWidth": "FrameVOILUTSequence",
 }
-"""Where a multi-frame file has what a single image has at its top."""
+"""Where a multi-frame file has what a single image has at its top level."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Plane:
 
 @dataclass(frozen=True)
 class Volume:
-    """The files of one volume in their order, and for a multi-frame file the order of its frames."""
+    """The files of one volume in order, and for a multi-frame file the order of its frames."""
 
     names: tuple[str, ...]
     frames: tuple[int, ...]
@@ -67,8 +67,8 @@ def series_listing(tree: Tree, window: dicom.WindowChoice, how: Preparation) -> 
     """DICOM files as volumes with their patients as identities; headers are read now, pixels when asked for.
 
     Raises:
-        DataError: a header cannot be read; a folder holds two series of one patient; a series is mixed, lacks
-            slices or places; spacing differs, or some have a patient and some not. On reading: sizes differ.
+        DataError: a header cannot be read; a folder holds two series of one patient; a series is mixed, or
+            lacks slices or positions; spacing differs, or only some have a patient. On reading: sizes differ.
     """
     dicom.window_of(window)
     found = [_planes(tree, name) for name in tree.names]
@@ -110,7 +110,7 @@ def _mm(one: Volume) -> str:
 
 
 def _planes(tree: Tree, name: str) -> list[Plane]:
-    """What the header says, once for each frame."""
+    """What the header says, once per frame."""
     path = tree.read(name)
     if isinstance(path, bytes):
         raise DataError("DICOM files are read from a folder; unpack the zip")
@@ -149,7 +149,7 @@ def _numbers(data: Any, groups: Sequence[Any], tag: str, group: str, count: int)
 
 
 def _require_apart(series: dict[str, list[Plane]]) -> None:
-    """Nothing, unless a folder holds two series of one patient: which is meant is unclear."""
+    """Refuse a folder with two series of one patient, because it is unclear which is meant."""
     seen: dict[tuple[str, str | None], str] = {}
     for uid, planes in series.items():
         folder = planes[0].name.rpartition("/")[0]
@@ -162,7 +162,7 @@ def _require_apart(series: dict[str, list[Plane]]) -> None:
 
 
 def _frames(planes: list[Plane]) -> Volume:
-    if any(plane.position is None for plane in planes):  # frames without places are in their order
+    if any(plane.position is None for plane in planes):  # frames without positions are in their stored order
         return Volume(
             (planes[0].name,), tuple(range(len(planes))), planes[0].patient, (1.0, *planes[0].pixel)
         )
@@ -187,10 +187,10 @@ def _sorted(planes: list[Plane]) -> Volume:
 
 
 def _along(planes: list[Plane]) -> tuple[list[int], float]:
-    """The order of slices along their normal, and their distance.
+    """The order of slices along their normal, and the distance between them.
 
     Raises:
-        DataError: places are lacking, or the same; slices are turned to each other, or missing.
+        DataError: positions are missing or equal; slices are not parallel, or missing.
     """
     first = planes[0]
     if lacking := next((one for one in planes if one.position is None or one.directions is None), None):

@@ -1,5 +1,5 @@
-"""What an audit is given: images that a model trains on, images that it never sees, and what must be said of
-both before anything runs.
+"""The input of an audit: training images, images that the model never sees, and what must be said about both
+before anything runs.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from latentprint.data.images import DataError, ImageSet
 from latentprint.data.near import Overlap, overlap
 
 NARROW = 0.6
-"""Images that use less than this share of the range that was mapped were probably stored in another one."""
+"""Images that use less than this share of the mapped range were probably stored in another one."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class RangeInUse:
     Attributes:
         low, high: the least and the largest.
         of: the range that became [-1, 1].
-        said: the user named that range, or the source documents it.
+        said: whether the user stated that range, or the source documents it.
     """
 
     low: float
@@ -38,11 +38,11 @@ class RangeInUse:
 
     @property
     def narrow(self) -> bool:
-        """Whether so little is in use, without anyone having said so, that the range is probably another."""
+        """Whether so little is in use, without a stated range, that the range is probably another."""
         return not self.said and self.share < NARROW
 
     def __str__(self) -> str:
-        """One sentence with the setting that mends it; "" where nothing is odd."""
+        """One sentence with the setting that fixes it; "" if nothing is odd."""
         if not self.narrow:
             return ""
         (low, high), (least, most) = self.of, self._likely()
@@ -54,7 +54,7 @@ class RangeInUse:
         )
 
     def require(self) -> None:
-        """Refuses what a model that others trained would be misjudged on."""
+        """Refuse images on which a model that others trained would be misjudged."""
         if self.narrow:
             raise DataError(str(self))
 
@@ -67,18 +67,18 @@ class RangeInUse:
 
 @dataclass(frozen=True)
 class Split:
-    """Images to train on, and images of the same source that no model may see before it is judged by them.
+    """Training images, and images of the same source that no model may see before it is judged by them.
 
     Attributes:
-        train: what is trained on.
-        heldout: of the images held out, those of which the training set holds no copy (``Split.of``).
-        name: what they are, in words that may be published.
-        overlap: the held-out images that were left out for that; None where nobody looked.
-        used: which stored values occur; None where values passed through a window (DICOM).
-        classes: the names of the classes, by their number where they are 0, 1, 2, ...
+        train: the training images.
+        heldout: the held-out images of which the training set has no copy (``Split.of``).
+        name: what they are, in publishable words.
+        overlap: the held-out images that were left out for that; None if nobody looked.
+        used: which stored values occur; None if a window mapped them (DICOM).
+        classes: the names of the classes, by number if they are 0, 1, 2, ...
         label: the class that is audited; None: any.
-        notes: what else a reader must know of how the images were read, in sentences.
-        drawn: the source makes no split, so the seed drew the held-out images among those that may train.
+        notes: what else a reader must know about how the images were read, in sentences.
+        drawn: the source has no split, so the seed drew the held-out images from all.
     """
 
     train: ImageSet
@@ -107,8 +107,8 @@ class Split:
         """The split with copies of training images left out of ``heldout``.
 
         Args:
-            mapped: the stored values that became -1 and 1; None: not one range for all.
-            said: whether somebody named them.
+            mapped: the stored values that became -1 and 1; None: there is not one range for all.
+            said: whether somebody stated them.
 
         Raises:
             DataError: every held-out image is such a copy, or the two differ in shape.
@@ -129,15 +129,15 @@ class Split:
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """All that a reader must know before these images are audited, in sentences."""
+        """Everything that a reader must know before these images are audited, in sentences."""
         found = (str(one) for one in (self.overlap, self.used) if one is not None)
         return (*(text for text in found if text), *self.notes)
 
     def under(self, label: int | None) -> Split:
-        """The same for an audit of a model that is asked for one class; None: of any.
+        """The same for an audit of a model that is asked for one class; None: any class.
 
         Raises:
-            DataError: nothing says which images are of that class, or none is.
+            DataError: it is unknown which images are of that class, or none is.
         """
         if label is None:
             return self
@@ -159,16 +159,16 @@ class Split:
 
     @property
     def peers(self) -> NDArray[np.int64]:
-        """Rising positions of the training images of the class that is audited; of all where it is any."""
+        """Rising positions of the training images of the audited class, or of all if it is any."""
         if self.label is None:
             return np.arange(len(self.train))
         return np.flatnonzero(np.asarray(self.train.labels) == self.label)
 
     def require_peer(self, target: int) -> None:
-        """Holds the class of a training image against that under which a model is audited.
+        """Check that a training image has the class under which a model is audited.
 
         Raises:
-            DataError: it is of another class.
+            DataError: it has another class.
         """
         if 0 <= target < len(self.train) and target not in self.peers:
             own = (self.train.labels or ())[target]

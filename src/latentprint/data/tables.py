@@ -1,8 +1,8 @@
 """Images in the tables of Hugging Face: Parquet files, and folders that datasets' ``save_to_disk`` wrote.
 
-Both are Arrow tables with an image column: encoded files, alone or as {bytes, path}. Their class names are
-in the schema's metadata, their sides in the names of files or folders. Batches are read in passing, a few
-rows at a time, so that a column which repeats one value does not have to fit into memory.
+Both are Arrow tables with an image column: encoded files, alone or as {bytes, path}. Their class names are in
+the schema's metadata, and their splits in the names of files or folders. Batches are read a few rows at a
+time, so that a column that repeats one value does not have to fit into memory.
 
 Source: Apache Parquet and Arrow IPC formats; huggingface/datasets, ``features.Image`` and ``save_to_disk``.
 """
@@ -29,7 +29,7 @@ _SPLITS = re.compile(r"(?<![a-z])(train|training|heldout|validation|valid|val|te
 
 @dataclass(frozen=True)
 class Table:
-    """Files of one side: all Parquet, or all Arrow streams; their rows follow one another."""
+    """Files of one split: all Parquet, or all Arrow streams; their rows follow one another."""
 
     files: tuple[Path, ...]
     image: str
@@ -37,7 +37,7 @@ class Table:
     classes: tuple[str, ...]
 
     def rows(self, column: str) -> Iterator[Any]:
-        """The values of one column (of a struct ``image.bytes`` its field), row by row."""
+        """The values of one column, row by row (for a struct, its field ``image.bytes``)."""
         for path in self.files:
             for batch in _batches(path, column.partition(".")[0]):
                 values = batch.column(0)
@@ -56,7 +56,7 @@ def is_saved_dataset(folder: Path) -> bool:
 
 
 def saved_sides(folder: Path) -> dict[str, tuple[Path, ...]]:
-    """Split -> its Arrow files, of a folder that ``save_to_disk`` wrote; "" where it has no splits."""
+    """Split -> its Arrow files, for a folder that ``save_to_disk`` wrote; "" if it has no splits."""
     if (folder / "dataset_dict.json").is_file():
         named = read_json(folder / "dataset_dict.json").get("splits")
         names = [str(name) for name in cast(list[Any], named)] if isinstance(named, list) else []
@@ -74,7 +74,8 @@ def _saved_files(folder: Path) -> tuple[Path, ...]:
 
 
 def parquet_sides(files: list[Path]) -> dict[str, tuple[Path, ...]]:
-    """Split -> its Parquet files, by a word in a file's name or the name of its folder; "" where none is."""
+    """Split -> its Parquet files, by a word in a file's name or the name of its folder; "" if there is
+    none."""
     out: dict[str, list[Path]] = {}
     for path in files:
         found, folder = _SPLITS.search(path.stem.lower()), path.parent.name.lower()
@@ -84,7 +85,7 @@ def parquet_sides(files: list[Path]) -> dict[str, tuple[Path, ...]]:
 
 
 def table_sides(files: dict[str, tuple[Path, ...]], where: str) -> tuple[Table, Table | None]:
-    """What trains, and what is held out (None: nothing says)."""
+    """The training images, and the held-out ones (None: unknown)."""
     train = sorted(path for name in files if name in TRAIN for path in files[name])
     held = sorted(path for name in files if name in HELD_OUT for path in files[name])
     if not train and not held:
@@ -176,7 +177,7 @@ def _count(path: Path) -> int:
 
 
 def _batches(path: Path, column: str | None) -> Iterator[Any]:
-    """Record batches with one column, or with all where None is named."""
+    """Record batches with one column, or with all if None is given."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

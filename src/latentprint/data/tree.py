@@ -1,11 +1,11 @@
-"""Image files in a folder or a zip, by their names alone: what trains, what is held out, which class.
+"""Image files in a folder or a zip: their names say what is trained on, what is held out, and the class.
 
     train/ or training/                                     to train on
     heldout/, val/, valid/, validation/, test/, testing/    held out
     a folder below                                          the class, numbered in sorted order (ImageFolder)
 
-Hidden files and folders are passed over, as is __MACOSX/; links to folders are not followed. A folder that
-cannot be read is refused, since what it holds might have been trained on.
+Hidden files and folders are ignored, and __MACOSX/ too; links to folders are not followed. A folder that
+cannot be read is refused, because its images might have been trained on.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ HELD_OUT = ("heldout", "val", "valid", "validation", "test", "testing")
 MAX_FILE = 2**28
 """The most bytes of one image file (256 MiB)."""
 
-_RATIO = 1000  # a zip's member that grows more is no image file, which is compressed already
+_RATIO = 1000  # a zip member that expands more is not an image file, which is compressed already
 
 
 @dataclass(frozen=True)
 class Tree:
-    """Files by their names, relative to where they lie, sorted.
+    """Files by their names, relative to their folder or zip, sorted.
 
     Attributes:
         where: the folder or zip, for a sentence.
@@ -49,16 +49,16 @@ class Tree:
     read: Callable[[str], Path | bytes] = field(repr=False)
 
     def only(self, names: Sequence[str]) -> Tree:
-        """The same with these files alone."""
+        """The same with only these files."""
         return replace(self, names=tuple(names))
 
     def with_suffix(self, suffixes: tuple[str, ...]) -> Tree:
-        """Those whose names end so, in letters of either case."""
+        """The files whose names end so, in upper or lower case."""
         return self.only([name for name in self.names if name.lower().endswith(suffixes)])
 
     def matching(self, pattern: str | None) -> Tree:
-        """Those whose name, or the last part of it, fits a pattern (``fnmatch``); "!PATTERN": those that
-        do not.
+        """The files whose name, or its last part, fits a pattern (``fnmatch``); with "!PATTERN" the other
+        files.
         """
         if pattern is None:
             return self
@@ -90,7 +90,7 @@ def folder_tree(folder: Path) -> Tree:
 
 
 def zip_tree(path: Path) -> Tree:
-    """The files of a zip; a single folder around them all is left out of their names."""
+    """The files of a zip; if a single folder contains them all, its name is left out."""
     try:
         with zipfile.ZipFile(path) as archive:
             every = [one.filename for one in archive.infolist() if not one.is_dir()]
@@ -121,13 +121,13 @@ def _member(path: Path, name: str) -> bytes:
             return archive.read(name)
     except DataError:
         raise
-    except Exception as error:  # decompressors let errors of any type through
+    except Exception as error:  # decompressors raise errors of any type
         raise DataError(f"{quoted(name)} in {quoted(path)} is damaged: {str(error)[:120]}") from error
 
 
 @dataclass(frozen=True)
 class Sides:
-    """What trains and what is held out (None: nothing says); classes of each, where folders name them."""
+    """The training and held-out files (None: unknown), and the class of each if folders name them."""
 
     train: Tree
     heldout: Tree | None
@@ -140,10 +140,11 @@ def sides(tree: Tree, kinds: str, table: Path | None = None) -> Sides:
 
     Args:
         kinds: what the files are, for a sentence.
-        table: a CSV of file names and classes, in the place of folders.
+        table: a CSV of file names and classes, in place of folders.
 
     Raises:
-        DataError: one side is named and the other is not there, files lie outside both, or the table is none.
+        DataError: one side is named and the other is missing, files lie outside both, or the table is
+            invalid.
     """
     tops = [name.partition("/")[0].lower() if "/" in name else "" for name in tree.names]
     train = [name for name, top in zip(tree.names, tops, strict=True) if top in TRAIN]
@@ -178,7 +179,7 @@ def _classed(train: Tree, held: Tree | None, table: Path | None) -> Sides:
     if len(classes) < 2:
         return Sides(train, held)
     place = {name: i for i, name in enumerate(classes)}
-    if table is not None and all(name.isdecimal() for name in classes):  # numbers mean themselves
+    if table is not None and all(name.isdecimal() for name in classes):  # numbers stand for themselves
         place, classes = {name: int(name) for name in classes}, []
     labels = (tuple(place[c] for c in found[0]), tuple(place[c] for c in found[1]))
     return Sides(train, held, labels, tuple(classes))
@@ -206,7 +207,7 @@ def _class_of(name: str, named: dict[str, str], table: Path) -> str:
 
 
 def masks(names: Sequence[str]) -> str:
-    """A warning where about half of the files are named as others are with a word after it; else ""."""
+    """A warning if about half of the files are named like others with an added word; otherwise ""."""
     stems = {name.rpartition(".")[0] for name in names}
     words: Counter[str] = Counter()
     for stem in stems:

@@ -1,4 +1,4 @@
-"""Networks and their files: the U-Net of the score model, saved models, and tensors that survive a crash."""
+"""Networks and their files: the U-Net of the score model, saved models, and crash-safe files of tensors."""
 
 from latentprint.networks.files import FileError, commit, committed
 from latentprint.networks.saved import ModelError, load_model, save_model

@@ -1,9 +1,9 @@
-"""Tensors with a note about them, in a folder, such that a crash at any moment leaves a whole set behind.
+"""Tensors with a note about them, in a folder, such that a crash at any moment leaves a complete set behind.
 
     tensors-XXXXXXXX.safetensors   the tensors; XXXXXXXX is the start of their sha256
     commit.json                    names that file, and holds the note; written last
 
-The set counts once ``commit.json`` names it; files that it does not name are remains, which the next commit
+A set is valid once ``commit.json`` names it. Files that it does not name are leftovers, which the next commit
 removes. Nothing is ever pickled.
 
 A safetensors file is
@@ -12,7 +12,7 @@ A safetensors file is
     n bytes   a JSON object: name -> {dtype, shape, data_offsets [begin, end)}, and "__metadata__"
     the rest  the values, with no gaps and no overlaps
 
-so whether every tensor is what it says is known from the first 8 + n bytes and the size of the file.
+so the first 8 + n bytes and the size of the file show whether every tensor is as stated.
 
 Source: the safetensors format (safetensors README, "Format").
 """
@@ -37,7 +37,7 @@ from latentprint.files import FileError, disk, parse_json, read, read_json, writ
 MARKER = "commit.json"
 
 MAX_WEIGHTS = 2**38
-"""The most bytes of a file of tensors (256 GiB); what memory holds is less."""
+"""The most bytes of a file of tensors (256 GiB); memory holds less."""
 
 
 MAX_HEADER = 2**25
@@ -51,7 +51,7 @@ _BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2,
 
 @dataclass(frozen=True)
 class Stated:
-    """What a header says of one tensor."""
+    """What a header says about one tensor."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -72,7 +72,7 @@ def read_header(path: Path) -> dict[str, Stated]:
         raw = file.read(length)
     try:
         header = parse_json(raw.decode(), f"the header of {quoted(path.name)}")
-    except ValueError as error:  # FileError is one, and so is what is not UTF-8
+    except ValueError as error:  # FileError is one, and so is text that is not UTF-8
         raise FileError(f"{quoted(path.name)} is not a safetensors file: {error}") from error
     header.pop("__metadata__", None)
     if len(header) > MAX_TENSORS:
@@ -94,7 +94,7 @@ def read_header(path: Path) -> dict[str, Stated]:
 
 
 def _stated(name: str, entry: object, file: str) -> tuple[Stated, tuple[int, int]]:
-    """One entry of the header -> what it says, and the bytes it takes."""
+    """One entry of the header -> what it states, and the bytes it takes."""
     where = f"tensor {quoted(name)} of {file!r}"
     if not isinstance(entry, dict):
         raise FileError(f"{where} must be described by a JSON object")
@@ -129,7 +129,7 @@ def pack(tensors: Mapping[str, Tensor]) -> bytes:
 def unpack(file: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file."""
     try:
-        read_header(file)  # before memory is set aside
+        read_header(file)  # before memory is allocated
         return safetensors.torch.load(read(file, MAX_WEIGHTS))
     except (safetensors.SafetensorError, ValueError) as error:
         if isinstance(error, FileError):
@@ -138,10 +138,10 @@ def unpack(file: Path) -> dict[str, Tensor]:
 
 
 def commit(folder: Path, tensors: Mapping[str, Tensor], note: Mapping[str, object]) -> None:
-    """Replace what ``folder`` holds by ``tensors`` and ``note`` (plain values), in one indivisible step.
+    """Replace the set in ``folder`` by ``tensors`` and ``note`` (plain values), in one atomic step.
 
     Raises:
-        FileError: the disk is full or the folder cannot be written; the set before stays.
+        FileError: the disk is full or the folder cannot be written; the earlier set stays.
     """
     content = pack(tensors)
     name = f"tensors-{sha256(content).hexdigest()[:8]}.safetensors"
@@ -153,10 +153,10 @@ def commit(folder: Path, tensors: Mapping[str, Tensor], note: Mapping[str, objec
 
 
 def committed(folder: Path) -> tuple[dict[str, Tensor], dict[str, object]] | None:
-    """(tensors, note) of the last commit; None where there never was one.
+    """(tensors, note) of the last commit; None if there never was one.
 
     Raises:
-        FileError: there was one, but its files are missing or damaged.
+        FileError: there was a commit, but its files are missing or damaged.
     """
     if not (folder / MARKER).exists():
         return None

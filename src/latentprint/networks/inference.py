@@ -1,10 +1,10 @@
-"""The same network, evaluated faster: a UNet2DModel in the form that sampling wants.
+"""The same network, evaluated faster: a UNet2DModel in a form for sampling.
 
-``inference_form`` gives a copy that shares no state with the original and differs from it in rounding only:
+``inference_form`` returns a copy that shares no state with the original and differs from it only by rounding:
 
-- arrays lie channels last, which the convolutions of a CPU (oneDNN) and of a GPU take without reordering;
-- group normalisation is written in whole passes over such arrays: torch's own kernel for them takes ten times
-  as long on a CPU, longer than the convolutions between them;
+- arrays are channels last, which convolutions on a CPU (oneDNN) and a GPU take without reordering;
+- group normalisation is written in whole passes over such arrays, because torch's own kernel for them takes
+  ten times as long on a CPU, longer than the convolutions in between;
 - a residual block activates and sums in place and does not divide by 1;
 - "double each pixel, then convolve with a 3 x 3 kernel" is one transposed convolution with a 4 x 4 kernel. Of
   three neighbours on the doubled grid two are the same pixel, so that 4 products per output do the work of 9.
@@ -13,7 +13,7 @@
 
 Under autocast the convolutions multiply in bfloat16; normalisation stays float32.
 
-It is for evaluation: train the original.
+It is only for evaluation; train the original.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
 from torch.nn import functional
 
-_CACHED = 2**18  # numbers worked on at once in float32: 1 MiB, about the second cache of a core
+_CACHED = 2**18  # numbers processed at once in float32: 1 MiB, about a core's second-level cache
 
 
 class _Space:
-    """Memory that is used again: holds one array at a time, so a network must not run in two threads."""
+    """Reusable memory. It holds one array at a time, so a network must not run in two threads."""
 
     def __init__(self) -> None:
         self.memory = torch.empty(0)
 
     def like(self, x: Tensor) -> Tensor:
-        """An array as ``x`` (any contents), which overwrites the one given before."""
+        """An array like ``x`` with any contents; it overwrites the one returned before."""
         old = self.memory
         fits = old.numel() >= x.numel() and old.dtype == x.dtype and old.device == x.device
         if not fits or old.is_inference() != torch.is_inference_mode_enabled():
@@ -49,9 +49,9 @@ class _Space:
 class _GroupNorm(nn.Module):
     """(x - mean) / sqrt(variance + eps) * weight + bias, moments over a group of channels and all pixels.
 
-    With ``activate`` the result goes through silu while it is still in the cache. ``to`` says where it lies:
-    fresh memory costs as much as the arithmetic, and none is needed where the input ("in place") or the last
-    result of a norm that shares this one's ``_Space`` is of no more use.
+    With ``activate`` silu is applied to the result while it is still in the cache. ``to`` says where the
+    result is put. Fresh memory costs as much as the arithmetic, and none is needed if the input ("in place")
+    or the last result of a norm with the same ``_Space`` is no longer used.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class _GroupNorm(nn.Module):
             return functional.silu(x) if self.activate else x
         batch, channels, height, width = x.shape
         pixels = x.permute(0, 2, 3, 1).reshape(batch, height * width, channels)
-        if x.is_cpu:  # rows are taken in parts, so that the passes find them in the cache
+        if x.is_cpu:  # rows are processed in parts, so that the passes find them in the cache
             out = self._place(pixels)
             part = max(1, _CACHED // pixels[0].numel())
             for i in range(0, batch, part):
@@ -97,7 +97,7 @@ class _GroupNorm(nn.Module):
 
 
 class _Residual(nn.Module):
-    """x + conv2(silu(norm2(conv1(silu(norm1(x))) + W silu(time)))), in as few arrays as it takes."""
+    """x + conv2(silu(norm2(conv1(silu(norm1(x))) + W silu(time)))), in as few arrays as possible."""
 
     def __init__(self, block: ResnetBlock2D, space: _Space) -> None:
         super().__init__()
@@ -151,8 +151,8 @@ def _plain(block: ResnetBlock2D) -> bool:
 def inference_form(network: nn.Module) -> nn.Module:
     """A copy of ``network`` for sampling, in evaluation mode: same inputs, same outputs to rounding.
 
-    Parts of a UNet2DModel that it does not know (attention, other norms) stay as they are; so does any other
-    network.
+    Parts of a UNet2DModel that it does not know (attention, other norms) are not changed, and neither is any
+    other network.
     """
     fast = copy.deepcopy(network).eval().requires_grad_(False)
     if not isinstance(fast, UNet2DModel):

@@ -1,8 +1,8 @@
-"""The U-Net of openai's improved- and guided-diffusion, which CompVis' latent diffusion has too.
+"""The U-Net of openai's improved- and guided-diffusion, which CompVis' latent diffusion also uses.
 
-Level k works at size / 2^k, on ``widths[k]`` channels. A level has n residual blocks on the way down and
-n + 1 on the way up, each followed by attention where ``attention`` says so; what comes out of each stage on
-the way down is joined on the way up. Parts have the names they have there: a state dict of theirs fits.
+Level k works at size / 2^k, on ``widths[k]`` channels. A level has n residual blocks on the way down and n +
+1 on the way up, each followed by attention if ``attention`` says so. The output of each stage on the way down
+is concatenated on the way up. Parts have their original names, so an original state dict fits.
 
     time     e = MLP(cos and sin of k 10000^(-i/m), i < m = model_channels / 2),  plus that of the class
     block    h = conv(silu(norm(x)));  h = norm(h) (1 + a) + b  or  norm(h + b),  (a, b) linear in silu(e)
@@ -26,22 +26,22 @@ _GROUPS = 32
 
 @dataclass(frozen=True)
 class OpenAIConfig:
-    """The network's shape, and how it is told time.
+    """The network's shape, and how it receives time.
 
     Attributes:
-        sample_size: the side, in pixels, of what it works on.
-        model_channels: the width that the embedding of time follows from.
+        sample_size: the side of its images, in pixels.
+        model_channels: the width from which the embedding of time follows.
         widths: channels of each level, outermost first.
         attention: of each level, whether its blocks attend.
-        heads: (of the way down and the middle, of the way up) where a head has no fixed width.
+        heads: (on the way down and in the middle, on the way up) if a head has no fixed width.
         head_channels: the width of a head; None: ``heads`` says how many there are.
         new_order: the order of q, k and v, see above.
-        scale_shift: whether time scales what it is added to, too.
-        resample_blocks: sides change within residual blocks, not by convolutions between them.
+        scale_shift: whether time also scales the activations that it is added to.
+        resample_blocks: sides change within residual blocks and not by convolutions between them.
         timestep_scale: timesteps are multiplied by this.
 
     Raises:
-        ValueError: widths, groups and heads that leave a rest.
+        ValueError: widths, groups and heads that do not divide evenly.
     """
 
     sample_size: int
@@ -75,7 +75,7 @@ def _norm(channels: int) -> nn.GroupNorm:
 
 
 class _Resample(nn.Module):
-    """Half or twice the side, by a convolution; without channels there is none."""
+    """Half or twice the side, by a convolution; without channels there is no convolution."""
 
     def __init__(self, up: bool, channels: int | None = None) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ class _Resample(nn.Module):
 
 
 class _Residual(nn.Module):
-    """A residual block, told time; with ``resample`` it also changes the side."""
+    """A residual block that receives time; with ``resample`` it also changes the side."""
 
     def __init__(
         self, given: int, gives: int, time: int, scale_shift: bool, resample: _Resample | None = None
@@ -122,7 +122,7 @@ class _Residual(nn.Module):
 
 
 class _Attention(nn.Module):
-    """Self-attention of all places of an image."""
+    """Self-attention between all places of an image."""
 
     def __init__(self, channels: int, heads: int, new_order: bool) -> None:
         super().__init__()
@@ -140,7 +140,7 @@ class _Attention(nn.Module):
 
 
 class _Stage(nn.ModuleList):
-    """Parts one after another, each told time."""
+    """Parts one after another, each receiving time."""
 
     def forward(self, x: Tensor, e: Tensor) -> Tensor:
         for part in self:

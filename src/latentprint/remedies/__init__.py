@@ -1,6 +1,6 @@
-"""Remedies side by side: the same images, marks, seeds and measures, with and without each.
+"""Remedies compared: the same images, marks, seeds and measures, with and without each remedy.
 
-table      what there is: a remedy is a row
+table      the remedies, one row each
 training   the models that remedies train, early stopping among them
 private    DP-SGD (opacus)
 sampling   guidance away from training images

@@ -1,13 +1,13 @@
-"""When will it begin to memorise? From the first steps of a training.
+"""When will a training begin to memorise? A forecast from its first steps.
 
     gap(k)    1 - e(train) / e(held out) after k steps, e the loss of Eq. 4 with the same noise at every look,
-              less the gap before anything could be known (some images are easier than others)
-    onset     the first step at which the gap is AT: strangers are restored a third worse
+              minus the gap before anything could be memorised (some images are easier than others)
+    onset     the first step at which the gap is AT: held-out images are restored a third worse
 
-While a network takes up what images have in common, the gap grows as a power of the steps (in the linear
-regime of Bonnaire et al. like k/N), and so the logarithm of the steps is extrapolated to where the fitted
-line reaches AT. The interval is that of a prediction from looks that are correlated (each counts a third),
-widened by FLOOR, which trainings run to the end showed to be needed.
+While a network learns what images have in common, the gap grows as a power of the steps (in the linear regime
+of Bonnaire et al. like k/N). The logarithm of the steps is therefore extrapolated to where the fitted line
+reaches AT. The interval is a prediction interval for correlated looks (each counts a third). It is widened by
+FLOOR, which trainings that were run to the end showed to be necessary.
 
 The time to memorise grows in proportion to the number of images, while the time until samples look right does
 not (Bonnaire et al. 2025; Favero et al. 2025): twice the images double the onset.
@@ -32,17 +32,17 @@ AT = 1 / 3
 """The gap that is called the onset."""
 
 FLOOR = 0.15
-"""Standard error of the logarithm of a forecast that the fit does not see."""
+"""Standard error of the logarithm of a forecast that the fit itself does not show."""
 
-_STARTED = 0.05  # a gap from which on it is a power of the steps
-_LEAST = 4  # looks that a fit takes
+_STARTED = 0.05  # a gap above which it is a power of the steps
+_LEAST = 4  # looks that a fit needs
 _CORRELATED = 3
-_RIGHT = 0.1  # above the lowest held-out loss: samples look right
+_RIGHT = 0.1  # relative to the lowest held-out loss: below it samples look right
 _normal = cast(Any, scipy_stats).norm
 
 
 class ForecastError(InputError):
-    """A forecast that cannot be made, for the reason given in one sentence."""
+    """A forecast that cannot be made, with the reason in one sentence."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Looks:
 
     @property
     def gaps(self) -> list[float]:
-        """The gap at each look, less that of the first."""
+        """The gap at each look, minus that of the first."""
         plain = [1 - a / b for a, b in zip(self.train, self.heldout, strict=True)]
         return [gap - plain[0] for gap in plain]
 
@@ -71,9 +71,9 @@ class Forecast:
 
     Attributes:
         onset, low, high: steps, with the 95 % interval.
-        until: steps that were looked at.
-        looks_right: the first step at which the held-out loss was within a tenth of its lowest so far: the
-            window from there to ``low`` is safe; None: there is none.
+        until: the last step with a look.
+        looks_right: the first step at which the held-out loss was within a tenth of its lowest so far:
+            training can stop safely between there and ``low``; None: it can not.
         more_images: how many more would double the onset.
     """
 
@@ -100,7 +100,7 @@ class Forecast:
 
 
 def measured_onset(looks: Looks) -> float | None:
-    """The step at which the gap first was AT, between two looks in proportion; None: it never was."""
+    """The step at which the gap first was AT, interpolated between two looks; None: it never was."""
     before = (0, 0.0)
     for step, gap in zip(looks.steps, looks.gaps, strict=True):
         if gap >= AT:
@@ -111,13 +111,13 @@ def measured_onset(looks: Looks) -> float | None:
 
 
 def forecast(looks: Looks, images: int, level: float = 0.95) -> Forecast:
-    """The onset from the looks so far, of a training on so many images.
+    """The onset predicted from the looks so far, for a training on so many images.
 
     Raises:
         ForecastError: the gap has not begun to grow, or there are too few looks.
     """
     steps, gaps = np.asarray(looks.steps, np.float64), np.asarray(looks.gaps)
-    # From the last look below _STARTED on: before, the gap is noise.
+    # From the last look below _STARTED on; before that the gap is noise.
     small = np.flatnonzero(gaps < _STARTED)
     used = np.arange(len(gaps)) > (small[-1] if len(small) else -1)
     if used.sum() < _LEAST:
@@ -137,7 +137,7 @@ def forecast(looks: Looks, images: int, level: float = 0.95) -> Forecast:
     far = float(_normal.ppf((1 + level) / 2)) * math.sqrt(spread + FLOOR**2)
     onset, low, high = (math.exp(centre + sign * far) for sign in (0, -1, 1))
     reached = measured_onset(looks)
-    if reached is not None:  # it is no forecast any more
+    if reached is not None:  # it is not a forecast any more
         onset, low, high = reached, reached, reached
     lowest = min(looks.heldout)
     right = next(s for s, v in zip(looks.steps, looks.heldout, strict=True) if v <= (1 + _RIGHT) * lowest)

@@ -1,11 +1,11 @@
 """Risk and quality of one model, measured alike for every remedy.
 
-    marked       samples that are copies of a marked image that was trained on; q is that count over the
-                 samples and over the marked images, the chance of one of them in one sample
-    strangers    the same of marked images that a coin left out: what comes by chance
+    marked       samples that are copies of a marked image that was trained on; q is that count divided by the
+                 samples and the marked images: the chance that one sample shows a given one of them
+    strangers    the same for marked images that a coin left out: what happens by chance
     copies       samples that are copies of any training image, by the calibrated criterion
-    t'           of both kinds of marked images (Alg. 1 with few tries); told apart, they bound epsilon
-    quality      Frechet distance, precision and recall against images that nothing was trained or chosen on,
+    t'           of both kinds of marked images (Alg. 1 with few tries); their difference bounds epsilon
+    quality      Fréchet distance, precision and recall against images that nothing was trained or chosen on,
                  and their likelihood
 
 Sources: Kynkaanniemi et al. 2019 (precision and recall, k = 5); the others where they are implemented.
@@ -52,7 +52,7 @@ _RESAMPLES = 40
 
 @dataclass(frozen=True, eq=False)
 class Ground:
-    """What every row is held against.
+    """What every row is measured against.
 
     Attributes:
         pool: (p, C, H, W), the training images and, after them, the marked images left out.
@@ -61,8 +61,8 @@ class Ground:
         test: (n, C, H, W), images on which nothing was trained or chosen.
         depth: bits of a stored value; None: no likelihood in bits.
         model: whose times set the noise levels of t'.
-        sampler: that samples are drawn with.
-        samples: how many.
+        sampler: the sampler.
+        samples: how many are drawn.
         likelihood: test images whose likelihood is computed.
         seed: of all noise.
     """
@@ -80,18 +80,18 @@ class Ground:
 
     @cached_property
     def reference(self) -> Reference:
-        """The pool, prepared to be compared with."""
+        """The pool, prepared for comparisons."""
         return Reference(self.pool)
 
     @cached_property
     def criteria(self) -> tuple[tuple[Criterion, float], ...]:
-        """Criteria with their thresholds, calibrated on the test images that are no copies."""
+        """Criteria with their thresholds, calibrated on the test images that are not copies."""
         rows, _ = background(self.reference.columns(self.test))
         return tuple((one, calibrated(one.score(rows), SHARE)) for one in present(rows))
 
     @cached_property
     def moments(self) -> Moments:
-        """Of the test images' features."""
+        """The moments of the test images' features."""
         return _moments(self.test)
 
 
@@ -115,7 +115,7 @@ def fast(model: NetworkDenoiser) -> NetworkDenoiser:
 
 
 def risk(samples: Tensor, ground: Ground) -> dict[str, object]:
-    """What of the samples is a copy, and of what."""
+    """Which samples are copies, and of which images."""
     rows = ground.reference.columns(samples)
     (first, threshold), *others = ground.criteria
     copied = first.score(rows) < threshold
@@ -149,7 +149,7 @@ def risk(samples: Tensor, ground: Ground) -> dict[str, object]:
 
 
 def knowledge(model: Denoiser, ground: Ground, delta: float) -> dict[str, object]:
-    """t' of the marked images that were trained on and of those left out; what it says of epsilon."""
+    """t' of the marked images that were trained on and of those left out, and its bound on epsilon."""
     how = Guidance(levels=LEVELS, steps=_STEPS, images=len(ground.marked))
     config = replace(ground.model.training, guided=True, guidance=how)
     pool, places = torch.from_numpy(ground.pool), torch.from_numpy(ground.marked)
@@ -172,7 +172,7 @@ def knowledge(model: Denoiser, ground: Ground, delta: float) -> dict[str, object
 
 
 def quality(samples: Tensor, ground: Ground) -> Mapping[str, object]:
-    """Frechet distance with the interval of resampled samples, precision and recall."""
+    """Fréchet distance with a bootstrap interval over samples, precision and recall."""
     if len(samples) < 2 * _K:
         return dict.fromkeys(["fid", "fid_low", "fid_high", "precision", "recall"])
     pixels, rng = samples.numpy(), generator(ground.seed, "remedies.resample")
@@ -181,7 +181,7 @@ def quality(samples: Tensor, ground: Ground) -> Mapping[str, object]:
         frechet(_moments(pixels[rng.integers(0, len(pixels), len(pixels))]), ground.moments)
         for _ in range(_RESAMPLES)
     ]
-    # A resample holds about 63 % of the samples, and its distance is larger by that; only the spread is used.
+    # A resample holds about 63 % of the samples, so its distance is larger; only its spread is used.
     spread = 1.96 * float(np.std(again))
     precision, recall = _covered(pixels, ground.test), _covered(ground.test, pixels)
     return {
@@ -194,7 +194,7 @@ def quality(samples: Tensor, ground: Ground) -> Mapping[str, object]:
 
 
 def likelihood(model: Denoiser, ground: Ground) -> dict[str, object]:
-    """Bits per dimension of test images, the fewer the better, with the standard error over images."""
+    """Bits per dimension of test images, fewer is better, with the standard error over images."""
     if not ground.likelihood or ground.depth is None:
         return {"bits_per_dim": None, "bits_per_dim_se": None}
     streams, images = Streams(ground.seed), torch.from_numpy(ground.test[: ground.likelihood])
@@ -206,7 +206,7 @@ def likelihood(model: Denoiser, ground: Ground) -> dict[str, object]:
 
 
 def _covered(images: Pixels, by: Pixels) -> float:
-    """The share of images that lie as near to one of ``by`` as its own fifth nearest does."""
+    """The share of images that are as near to one of ``by`` as that one's own fifth nearest."""
     radius = nearest(by, by, min(_K, len(by) - 1), same=True).distance[:, -1]
     flat, others = (torch.from_numpy(one).flatten(1) for one in (images, by))
     unit = 2 * flat.shape[1] ** 0.5

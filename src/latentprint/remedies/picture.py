@@ -1,4 +1,4 @@
-"""Risk against quality, as one SVG that stands alone."""
+"""Risk against quality, as one self-contained SVG."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _WIDTH, _HEIGHT, _LEFT, _BELOW, _EDGE = 720, 440, 70, 56, 24
 
 
 def picture(rows: Sequence[Row]) -> str:
-    """Rows of ``remedies.run`` as points: to the left fewer copies, below a smaller Frechet distance."""
+    """Rows of ``remedies.run`` as points: fewer copies to the left, a smaller Fréchet distance below."""
     shown = [(row, ends) for row in rows if (ends := _distance(row)) is not None]
     ink, rule, model, leak = (PALETTE["light"][name] for name in ("ink", "rule", "model", "leak"))
     least = min((1 / (2 * row.samples) for row, _ in shown), default=1e-3)

@@ -1,8 +1,8 @@
 """Differentially private training: DP-SGD with opacus' gradients, optimiser and accountant.
 
-Each image enters a step by a coin of its own (Poisson sampling, chance B/N, on which the accountant's
-amplification rests), its gradient is clipped to norm 1, and Gaussian noise is added to the sum. The noise is
-chosen so that all steps together spend the epsilon that was asked for.
+A coin decides for each image whether it enters a step (Poisson sampling with chance B/N, which the
+accountant's amplification assumes). Its gradient is clipped to norm 1, and Gaussian noise is added to the
+sum. The noise is chosen so that all steps together spend the epsilon that was asked for.
 
 Sources: Abadi et al. 2016; Mironov, Talwar, Zhang 2019 (Renyi accounting of the sampled Gaussian mechanism).
 """
@@ -33,11 +33,11 @@ CLIP = 1.0
 
 
 class PrivateError(InputError):
-    """Private training is not possible here, for the reason given in one sentence."""
+    """Private training is not possible here, with the reason in one sentence."""
 
 
 def require_opacus() -> None:
-    """Nothing, if the package is there."""
+    """Check that the package is installed."""
     if find_spec("opacus") is None:
         raise PrivateError('training with differential privacy needs opacus: pip install "latentprint[dp]"')
 
@@ -100,7 +100,7 @@ def train_privately(
 def _gradients(
     config: TrainConfig, model: NetworkDenoiser, streams: Streams, images: Tensor, first: int
 ) -> None:
-    """Leaves the gradient of each image (B, C, H, W) where opacus looks for it; none where no image came."""
+    """Put the gradient of each image (B, C, H, W) where opacus looks for it; none if the batch is empty."""
     if not len(images):
         for one in model.network.parameters():
             one.grad_sample = torch.zeros((0, *one.shape))  # pyright: ignore[reportAttributeAccessIssue]
@@ -109,6 +109,6 @@ def _gradients(
     noise = streams.noise("train.noise", range(first, first + len(images)), 0, tuple(images.shape[1:]))
     loss = errors_of(config, model, images, t, noise).mean()
     with warnings.catch_warnings():
-        # opacus hooks every layer; the first has no input that a gradient is wanted of, and needs none.
+        # opacus hooks every layer; the first has no input that needs a gradient.
         warnings.filterwarnings("ignore", message="Full backward hook is firing")
         loss.backward()

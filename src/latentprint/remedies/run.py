@@ -1,7 +1,8 @@
 """All remedies on one set of images: one table, resumable by rows.
 
 Half of the held-out images serve the remedies (to compare with, to calibrate a filter, as further images);
-the other half measures. Marked images are drawn once, each in or out by a coin; every row has the same.
+the other half is for measuring. Marked images are drawn once, each in or out by a coin, and every row has the
+same ones.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from latentprint.store import Run
 _HERE = map
 
 LEAST_TEST = 50
-"""Held-out images that the measures need: below, a threshold calibrated on them means nothing."""
+"""Fewest held-out images for the measures; with fewer a calibrated threshold means nothing."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class RemediesConfig:
 
     Attributes:
         audit: images, marks, model, sampler, how many samples and likelihoods, seed.
-        fingerprints: marked images that a coin puts in, about; as many are left out.
+        fingerprints: about how many marked images the coin puts in; about as many are left out.
         names: remedies to try; None: all.
 
     Raises:
@@ -63,7 +64,7 @@ class RemediesConfig:
 
     @property
     def remedies(self) -> tuple[Remedy, ...]:
-        """Those asked for, "none" first: the others are held against it."""
+        """The remedies asked for, "none" first, with which the others are compared."""
         wanted = self.names or tuple(one.name for one in REMEDIES)
         return tuple(one for one in REMEDIES if one.name in wanted or one.name == "none")
 
@@ -80,11 +81,12 @@ def compare_remedies(
 ) -> Table:
     """The table: ``rows``, each with ``name``, ``q``, ``copies``, ``fid``, ``seconds`` and more.
 
-    Also written into the folder ``out`` as remedies.json, with remedies.svg; the same call again continues.
+    It is also written into the folder ``out`` as remedies.json, with remedies.svg. The same call continues
+    it.
 
     Raises:
-        InputError: too few images for the marks or the measures, or a remedy asked for by name that cannot
-            be.
+        InputError: too few images for the marks or the measures, or a remedy asked for by name that is
+            impossible.
     """
     audit = config.audit
     if not audit.fingerprint.injected:
@@ -96,7 +98,7 @@ def compare_remedies(
     data = {"train": split.train.manifest, "heldout": split.heldout.manifest}
     with Run.open(out, settings | {"data": data}, fresh=fresh) as run:
         waiting = [unit for unit in units if not all(run.stage(one.slug).done for one in unit.remedies)]
-        # A report belongs to this process; from others only finished trainings are heard of.
+        # A report belongs to this process; other processes only report finished trainings.
         say, folder = progress if map is _HERE else silent, run.path / "checkpoints"
         work = partial(_worked, ground=ground, seed=audit.seed, folder=folder, say=say)
         done = len(units) - len(waiting)
@@ -121,7 +123,7 @@ def compare_remedies(
 
 @dataclass(frozen=True, eq=False)
 class _Unit:
-    """One training, and the remedies that its model serves."""
+    """One training, and the remedies that use its model."""
 
     recipe: Recipe
     remedies: tuple[Remedy, ...]
@@ -140,7 +142,7 @@ def _prepared(config: RemediesConfig, split: Any) -> tuple[Recipe, Ground]:
     drawn = draw_canaries(split.train, audit.fingerprint.drawn(aside), config.fingerprints, rng)
     places = drawn.places(len(split.train))
     train = drawn.put_into(split.train).pixels
-    # Marked images that are in stand where their originals stood; those left out follow the training images.
+    # Marked images that are in replace their originals; those left out come after the training images.
     inside = np.searchsorted(places, drawn.origin)
     marked = np.where(drawn.member, inside, len(train) + np.cumsum(~drawn.member) - 1)
     more = aside if split.drawn else aside[:0]
@@ -161,7 +163,7 @@ def _prepared(config: RemediesConfig, split: Any) -> tuple[Recipe, Ground]:
 
 
 def _units(config: RemediesConfig, recipe: Recipe) -> tuple[list[_Unit], dict[str, str]]:
-    """The trainings, and of remedies that cannot be tried here the reason."""
+    """The trainings, and for remedies that cannot be tried here the reason."""
     shared = tuple(one for one in config.remedies if one.recipe is None)
     units, skipped = [_Unit(recipe, shared)], dict[str, str]()
     for one in config.remedies:
@@ -177,7 +179,7 @@ def _units(config: RemediesConfig, recipe: Recipe) -> tuple[list[_Unit], dict[st
 
 
 def _worked(unit: _Unit, *, ground: Ground, seed: int, folder: Path, say: Report) -> Mapping[str, Row]:
-    """The rows of a unit: one training, and what each of its remedies does with the model."""
+    """The rows of a unit: one training, and each of its remedies applied to the model."""
     first = unit.remedies[0].name
     steps = unit.recipe.model.training.steps
 
@@ -212,7 +214,7 @@ def _measured(remedy: Remedy, made: Trained, recipe: Recipe, ground: Ground) -> 
     row |= measure.risk(samples, ground)
     row |= measure.quality(samples, ground)
     row |= measure.knowledge(used, ground, recipe.delta)
-    # A filter or another sampler leaves the model's own likelihood as it is.
+    # A filter or another sampler does not change the model's own likelihood.
     if remedy.denoiser is not None or remedy.sieve is not None:
         ground = replace(ground, likelihood=0)
     return Row.model_validate(row | measure.likelihood(made.denoiser, ground))

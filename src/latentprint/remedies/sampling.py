@@ -1,12 +1,12 @@
-"""Sampling led away from training images, after anti-memorisation guidance.
+"""Sampling guided away from training images, after anti-memorisation guidance.
 
     D'(x, t) = x_near + (D - x_near) max(1, r / |D - x_near|)       x_near the training image nearest to D
 
-The denoiser's answer may come no nearer than r to the training image it is nearest to, at any step, so
-neither may the image it ends in: r is what held-out images keep from their nearest training image, but for a
-share. Chen et al. guide by the gradient of a similarity, with a threshold by hand; here the answer is moved
-to the border in one step, and the border is calibrated. An answer that is x_near itself is moved towards
-what the noisy image looks like, x / alpha.
+At no step may the denoiser's answer come nearer than r to its nearest training image, so the final image
+cannot either. All but a small share of held-out images keep the distance r from their nearest training image.
+Chen et al. guide by the gradient of a similarity, with a threshold chosen by hand; here the answer is moved
+to the border in one step, and the border is calibrated. An answer that equals x_near is moved towards the
+noisy image itself, x / alpha.
 
 Source: Chen, Liu, Xu 2024, "Towards memorization-free diffusion models", CVPR.
 """
@@ -25,7 +25,7 @@ from latentprint.denoiser import Denoiser
 from latentprint.schedule import Schedule, expand
 
 SHARE = 0.05
-"""Of held-out images that are nearer to a training image than the border."""
+"""Share of held-out images that are nearer to a training image than the border."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +38,7 @@ class Away:
 
     @staticmethod
     def of(model: Denoiser, train: NDArray[np.float32], heldout: NDArray[np.float32]) -> Away:
-        """With the radius that all but SHARE of the held-out images keep."""
+        """With the radius that all except SHARE of the held-out images keep."""
         apart = nearest(heldout, train).distance[:, 0].numpy()
         # ``nearest`` measures the root mean square in units of [0, 1].
         unit = 2 * float(np.prod(train.shape[1:])) ** 0.5

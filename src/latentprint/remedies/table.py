@@ -1,7 +1,7 @@
-"""The remedies: each a row that says what is done differently. A new one is a function and a row.
+"""The remedies, one row each, which says what is done differently. A new one is a function and a row.
 
-A remedy changes the recipe that a model is trained by, or what is done with the finished model of the row
-"none": another denoiser to sample from, or some samples kept back.
+A remedy changes the training recipe, or what is done with the finished model of the row "none": it samples
+from another denoiser, or keeps some samples back.
 
 Sources: Chen, Liu, Xu 2024 (anti-memorisation guidance); Abadi et al. 2016 (DP-SGD); Karras et al. 2022
 (augmentation of small sets); docs/remedies.md (guided training).
@@ -29,7 +29,7 @@ Pixels = NDArray[np.float32]
 
 
 class RemedyError(InputError):
-    """A remedy that cannot be tried here, for the reason given in one sentence."""
+    """A remedy that cannot be tried here, with the reason in one sentence."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,10 +38,10 @@ class Recipe:
 
     Attributes:
         train: (N, C, H, W) in [-1, 1].
-        heldout: (m, C, H, W), what training may compare with; nothing is measured on these.
+        heldout: (m, C, H, W), for comparison during training; nothing is measured on these.
         more: further images that may be trained on.
         model: network and training.
-        early: keep the weights of the lowest loss on ``heldout``, and end once it only rises.
+        early: keep the weights with the lowest loss on ``heldout``, and end once the loss only rises.
         epsilon: train with differential privacy, to this epsilon at ``delta``.
     """
 
@@ -54,7 +54,8 @@ class Recipe:
 
     @property
     def delta(self) -> float:
-        """A tenth of 1/N: below the chance with which publishing one image outright would be "private"."""
+        """A tenth of 1/N. Publishing one image outright with probability delta would count as "private", so
+        delta is smaller."""
         return 0.1 / len(self.train)
 
 
@@ -64,10 +65,10 @@ class Remedy:
 
     Attributes:
         name: in results.
-        says: what is done, in words.
-        recipe: the training, made of that of "none"; None: the model of "none" itself.
-        denoiser: what is sampled from in the model's place, made of it and of the recipe.
-        sieve: what keeps samples back, made of the recipe.
+        says: what it does, in words.
+        recipe: the recipe, derived from that of "none"; None: the model of "none" itself.
+        denoiser: the denoiser that is sampled in place of the model, from the model and the recipe.
+        sieve: what keeps samples back, from the recipe.
     """
 
     name: str
@@ -146,4 +147,4 @@ REMEDIES = (
     ),
     Remedy("filter", "samples that are copies are kept back", sieve=_sieve),
 )
-"""In the order of the table; the first is what the others are held against."""
+"""In the order of the table. The others are compared with the first."""

@@ -1,4 +1,4 @@
-"""The model of a recipe, and what it took to make it."""
+"""The model of a recipe, and the cost of training it."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from latentprint.streams import Streams
 from latentprint.training import REPORT, TrainConfig, draw_times, errors_of, train
 
 LOOK = 30
-"""Steps between two looks at held-out images, where training may end early."""
+"""Steps between two looks at held-out images, after which training may end early."""
 
 PATIENCE = 0.2
-"""It ends when the loss has not fallen for this share of all steps."""
+"""Training ends if the loss has not fallen for this share of all steps."""
 
 _COMPARED = 512
 _PAIRED = 192
@@ -35,9 +35,9 @@ class Trained:
 
     Attributes:
         denoiser: with averaged weights.
-        steps: that it was trained for.
-        seconds, cpu_seconds: of training, by the clock and of this process.
-        epsilon: of differential privacy; None: none is promised.
+        steps: for how many it was trained.
+        seconds, cpu_seconds: of training, wall-clock and CPU time of this process.
+        epsilon: of differential privacy; None: nothing is promised.
     """
 
     denoiser: NetworkDenoiser
@@ -50,10 +50,10 @@ class Trained:
 def trained(recipe: Recipe, seed: int, folder: Path, say: Callable[[int], None]) -> Trained:
     """Train by the recipe; ``folder`` keeps the checkpoint of a training that continues when asked for again.
 
-    An early stopping and a private training begin anew.
+    Early stopping and private training start over.
 
     Raises:
-        TrainingError, PrivateError: it cannot be done.
+        TrainingError, PrivateError: training is impossible.
     """
     config, streams = recipe.model.training, Streams(seed)
     network = build_unet(recipe.model.network, recipe.train.shape[1], recipe.train.shape[2:], streams)
