@@ -126,7 +126,7 @@ def usual_difference(pixels: NDArray[np.float32]) -> float:
         return 0.0
     from scipy.spatial.distance import pdist
 
-    # A lower bound, slightly too small, for larger differences; one image at a time, because volumes are large.
+    # A lower bound, slightly too small, for larger differences; one image at a time, for large volumes.
     coarse = np.concatenate([_coarse(pixels[i : i + 1], 2**16) for i in some])
     return float(np.median(pdist(coarse))) / math.sqrt(math.prod(pixels.shape[1:]))
 
@@ -199,9 +199,9 @@ def _exact(pixels: NDArray[np.float32]) -> NDArray[np.int64]:
 
 
 def _near(pixels: NDArray[np.float32], group: NDArray[np.int64], tolerance: float) -> NDArray[np.int64]:
-    """Joins the groups of images within the tolerance; of exact copies only the first is compared.
+    """Join the groups of images within the tolerance; of exact copies only the first is compared.
 
-    Sums of runs of values are no farther apart than the images, so no near pair is lost by comparing them first.
+    Sums of runs of values are no farther apart than the images, so comparing them first loses no pair.
     """
     distinct = np.unique(group)
     coarse, size = _coarse(pixels)[distinct], math.prod(pixels.shape[1:])
