@@ -119,10 +119,7 @@ class ByCriterion(Value):
 
 
 class Unseen(Value):
-    """How many more training images can come back: at least ``low``; ``coverage``: see ``stats.unseen``.
-
-    Null numbers: ``assumptions`` says why.
-    """
+    """How many more training images can come back (``stats.unseen``); if null, ``assumptions`` says why."""
 
     low: Count | None
     high: Count | None
@@ -140,8 +137,7 @@ class Different(Value):
 
 
 class Exposed(Value):
-    """One training image: how often it came back, with an interval that holds for all listed images
-    together."""
+    """How often one training image came back; the intervals hold for all listed images together."""
 
     training: Count
     k: Count
