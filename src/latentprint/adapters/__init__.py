@@ -1,4 +1,4 @@
-"""Models and samples that somebody else made: opened without their code, and without trust in their files."""
+"""Models and samples that somebody else made, opened without running their code or trusting their files."""
 
 from __future__ import annotations
 
@@ -64,12 +64,12 @@ def open_model(
     Args:
         path: a folder that diffusers, MONAI, ``convert``, ``save_model`` or ``latentprint.adapters.edm``
             describe.
-        label: the class to audit, for a model that is conditional on one.
-        asked: this and what else can be asked of a model, in its place.
+        label: the class to audit, for a class-conditional model.
+        asked: the label and everything else that can be asked of a model; it replaces ``label``.
 
     Raises:
-        ModelError: it is no such folder, is refused for safety, or cannot be read; the sentence says what to
-            do.
+        ModelError: it is not such a folder, is refused for safety, or cannot be read; the sentence says what
+            to do.
     """
     kind, folder = recognise(path), Path(path)
     if kind == "samples":

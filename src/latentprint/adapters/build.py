@@ -1,9 +1,9 @@
-"""Networks from configurations that nobody vouches for.
+"""Networks from untrusted configurations.
 
-The class is chosen from a literal table, never imported by the name a file gives; every setting is checked
-against a range. The network is first built without memory (torch's "meta" device), which says what shapes its
-weights must have; only when the files hold exactly these is anything loaded. So no configuration can set
-aside more than the files themselves are long (twice, where they hold half precision).
+The class is chosen from a literal table and never imported by a name in a file; every setting is checked
+against a range. The network is first built without memory (torch's "meta" device), which gives the shapes of
+its weights. Only if the files hold exactly these is anything loaded. So no configuration can allocate more
+memory than the size of the files (twice that for half precision).
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _AVERAGING = (
 """What diffusers' EMAModel writes into the configuration of the network that it averages."""
 
 MAX_COMPUTED = 2**26
-"""The most numbers that a network may compute for itself beside its weights."""
+"""The most numbers that a network may compute itself, in addition to its weights."""
 
 _LEVELS, _LAYERS, _CHANNELS = 8, 16, 8192
 _CHANNEL = a_whole(1, _CHANNELS)
@@ -163,11 +163,11 @@ def build(
 ) -> tuple[nn.Module, list[Path]]:
     """The network that ``config`` describes with the weights of ``folder``, and the files these came from.
 
-    It is in evaluation mode, in float32, on the CPU, and needs no gradient.
+    It is in evaluation mode, in float32, on the CPU, without gradients.
 
     Raises:
-        ModelError: the class is none of ``allowed``, a setting is refused, or the weights are missing,
-            damaged or not those of this network.
+        ModelError: the class is not in ``allowed``, a setting is refused, or the weights are missing, damaged
+            or not those of this network.
     """
     name = config.get("_class_name")
     if not isinstance(name, str) or name not in allowed:
@@ -180,12 +180,12 @@ def build(
     try:
         with torch.device("meta"):
             network = kind(**values)
-    except Exception as error:  # diffusers' constructors let errors of any type through on settings at odds
+    except Exception as error:  # diffusers' constructors raise errors of any type on contradictory settings
         raise ModelError(f"the settings of {name} do not fit together: {short(error)}") from error
     expected = {key: tuple(value.shape) for key, value in network.state_dict().items()}
     tensors = read_tensors(files, expected)
     left = {key: buffer.numel() for key, buffer in network.named_buffers() if key not in expected}
-    if left:  # computed by the constructor and not saved, such as the places of a transformer's patches
+    if left:  # computed by the constructor and not saved, such as the positions of a transformer's patches
         if sum(left.values()) > MAX_COMPUTED:
             raise ModelError(f"{name} would compute {sum(left.values()):,} numbers for {next(iter(left))!r}")
         with torch.random.fork_rng(devices=[]):  # it draws weights, which are replaced at once
@@ -211,5 +211,5 @@ def read_network(folder: Path, allowed: tuple[str, ...]) -> tuple[nn.Module, dic
 
 
 def sides(size: int | list[int] | tuple[int, int]) -> tuple[int, int]:
-    """A side, or both, as (height, width)."""
+    """One side or both, as (height, width)."""
     return (size, size) if isinstance(size, int) else (size[0], size[1])

@@ -1,7 +1,8 @@
 """The configurations of a bundle of MONAI, read as literals: nothing in them is evaluated or imported.
 
-A section counts by its ``_target_``, whose class is compared and never looked up; ``@name`` is followed to a
-literal; what begins with ``$`` or ``%`` is code or a macro, and is refused by name where it is needed.
+A section is identified by its ``_target_``, whose class is compared and never looked up. ``@name`` is
+followed to a literal. A value that begins with ``$`` or ``%`` is code or a macro, and is refused by name if
+it is needed.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ Section = dict[str, Any]
 
 _RANGES = ("ScaleIntensity", "ScaleIntensityd", "ScaleIntensityRange", "ScaleIntensityRanged")
 _OLD_ARGUMENTS = {"num_channels": "channels"}
-"""Names that MONAI Generative gave to arguments, before they came to MONAI."""
+"""Argument names of MONAI Generative, before its classes came to MONAI."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Found:
 
 
 def is_monai(folder: Path) -> bool:
-    """Whether a configuration of the folder names a network of MONAI; files are read, nothing is run."""
+    """Whether a configuration of the folder names a network of MONAI. Files are read, and nothing is run."""
     try:
         texts = [file.read_bytes()[:MOST_READ] for file in _configs(folder)]
     except OSError:
@@ -74,7 +75,7 @@ READERS: dict[str, Callable[[Path], Section]] = {
 
 @dataclass(frozen=True)
 class Sections:
-    """All of a folder's configurations."""
+    """All configurations of a folder."""
 
     files: tuple[tuple[str, Section], ...]
 
@@ -94,7 +95,7 @@ class Sections:
                     yield Found(name, _literals(section, root, f"{name} of {file}"), file)
 
     def one(self, *names: str) -> Found:
-        """The one section of these classes; the same in two files is one."""
+        """The only section of these classes; the same section in two files counts once."""
         found = list(self.found(names))
         if not found:
             others = sorted({name for name in self.targets() if ".networks.nets." in name})
@@ -114,7 +115,7 @@ class Sections:
         return self.one(*names) if any(True for _ in self.found(names)) else None
 
     def scheduler(self, schedulers: tuple[str, ...]) -> Found:
-        """How images are sampled: of two with the same noise, that of the inference."""
+        """How images are sampled; of two schedulers with the same noise, the one for inference."""
         found = list(self.found(schedulers))
         if not found:
             raise ModelError(
@@ -137,7 +138,7 @@ class Sections:
         return {one for one in every if isinstance(one, str)}
 
     def literal(self, name: str) -> object:
-        """A plain value that stands at the top of a configuration, or None."""
+        """A plain value at the top level of a configuration, or None."""
         for _, root in self.files:
             value = root.get(name)
             if value is not None and not isinstance(value, str | dict):
@@ -149,7 +150,7 @@ class Sections:
         return None if value is None else whole_number(value, "num_inference_steps", 1, 100_000)
 
     def unit_range(self) -> bool | None:
-        """Whether the network's images lie in [0, 1] (True) or [-1, 1] (False); None: not written."""
+        """Whether the network's images lie in [0, 1] (True) or [-1, 1] (False); None if it is not written."""
         seen = set[tuple[object, object]]()
         for _, root in self.files:
             for section in _walk(root):

@@ -1,11 +1,11 @@
 """Checkpoints of CompVis' latent-diffusion (``.ckpt`` of Lightning): openai's U-Net on latents.
 
-    unet/config.json        OpenAIUNet, from ``model.diffusion_model``, its averaged weights where it has EMA
+    unet/config.json        OpenAIUNet, from ``model.diffusion_model``, its averaged weights if it has EMA
     vae/config.json         AutoencoderKL or VQModel of diffusers, renamed by diffusers' own converter
     scheduler/...           the buffer ``betas``; DDIM with eta 1 in 50 steps, as scripts/sample_diffusion.py
 
-What the tensors do not show stands in the project's .yaml: image_size, num_heads or num_head_channels,
-parameterization (eps where it is silent), scale_factor (1, unless the buffer of that name holds another).
+The project's .yaml has what the tensors do not show: image_size, num_heads or num_head_channels,
+parameterization (default eps), scale_factor (1, unless the buffer of that name holds another).
 
 Sources: CompVis/latent-diffusion (MIT); diffusers, loaders.single_file_utils; Rombach et al. 2022.
 """
@@ -29,7 +29,7 @@ _PREDICTS = {"eps": "epsilon", "x0": "sample", "v": "v_prediction"}
 
 
 def converted(groups: Groups, told: Told) -> Parts | None:
-    """The folder that a checkpoint becomes; None where it is none of theirs."""
+    """The folder that a checkpoint becomes; None if it is not a CompVis checkpoint."""
     found = [name for name, one in groups.items() if f"{_NETWORK}input_blocks.0.0.weight" in one]
     if len(found) != 1:
         return None
@@ -155,7 +155,7 @@ _PARTS = {"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "proj_out
 
 
 def _attention(name: str, levels: int) -> str:
-    """diffusers' name of attention between the blocks of a level, which its converter passes over."""
+    """diffusers' name for the attention between the blocks of a level, which its converter omits."""
     side, way, level, _, place, part, kind = name.split(".")
     at = int(level) if way == "down" else levels - 1 - int(level)
     return f"{side}.{way}_blocks.{at}.attentions.{place}.{_PARTS[part]}.{kind}"

@@ -1,19 +1,19 @@
-"""The way out for weights that exist only as a pickle: its tensors as safetensors, or a folder that
-``--model`` takes.
+"""Conversion of weights that exist only as a pickle: to safetensors, or to a folder that ``--model`` takes.
 
     latentprint convert IN OUT --i-trust-this-file
 
-Reading a pickle can run any code, so an audit never does it. IN is read in a separate, isolated process with
-``torch.load(weights_only=True)``, which knows tensors and plain containers only (``unpickle``), and only
-when told to. torch's own allow-list is a second wall, not a proof: convert what you know the origin of, and
-on a machine that may be lost. What the tensors are is decided here, by their names:
+Reading a pickle can run any code, so an audit never does it. IN is read only on request, in a separate,
+isolated process with ``torch.load(weights_only=True)``, which only knows tensors and plain containers
+(``unpickle``). torch's own allow-list is a second barrier and not a proof: convert only files whose origin
+you know, on a machine that you can afford to lose. This module decides by their names what the tensors are:
 
     a known training code         one of CONVERTERS: EMA first, with the settings that follow     -> a folder
     a folder of diffusers         every .bin of its parts                                         -> a folder
     one state dict                its tensors, by their own names                                 -> a file
     several                       the EMA where one is named so, else nothing until --take says which
 
-What was taken and what was left is said, for a clean verdict on the wrong weights is the worst answer of all.
+The result says what was taken and what was left out, because a clean verdict on the wrong weights is the
+worst answer of all.
 """
 
 from __future__ import annotations
@@ -47,16 +47,16 @@ CONVERTERS: tuple[Callable[[Groups, Told], Parts | None], ...] = (
     openai.converted,
     compvis.converted,
 )
-"""The training codes whose checkpoints become a folder; a further one is a file and a row here."""
+"""The training codes whose checkpoints become a folder; a new one is a file and a row here."""
 
 
 @dataclass(frozen=True)
 class Converted:
-    """What became of a pickle.
+    """The result of a conversion.
 
     Attributes:
         hashes: (sha256, name) of every file read and written.
-        said: what was taken and what was left, in sentences.
+        said: what was taken and what was left out, in sentences.
     """
 
     hashes: tuple[tuple[str, str], ...]
@@ -75,14 +75,14 @@ def convert(
 
     Args:
         source: a pickle, or a folder of diffusers whose parts are pickles.
-        target: what to write; nothing that is there is written over.
+        target: what to write; nothing is overwritten.
         trusted: whether ``source`` may be read.
         take: which of several state dicts, by the key that holds it.
-        flags: the settings that it was trained with, where a checkpoint does not hold them.
+        flags: the settings that it was trained with, if a checkpoint does not hold them.
 
     Raises:
-        ModelError: ``trusted`` is not given, a path is unsuitable, or the file is no state dict of plain
-            tensors, or several of which none was named.
+        ModelError: ``trusted`` is not given, a path is unsuitable, or the file is not a state dict of plain
+            tensors, or it holds several and none was named.
     """
     if not trusted:
         raise ModelError(
@@ -112,7 +112,7 @@ def convert(
             "package.module:factory)"
         )
     _require_finite(source, weights)
-    scale = tensors.get("scale_factor", plain.get("scale_factor"))  # MAISI keeps that of its latents so
+    scale = tensors.get("scale_factor", plain.get("scale_factor"))  # MAISI keeps that of its latents here
     kept = {} if scale is None else {"scale_factor": repr(float(scale))}
     _save(weights, target, kept)
     said += tuple(f"kept beside them: {name} {value}" for name, value in kept.items())
@@ -120,7 +120,7 @@ def convert(
 
 
 def _read(source: Path) -> tuple[dict[str, Tensor], dict[str, Any], tuple[str, ...]]:
-    """The tensors and plain values of a pickle by the keys that lead to them, and what was passed over."""
+    """The tensors and plain values of a pickle by the keys that lead to them, and what was left out."""
     worker = Path(__file__).with_name("unpickle.py")
     with tempfile.TemporaryDirectory() as place:
         out = Path(place) / "tensors.safetensors"
@@ -152,7 +152,7 @@ def _reason(answer: Mapping[str, object]) -> str:
 
 
 def _folder(source: Path, target: Path) -> Converted:
-    """A folder of diffusers, its configurations copied and every pickle of its parts converted."""
+    """A folder of diffusers: its configurations are copied, and every pickle of its parts is converted."""
     configs = [one for one in sorted(source.rglob("*.json")) if not one.is_symlink()]
     parts = [one.parent for one in configs if one.name == "config.json"]
     if not parts:
@@ -185,7 +185,7 @@ def _folder(source: Path, target: Path) -> Converted:
 
 
 def _written(source: Path, target: Path, parts: Parts, left: tuple[str, ...]) -> Converted:
-    """The folder that a converter made of a checkpoint."""
+    """The folder that a converter made from a checkpoint."""
     for weights in parts.weights.values():
         _require_finite(source, weights)
     hashes = [(_sha256(source), str(source))]

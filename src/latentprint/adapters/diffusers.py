@@ -3,13 +3,13 @@
     model_index.json                     the pipeline's class and parts (optional: the folders suffice)
     unet/config.json, *.safetensors      a UNet2DModel, unconditional or conditional on a class; an OpenAIUNet
     transformer/...                      or a DiTTransformer2DModel, conditional on a class
-    scheduler/scheduler_config.json      which noise, and what the network predicts
+    scheduler/scheduler_config.json      the noise, and what the network predicts
     vae/ or vqvae/                       an AutoencoderKL or a VQModel, for a latent model (optional)
 
 or, without folders, config.json, *.safetensors and scheduler_config.json side by side. Classes come from
-literal tables; nothing is imported by a name that a file gives, and no code of the folder is ever run. The
-network is given the timestep k = N t - 1 of ``DiscreteSchedule`` (fractions between timesteps, as diffusers'
-Euler scheduler gives).
+literal tables; nothing is imported by a name in a file, and no code of the folder is ever run. The network
+receives the timestep k = N t - 1 of ``DiscreteSchedule`` (fractions between timesteps, as with diffusers'
+Euler scheduler).
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _PARTS: dict[str, tuple[str, ...]] = {
     "vqvae": ("AutoencoderKL", "VQModel"),
 }
 _NOTES = ("id2label", "requires_safety_checker", "force_zeros_for_empty_prompt")
-"""Entries of a pipeline's index that are no parts and change nothing here."""
+"""Entries of a pipeline's index that are not parts and change nothing here."""
 
 
 def open_diffusers(folder: Path, asked: Asked) -> Opened:
@@ -62,7 +62,7 @@ def open_diffusers(folder: Path, asked: Asked) -> Opened:
 
     Raises:
         ModelError: the folder holds a pickle instead of safetensors, custom code, another kind of model,
-            settings that are not understood, or damaged files; or the label is missing, needless or unknown.
+            unsupported settings, or damaged files; or the label is missing, not needed or unknown.
     """
     if is_text(folder):
         return open_text(folder, asked)
@@ -123,7 +123,7 @@ def _network(module: nn.Module, config: Mapping[str, Any], asked: Asked) -> Netw
 
 
 def _mu(scheduler: Mapping[str, Any], shape: tuple[int, ...], config: Mapping[str, Any]) -> float | None:
-    """The shift of time of a flow that depends on resolution: a straight line in the number of patches."""
+    """The time shift of a flow that depends on resolution: a straight line in the number of patches."""
     if not scheduler.get("use_dynamic_shifting"):
         return None
     patches = (shape[1] // int(config.get("patch_size", 1))) * (shape[2] // int(config.get("patch_size", 1)))
@@ -137,7 +137,7 @@ def _mu(scheduler: Mapping[str, Any], shape: tuple[int, ...], config: Mapping[st
 
 
 def is_diffusers(folder: Path) -> bool:
-    """Whether the folder is laid out as one of the module's text."""
+    """Whether the folder has one of the module's layouts."""
     signs = (
         INDEX,
         "unet/config.json",
@@ -150,7 +150,7 @@ def is_diffusers(folder: Path) -> bool:
 
 
 def _pipeline(folder: Path) -> str | None:
-    """The class of the pipeline, where the folder names one that is known."""
+    """The class of the pipeline, if the folder names a known one."""
     if not inside(folder, INDEX).is_file():
         return None
     index = read_json(folder / INDEX)
@@ -160,7 +160,7 @@ def _pipeline(folder: Path) -> str | None:
 
 def _parts(folder: Path) -> dict[str, Path]:
     """The folders of "network", "scheduler" and, for a latent model, "vae"."""
-    # the training scripts of diffusers keep both; their pipeline is made of the averaged weights
+    # diffusers' training scripts keep both; their pipelines use the averaged weights
     names = ("unet_ema",) if subfolder(folder, "unet_ema").is_dir() else ("unet", "transformer")
     nested = [path for name in names if (path := subfolder(folder, name)).is_dir()]
     if len(nested) > 1:
@@ -174,7 +174,7 @@ def _parts(folder: Path) -> dict[str, Path]:
 
 
 def _require_named(folder: Path, parts: Mapping[str, Path]) -> None:
-    """Refuses a pipeline whose autoencoder is named and not there: its latents would be taken for images."""
+    """Refuse a pipeline whose autoencoder is named but missing: its latents would be taken for images."""
     index = read_json(folder / INDEX) if inside(folder, INDEX).is_file() else {}
     lost = [name for name in ("vae", "vqvae") if index.get(name) not in (None, [None, None])]
     if lost and "vae" not in parts:
@@ -185,7 +185,7 @@ def _require_named(folder: Path, parts: Mapping[str, Path]) -> None:
 
 
 def _require_known(index: Mapping[str, object]) -> None:
-    """Refuses pipelines and parts that are not in the tables."""
+    """Refuse pipelines and parts that are not in the tables."""
     name, version = index.get("_class_name"), index.get("_diffusers_version")
     of = f"a {short(name)} of diffusers" + (f" {version}" if isinstance(version, str) else "")
     if not isinstance(name, str) or name not in _PIPELINES:
@@ -216,7 +216,7 @@ def _require_known(index: Mapping[str, object]) -> None:
 
 
 def _scheduler_config(folder: Path, scheduler: Path, beside: Path | None) -> dict[str, Any]:
-    """The scheduler's configuration; a checkpoint that has none was trained with that of its model."""
+    """The scheduler's configuration; a checkpoint without one was trained with that of its model."""
     file = inside(scheduler, SCHEDULER)
     if not file.is_file() and beside is not None:
         file = inside(_parts(beside)["scheduler"], SCHEDULER)

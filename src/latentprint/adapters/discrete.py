@@ -1,10 +1,9 @@
 """A discrete schedule of N noise levels as a continuous one that agrees with it at each of its own timesteps.
 
-    x_k = sqrt(abar_k) x_0 + sqrt(1 - abar_k) e,   abar_k = product of (1 - beta_j), j <= k     (Ho et al.
-    2020)
+    x_k = sqrt(abar_k) x_0 + sqrt(1 - abar_k) e,   abar_k = product of (1 - beta_j), j <= k  (Ho et al. 2020)
 
-Timestep k = 0, ..., N - 1 stands at t = (k + 1) / N, and t = 0 is the clean image: the convention under which
-DDPM is the discretised VP process (Song et al. 2021, appendix B). Between the timesteps
+Timestep k = 0, ..., N - 1 is at t = (k + 1) / N, and t = 0 is the clean image. Under this convention DDPM is
+the discretised VP process (Song et al. 2021, appendix B). Between the timesteps
 
     B(t) = -log abar,   alpha = exp(-B/2),   sigma = sqrt(1 - exp(-B))
 
@@ -13,10 +12,10 @@ B(0) = 0 and B((k + 1) / N) = -log abar_k. B is continuous with its derivative, 
 the identity g^2 = (sigma^2)' - 2 f sigma^2 holds exactly everywhere. B is interpolated and not the log-SNR
 because it is finite and nearly straight at t = 0.
 
-Zero terminal SNR (Lin et al. 2024): there abar_{N-1} = 0, B is infinite and no ratio exists. What a model of
-v or of the image predicts there is well defined, so its last level is kept at sqrt(abar_{N-1}) =
+Zero terminal SNR (Lin et al. 2024): then abar_{N-1} = 0, B is infinite and no ratio exists. The prediction of
+a model of v or of the image is well defined there, so its last level is kept at sqrt(abar_{N-1}) =
 sqrt(abar_{N-2}) / 4, below every other, where x_T is noise to about 1e-5. A model of epsilon says nothing
-about the image there (its task is to copy its input), so its schedule begins one timestep below.
+about the image there (its task is to copy its input), so its schedule begins one timestep lower.
 
 Sources: Ho et al. 2020; Song et al. 2021; Nichol and Dhariwal 2021 (cosine); Rombach et al. 2022 (scaled
 linear); Xu et al. 2022, GeoDiff (sigmoid); Lin et al. 2024, "Common diffusion noise schedules and sample
@@ -40,7 +39,7 @@ from latentprint.adapters.fields import number, whole_number
 from latentprint.networks import ModelError
 
 MAX_TIMESTEPS = 100_000
-_BISECTIONS = 60  # halvings of one interval: below the rounding of float64
+_BISECTIONS = 60  # halvings of one interval, down to the rounding of float64
 _ROUNDING = 1e-9
 
 
@@ -50,11 +49,11 @@ class DiscreteSchedule:
 
     Attributes:
         alphas_cumprod: abar_0 > abar_1 > ... > abar_{N-1}, in (0, 1).
-        top: T, below 1 where a sampler begins below the last timestep.
-        prior_std: standard deviation of x_T; 1 unless a scheduler of sigma begins with another.
+        top: T, below 1 if a sampler begins below the last timestep.
+        prior_std: standard deviation of x_T; 1 unless a scheduler in sigma begins with another value.
 
     Raises:
-        ModelError: fewer than 2 levels, levels that do not fall strictly inside (0, 1), or no such T.
+        ModelError: fewer than 2 levels, levels that do not fall strictly inside (0, 1), or an impossible T.
     """
 
     alphas_cumprod: tuple[float, ...]
@@ -82,7 +81,7 @@ class DiscreteSchedule:
 
     @property
     def end(self) -> float:
-        """1 / N, the first timestep: the smallest noise the network was trained on."""
+        """1 / N, the first timestep: the smallest noise that the network was trained on."""
         return 1.0 / self.timesteps
 
     @cached_property
@@ -93,7 +92,7 @@ class DiscreteSchedule:
 
     @cached_property
     def _cubics(self) -> Tensor:
-        """(4, N): the coefficients of each interval, highest power first, in N t less its first knot."""
+        """(4, N): the coefficients of each interval, highest power first, in N t minus its first knot."""
         pieces = cast(Any, PchipInterpolator)(np.arange(self.timesteps + 1.0), self._knots.numpy())
         return torch.from_numpy(np.ascontiguousarray(pieces.c))
 
@@ -141,7 +140,7 @@ class DiscreteSchedule:
         return torch.expm1(self.integral(t)).sqrt()
 
     def time(self, ratio: Tensor | float) -> Tensor:
-        """The inverse of ``ratio``: the interval from the table, the place within it by bisection.
+        """The inverse of ``ratio``: the interval from the table, the position within it by bisection.
 
         Raises:
             ValueError: no time has this ratio.
@@ -162,22 +161,23 @@ class DiscreteSchedule:
         return ((interval + up) / self.timesteps).clamp(0, 1)
 
     def timestep(self, t: Tensor | float) -> Tensor:
-        """k = N t - 1, what the network was trained with; fractions between timesteps, never below 0."""
+        """k = N t - 1, the network's own time; fractions between timesteps, never below 0."""
         return (torch.as_tensor(t, dtype=torch.float64) * self.timesteps - 1).clamp(min=0)
 
     def time_of(self, timestep: Tensor | Sequence[int] | int) -> Tensor:
-        """t = (k + 1) / N, the inverse of ``timestep``: so a scheduler's own timesteps become a grid."""
+        """t = (k + 1) / N, the inverse of ``timestep``, by which a scheduler's own timesteps become a
+        grid."""
         return (torch.as_tensor(timestep, dtype=torch.float64) + 1) / self.timesteps
 
     def config(self) -> dict[str, object]:
-        """Plain values from which ``DiscreteSchedule(tuple(config["alphas_cumprod"]))`` makes it again."""
+        """Plain values from which ``DiscreteSchedule(tuple(config["alphas_cumprod"]))`` restores it."""
         return {"name": "discrete", "alphas_cumprod": list(self.alphas_cumprod)}
 
 
 def discrete_schedule(alphas_cumprod: Tensor, predicts: str) -> DiscreteSchedule:
     """The schedule of a network that predicts "epsilon", "v" or "sample" on these levels, (N,).
 
-    Where the last level is 0 (zero terminal SNR) see the module's text.
+    For a last level of 0 (zero terminal SNR) see the module.
 
     Raises:
         ModelError: levels that are not finite, or do not fall strictly.
@@ -197,7 +197,7 @@ def alphas_cumprod(config: Mapping[str, object]) -> Tensor:
     "squaredcos_cap_v2", "sigmoid"), ``trained_betas`` (replaces these), ``rescale_betas_zero_snr``.
 
     Raises:
-        ModelError: an unknown schedule, or numbers that are no betas in (0, 1).
+        ModelError: an unknown schedule, or numbers that are not betas in (0, 1).
     """
     betas = _betas(config)
     if not bool(((betas > 0) & (betas < 1)).all()):
@@ -237,8 +237,9 @@ def _betas(config: Mapping[str, object]) -> Tensor:
 
 
 def _zero_terminal(levels: Tensor) -> Tensor:
-    """Lin et al. 2024, algorithm 1: sqrt(abar) shifted and stretched: the last becomes 0, the first stays."""
+    """Lin et al. 2024, algorithm 1: sqrt(abar) shifted and scaled so that the last becomes 0 and the first
+    stays."""
     root = levels.sqrt()
     levels = ((root - root[-1]) * (root[0] / (root[0] - root[-1]))) ** 2
     betas = 1.0 - torch.cat([levels[:1], levels[1:] / levels[:-1]])
-    return torch.cumprod(1.0 - betas, dim=0)  # by way of the betas, as diffusers rounds it
+    return torch.cumprod(1.0 - betas, dim=0)  # via the betas, as diffusers rounds it

@@ -12,8 +12,9 @@ An EDM-style folder:
 
     c_skip = d^2 / (sigma^2 + d^2),  c_out = sigma d / sqrt(sigma^2 + d^2),  c_in = 1 / sqrt(sigma^2 + d^2)
 
-with d = sigma_data. Checkpoints of the authors' own repository are pickles that carry code: they are refused,
-and no converter can make safe what must be run to be read; export their tensors where they were made.
+with d = sigma_data. Checkpoints of the authors' own repository are pickles with code. They are refused, and
+no converter can make them safe, because reading them runs the code. Export their tensors where they were
+made.
 
 A latentprint folder is what ``save_model`` writes: config.json, weights and latentprint.json.
 
@@ -79,7 +80,7 @@ def open_edm(folder: Path, asked: Asked) -> Opened:
 
 
 def open_own(folder: Path, asked: Asked) -> Opened:
-    """The model of a folder that ``save_model`` wrote, its files trusted no more than those of others."""
+    """The model of a folder that ``save_model`` wrote; its files are trusted no more than others'."""
     about = read_json(inside(folder, OWN))
     if about.get("schema") != OWN_SCHEMA:
         raise ModelError(f"{OWN} must be of schema {OWN_SCHEMA!r}, got {short(about.get('schema'))}")

@@ -1,8 +1,9 @@
-"""``--model package.module:factory``: a model made by the user's own code, run because they said to trust it.
+"""``--model package.module:factory``: a model made by the user's own code, which is run because the user said
+to trust it.
 
-The factory returns what ``from_module`` or ``open_model`` gave; its arguments are plain values. The module's
-name, the hash of its source and the arguments become part of the run's settings, so a run goes on with the
-same code only.
+The factory returns a result of ``from_module`` or ``open_model``; its arguments are plain values. The
+module's name, the hash of its source and the arguments become part of the run's settings, so a run only
+continues with the same code.
 """
 
 from __future__ import annotations
@@ -29,16 +30,16 @@ _NAMED = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 
 
 def is_factory(model: object) -> bool:
-    """Whether this names a factory: "package.module:function", and nothing that lies on the disk."""
+    """Whether this names a factory: "package.module:function", and nothing that is on disk."""
     text = os.fspath(model) if isinstance(model, str | os.PathLike) else ""
     return _NAMED.fullmatch(str(text)) is not None and not Path(str(text)).exists()
 
 
 def arguments_of(pairs: Sequence[str]) -> dict[str, object]:
-    """``NAME=VALUE`` of the command line -> arguments; a value is JSON, or else the text itself.
+    """``NAME=VALUE`` of the command line -> arguments; a value is JSON, otherwise the text itself.
 
     Raises:
-        ModelError: one has no name.
+        ModelError: an argument has no name.
     """
     out = dict[str, object]()
     for pair in pairs:
@@ -55,10 +56,10 @@ def arguments_of(pairs: Sequence[str]) -> dict[str, object]:
 def from_factory(
     name: str, arguments: Mapping[str, object] | None = None, *, trusted: bool = False
 ) -> Opened:
-    """What the user's factory "package.module:function" makes; the working directory is looked in, too.
+    """The result of the user's factory "package.module:function"; the working directory is searched too.
 
     Raises:
-        ModelError: ``trusted`` was not given, there is no such function, it fails, or it gives no model.
+        ModelError: ``trusted`` was not given, there is no such function, it fails, or it returns no model.
     """
     if not trusted:
         raise ModelError(
@@ -77,7 +78,7 @@ def from_factory(
         made: object = factory(**(arguments or {}))
     except ModelError:
         raise
-    except Exception as error:  # the user's code may raise anything; its own words are the best there are
+    except Exception as error:  # the user's code may raise anything; its own words say it best
         raise ModelError(f"{name!r} gave no model: {type(error).__name__}: {short(error)}") from error
     opened = cast(Opened, made)
     if not isinstance(made, Opened):

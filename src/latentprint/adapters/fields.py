@@ -1,4 +1,4 @@
-"""What one value of a foreign configuration may be: each function returns it, or refuses it by name."""
+"""Checks of the values of a foreign configuration: each function returns a value, or refuses it by name."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ Field = Callable[[object, str], Any]
 
 
 def short(value: object) -> str:
-    """What came, short enough for a sentence."""
-    # the text of a whole number of thousands of digits is refused by Python itself
+    """The received value, short enough for a sentence."""
+    # Python itself refuses to write a whole number of thousands of digits
     text = "a very large number" if isinstance(value, int) and abs(value) >= 10**40 else str(value)
     text = " ".join(text.split())
     return repr(text if len(text) <= 100 else f"{text[:97]}...")
@@ -34,12 +34,12 @@ def number(value: object, name: str, low: float, high: float) -> float:
 
 
 def a_whole(low: int, high: int) -> Field:
-    """The field that holds one."""
+    """The field of a whole number."""
     return lambda value, name: whole_number(value, name, low, high)
 
 
 def a_number(low: float, high: float) -> Field:
-    """The field that holds one."""
+    """The field of a number."""
     return lambda value, name: number(value, name, low, high)
 
 
@@ -62,18 +62,18 @@ def one_of(*words: str) -> Field:
 
 
 def nothing(value: object, name: str) -> None:
-    """Null: what this setting would do is not supported."""
+    """Null, because any other value of this setting is not supported."""
     if value is not None:
         raise ModelError(f"{name} is not supported and must be null, got {short(value)}")
 
 
 def maybe(field: Field) -> Field:
-    """Null, or what ``field`` takes."""
+    """Null, or a value for ``field``."""
     return lambda value, name: None if value is None else field(value, name)
 
 
 def either(one: Field, other: Field) -> Field:
-    """What ``one`` takes, or for a list what ``other`` does."""
+    """A value for ``one`` or, if it is a list, for ``other``."""
     return lambda value, name: (other if isinstance(value, list | tuple) else one)(value, name)
 
 
@@ -101,9 +101,9 @@ def a_size(high: int) -> Field:
 
 
 def read_fields(config: Mapping[str, object], fields: Mapping[str, Field], what: str) -> dict[str, Any]:
-    """The configuration as arguments: every key checked, keys that begin with an underscore passed over.
+    """The configuration as arguments. Every key is checked; keys that begin with an underscore are ignored.
 
-    Names such as ``_name_or_path`` are notes about where a model came from; nothing is ever read from there.
+    Names such as ``_name_or_path`` are notes about a model's origin; nothing is ever read from there.
     """
     unknown = sorted(key for key in config if key not in fields and not key.startswith("_"))
     if unknown:

@@ -1,7 +1,7 @@
-"""Reading model files that nobody vouches for: JSON and safetensors, each checked before memory is set aside.
+"""Reading untrusted model files: JSON and safetensors, both checked before memory is allocated.
 
-Pickles are refused unread, because reading a pickle can run any code; so is every file that lies outside the
-folder which was named, by ``..`` or through a link.
+Pickles are refused unread, because reading a pickle can run any code. Every file outside the named folder is
+refused too, whether reached by ``..`` or through a link.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def inside(folder: Path, name: str) -> Path:
     """The file ``name`` of a folder.
 
     Raises:
-        ModelError: it would lie outside, by its name or through a link, or is there but no plain file.
+        ModelError: it would be outside, by its name or through a link, or is not a plain file.
     """
     if "\0" in name or Path(name).is_absolute() or ".." in Path(name).parts:
         raise ModelError(f"a model may name files of its own folder only, got {short(name)}")
@@ -47,7 +47,7 @@ def inside(folder: Path, name: str) -> Path:
     try:
         real, root = path.resolve(), folder.resolve()
         found, plain = os.path.lexists(path), path.is_file()
-    except (OSError, RuntimeError) as error:  # a link that goes round in a circle
+    except (OSError, RuntimeError) as error:  # a circular link
         raise ModelError(f"{short(name)} cannot be followed to a file of the model's folder") from error
     if not real.is_relative_to(root):
         raise ModelError(
@@ -64,12 +64,12 @@ def subfolder(folder: Path, name: str) -> Path:
     """The folder ``name`` of a folder, which need not exist.
 
     Raises:
-        ModelError: it is a link that leads out, or no folder.
+        ModelError: it is a link that leads outside, or not a folder.
     """
     path = folder / name
     try:
         outside = not path.resolve().is_relative_to(folder.resolve())
-    except (OSError, RuntimeError) as error:  # a link that goes round in a circle
+    except (OSError, RuntimeError) as error:  # a circular link
         raise ModelError(f"{short(name)} cannot be followed to a folder of the model") from error
     if outside:
         raise ModelError(
@@ -86,7 +86,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON object of at most MAX_JSON bytes.
 
     Raises:
-        ModelError: the file is missing, too large, or holds something else.
+        ModelError: the file is missing, too large, or not a JSON object.
     """
     try:
         return read_bounded(path, most=MAX_JSON, infinite=True)
@@ -107,7 +107,7 @@ def read_header(path: Path) -> dict[str, Stated]:
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """The words that a safetensors file, which was read before, keeps beside its tensors."""
+    """The metadata words of a safetensors file that was read before."""
     with safetensors.safe_open(path, "pt") as file:
         return cast(dict[str, str], cast(Any, file).metadata() or {})
 
@@ -115,11 +115,11 @@ def read_metadata(path: Path) -> dict[str, str]:
 def weight_files(folder: Path, usual_name: str = WEIGHTS) -> list[Path]:
     """The safetensors files that hold the weights of a network's folder; sharded ones by their index.
 
-    ``usual_name`` is what its library calls the file.
+    ``usual_name`` is the library's name for the file.
 
     Raises:
-        ModelError: there are none, or only pickles, or several of which none is the usual one; an index names
-            files outside the folder.
+        ModelError: there are none, or only pickles, or several without the usual name; an index names files
+            outside the folder.
     """
     index = inside(folder, f"{usual_name}.index.json")
     if index.is_file():
@@ -154,10 +154,10 @@ def _shard(folder: Path, name: str, index: str) -> Path:
 
 
 def refuse_pickle(name: str) -> None:
-    """Nothing, unless a file of this name would be a pickle.
+    """Refuse a file whose name is that of a pickle.
 
     Raises:
-        ModelError: it would; the way out is named.
+        ModelError: it is, with the command that helps.
     """
     if name.lower().endswith(PICKLES):
         raise ModelError(
@@ -169,7 +169,7 @@ def refuse_pickle(name: str) -> None:
 
 
 Rename = Callable[[str, Mapping[str, tuple[int, ...]]], str]
-"""(name in a file, the network's tensors) -> the name that the network gives this one."""
+"""(name in a file, the network's tensors) -> the network's name for this tensor."""
 
 
 def read_tensors(
@@ -180,12 +180,12 @@ def read_tensors(
 ) -> dict[str, Tensor]:
     """The tensors of ``files``, which must be those expected, in float32 (whole numbers as they are).
 
-    Those whose name is ``ignored`` are left where they are, unless they are expected.
+    Tensors whose name is ``ignored`` are not read, unless they are expected.
 
-    Names and shapes are compared on the headers, so nothing is loaded that the network would not take.
+    Names and shapes are compared in the headers, so nothing is loaded that the network would not take.
 
     Raises:
-        ModelError: a file cannot be read, or a tensor is missing, left over, doubled or of another shape.
+        ModelError: a file cannot be read, or a tensor is missing, left over, duplicated or has another shape.
     """
     stated = dict[str, Stated]()
     for file in files:
@@ -217,8 +217,7 @@ def load_into(network: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
     """The network with these tensors as its own, in evaluation mode; it needs no gradient.
 
     Raises:
-        ModelError: one holds whole numbers or truth values where the network calculates with fractions, or
-            the other way round.
+        ModelError: one holds integers or booleans where the network has floats, or the other way round.
     """
     for name, own in network.state_dict().items():
         if own.is_floating_point() != tensors[name].is_floating_point():
@@ -234,7 +233,7 @@ _OLD = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"
 
 
 def renamed(name: str, expected: Mapping[str, tuple[int, ...]]) -> str:
-    """The name that attention weights of diffusers before 0.18 have today; other names as they are."""
+    """Today's name of attention weights of diffusers before 0.18; other names as they are."""
     if name in expected:
         return name
     *path, part, kind = name.split(".") if name.count(".") >= 2 else ["", name, ""]
@@ -254,7 +253,7 @@ def _require_fit(stated: Mapping[str, tuple[int, ...]], expected: Mapping[str, t
             "where the model was saved"
         )
     for name, shape in stated.items():
-        # attention was once written as 1 x 1 convolutions: the same numbers, in the same order
+        # attention was once written as 1 x 1 convolutions: the same numbers in the same order
         if shape != expected[name] and shape != (*expected[name], 1, 1):
             raise ModelError(
                 f"tensor {short(name)} must have shape {expected[name]}, got {short(list(shape))}"

@@ -1,4 +1,5 @@
-"""What a model was trained with, as people have it: the words of a command line, or a .yaml file."""
+"""The settings that a model was trained with, as people have them: the words of a command line, or a .yaml
+file."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ from latentprint.networks import ModelError
 
 
 def flags_of(text: str) -> dict[str, object]:
-    """``--flags``: "--image_size 64 --learn_sigma True ..." by name, or what a .yaml or .json file holds."""
+    """``--flags``: "--image_size 64 --learn_sigma True ..." by name, or the content of a .yaml or .json
+    file."""
     path = Path(text)
     if path.suffix in READERS:
         if not path.is_file():
@@ -34,7 +36,7 @@ def flags_of(text: str) -> dict[str, object]:
 
 
 def _plain(text: str) -> bool | int | float | str:
-    """A value as argparse would have made it of its words."""
+    """A value as argparse would have read it."""
     if text.lower() in ("true", "yes", "t", "y"):
         return True
     if text.lower() in ("false", "no", "f", "n"):

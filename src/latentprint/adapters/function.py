@@ -1,6 +1,6 @@
-"""Any network or function with a schedule as a model to audit.
+"""Any network or function, with a schedule, as a model to audit.
 
-Example, a network of your own that predicts the noise from (x, a timestep from 0 to 999):
+Example: your own network, which predicts the noise from (x, a timestep from 0 to 999):
 
     >>> import torch
     >>> from latentprint.adapters import ddpm_schedule, from_module
@@ -57,7 +57,7 @@ class FunctionDenoiser:
         rows = torch.as_tensor(t, dtype=torch.float64).expand(len(x))
         out = self.function(x, self.given_time(rows).to(device=x.device, dtype=x.dtype))
         if not isinstance(out, Tensor):
-            out = getattr(out, "sample", out)  # as diffusers' networks answer
+            out = getattr(out, "sample", out)  # as diffusers' networks do
         found = tuple(out.shape) if isinstance(out, Tensor) else type(out)
         if found != tuple(x.shape):
             raise ValueError(
@@ -73,7 +73,7 @@ class FunctionDenoiser:
         return denoised_from_score(self.schedule, x, out, t) if self.predicts == "score" else out
 
     def given_time(self, t: Tensor) -> Tensor:
-        """What the function is given as time at t (B,), float64."""
+        """The time that the function receives at t (B,), float64."""
         if self.time is not None:
             return self.time(t)
         return self.schedule.timestep(t) if isinstance(self.schedule, DiscreteSchedule) else t
@@ -90,16 +90,16 @@ def from_function(
 
     Args:
         function: x (B, ...) and the time of each row (B,), in x's type and on x's device -> its prediction,
-            shaped as x, or an object that holds it as ``.sample``.
+            shaped as x, or an object with it as ``.sample``.
         schedule: the noise it was trained with: ``ddpm_schedule(...)`` for discrete timesteps, VP, SubVP, VE,
             EDM of ``latentprint.schedule``, or any object with these methods.
         predicts: "denoised" (E[x_0 | x_t]), "epsilon", "v", "score", "flow" (e - x_0) or "reverse flow".
-        time: from our times t (B,), float64 in (0, T], to what the function calls time; None: the timestep
-            0, ..., N - 1 of a ``DiscreteSchedule``, and t itself of any other.
+        time: from our times t (B,), float64 in (0, T], to the function's own time; None: the timestep 0, ...,
+            N - 1 for a ``DiscreteSchedule``, and t itself for any other schedule.
 
     Raises:
-        ModelError: ``predicts`` is unknown or ``schedule`` is none; later a ValueError, where the function
-            returns another shape.
+        ModelError: ``predicts`` is unknown or ``schedule`` is not a schedule. Later a ValueError, if the
+            function returns another shape.
     """
     if predicts not in get_args(Predicts):
         raise ModelError(f"a function predicts one of {', '.join(get_args(Predicts))}; got {predicts!r}")
@@ -130,11 +130,11 @@ def ddpm_schedule(
         beta_start: beta of the first timestep.
         beta_end: beta of the last one.
         timesteps: how many there are.
-        betas: the betas themselves, in the place of all these.
-        predicts: what the network predicts; it matters at a last timestep without any image left.
+        betas: the betas themselves, in place of all these.
+        predicts: what the network predicts; it matters if nothing of the image is left at the last timestep.
 
     Raises:
-        ModelError: they are no betas in (0, 1).
+        ModelError: they are not betas in (0, 1).
     """
     config = {
         "beta_schedule": beta_schedule,
@@ -157,23 +157,23 @@ def from_module(
     image_shape: tuple[int, ...] | None = None,
     networks: Sequence[nn.Module] = (),
 ) -> Opened:
-    """A network of your own as a model to audit: what ``run_audit(model=...)`` takes.
+    """Your own network as a model to audit, for ``run_audit(model=...)``.
 
-    The network is put into evaluation mode. A hash of all its tensors says which weights these were: a run
-    that was interrupted goes on with the same ones only.
+    The network is put into evaluation mode. A hash of all its tensors identifies the weights, so an
+    interrupted run only continues with the same ones.
 
     Args:
         network: ``network(x, time)`` -> its prediction, see ``from_function``.
         schedule: the noise it was trained with.
         predicts: "denoised" (E[x_0 | x_t]), "epsilon", "v", "score", "flow" (e - x_0) or "reverse flow".
-        shape: (C, H, W) of what it works on, in [-1, 1] for images.
+        shape: (C, H, W) of its input, in [-1, 1] for images.
         time: from our times to its own, see ``from_function``.
-        codec: from images to what it works on, for a latent model.
-        image_shape: (C, H, W) of the images, where a codec makes another of it.
-        networks: the modules that do the work, where ``network`` is a function that calls them.
+        codec: from images to its input, for a latent model.
+        image_shape: (C, H, W) of the images, if a codec changes it.
+        networks: the modules that do the work, if ``network`` is a function that calls them.
 
     Raises:
-        ModelError: an argument is none of these, or the weights behind ``network`` cannot be seen.
+        ModelError: an argument is none of these, or the weights behind ``network`` cannot be found.
     """
     own = (network,) if isinstance(network, nn.Module) else ()
     modules = (*own, *networks, *((codec,) if isinstance(codec, nn.Module) else ()))
@@ -188,11 +188,11 @@ def from_module(
 
 
 def as_opened(model: Opened | Denoiser, shape: Callable[[], tuple[int, ...]]) -> Opened:
-    """What a caller has in hand as a model to audit.
+    """Whatever a caller has, as a model to audit.
 
     Args:
-        model: what an adapter or ``from_module`` gave; or a denoiser, with a schedule of its own.
-        shape: of the images, asked for where a denoiser is to make them.
+        model: the result of an adapter or of ``from_module``; or a denoiser with its own schedule.
+        shape: of the images, needed for a denoiser.
 
     Raises:
         ModelError: it is neither.

@@ -4,8 +4,7 @@
     decode   image = decoder(z / scale + shift)     the latents before quantisation for a VQModel,
                                                     which decode quantises
 
-The mean, not a draw, is taken: x_p has one latent, and nothing about an audit depends on a draw that nobody
-recorded.
+The mean is used and not a draw. So x_p has one latent, and an audit does not depend on an unrecorded draw.
 
 Source: Rombach et al. 2022, section 3.1 and appendix G; diffusers, AutoencoderKL and VQModel (scaling_factor,
 shift_factor).
@@ -24,7 +23,7 @@ from latentprint.denoiser import Codec, IdentityCodec
 from latentprint.networks import ModelError
 
 USUAL = (0.1, 10.0)
-"""Between which standard deviations latents lie that a model was trained on, with room on both sides."""
+"""The standard deviations of latents that a model can have been trained on, with a margin on both sides."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,8 +52,8 @@ class LatentCodec:
         """The codec of an autoencoder with its (checked) configuration, for a model of latents of this shape.
 
         Raises:
-            ModelError: the autoencoder's latents have other channels than the model's, or its images other
-                channels going in than coming out.
+            ModelError: the autoencoder's latents and the model have different numbers of channels, or the
+                autoencoder's input and output images do.
         """
         quantised = config["_class_name"] == "VQModel"
         channels = config["latent_channels"]
@@ -84,7 +83,7 @@ class LatentCodec:
         """Images (n, C, H, W) in [-1, 1] -> latents (n, c, h, w).
 
         Raises:
-            ValueError: the images have another shape than the model's.
+            ValueError: the images do not have the model's shape.
         """
         _require(images, self.image_shape, "images")
         found = cast(Any, self.autoencoder).encode(images)
@@ -95,7 +94,7 @@ class LatentCodec:
         """Latents (n, c, h, w) -> images (n, C, H, W), not clipped.
 
         Raises:
-            ValueError: the latents have another shape than the model's.
+            ValueError: the latents do not have the model's shape.
         """
         _require(latents, self.latent_shape, "latents")
         return cast(Tensor, cast(Any, self.autoencoder).decode(latents / self.scale + self.shift).sample)
@@ -103,14 +102,14 @@ class LatentCodec:
 
 @torch.no_grad()
 def require_spread(codec: Codec, images: Tensor) -> None:
-    """Nothing, where a codec's latents of training images spread as those that models are trained on.
+    """Check that a codec's latents of training images have a spread that models are trained on.
 
     Args:
         codec: of a model of latents, or of any model.
         images: a few training images (n, C, H, W) in [-1, 1].
 
     Raises:
-        ModelError: their standard deviation is far from 1, so their scale is another model's.
+        ModelError: their standard deviation is far from 1, so their scale belongs to another model.
     """
     if isinstance(codec, IdentityCodec) or getattr(codec, "autoencoder", codec) is None:
         return

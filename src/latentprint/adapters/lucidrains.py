@@ -1,13 +1,13 @@
-"""Models of denoising-diffusion-pytorch (lucidrains), as ``latentprint convert model-N.pt FOLDER`` leaves
-them.
+"""Models of denoising-diffusion-pytorch (lucidrains), as written by ``latentprint convert model-N.pt
+FOLDER``.
 
     lucidrains.json     {"format": "latentprint-lucidrains/1", "network": {...}, "predicts": "v", "betas": []}
     *.safetensors       the EMA weights of its Unet, by its own names
 
-A checkpoint states no settings; they follow from the tensors: widths from their shapes, heads from
-``mem_kv``, the noise from the buffer ``betas``, what is predicted from ``loss_weight``, which is
+A checkpoint states no settings, but they follow from the tensors: widths from their shapes, heads from
+``mem_kv``, the noise from the buffer ``betas``, and the prediction from ``loss_weight``, which is
 
-    pred_noise 1,   pred_x0 snr,   pred_v snr / (snr + 1)       (min_snr_loss_weight: snr cut at 5)
+    pred_noise 1,   pred_x0 snr,   pred_v snr / (snr + 1)       (min_snr_loss_weight: snr capped at 5)
 
 Its own sampler is DDPM's posterior at every timestep, the image clipped to [-1, 1].
 
@@ -60,7 +60,7 @@ _CLOSE = 1e-3
 
 
 def converted(groups: Groups, told: Told) -> Parts | None:
-    """The folder that a checkpoint becomes; None where it is none of its trainer's."""
+    """The folder that a checkpoint becomes; None if it is not one of this trainer."""
     averaged, plain = without("ema_model.", groups.get("ema", {})), groups.get("model", {})
     if told.take is not None:
         chosen, how = groups.get(told.take, {}), "not averaged, as you asked"
@@ -98,7 +98,7 @@ def _is_checkpoint(names: Tensors) -> bool:
 
 
 def settings_of(tensors: Tensors) -> dict[str, Any]:
-    """What ``lucidrains.json`` says, from the tensors of a GaussianDiffusion (without a prefix)."""
+    """The content of ``lucidrains.json``, from the tensors of a GaussianDiffusion (without a prefix)."""
     unet = without("model.", tensors)
     dim = int(unet["time_mlp.1.weight"].shape[1])
     if "time_mlp.0.weights" in unet:
@@ -225,7 +225,7 @@ def _network(folder: Path, settings: Mapping[str, object]) -> tuple[nn.Module, l
         with torch.device("meta"):
             blank = cast(nn.Module, kind(**settings))
         expected = {name: tuple(one.shape) for name, one in blank.state_dict().items()}
-    except Exception as error:  # the library's constructors let errors of any type through
+    except Exception as error:  # the library's constructors raise errors of any type
         raise ModelError(f"the settings of the network do not fit together: {short(error)}") from error
     tensors = read_tensors(files, expected)
     with torch.random.fork_rng(devices=[]):  # it draws weights, which are replaced at once

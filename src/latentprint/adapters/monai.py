@@ -4,14 +4,14 @@
                                                       AutoencoderKL or VQVAE, for a latent model
     *.safetensors, models/*.safetensors               weights, matched to the networks by names and shapes
 
-Configurations are read as literals. A section counts by its ``_target_``, which is looked up in a table and
-never imported; ``@name`` is followed to a literal; what begins with ``$`` or ``%`` is code or a macro, and
-is refused by name where a network or a scheduler needs it. The rest of a bundle (transforms, trainers,
-scripts) is passed over.
+Configurations are read as literals. A section is identified by its ``_target_``, which is looked up in a
+table and never imported. ``@name`` is followed to a literal. A value that begins with ``$`` or ``%`` is code
+or a macro, and is refused by name if a network or a scheduler needs it. The rest of a bundle (transforms,
+trainers, scripts) is ignored.
 
     latents    z = scale (encode(image)), the mean of an AutoencoderKL, the quantised of a VQVAE
-    scale      from the folder ("scale_factor"), else 1 / (standard deviation of training images' latents)
-    images     in [0, 1] or [-1, 1]: from its ScaleIntensity transforms, else to be said (--value-range)
+    scale      from the folder ("scale_factor"), otherwise 1 / (standard deviation of the training latents)
+    images     in [0, 1] or [-1, 1]: from its ScaleIntensity transforms, otherwise as --value-range says
 
 Sources: MONAI 1.5, networks.schedulers, LatentDiffusionInferer; Rombach et al. 2022, appendix G (the scale).
 """
@@ -61,8 +61,9 @@ def open_monai(folder: Path, asked: Asked) -> Opened:
     """The model in ``folder``.
 
     Raises:
-        ModelError: MONAI is not installed, a class or setting is not understood, a needed value is code, the
-            weights are missing, pickled or those of other networks, or what is not written must be said.
+        ModelError: MONAI is not installed, a class or setting is not supported, a needed value is code, the
+            weights are missing, pickled or those of other networks, or the user must state a value that no
+            file has.
     """
     sections = Sections.of(folder)
     module, settings, files = _load(folder, sections.one("DiffusionModelUNet"))
@@ -97,10 +98,10 @@ def open_monai(folder: Path, asked: Asked) -> Opened:
 
 
 def images_of(asked: Asked, axes: int) -> NDArray[np.float32]:
-    """The training images, for a network of MONAI that works on so many axes.
+    """The training images, for a network of MONAI with so many spatial axes.
 
     Raises:
-        ModelError: there are none, or they have other axes.
+        ModelError: there are none, or they have another number of axes.
     """
     if asked.images is None:
         raise ModelError(
@@ -139,13 +140,13 @@ def _class(name: str, package: str) -> Any:
 
 
 def _load(folder: Path, found: Found) -> tuple[nn.Module, Section, list[Path]]:
-    """A network with its weights: the one safetensors file whose tensors are exactly its own."""
+    """A network with its weights: the only safetensors file whose tensors are exactly its own."""
     values = read_fields(found.values, NETWORKS[found.name], found.name)
     kind = _class(found.name, "nets")
     try:
         with torch.device("meta"):
             blank = cast(nn.Module, kind(**values))
-    except Exception as error:  # MONAI's constructors let errors of any type through
+    except Exception as error:  # MONAI's constructors raise errors of any type
         raise ModelError(f"the settings of {found.name} do not fit together: {short(error)}") from error
     expected = {key: tuple(value.shape) for key, value in blank.state_dict().items()}
     files = weights_of(folder)
@@ -170,7 +171,7 @@ def weights_of(folder: Path) -> list[Path]:
     """The safetensors files of a folder and of its ``models/``.
 
     Raises:
-        ModelError: there are none, and pickles in their place perhaps.
+        ModelError: there are none, or only pickles.
     """
     places = [place for place in (folder, folder / "models") if place.is_dir()]
     names = [one.relative_to(folder) for place in places for one in sorted(place.iterdir())]
@@ -192,7 +193,7 @@ def _distance(file: Path, expected: Mapping[str, tuple[int, ...]]) -> tuple[int,
 
 
 def new_name(name: str, expected: Mapping[str, tuple[int, ...]]) -> str:
-    """What a tensor of MONAI Generative is called in MONAI; other names as they are."""
+    """MONAI's name for a tensor of MONAI Generative; other names as they are."""
     if name in expected:
         return name
     *path, part, kind = name.split(".") if name.count(".") >= 2 else ["", name, ""]
@@ -208,7 +209,7 @@ def new_name(name: str, expected: Mapping[str, tuple[int, ...]]) -> str:
 
 @dataclass(frozen=True, eq=False)
 class MonaiCodec:
-    """From images in [-1, 1] to what a network of MONAI works on.
+    """From images in [-1, 1] to the input of a network of MONAI.
 
     Attributes:
         autoencoder: an AutoencoderKL or a VQVAE; None for a model of pixels.
@@ -221,7 +222,7 @@ class MonaiCodec:
     unit: bool
 
     def encode(self, images: Tensor, /) -> Tensor:
-        """Images (n, C, H, W) -> what the network works on."""
+        """Images (n, C, H, W) -> the network's input."""
         given = (images + 1) / 2 if self.unit else images
         if self.autoencoder is None:
             return given
@@ -231,7 +232,7 @@ class MonaiCodec:
         return inner.encode(given)[0] * self.scale
 
     def decode(self, latents: Tensor, /) -> Tensor:
-        """What the network works on -> images, not clipped."""
+        """The network's output -> images, not clipped."""
         out = latents
         if self.autoencoder is not None:
             out = cast(Tensor, cast(Any, self.autoencoder).decode_stage_2_outputs(latents / self.scale))
@@ -245,7 +246,7 @@ def _space(
     unit: bool | None,
     network: tuple[Section, Path],
 ) -> tuple[Codec, tuple[int, ...], tuple[nn.Module, list[Path]] | None, tuple[str, ...]]:
-    """(codec, shape of what the network works on, the autoencoder with its files, notes)."""
+    """(codec, shape of the network's input, the autoencoder with its files, notes)."""
     settings, file = network
     unit = sections.unit_range() if unit is None else unit
     if unit is None:
@@ -287,10 +288,10 @@ def _space(
 
 
 def _stated(sections: Sections, file: Path) -> object:
-    """The factor of the latents, where a configuration or (as MAISI keeps it) the weights' file states it.
+    """The factor of the latents, if a configuration or (as in MAISI) the weights' file states it.
 
     Raises:
-        ModelError: both do, and differ.
+        ModelError: both state it, and they differ.
     """
     written, kept = sections.literal("scale_factor"), read_metadata(file).get("scale_factor")
     if kept is None:
@@ -344,14 +345,14 @@ def _scheduler(name: str, values: Mapping[str, Any]) -> Any:
         return _class(name, "schedulers")(**values)
     except ModelError:
         raise
-    except Exception as error:  # MONAI's constructors let errors of any type through
+    except Exception as error:  # MONAI's constructors raise errors of any type
         raise ModelError(f"the settings of {name} do not fit together: {short(error)}") from error
 
 
 def _own(
     found: Found, denoiser: DiscreteDenoiser, shape: tuple[int, ...], steps: int | None
 ) -> tuple[Own, Section]:
-    """(the scheduler's own sampler, our sampler nearest to it)."""
+    """(the scheduler's own sampler, our nearest sampler)."""
     values = read_fields(found.values, SCHEDULERS[found.name], found.name)
     made, schedule = _scheduler(found.name, values), denoiser.schedule
     train = int(values.get("num_train_timesteps", 1000))

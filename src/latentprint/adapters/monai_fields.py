@@ -1,4 +1,4 @@
-"""What the settings of MONAI's networks and schedulers may be: a literal table, by class."""
+"""The allowed settings of MONAI's networks and schedulers: a literal table, by class."""
 
 from __future__ import annotations
 

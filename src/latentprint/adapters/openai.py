@@ -1,10 +1,10 @@
-"""Checkpoints of openai's improved- and guided-diffusion: state dicts that say nothing of noise or heads.
+"""Checkpoints of openai's improved- and guided-diffusion: state dicts that say nothing about noise or heads.
 
 Widths, depth, attention, classes and a learned variance follow from the tensors. The rest are the flags that
-the model was trained with; a flag that is not among those given has the library's default, and is named.
+the model was trained with. A flag that is not given has the library's default, and the result says so.
 
     unet/config.json                      OpenAIUNet (``latentprint.networks.openai``)
-    scheduler/scheduler_config.json       DDPM of diffusers: linear or cosine betas, the variance of theirs
+    scheduler/scheduler_config.json       DDPM of diffusers: linear or cosine betas, with their variance
 
 Sources: openai's guided- and improved-diffusion (MIT), script_util, gaussian_diffusion, respace.
 """
@@ -41,7 +41,7 @@ OPENAI: dict[str, Field] = {
     "num_class_embeds": maybe(a_whole(1, 10**6)),
     "timestep_scale": lambda value, name: _scale(value, name),
 }
-"""What the settings of an ``OpenAIUNet`` may be."""
+"""The allowed settings of an ``OpenAIUNet``."""
 
 DEFAULTS: dict[str, Any] = {
     "num_heads": 4,
@@ -55,7 +55,7 @@ DEFAULTS: dict[str, Any] = {
     "timestep_respacing": "",
     "use_ddim": False,
 }
-"""Flags that the weights do not show, and what both libraries take where they are silent."""
+"""Flags that the weights do not show, with both libraries' defaults."""
 
 _ELSEWHERE = ("image_size", "rescale_timesteps")
 _SEEN = {
@@ -64,14 +64,14 @@ _SEEN = {
     "use_scale_shift_norm": "scale_shift",
     "resblock_updown": "resample_blocks",
 }
-"""Flags that the weights show, too: both must agree."""
+"""Flags that the weights show too; both must agree."""
 
 _FIRST = "input_blocks.0.0.weight"
 _TRAINED = re.compile(r"model(\d*)\.pt")
 
 
 def converted(groups: Groups, told: Told) -> Parts | None:
-    """The folder that a checkpoint becomes; None where it is none of theirs."""
+    """The folder that a checkpoint becomes; None if it is not an openai checkpoint."""
     weights = groups.get("")
     if weights is None or _FIRST not in weights or len(groups) != 1 or "time_embed.0.weight" not in weights:
         return None
@@ -112,7 +112,7 @@ def converted(groups: Groups, told: Told) -> Parts | None:
 
 
 def _average(told: Told) -> str:
-    """Whether these are averaged weights, by the file's name: the trainer writes both."""
+    """Whether these are averaged weights, by the file's name, because the trainer writes both."""
     if told.name.startswith("ema_"):
         return "averaged (its name begins with ema_)"
     mean = [name for name in told.beside if name.startswith("ema_") and name.endswith(".pt")]
@@ -147,7 +147,7 @@ def _shown(value: object) -> str:
 
 
 def settings_of(weights: Tensors, heads: Mapping[str, Any], size: object) -> dict[str, Any]:
-    """The settings of the ``OpenAIUNet`` of these tensors; heads and size they do not show."""
+    """The settings of the ``OpenAIUNet`` of these tensors, except heads and size, which they do not show."""
     shape = {name: tuple(one.shape) for name, one in weights.items()}
     if any(".transformer_blocks." in name for name in shape):
         raise ModelError(
@@ -192,12 +192,12 @@ def _below(shape: Mapping[str, tuple[int, ...]], prefix: str) -> dict[str, tuple
 
 
 def _rises(name: str) -> bool:
-    """Whether a part of a stage, after its first one, changes the side."""
+    """Whether a later part of a stage changes the side."""
     return name.endswith(".conv.weight") or _second(name)
 
 
 def _second(name: str) -> bool:
-    """Whether this is of a residual block that is not the first of its stage."""
+    """Whether this belongs to a residual block that is not the first of its stage."""
     return name.endswith(".in_layers.2.weight") and not name.startswith("0.")
 
 
@@ -218,7 +218,7 @@ def _require_same(network: Mapping[str, Any], shape: Mapping[str, tuple[int, ...
 
 
 def _require_agreement(flags: Mapping[str, Any], network: Mapping[str, Any]) -> None:
-    """Refuses flags that the weights contradict."""
+    """Refuse flags that the weights contradict."""
     seen = {name: network[key] for name, key in _SEEN.items()}
     seen |= {
         "learn_sigma": network["out_channels"] == 2 * network["in_channels"],

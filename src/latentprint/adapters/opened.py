@@ -1,4 +1,4 @@
-"""What every adapter gives back: a model that somebody else trained, ready to be audited."""
+"""The result of every adapter: a model that somebody else trained, ready to be audited."""
 
 from __future__ import annotations
 
@@ -22,20 +22,21 @@ from latentprint.schedule import Schedule, expand
 if TYPE_CHECKING:
     from latentprint.adapters.text.model import Text
 
-_LOOKS = 5  # noise levels at which a schedule is written down and a model is tried
+_LOOKS = 5  # noise levels at which a schedule is recorded and a model is tested
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What of a model is audited, and what its files do not say.
+    """What is audited of a model, and what its files do not say.
 
     Attributes:
-        label: the class, for a model that is conditional on one.
+        label: the class, for a class-conditional model.
         guidance: scale of classifier-free guidance; None: none.
-        steps: of its own sampler; None: as many as its pipeline takes, and no more than ``most``.
-        images: gives the training images (n, C, H, W) in [-1, 1], for what is measured on them.
+        steps: of its own sampler; None: as many as its pipeline takes, but no more than ``most``.
+        images: returns the training images (n, C, H, W) in [-1, 1], for values that are measured on them.
         unit: whether its images lie in [0, 1]; False: in [-1, 1]; None: as its files say.
-        beside: the folder of the model that this is a checkpoint of, for what the checkpoint does not repeat.
+        beside: the folder of the model that this is a checkpoint of, for everything that the checkpoint
+            lacks.
         lora: a LoRA to add to its weights, ``lora_weight`` times.
     """
 
@@ -58,16 +59,17 @@ class Opened:
         denoiser: E[x_0 | x_t] in the space the model works in, with its schedule.
         codec: from images (n, *image_shape) in [-1, 1] to that space and back; the identity for a model of
             pixels.
-        shape: (C, H, W) of that space: noise is drawn, and added to ``codec.encode(images)``, in this shape.
+        shape: (C, H, W) of that space: noise is drawn in this shape, and added to ``codec.encode(images)``.
         image_shape: (C, H, W) of the images.
-        sampler_hint: the sampler nearest to what the model came with, as ``sampler_from`` reads it.
+        sampler_hint: the sampler nearest to the model's own, as ``sampler_from`` reads it.
         weights_sha256: of the file of weights; of several, that of the lines "sha256  name" of each.
         kind: "latentprint", "diffusers", "diffusers latent", "edm" or "python".
-        notes: sentences for the report: what was assumed, and what of the original was left out.
+        notes: sentences for the report: what was assumed, and which parts of the original were left out.
         networks: the modules behind denoiser and codec.
-        identity: plain values beside the weights that its numbers follow from; a run goes on with these only.
-        own: the sampler it came with, and the model as that sampler sees it; None where it came with none.
-        text: asks a model of text under any prompt; ``denoiser`` and ``own`` are under the empty one.
+        identity: plain values, in addition to the weights, from which its numbers follow; a run only
+            continues with these.
+        own: the sampler it came with, and the model as that sampler sees it; None if it came without one.
+        text: asks a text-to-image model under any prompt; ``denoiser`` and ``own`` are under the empty one.
     """
 
     denoiser: Denoiser
@@ -90,12 +92,12 @@ class Opened:
         return self
 
     def sampled(self, own: bool) -> Denoiser:
-        """The model as it is sampled from: by the sampler it came with, or by another."""
+        """The model as it is sampled from, by its own sampler or by another."""
         return self.own.denoiser if own and self.own is not None else self.denoiser
 
 
 def written_down(schedule: Schedule) -> dict[str, list[float]]:
-    """alpha and sigma at five times: plain values by which a schedule is known again."""
+    """alpha and sigma at five times: plain values that identify a schedule."""
     t = torch.linspace(schedule.end, schedule.start, _LOOKS, dtype=torch.float64)
     values = {"alpha": schedule.alpha(t), "sigma": schedule.sigma(t)}
     return {name: [float(f"{v:.9g}") for v in value.tolist()] for name, value in values.items()}
@@ -136,11 +138,11 @@ def sha256_of(*parts: object) -> str:
 
 @torch.no_grad()
 def require_sound(opened: Opened, shape: tuple[int, ...], device: torch.device) -> None:
-    """Nothing, where the model is a function of (x, t) and of each row by itself, finite at all noise levels.
+    """Check that the model is a function of (x, t), of each row separately, and finite at all noise levels.
 
     Raises:
-        ModelError: it fails, gives another shape or NaN, or the same input had two answers: it draws noise,
-            keeps state between calls, or lets the rows of a batch influence one another.
+        ModelError: it fails, returns another shape or NaN, or the same input had two answers, because it
+            draws noise, keeps state between calls, or lets the rows of a batch influence one another.
     """
     denoiser, generator = opened.denoiser, torch.Generator(device).manual_seed(0)
     schedule = denoiser.schedule

@@ -1,9 +1,7 @@
-"""The sampler that a model came with: its scheduler's own timesteps, walked by our steps from the same
-formulas.
+"""The sampler that a model came with: its scheduler's own timesteps, with our steps from the same formulas.
 
-Which times a scheduler stops at, diffusers' own class says (the configuration has been checked before). What
-it does between them is one of our steps; where there is no equal one the nearest is taken, and ``exact`` is
-False.
+diffusers' own class gives the scheduler's times (its configuration was checked before). Between them one of
+our steps is used. If none is equal to the scheduler's, the nearest is used, and ``exact`` is False.
 
     DDPM               posterior, variance fixed_small or fixed_large           Ancestral
     DDPM               variance learned_range                                   LearnedAncestral
@@ -50,7 +48,7 @@ from latentprint.sampler import (
 from latentprint.schedule import EDM, Flow
 
 FLOW_TOP = 1 - 1e-7
-"""Where a flow's own sampler begins: 1 but for what float32 hardly sees, since at 1 no ratio exists."""
+"""The start of a flow's own sampler: 1 minus what float32 hardly resolves, since at 1 no ratio exists."""
 
 PIPELINE_STEPS = {
     "DDPMPipeline": 1000,
@@ -61,7 +59,7 @@ PIPELINE_STEPS = {
     "ConsistencyModelPipeline": 1,
     **{name: family.steps for name, family in FAMILIES.items()},
 }
-"""Steps that a pipeline takes where its user says nothing."""
+"""Steps that a pipeline takes by default."""
 
 _STEPS = {
     "DDPMScheduler": 1000,
@@ -78,7 +76,7 @@ class Own:
 
     Attributes:
         denoiser: with a schedule that begins where the scheduler does.
-        exact: whether it is the scheduler's step; else our nearest to it.
+        exact: whether it is the scheduler's step; otherwise it is our nearest one.
         pipeline_steps: how many steps the model's pipeline would take.
     """
 
@@ -97,16 +95,16 @@ def own_sampler(
     mu: float | None = None,
     most: int | None = None,
 ) -> Own:
-    """What the pipeline of a diffusers folder would do.
+    """The sampler of a diffusers pipeline.
 
     Args:
         config: the scheduler's configuration, checked.
         denoiser: the model, on a ``DiscreteSchedule``, a ``Flow`` or an ``EDM`` one.
-        nearest: what stands in for a scheduler whose steps are none of ours.
+        nearest: replaces a scheduler whose steps are not among ours.
         steps: how many steps; None: as many as the pipeline takes.
-        pipeline: its class, where the folder names one.
-        mu: the shift of time that a resolution asks for (flow matching with dynamic shifting).
-        most: no more steps than this, where ``steps`` does not say how many.
+        pipeline: its class, if the folder names one.
+        mu: the time shift for a resolution (flow matching with dynamic shifting).
+        most: no more steps than this, if ``steps`` does not say how many.
 
     Raises:
         ModelError: the scheduler has no such steps.
@@ -116,7 +114,7 @@ def own_sampler(
     if steps is not None:
         other = replace(other, sampler=replace(other.sampler, steps=steps))
     known = PIPELINE_STEPS.get(pipeline or "", _STEPS.get(name, 50))
-    if "num_inference_steps" in config:  # said by a converter, whose training code says it
+    if "num_inference_steps" in config:  # stated by a converter, from the training code
         known = whole_number(config["num_inference_steps"], "num_inference_steps", 1, 100_000)
     schedule = denoiser.schedule
     if isinstance(schedule, DiscreteSchedule):
@@ -141,7 +139,7 @@ def own_sampler(
         return other
     clip = getattr(denoiser, "clip", None)
     seen = cast(Any, denoiser)
-    before = not config.get("use_clipped_model_output")  # of its own clipping, the epsilon that it keeps
+    before = not config.get("use_clipped_model_output")  # from its own clipping, the epsilon that it keeps
     if isinstance(step, DDIM) and clip is not None and name.startswith("DDIM") and before:
         step, seen = DDIM(clip=clip), replace(seen, clip=None)
     sampler = Sampler(
@@ -163,7 +161,7 @@ def _step(name: str, config: Mapping[str, object], denoiser: Denoiser) -> tuple[
             return LearnedAncestral(), plain
         return Ancestral(large=variance == "fixed_large"), plain and variance != "learned"
     if name in ("DDIMScheduler", "DDIMParallelScheduler"):
-        eta = config.get("eta", 0.0)  # 1: the posterior's noise; said by a converter
+        eta = config.get("eta", 0.0)  # 1: the posterior's noise, stated by a converter
         return (Ancestral() if eta == 1.0 else DDIM()), plain and eta in (0.0, 1.0)
     if name in ("EulerDiscreteScheduler", "FlowMatchEulerDiscreteScheduler", "EDMEulerScheduler"):
         noisy = bool(config.get("stochastic_sampling"))
@@ -192,10 +190,10 @@ def _scheduler(name: str, config: Mapping[str, object], steps: int, mu: float | 
     known = inspect.signature(kind).parameters  # it ignores others, as its from_config does
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # theirs, of how they call NumPy
+            warnings.simplefilter("ignore", DeprecationWarning)  # their warnings, about how they call NumPy
             scheduler = kind(**{key: value for key, value in config.items() if key in known})
             scheduler.set_timesteps(steps, **({} if mu is None else {"mu": mu}))
-    except Exception as error:  # diffusers' constructors let errors of any type through
+    except Exception as error:  # diffusers' constructors raise errors of any type
         raise ModelError(f"{name} cannot be set to {steps} steps: {short(error)}") from error
     return scheduler
 
@@ -204,7 +202,7 @@ def _times(name: str, scheduler: Any, schedule: object) -> list[float] | None:
     """The times, on our schedule, at which the scheduler calls the network."""
     if isinstance(schedule, DiscreteSchedule):
         timesteps = cast(Tensor, scheduler.timesteps).double()
-        if name == "HeunDiscreteScheduler":  # names each twice: once a step and once its correction
+        if name == "HeunDiscreteScheduler":  # it lists each time twice: for a step and for its correction
             timesteps = timesteps.unique().flip(0)
         found = schedule.time_of(timesteps).tolist()
         return [min(one, schedule.start) for one in found]
@@ -217,7 +215,7 @@ def _times(name: str, scheduler: Any, schedule: object) -> list[float] | None:
 
 
 def _end(name: str, config: Mapping[str, object], timesteps: list[float]) -> float | None:
-    """The timestep, plus one, that is walked to at last; None where the last step gives the image itself."""
+    """The last timestep reached, plus one; None if the last step gives the image itself."""
     above = timesteps[-1] > 0
     if name == "TCDScheduler":
         return 1.0 if above else None
@@ -238,9 +236,9 @@ def _from(schedule: Any, top: float, scheduler: Any) -> Any:
 
 
 def on_times(own: Own, denoiser: Denoiser, rename: Any) -> Own:
-    """The same sampler where times have other names: ``rename`` leads from old to new, float64."""
+    """The same sampler on renamed times: ``rename`` maps old times to new ones, float64."""
     at = own.sampler.at
-    if at is None:  # a grid by the ratio, which is the same in both
+    if at is None:  # a grid by the ratio, which is the same for both
         return replace(own, denoiser=denoiser)
     renamed = tuple(rename(torch.tensor(at, dtype=torch.float64)).tolist())
     return replace(own, sampler=replace(own.sampler, at=renamed), denoiser=denoiser)

@@ -1,7 +1,7 @@
-"""What lies at a path, and, where it is no model that can be opened, what it looks like and what would help.
+"""What is at a path and, if it is not a model that can be opened, what it looks like and what would help.
 
-Names and configurations are looked at, never a pickle. A folder of weights is never taken for a folder of
-images: pictures that somebody's training left beside a model say nothing about that model.
+Only names and configurations are read, never a pickle. A folder of weights is never taken for a folder of
+images, because pictures that a training left beside a model say nothing about that model.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ _MOST_LISTED = 20_000
 
 
 def recognise(path: str | os.PathLike[str]) -> Kind:
-    """What lies at ``path``: "samples" is a folder, .npz or .npy of generated images, the others are models.
+    """The kind of ``path``: "samples" is a folder, .npz or .npy of generated images; the others are models.
 
     Raises:
-        ModelError: there is nothing, a pickle, a file of another kind, or weights that are not understood;
-            the sentence names what it looks like, what is missing, and the command that helps.
+        ModelError: there is nothing, a pickle, a file of another kind, or unsupported weights. The sentence
+            says what it looks like, what is missing, and which command helps.
     """
     place = Path(path)
     if not place.exists():
@@ -54,7 +54,7 @@ def recognise(path: str | os.PathLike[str]) -> Kind:
 
 
 def no_model(path: str | os.PathLike[str]) -> str:
-    """Why a path that holds no model cannot be audited as one, in a sentence."""
+    """Why a path without a model cannot be audited as one, in a sentence."""
     names = [Path(path).name] if Path(path).is_file() else _listed(Path(path))
     pictures = sum(name.lower().endswith(_PICTURES) for name in names)
     inner = sorted(
@@ -89,7 +89,7 @@ def _kind(place: Path) -> Kind | None:
 
 
 def _listed(folder: Path) -> list[str]:
-    """The names of a folder's files and of those one level below, as ``folder/name``."""
+    """The names of a folder's files, and those one level below as ``folder/name``."""
     names = list[str]()
     for one in sorted(folder.iterdir()):
         inside = sorted(one.iterdir()) if one.is_dir() and not one.is_symlink() else []
@@ -104,7 +104,7 @@ def _network_config(place: Path, names: Sequence[str]) -> bool:
 
 
 def _looks_like(folder: Path, names: Sequence[str]) -> str:
-    """Library, file, what is missing and the one command, as the end of a sentence."""
+    """Library, file, what is missing and the command that helps, as the end of a sentence."""
     pickles = [name for name in names if name.lower().endswith(PICKLES)]
     first = pickles[0] if pickles else ""
     convert = f"latentprint convert {folder / first} OUT --i-trust-this-file"

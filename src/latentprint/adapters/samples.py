@@ -1,6 +1,6 @@
-"""Generated images in the place of a model: read as they come, and what they leave open.
+"""Generated images in place of a model, and what they leave open.
 
-They are counted and compared with the training images as those of any model are (`latentprint.attacks`).
+They are counted and compared with the training images like those of any model (`latentprint.attacks`).
 """
 
 from __future__ import annotations
@@ -33,13 +33,14 @@ def open_samples(
     window: str = "file",
     orientation: Orientation = "ras",
 ) -> ImageSet:
-    """Generated images, every one that a folder, .zip, .npz, .npy, Parquet file or saved dataset holds.
+    """All generated images in a folder, .zip, .npz, .npy, Parquet file or saved dataset.
 
     ``how``, ``window`` and ``orientation``: see ``data.load.read_all``.
 
     Raises:
         ModelError: the path is a pickle.
-        DataError: there is nothing there, or it is damaged, too large, of unlike images or of another type.
+        DataError: there is nothing there, or it is damaged, too large, of another type, or its images have
+            different shapes.
     """
     place = Path(path)
     refuse_pickle(place.name)

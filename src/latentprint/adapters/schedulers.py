@@ -1,8 +1,8 @@
-"""What the configuration of a scheduler of diffusers says: which noise, what the network predicts, how it
+"""The meaning of a diffusers scheduler's configuration: the noise, what the network predicts, and how it
 samples.
 
 Sources: diffusers' schedulers (for the meaning of their settings); Karras et al. 2022 for the EDM schedulers;
-Song et al. 2021 for ScoreSdeVe (the network is told sigma and gives the score).
+Song et al. 2021 for ScoreSdeVe (the network receives sigma and returns the score).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PREDICTIONS: dict[str, Predicts] = {"epsilon": "epsilon", "v_prediction": "v", "
 
 @dataclass(frozen=True)
 class Scheduler:
-    """What a scheduler class means where its configuration is silent, and our sampler nearest to it."""
+    """The defaults of a scheduler class, and our nearest sampler."""
 
     step: str
     steps: int
@@ -71,11 +71,11 @@ class Network:
     """What must be known of a network to use it.
 
     Attributes:
-        channels: that it takes and gives.
+        channels: of its input and output.
         time: "positional", "learned" or "fourier".
-        timesteps: how many it knows, where it has learned an embedding of each.
-        label: the class asked for; ``null`` is the one that stands for none; ``guidance`` the scale.
-        variance: whether it gives a variance beside its prediction, whatever the scheduler says.
+        timesteps: how many it knows, if it has learnt an embedding of each.
+        label: the class asked for; ``null`` is the class that means none; ``guidance`` the scale.
+        variance: whether it also predicts a variance, whatever the scheduler says.
     """
 
     module: nn.Module
@@ -89,7 +89,7 @@ class Network:
 
 
 def complete(config: Mapping[str, object]) -> dict[str, object]:
-    """The configuration with what its class means where it is silent.
+    """The configuration, completed with the defaults of its class.
 
     Raises:
         ModelError: the class is not known.
@@ -114,7 +114,7 @@ def denoiser_of(network: Network, scheduler: Mapping[str, object]) -> tuple[Deno
     """The network with its noise, and notes.
 
     Raises:
-        ModelError: settings at odds, or none that are understood.
+        ModelError: contradictory or unsupported settings.
     """
     name = cast(str, scheduler["_class_name"])
     given, gives = network.channels
@@ -223,7 +223,7 @@ def _range(config: Mapping[str, object], usual: tuple[float, float]) -> tuple[fl
 
 
 class _Negated(nn.Module):
-    """A network whose output enters D with the other sign (v-prediction in the space of Karras et al.)."""
+    """A network whose output enters D with the opposite sign (v-prediction in the space of Karras et al.)."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -236,7 +236,7 @@ class _Negated(nn.Module):
 def _karras(
     network: nn.Module, config: Mapping[str, object], kind: Scheduler, predicts: Predicts, label: int | None
 ) -> NetworkDenoiser:
-    """A network preconditioned as Karras et al. 2022; diffusers gives c_out the other sign for v."""
+    """A network preconditioned as in Karras et al. 2022; diffusers uses the opposite sign of c_out for v."""
     if predicts == "sample" or (not kind.edm and predicts != "v"):
         raise ModelError(f"prediction {predicts!r} with continuous noise levels is not supported")
     sigmas = (0.002, 80.0)
@@ -251,7 +251,7 @@ def _karras(
 
 
 def hint(config: Mapping[str, object], denoiser: Denoiser) -> dict[str, object]:
-    """The sampler of ours nearest to the scheduler."""
+    """Our sampler nearest to the scheduler."""
     kind = SCHEDULERS[cast(str, config["_class_name"])]
     discrete = isinstance(denoiser, DiscreteDenoiser)
     # at zero SNR a grid in powers of sigma / alpha would spend most of its steps on pure noise

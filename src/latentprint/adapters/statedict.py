@@ -1,7 +1,7 @@
-"""The state dicts of a checkpoint: which there are, which of them generates images, and what is said of it.
+"""The state dicts of a checkpoint: which exist, which of them generates images, and what the user is told.
 
-Averaged weights (EMA) come first, for the trainers of diffusion models sample from them. Where several could
-be meant none is taken until it is named.
+Averaged weights (EMA) come first, because the trainers of diffusion models sample from them. If several could
+be meant, none is taken until the user names it.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ _UNTRAINED = "its EMA has seen 0 steps: it holds what the network was before tra
 
 @dataclass(frozen=True)
 class Told:
-    """What is known of a checkpoint beside its tensors.
+    """What is known about a checkpoint in addition to its tensors.
 
     Attributes:
         name: of its file.
         beside: the names of the files in its folder.
         take: which of several state dicts was asked for.
-        flags: the settings that it was trained with, by name; None: none were given.
+        flags: the settings that it was trained with, by name; None if not given.
     """
 
     name: str
@@ -43,12 +43,12 @@ class Told:
 
 @dataclass(frozen=True)
 class Parts:
-    """What becomes of a checkpoint of a known training code: a folder that ``--model`` takes.
+    """The content of the folder that a checkpoint of a known training code becomes, for ``--model``.
 
     Attributes:
         configs: JSON objects by the names of their files.
         weights: state dicts by the folder that each is written to, "" for the model's own.
-        said: what was taken and what was left, in sentences.
+        said: what was taken and what was left out, in sentences.
     """
 
     configs: Mapping[str, Mapping[str, object]]
@@ -57,7 +57,7 @@ class Parts:
 
 
 def groups_of(tensors: Tensors) -> dict[str, dict[str, Tensor]]:
-    """The state dicts among tensors named by the keys that lead to each; those of optimisers are none."""
+    """The state dicts among tensors named by the keys that lead to each, without those of optimisers."""
     out: dict[str, dict[str, Tensor]] = {}
     for path, one in tensors.items():
         *keys, name = path.split(SEPARATOR)
@@ -70,7 +70,7 @@ def groups_of(tensors: Tensors) -> dict[str, dict[str, Tensor]]:
 
 
 def one_of_them(groups: Groups, take: str | None) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """The one state dict (the only one, the one that is named, or the EMA), and what is said of it."""
+    """The one state dict (the only one, the named one, or the EMA), and what the user is told about it."""
     shown = ", ".join(f"{name or 'the top'} ({len(one)} tensors)" for name, one in sorted(groups.items()))
     if take is not None and take not in groups:
         raise ModelError(f"--take {short(take)} names none of its state dicts; there are {shown or 'none'}")
@@ -105,7 +105,7 @@ def one_of_them(groups: Groups, take: str | None) -> tuple[dict[str, Tensor], tu
 
 
 def require_steps(count: Tensor | None) -> None:
-    """Nothing, where an average has seen ``count`` steps; None: it does not say."""
+    """Check that an average has seen at least one step; ``count`` None: unknown."""
     if count is not None and int(count) == 0:
         raise ModelError(_UNTRAINED)
 
@@ -116,7 +116,7 @@ def without(prefix: str, tensors: Tensors) -> dict[str, Tensor]:
 
 
 def averaged(weights: Tensors) -> dict[str, Tensor]:
-    """CompVis's "model_ema.", where names have lost their dots -> the averaged weights by their names."""
+    """CompVis's "model_ema.", whose names have lost their dots -> the averaged weights by their names."""
     short_names = {name.replace(".", ""): name for name in weights if not name.startswith("model_ema.")}
     shadows = without("model_ema.", weights)
     require_steps(shadows.pop("num_updates", None))
@@ -131,7 +131,7 @@ def averaged(weights: Tensors) -> dict[str, Tensor]:
 
 
 def likely(weights: Tensors) -> str:
-    """What the names look like, in words that go on a sentence."""
+    """What the names look like, in words that complete a sentence."""
     signs = (
         ("model.map_layer0.weight", "a network of EDM (Karras et al.)"),
         ("noise_estimator.in_conv.conv.weight", "medfusion"),

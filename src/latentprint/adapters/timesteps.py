@@ -1,4 +1,4 @@
-"""Networks that are told a timestep, or a noise level, as denoisers: what diffusers and MONAI train.
+"""Networks that receive a timestep or a noise level, as denoisers: the networks of diffusers and MONAI.
 
 epsilon, v, sample, flow     the conversions of ``latentprint.denoiser``
 reverse flow                 x_0 - epsilon, MONAI's sign
@@ -31,16 +31,16 @@ class DiscreteDenoiser:
     """A network trained on discrete timesteps as a denoiser.
 
     Attributes:
-        network: ``network(x, timestep)`` -> the prediction, or an object that holds it as ``.sample``; (B,
-            C, H, W) to the same, or to twice the channels, of which the second half is a learned
-            variance (``ranged``).
+        network: ``network(x, timestep)`` -> the prediction, or an object with it as ``.sample``; (B, C, H, W)
+            to the same, or to twice the channels, of which the second half is a learned variance
+            (``ranged``).
         schedule: through the timesteps it was trained on, or the straight path of flow matching.
-        predicts: what the network gives.
-        label: the class asked for, where the network is conditional on one.
-        clip: the image is kept in [-clip, clip], as its scheduler does; None leaves it as it is.
-        whole_timesteps: whether the network knows whole timesteps only; others are rounded.
-        guidance: scale of classifier-free guidance; 1 is none.
-        null: the class that stands for none, where the network knows one.
+        predicts: what the network predicts.
+        label: the class asked for, if the network is class-conditional.
+        clip: the image is clipped to [-clip, clip], as by its scheduler; None: not clipped.
+        whole_timesteps: whether the network only knows whole timesteps; others are rounded.
+        guidance: scale of classifier-free guidance; 1 means none.
+        null: the class that means none, if the network knows one.
         boundary: timestep scaling of a latent consistency model; None: no boundary condition.
         scale: timesteps of a flow at t = 1.
     """
@@ -60,7 +60,7 @@ class DiscreteDenoiser:
         return self._image(x, self._predict(x, self.timestep(t))[:, : x.shape[1]], t)
 
     def ranged(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """(E[x_0 | x_t], where the log-variance of a step lies between its bounds, 0 to 1), of one pass."""
+        """(E[x_0 | x_t], the position of a step's log-variance between its bounds, 0 to 1), from one pass."""
         out, between = self._predict(x, self.timestep(t)).chunk(2, dim=1)
         return self._image(x, out, t), (between + 1) / 2
 
@@ -80,7 +80,7 @@ class DiscreteDenoiser:
         return expand((_LCM_DATA / root) ** 2, x) * x + expand(scaled / root, x) * out
 
     def timestep(self, t: Tensor) -> Tensor:
-        """What the network is given as time, float64, shaped as t."""
+        """The time that the network receives, float64, shaped as t."""
         if isinstance(self.schedule, Flow):
             return torch.as_tensor(t, dtype=torch.float64) * self.scale
         return self.schedule.timestep(t)
@@ -93,7 +93,7 @@ class DiscreteDenoiser:
         labels = [self._labels(len(x), one, x) for one in (self.label, self.null)]
         both = self._ask(torch.cat([x, x]), torch.cat([rows, rows]), torch.cat(cast(Any, labels)))
         asked, free = both.chunk(2)
-        image = x.shape[1]  # a variance beside it is not guided
+        image = x.shape[1]  # a variance in the output is not guided
         return torch.cat([torch.lerp(free, asked, self.guidance)[:, :image], asked[:, image:]], dim=1)
 
     def _labels(self, count: int, label: int | None, x: Tensor) -> Tensor | None:
@@ -110,16 +110,16 @@ class DiscreteDenoiser:
 class ConsistencyDenoiser:
     """A consistency model: from any noise level straight to an image.
 
-    c_skip = d^2 / ((s - s_min)^2 + d^2),  c_out = (s - s_min) d / sqrt(s^2 + d^2),  c_in = 1 / sqrt(s^2 +
-    d^2), with s = sigma and d = ``sigma_data``.
+    c_skip = d^2 / ((s - s_min)^2 + d^2),  c_out = (s - s_min) d / sqrt(s^2 + d^2),
+    c_in = 1 / sqrt(s^2 + d^2),  with s = sigma and d = ``sigma_data``.
 
     Attributes:
-        network: of diffusers, told 250 log sigma.
+        network: of diffusers; it receives 250 log sigma.
         schedule: one with alpha = 1.
         sigma_data: standard deviation of the data.
-        sigma_min: the smallest noise it was trained with, at which it gives back its input.
-        label: the class asked for, where the network is conditional on one.
-        clip: the image is kept in [-clip, clip].
+        sigma_min: the smallest noise it was trained with, at which it returns its input.
+        label: the class asked for, if the network is class-conditional.
+        clip: the image is clipped to [-clip, clip].
     """
 
     network: nn.Module
@@ -144,7 +144,7 @@ class ConsistencyDenoiser:
 
 
 def require_label(classes: object, label: int | None) -> int | None:
-    """The label, where it fits a network of so many classes (None: unconditional)."""
+    """The label, if it fits a network of so many classes (None: unconditional)."""
     if classes is None:
         if label is not None:
             raise ModelError(f"a label ({label}) was given, but the model is not conditional on a class")

@@ -1,11 +1,11 @@
-"""What was recognised of a model, and a first question of truth: does it take noise off these images?
+"""What was recognised of a model, and a first test: does it denoise these images?
 
 At five noise levels r = sigma / alpha a few images are noised, and the squared error of E[x_0 | x_t] is
-measured, as a share of the images' own variance. Beside it stands a plain blur: of x_t / alpha, by the
-Gaussian whose width does best on the training images at that level, shrunk towards their mean as far as is
-best. A network that is told the wrong time, whose prediction has another sign or meaning, or whose images
-lie in another range, loses against the blur at some levels or at all; one that was trained wins at every
-one. Errors on training images far below those on held-out ones are memory, and what the audit measures.
+measured, as a share of the images' own variance. It is compared with a plain blur of x_t / alpha, by the
+Gaussian whose width is best for the training images at that level, shrunk towards their mean by the best
+factor. A network that receives the wrong time, whose prediction has another sign or meaning, or whose images
+have another range, loses against the blur at some levels or all of them. A trained network wins at every
+level. Errors on training images far below those on held-out ones are memorisation, which the audit measures.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from latentprint.schedule import expand
 from latentprint.streams import Streams
 
 RATIOS = (0.1, 0.3, 1.0, 3.0, 10.0)
-"""sigma / alpha, in standard deviations of what the network works on."""
+"""sigma / alpha, in standard deviations of the network's input."""
 
 _IMAGES = 8
 _WIDTHS = (0.0, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 8.0)
@@ -56,7 +56,7 @@ class Denoising:
 def denoising(
     opened: Opened, train: NDArray[np.float32], heldout: NDArray[np.float32], device: torch.device
 ) -> tuple[Denoising, ...]:
-    """The errors at five noise levels, fewer where the model's schedule does not reach them.
+    """The errors at five noise levels, or fewer if the model's schedule does not reach all of them.
 
     Args:
         opened: the model.
@@ -92,12 +92,12 @@ def denoising(
 
 
 def beaten(levels: tuple[Denoising, ...]) -> tuple[float, ...]:
-    """The noise levels at which a blur does better than the model, on training and held-out images alike."""
+    """The noise levels at which a blur is better than the model, on training and held-out images alike."""
     return tuple(one.ratio for one in levels if min(one.train, one.heldout) >= one.blur)
 
 
 def _fitted(blurred: Tensor, clean: Tensor) -> float:
-    """The squared error of a blur, shrunk towards the mean of the images by the factor that is best."""
+    """The squared error of a blur, shrunk towards the mean of the images by the best factor."""
     mean = clean.mean()
     shown, asked = blurred - mean, clean - mean
     factor = (shown * asked).sum() / shown.square().sum()
@@ -120,7 +120,7 @@ def _blurred(x: Tensor, width: float) -> Tensor:
 
 
 def recognised(opened: Opened) -> dict[str, str]:
-    """What was understood of a model, by name, in words."""
+    """What was recognised of a model, by name, in words."""
     denoiser, codec = opened.denoiser, opened.codec
     schedule = denoiser.schedule
     count = sum(one.numel() for network in opened.networks for one in network.parameters())

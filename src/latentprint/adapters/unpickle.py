@@ -1,13 +1,12 @@
-"""The other process of `latentprint.adapters.convert`: IN, a pickle -> its tensors as safetensors, and a
+"""The separate process of `latentprint.adapters.convert`: IN, a pickle -> its tensors as safetensors, and a
 list.
 
-Run by its path, isolated (``python -I``), so that nothing of latentprint, of the working directory or of the
-environment is in reach; it imports torch and safetensors alone. Every tensor keeps its place in the file as
-its
-name: the keys that lead to it, joined by a line feed, which no name holds. Plain numbers and words on the
-way are kept beside. Objects of the training libraries named in HARMLESS are left out: in their place stands
-an empty class that takes whatever it is given and does nothing. Says a JSON object: {"reason": ...}, or
-{"plain", "left"}.
+It is run by its path, isolated (``python -I``), so that nothing of latentprint, of the working directory or
+of the environment is in reach. It imports only torch and safetensors. A tensor's name in the file is its
+place in the pickle: the keys that lead to it, joined by a line feed, which no name contains. Plain numbers
+and words on the way are kept as well. Objects of the training libraries named in HARMLESS are left out: an
+empty class that accepts everything and does nothing replaces them. It prints a JSON object: {"reason": ...},
+or {"plain", "left"}.
 """
 
 from __future__ import annotations
@@ -68,7 +67,7 @@ def flat(value: Any, path: tuple[str, ...], tensors: dict[str, Any], plain: dict
 
 
 def main(source: str, target: str) -> dict[str, Any]:
-    """What was found; the tensors are written to ``target``."""
+    """Print what was found; the tensors are written to ``target``."""
     import safetensors.torch
     import torch
     from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
@@ -76,7 +75,7 @@ def main(source: str, target: str) -> dict[str, Any]:
     try:
         try:
             unknown = get_unsafe_globals_in_checkpoint(source)
-        except Exception:  # a file of another format, of which loading will say more
+        except Exception:  # a file of another format; loading it will say more
             unknown = []
         if refused := sorted(name for name in unknown if not name.startswith(HARMLESS)):
             return {"reason": "classes", "classes": refused[:5]}
@@ -88,9 +87,9 @@ def main(source: str, target: str) -> dict[str, Any]:
         if not tensors:
             return {"reason": "it holds no tensors"}
         safetensors.torch.save_file(tensors, target)
-    except Exception as error:  # whatever it is, it is said and not raised across processes
+    except Exception as error:  # whatever it is, it is printed and not raised across processes
         said = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split())
-        if "weights_only" in said:  # torch's advice is to switch its protection off
+        if "weights_only" in said:  # torch's advice would be to switch its protection off
             named = re.search(r"GLOBAL ([\w.]+)", said)
             return {"reason": "classes", "classes": [named.group(1)] if named else []}
         return {"reason": said[:300] or type(error).__name__}

@@ -1,1 +1,1 @@
-"""Text-to-image models of diffusers: components opened one by one, no pipeline code run."""
+"""Text-to-image models of diffusers: components opened one by one, without running pipeline code."""

@@ -1,10 +1,10 @@
-"""How a U-Net's image attends to the words of its prompt, watched from outside.
+"""How a U-Net's image attends to the words of its prompt, observed from outside.
 
     a_jk     the weight of word k at place j: softmax over k of q_j . k_k / sqrt(d), mean over heads
     entropy  - sum_k a_k log a_k  of  a_k = mean_j a_jk, mean over layers       Ren et al. 2024
     ending   a_k of the prompt's end token, mean over layers                    Chen et al. 2025
 
-Attention of a memorised prompt stays on few words, and at the last step on the end token.
+For a memorised prompt, attention stays on few words, and at the last step on the end token.
 
 Sources: Ren et al. 2024, "Unveiling and Mitigating Memorization in Text-to-image Diffusion Models through
 Cross Attention"; Chen et al. 2025, "Exploring Local Memorization in Diffusion Models via Bright Ending
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from latentprint.adapters.text.model import Text
 
 CROSS = "attn2"
-"""What diffusers calls the attention of a U-Net to its prompt."""
+"""diffusers' name for a U-Net's attention to its prompt."""
 
 
 @dataclass
@@ -44,13 +44,13 @@ class Attended:
 
 
 def crosses(network: nn.Module) -> list[nn.Module]:
-    """The layers whose weights can be watched; none of a network that attends to words and image at once."""
+    """The layers whose weights can be observed; none in a network that attends to words and image at once."""
     return [one for name, one in network.named_modules() if name.rpartition(".")[2] == CROSS]
 
 
 @contextmanager
 def watched(network: nn.Module) -> Generator[Attended]:
-    """What the network attends to while it runs; its answers stay as they are."""
+    """The network's attention while it runs; its answers do not change."""
     found = Attended()
 
     def see(module: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:

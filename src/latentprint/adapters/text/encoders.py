@@ -1,8 +1,8 @@
 """Text encoders and tokenizers of transformers, opened without trust in their files.
 
-Classes come from literal tables. As in ``adapters.build``, an encoder is first made without memory, and its
-files must hold exactly its weights. Of a configuration the settings of the network are read, each in a
-range; the rest of what transformers writes there changes nothing here.
+Classes come from literal tables. As in ``adapters.build``, an encoder is first built without memory, and its
+files must hold exactly its weights. Only the settings of the network are read from a configuration, each
+within a range; everything else that transformers writes there has no effect here.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ ENCODERS: dict[str, tuple[str, dict[str, Field]]] = {
     "CLIPTextModelWithProjection": ("CLIPTextConfig", _CLIP),
     "T5EncoderModel": ("T5Config", _T5),
 }
-"""A class of transformers: that of its configuration, and the settings it may have."""
+"""A class of transformers: the class of its configuration, and its allowed settings."""
 
 TOKENIZERS = {
     "CLIPTokenizer": "CLIPTokenizer",
@@ -74,7 +74,7 @@ TOKENIZERS = {
     "T5Tokenizer": "T5TokenizerFast",
     "T5TokenizerFast": "T5TokenizerFast",
 }
-"""A tokenizer as an index names it, and the class that reads its files."""
+"""A tokenizer's name in an index, and the class that reads its files."""
 
 _TIED = {"encoder.embed_tokens.weight": "shared.weight"}
 _POSITIONS = "embeddings.position_ids"
@@ -122,7 +122,7 @@ def read_encoder(folder: Path, kind: str) -> tuple[nn.Module, list[Path]]:
             network = made()
     except ModelError:
         raise
-    except Exception as error:  # constructors of transformers let errors of any type through
+    except Exception as error:  # constructors of transformers raise errors of any type
         raise ModelError(f"the settings of {kind} do not fit together: {short(error)}") from error
     finally:
         library.logging.set_verbosity(level)
@@ -131,7 +131,8 @@ def read_encoder(folder: Path, kind: str) -> tuple[nn.Module, list[Path]]:
 
 
 def _renamed(name: str, expected: Mapping[str, tuple[int, ...]]) -> str:
-    """The name of today: transformers once kept CLIP's tensors below text_model, and T5's tied ones twice."""
+    """Today's name of a tensor: transformers once kept CLIP's tensors below text_model, and T5's tied ones
+    twice."""
     for one in (name, name.removeprefix("text_model."), f"text_model.{name}", _TIED.get(name, name)):
         if one in expected:
             return one
@@ -140,11 +141,11 @@ def _renamed(name: str, expected: Mapping[str, tuple[int, ...]]) -> str:
 
 @dataclass(frozen=True)
 class Tokens:
-    """Prompts as an encoder takes them.
+    """Prompts in the form that an encoder takes.
 
     Attributes:
         ids, mask: (n, length).
-        lost: of each prompt, how many tokens were cut off its end.
+        lost: for each prompt, how many tokens were cut off at its end.
     """
 
     ids: Tensor
@@ -160,10 +161,10 @@ class Tokenizer:
     most: int
 
     def __call__(self, prompts: Sequence[str], length: int | None = None) -> Tokens:
-        """Prompts padded and cut to ``length`` tokens (None: the most that it takes)."""
+        """Prompts padded and cut to ``length`` tokens (None: the most that the encoder takes)."""
         size = length or self.most
         level = transformers().logging.get_verbosity()
-        transformers().logging.set_verbosity_error()  # what is cut off is said in the report
+        transformers().logging.set_verbosity_error()  # the report says what is cut off
         try:
             cut = self.own(
                 list(prompts), padding="max_length", max_length=size, truncation=True, return_tensors="pt"
@@ -186,7 +187,7 @@ _FILES = (
 
 
 def read_tokenizer(folder: Path, kind: str, most: int) -> Tokenizer:
-    """The tokenizer of class ``kind`` in a folder; ``most`` tokens are taken by its encoder."""
+    """The tokenizer of class ``kind`` in a folder; its encoder takes at most ``most`` tokens."""
     files = [inside(folder, name) for name in _FILES]
     there = [file for file in files if file.is_file()]
     if not there:
@@ -207,6 +208,6 @@ def read_tokenizer(folder: Path, kind: str, most: int) -> Tokenizer:
         length = int(min(own.model_max_length, most))
         if length < 2 or len(own("a").input_ids) < 1:
             raise ValueError(f"it takes {length} tokens")
-    except Exception as error:  # parsers of transformers let errors of any type through
+    except Exception as error:  # parsers of transformers raise errors of any type
         raise ModelError(f"the tokenizer {folder.name!r} cannot be read: {short(error)}") from error
     return Tokenizer(own, length)

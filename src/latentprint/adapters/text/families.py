@@ -1,4 +1,5 @@
-"""What pipelines of diffusers do with a prompt: a row each, from text encoders to the arguments of a network.
+"""What pipelines of diffusers do with a prompt, from text encoders to the arguments of a network; one row
+each.
 
     Stable Diffusion 1, 2   CLIP's last layer                                       UNet2DConditionModel
     Stable Diffusion XL     the last but one of two CLIPs, side by side, the second's summary, sizes
@@ -23,7 +24,7 @@ from latentprint.adapters.text.encoders import Tokenizer
 from latentprint.networks import ModelError
 
 Rows = Mapping[str, Tensor]
-"""What the network is given beside x and time: each (n, ...), a row for each prompt."""
+"""The network's input besides x and time: each (n, ...), a row per prompt."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +43,7 @@ class Reader:
 
 @dataclass(frozen=True)
 class About:
-    """What else an encoding follows from: (height, width) of the images, settings of network and pipeline."""
+    """What else an encoding depends on: (height, width) of the images, settings of network and pipeline."""
 
     size: tuple[int, int]
     network: Mapping[str, Any]
@@ -55,7 +56,8 @@ Ask = Callable[[nn.Module, Tensor, Tensor, Rows], Tensor]
 
 @dataclass(frozen=True)
 class Part:
-    """A text encoder of a pipeline: its folder, its tokenizer's, the classes it may be, if it may lack."""
+    """A text encoder of a pipeline: its folder, its tokenizer's, its allowed classes, and whether it may be
+    missing."""
 
     encoder: str
     tokenizer: str
@@ -72,10 +74,11 @@ class Family:
         parts: its text encoders.
         encode: prompts -> rows.
         ask: (network, x, time, rows) -> the prediction.
-        guidance, steps: what it takes where its user says nothing.
-        zeros: whether nothing is asked by zeros and not by the empty prompt, unless its index says otherwise.
+        guidance, steps: its defaults.
+        zeros: whether the unconditional input is zeros and not the empty prompt, unless its index says
+            otherwise.
         length: the most tokens of the encoder whose limit counts; None: its tokenizer's.
-        cap: what the pipeline does to the words first.
+        cap: how the pipeline changes the words first.
     """
 
     network: str
@@ -108,7 +111,7 @@ def _unet(network: nn.Module, x: Tensor, time: Tensor, rows: Rows) -> Tensor:
 def _clips(
     readers: Mapping[str, Reader], prompts: Sequence[str], names: Sequence[str]
 ) -> tuple[Tensor, list[Tensor]]:
-    """The last but one layer of the encoders side by side (n, L, D), and the summary of each (n, d)."""
+    """The second-last layer of the encoders side by side (n, L, D), and the summary of each (n, d)."""
     hidden, pooled = list[Tensor](), list[Tensor]()
     for name in names:
         found = cast(Any, readers[name].encoder)(readers[name].ids(prompts)[0], output_hidden_states=True)
@@ -120,7 +123,7 @@ def _clips(
 def _xl(readers: Mapping[str, Reader], prompts: Sequence[str], about: About) -> Rows:
     names = [name for name in ("text_encoder", "text_encoder_2") if name in readers]
     hidden, pooled = _clips(readers, prompts, names)
-    sizes = [*about.size, 0, 0, *about.size]  # of the original, the corner of the crop, of the image wanted
+    sizes = [*about.size, 0, 0, *about.size]  # size of the original, corner of the crop, size of the image
     times = torch.tensor([sizes], dtype=hidden.dtype, device=hidden.device)
     return {"hidden": hidden, "text_embeds": pooled[-1], "time_ids": times.expand(len(prompts), -1)}
 
@@ -232,4 +235,4 @@ FAMILIES: dict[str, Family] = {
         28,
     ),
 }
-"""Pipelines by the class that their index names; a further one is a row, and what its network takes."""
+"""Pipelines by the class that their index names. A new one is a row, and the settings of its network."""

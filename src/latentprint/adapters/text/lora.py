@@ -1,10 +1,10 @@
-"""A LoRA, added to the weights that it adapts.
+"""A LoRA, merged into the weights that it adapts.
 
-    W + w (alpha / r) B A        A (r, in), B (out, r); alpha / r is 1 where the file does not say otherwise
+    W + w (alpha / r) B A        A (r, in), B (out, r); alpha / r is 1 unless the file says otherwise
 
-Read are the forms that training scripts leave: diffusers' (``lora_A``, and ``lora.down`` before 0.21),
-peft's ``adapter_model.safetensors`` with its ``adapter_config.json``, and kohya's (``lora_unet_...``) where
-its names are diffusers'. The tensors must fit the model; nothing is passed over.
+It reads the forms that training scripts write: diffusers' (``lora_A``, and ``lora.down`` before 0.21), peft's
+``adapter_model.safetensors`` with its ``adapter_config.json``, and kohya's (``lora_unet_...``) if its names
+are diffusers'. The tensors must fit the model; none is ignored.
 
 Source: Hu et al. 2022, section 4.1; Kalajdzievski 2023 (alpha / sqrt(r), ``use_rslora``).
 """
@@ -54,12 +54,12 @@ _KOHYA = {
 
 @dataclass(frozen=True)
 class Said:
-    """What is written beside the tensors: by prefix of a part, its alpha and how that scales."""
+    """The values stored with the tensors: by prefix of a part, its alpha and how that scales."""
 
     values: Mapping[str, object] = field(default_factory=dict[str, object])
 
     def scale(self, part: str, name: str, rank: int, alpha: float | None) -> float:
-        """What B A is multiplied with, for the module ``name`` of a part."""
+        """The factor of B A for the module ``name`` of a part."""
         prefix = f"{part}." if any(key.startswith(f"{part}.") for key in self.values) else ""
         if self.values.get(f"{prefix}use_dora"):
             raise ModelError("the LoRA has learned magnitudes too (DoRA), which is not understood")
@@ -76,7 +76,7 @@ class Said:
 
 
 def lora_file(path: Path) -> Path:
-    """The safetensors file that ``path`` is, or that lies in it."""
+    """The safetensors file at ``path``, or in that folder."""
     if path.is_dir():
         found = [inside(path, name) for name in NAMES if (path / name).is_file()]
         if not found:
@@ -92,14 +92,14 @@ def lora_file(path: Path) -> Path:
 
 
 def add_lora(parts: Mapping[str, nn.Module], network: str, file: Path, weight: float) -> int:
-    """Adds the LoRA of a file to the weights of the parts, in place; gives how many it changed.
+    """Merge the LoRA of a file into the weights of the parts, in place; returns how many it changed.
 
     Args:
         parts: the model's networks by their folders, "unet" and "text_encoder" for two.
         network: which of them generates.
 
     Raises:
-        ModelError: the file is damaged, says what is not understood, or belongs to another architecture.
+        ModelError: the file is damaged, has unsupported settings, or belongs to another architecture.
     """
     stated = read_header(file)
     tensors = read_tensors([file], {name: one.shape for name, one in stated.items()})
@@ -122,7 +122,7 @@ def add_lora(parts: Mapping[str, nn.Module], network: str, file: Path, weight: f
 
 
 def _said(file: Path) -> Said:
-    """Metadata of diffusers, or peft's configuration beside the file."""
+    """The metadata of diffusers, or peft's configuration in the same folder."""
     beside = file.with_name("adapter_config.json")
     if beside.is_file():
         return Said(read_json(inside(file.parent, beside.name)))

@@ -1,9 +1,9 @@
-"""A text-to-image model under its prompts: opened once, asked under any of them.
+"""A text-to-image model under its prompts: opened once, and asked under any of them.
 
     out = free + w (asked - free)        w: the scale of guidance, above 1 (Ho and Salimans 2022)
 
-Prompts are embedded once, before anything is measured. Which prompt, and which scale, belong to the identity
-of the sampler: q and t' under one say nothing of another.
+Prompts are embedded once, before anything is measured. Prompt and scale are part of the sampler's identity: q
+and t' under one prompt say nothing about another.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ TOGETHER = 64
 
 
 class Prompted(nn.Module):
-    """The network under one prompt: (x, time) -> its prediction, guided where ``free`` is given."""
+    """The network under one prompt: (x, time) -> its prediction, guided if ``free`` is given."""
 
     def __init__(self, network: nn.Module, ask: Ask, asked: Rows, free: Rows | None, guidance: float) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class Text:
     """What is needed to ask a model under a prompt.
 
     Attributes:
-        guidance: the scale that its pipeline takes where nobody says otherwise.
+        guidance: the default scale of its pipeline.
         finish: from the network under a prompt to the denoiser and its own sampler.
     """
 
@@ -77,13 +77,13 @@ class Text:
                 self._known[one] = {name: values[i : i + 1].cpu() for name, values in rows.items()}
 
     def rows(self, prompt: str) -> Rows:
-        """What the network is given under a prompt, a row each."""
+        """The network's input under a prompt, one row each."""
         self.learn([prompt])
         return self._known[prompt]
 
     @property
     def nothing(self) -> Rows:
-        """What it is given where nothing is asked: zeros, or the empty prompt."""
+        """The unconditional input: zeros, or the empty prompt."""
         rows = self.rows("")
         if not self.zeros:
             return rows
@@ -91,22 +91,22 @@ class Text:
         return {**rows, **cleared}
 
     def prompted(self, prompt: str, guidance: float) -> Prompted:
-        """The network under a prompt; a scale of 1 or less is no guidance, as in the pipeline."""
+        """The network under a prompt; a scale of 1 or less means no guidance, as in the pipeline."""
         free = self.nothing if guidance > 1 else None
         return Prompted(self.network, self.family.ask, self.rows(prompt), free, guidance)
 
     def under(self, prompt: str, guidance: float) -> tuple[Denoiser, Own]:
-        """The denoiser under a prompt, and the model's own sampler of it."""
+        """The denoiser under a prompt, and the model's own sampler for it."""
         return self.finish(self.prompted(prompt, guidance))
 
     def unasked(self) -> Denoiser:
-        """The denoiser where nothing is asked."""
+        """The unconditional denoiser."""
         return self.finish(Prompted(self.network, self.family.ask, self.nothing, None, 1.0))[0]
 
     def lost(self, prompts: Sequence[str]) -> tuple[int, ...]:
-        """Of each prompt, how many tokens the model never sees, for they are beyond its encoder's limit.
+        """For each prompt, how many tokens the model never sees because they are beyond its encoder's limit.
 
-        Where several encoders read it, what none of them sees.
+        If several encoders read it, the tokens that none of them sees.
         """
         words = [self.family.words(one) for one in prompts]
         each = [one.tokenizer(words, self.family.length).lost for one in self.readers.values()]
@@ -114,5 +114,5 @@ class Text:
 
 
 def prompt_sha256(prompt: str) -> str:
-    """By which a prompt is known again, where its words must not be shown."""
+    """Identifies a prompt whose words must not be shown."""
     return sha256(prompt.encode("utf-8", "surrogatepass")).hexdigest()

@@ -1,4 +1,4 @@
-"""Networks of text-to-image models: which settings each may have (see ``adapters.build``)."""
+"""Networks of text-to-image models: the allowed settings of each (see ``adapters.build``)."""
 
 from __future__ import annotations
 

@@ -4,9 +4,9 @@
     unet/ or transformer/                   the network
     text_encoder/, tokenizer/, ..._2, ..._3 what reads prompts (extra ``text``)
     vae/                                    an AutoencoderKL
-    scheduler/scheduler_config.json         which noise, and what the network predicts
+    scheduler/scheduler_config.json         the noise, and what the network predicts
 
-No code of the folder is run, and what it may lack (safety checker, feature extractor) is not asked for.
+No code of the folder is run. Parts that it may lack (safety checker, feature extractor) are not needed.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _LEFT_OUT = {
     "feature_extractor": "",
     "image_encoder": "",
 }
-"""Parts that change nothing of what the model generates, and what a reader must know of each."""
+"""Parts that do not change what the model generates, with a note for the reader on each."""
 
 
 def is_text(folder: Path) -> bool:
@@ -99,7 +99,7 @@ def open_text(folder: Path, asked: Asked) -> Opened:
 
 
 def _family(index: Mapping[str, object]) -> Family:
-    """The pipeline's row, after every part of the index was held against the tables."""
+    """The pipeline's row, after every part of the index was checked against the tables."""
     name = index.get("_class_name")
     if not isinstance(name, str) or name not in FAMILIES:
         raise ModelError(
@@ -161,7 +161,7 @@ def _readers(
 def _adapted(
     module: nn.Module, readers: Mapping[str, Reader], family: Family, asked: Asked
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Adds the LoRA that is asked for; (what its numbers follow from, notes)."""
+    """Merge the LoRA that is asked for; returns (plain values that identify it, notes)."""
     if asked.lora is None:
         return {}, ()
     weight = number(asked.lora_weight, "the weight of the LoRA", -1000.0, 1000.0)
@@ -175,7 +175,7 @@ def _adapted(
 def _shape(
     config: Mapping[str, Any], vae: Mapping[str, Any], asked: Asked
 ) -> tuple[tuple[int, int, int], tuple[str, ...]]:
-    """The latents' (C, h, w): those of the training images where their size is known, as fine-tuning does."""
+    """The latents' (C, h, w): those of the training images if their size is known, as in fine-tuning."""
     channels, notes = int(config["in_channels"]), ("images are encoded as the mean of the posterior",)
     factor = 2 ** (len(vae["block_out_channels"]) - 1)
     own = config.get("sample_size")
@@ -217,7 +217,7 @@ def _notes(index: Mapping[str, object]) -> tuple[str, ...]:
 
 
 def _require_fit(text: Text, family: Family) -> None:
-    """Refuses encoders whose numbers are not those that the network takes."""
+    """Refuse encoders whose output does not fit the network."""
     rows = text.rows("")
     settings = text.about.network
     wanted = settings.get("caption_channels") or settings.get("joint_attention_dim")
@@ -234,7 +234,7 @@ def with_prompt(opened: Opened, prompt: str, guidance: float) -> Opened:
     """The same model under a prompt.
 
     Raises:
-        ValueError: it is not conditioned on text.
+        ValueError: the model is not conditioned on text.
     """
     if opened.text is None:
         raise ValueError("this model is not conditioned on text")
