@@ -6,6 +6,7 @@ import os
 import zipfile
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import ExifTags, Image, ImageOps
 
-from latentprint.data import DataError, draw, files, load, stack
+from latentprint.contracts import InputError
+from latentprint.data import DataError, Split, draw, files, load, stack
 from latentprint.data.load import read_all
 from latentprint.data.tree import masks
 
@@ -425,3 +427,37 @@ def test_a_set_of_samples_is_read_whole(tmp_path, kind):
         pq.write_table(pa.table({"image": [encoded(image) for image in images]}), path)
     found = read_all(path, ("samples", "images"), "samples")
     assert found.sha256 == stack(images, "x").sha256 and found.source == "samples"
+
+
+def test_persons_of_files_come_from_a_column_of_a_csv(tmp_path: Path) -> None:
+    """The second column, or one by its heading; names in full, by their last part, or without an ending."""
+    for side, first in (("train", 0), ("val", 8)):
+        for i in range(first, first + 8):
+            (tmp_path / "set" / side).mkdir(parents=True, exist_ok=True)
+            pixels = np.random.default_rng(i).integers(0, 256, (8, 8), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "set" / side / f"{i}.png")
+    table = tmp_path / "whose.csv"
+
+    def read(text: str, column: str = "", **more: Any) -> Split:
+        table.write_text(text)
+        return load(tmp_path / "set", seed=0, groups=f"{table}{column}", **more)
+
+    whose = [f"p{i // 2}" for i in range(16)]
+    plain = "".join(f"{i}.png,{p}\n" for i, p in enumerate(whose))
+    wide = "age,patient_id,image_id\n" + "".join(f"40,{p},{i}\n" for i, p in enumerate(whose))
+    for split in (read(plain), read("file,whose\n" + plain), read(wide, ":patient_id")):
+        for one in (split.train, split.heldout):
+            assert one.identities == tuple(whose[int(Path(name).stem)] for name in one.names or ())
+    for text, column, more, said in (
+        (plain.replace("8.png,p4", "8.png,p0"), "", {}, "1 patients have images both"),
+        (plain.replace("3.png", "x.png"), "", {}, "names no person of the image"),
+        (wide, ":person", {}, "no column 'person' among age, patient_id, image_id"),
+        ("a\n", "", {}, "a file name and a person"),
+        (plain, "", {"patient": "x"}, "not by both"),
+    ):
+        with pytest.raises(DataError, match=said):
+            read(text, column, **more)
+    with pytest.raises(DataError, match="no names"):
+        load("digits", seed=0, groups=str(table))
+    with pytest.raises(InputError, match="no_such"):
+        load(tmp_path / "set", seed=0, groups=str(tmp_path / "no_such.csv"))

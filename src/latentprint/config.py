@@ -44,6 +44,7 @@ class DataSettings:
         window: how DICOM and NIfTI values are mapped: "file", "none" or "CENTRE,WIDTH".
         orientation: NIfTI axes are turned to RAS+, to the "closest" of them, or left as "stored".
         patient: a regular expression that finds the patient in a file's name.
+        groups: a CSV of file names and persons, "FILE" or "FILE:COLUMN".
         volumes: DICOM files are slices of series, or have frames, and form volumes.
     """
 
@@ -58,6 +59,7 @@ class DataSettings:
     window: str = "file"
     orientation: Literal["ras", "closest", "stored"] = "ras"
     patient: str | None = None
+    groups: str | None = None
     volumes: bool = False
 
 

@@ -44,6 +44,7 @@ def read_images(config: AuditConfig, root: Path | str | None, download: bool) ->
         window=data.window,
         orientation=data.orientation,
         patient=data.patient,
+        groups=data.groups,
         volumes=data.volumes,
     )
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from latentprint.attacks.descriptor import descriptor
 from latentprint.attacks.planted import CHANGES
-from latentprint.attacks.whole_set import Reference, require_apart
+from latentprint.attacks.whole_set import Reference
 from latentprint.audit.context import Context
 from latentprint.data import Split
 from latentprint.data.images import ImageSet
@@ -35,9 +35,7 @@ def whole_set(
     None where too few training images are distinct (``attacks.whole_set.LEAST``). ``matcher`` adds the
     criterion of its embedding, and the settings' descriptor adds its own.
     """
-    person, other = persons(split.train), persons(split.heldout)
-    if person is not None and other is not None:
-        require_apart(np.array(split.train.identities), np.array(split.heldout.identities))
+    person = persons(split.train)
     embeddings = {} if matcher is None else {"embedding": matcher.vectors}
     if (described := descriptor(context.config.descriptor, context.device)) is not None:
         embeddings["descriptor"] = described

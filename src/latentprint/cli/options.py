@@ -161,6 +161,13 @@ class AuditOptions(PromptOptions):
             metavar="REGEX",
         ),
     ] = None
+    groups: Annotated[
+        str | None,
+        typer.Option(
+            help="Whose a file is, by a CSV of file names and persons, or by a column of it.",
+            metavar="CSV[:COLUMN]",
+        ),
+    ] = None
     volumes: Annotated[
         bool | None,
         typer.Option("--volumes", help="DICOM files are slices of series, or have frames: volumes."),
@@ -283,6 +290,7 @@ class AuditOptions(PromptOptions):
                 "window": self.window,
                 "orientation": self.orientation,
                 "patient": self.patient,
+                "groups": self.groups,
                 "volumes": self.volumes,
             },
             "samples": {

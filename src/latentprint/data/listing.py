@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from latentprint.contracts import quoted
 from latentprint.data.images import MAX_SIDE, DataError, ImageSet, ValueRange, picked, stack
 from latentprint.data.resize import all_resized
+from latentprint.data.tree import persons
 
 Rows = NDArray[np.int64]
 
@@ -129,14 +130,26 @@ class Listing:
         try:
             sought = re.compile(pattern)
         except re.error as error:
-            raise DataError(f"--patient is a regular expression, got {quoted(pattern)}: {error}") from error
+            raise DataError(
+                f"--group-pattern is a regular expression, got {quoted(pattern)}: {error}"
+            ) from error
         if self.names is None:
-            raise DataError("--patient looks in the names of files, and these images have none")
+            raise DataError("--group-pattern looks in the names of files, and these images have none")
         found = [(name, sought.search(name)) for name in self.names]
         if lacking := next((name for name, match in found if match is None), None):
-            raise DataError(f"--patient {quoted(pattern)} finds nothing in the name {quoted(lacking)}")
-        persons = (match[1] if sought.groups else match[0] for _, match in found if match is not None)
-        return replace(self, identities=tuple(map(str, persons)))
+            raise DataError(f"--group-pattern {quoted(pattern)} finds nothing in the name {quoted(lacking)}")
+        whose = (match[1] if sought.groups else match[0] for _, match in found if match is not None)
+        return replace(self, identities=tuple(map(str, whose)))
+
+    def in_groups(self, table: str) -> Listing:
+        """The same with identities from a CSV (``tree.persons``).
+
+        Raises:
+            DataError: it cannot be read or lacks one of the files, or there are no names.
+        """
+        if self.names is None:
+            raise DataError("--groups names the persons of files, and these images have no names")
+        return replace(self, identities=persons(self.names, table))
 
 
 def of_array(stored: NDArray[Any], source: str, how: Preparation, labels: tuple[int, ...] | None) -> Listing:

@@ -64,6 +64,7 @@ def load(
     window: dicom.WindowChoice = "file",
     orientation: nifti.Orientation = "ras",
     patient: str | None = None,
+    groups: str | None = None,
     volumes: bool = False,
 ) -> Split:
     """The images of a source, split into those to train on and those held out.
@@ -83,6 +84,7 @@ def load(
         window: how DICOM and NIfTI values are mapped.
         orientation: how the axes of NIfTI volumes are turned.
         patient: a regular expression that finds the person in a file's name, by its group or its whole match.
+        groups: a CSV of file names and persons, "FILE" or "FILE:COLUMN".
         volumes: DICOM files are slices of series, or have frames, and form volumes (``data.series``).
 
     Raises:
@@ -97,6 +99,10 @@ def load(
         raise DataError(f"a model must be trained on 2 images or more, got {images}")
     if not 0.0 < heldout < 1.0:
         raise DataError(f"the held-out share must lie between 0 and 1, got {heldout}")
+    if patient is not None and groups is not None:
+        raise DataError(
+            "persons are named by a pattern (--group-pattern) or by a CSV (--groups), not by both"
+        )
     require_source(text)
     how = Preparation(resize, convert, stored_range)
     table = None if labels is None else Path(labels)
@@ -113,12 +119,10 @@ def load(
         raise DataError(
             "--files and --labels are for image files in a folder or zip, and these images have no names"
         )
-    if patient is not None:
-        found = replace(
-            found,
-            train=found.train.of_persons(patient),
-            heldout=None if found.heldout is None else found.heldout.of_persons(patient),
-        )
+    for asked, of_persons in ((patient, Listing.of_persons), (groups, Listing.in_groups)):
+        if asked is not None:
+            held = None if found.heldout is None else of_persons(found.heldout, asked)
+            found = replace(found, train=of_persons(found.train, asked), heldout=held)
     return drawn(replace(found, side=resize), images, heldout, seed)
 
 

@@ -17,7 +17,7 @@ import os
 import re
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -168,7 +168,7 @@ def _classed(train: Tree, held: Tree | None, table: Path | None) -> Sides:
     both = (train.names, () if held is None else held.names)
     if table is not None:
         named = _table(table)
-        found = tuple(tuple(_class_of(name, named, table) for name in names) for names in both)
+        found = tuple(tuple(_named(name, named, table) for name in names) for names in both)
     else:
         start = 0 if held is None else 1
         parts = [[name.split("/")[start:-1] for name in names] for names in both]
@@ -185,24 +185,50 @@ def _classed(train: Tree, held: Tree | None, table: Path | None) -> Sides:
     return Sides(train, held, labels, tuple(classes))
 
 
-def _table(path: Path) -> dict[str, str]:
-    """File names and classes from a CSV whose first two columns they are; a first line of names is "
-    "skipped."""
+def persons(names: Sequence[str], table: str) -> tuple[str, ...]:
+    """Whose the files of these names are, by ``table``: a CSV as "FILE" (second column) or "FILE:COLUMN".
+
+    Raises:
+        DataError: it cannot be read, has no such column, or does not have one of the names.
+    """
+    path, _, column = table.rpartition(":") if not os.path.exists(table) else (table, "", "")
+    named = _table(Path(path or table), column or None, "person")
+    return tuple(_named(name, named, Path(path or table), "person") for name in names)
+
+
+_NAMES = ("file", "file_name", "filename", "image", "image_id", "name", "path")
+"""Headings of a column of file names."""
+
+
+def _table(path: Path, column: str | None = None, what: str = "class") -> dict[str, str]:
+    """File names and what belongs to each from a CSV: its second column, or the one of that heading."""
     try:
         rows = [row for row in csv.reader(io.StringIO(read_text(path, 2**26))) if row]
     except csv.Error as error:
         raise DataError(f"{quoted(path)} cannot be read as CSV: {error}") from error
     if not rows or any(len(row) < 2 for row in rows):
-        raise DataError(f"{quoted(path)} must have a file name and a class in each line, as `scan1.png,0`")
-    if rows[0][0].strip().lower() in ("file", "file_name", "filename", "image", "name", "path"):
-        rows = rows[1:]
-    return {row[0].strip(): row[1].strip() for row in rows}
+        raise DataError(f"{quoted(path)} must have a file name and a {what} in each line, as `scan1.png,0`")
+    heads = [head.strip().lower() for head in rows[0]]
+    name, value, first = 0, 1, int(heads[0] in _NAMES)
+    if column is not None:
+        if column.lower() not in heads:
+            raise DataError(f"{quoted(path)} has no column {quoted(column)} among {', '.join(rows[0])[:200]}")
+        name, value, first = (
+            next((heads.index(one) for one in _NAMES if one in heads), 0),
+            heads.index(column.lower()),
+            1,
+        )
+    if any(len(row) <= max(name, value) for row in rows):
+        raise DataError(f"{quoted(path)} has lines with fewer columns than its first")
+    return {row[name].strip(): row[value].strip() for row in rows[first:]}
 
 
-def _class_of(name: str, named: dict[str, str], table: Path) -> str:
-    found = named.get(name, named.get(name.rpartition("/")[2]))
-    if found is None:
-        raise DataError(f"{quoted(table)} names no class of the image {quoted(name)}")
+def _named(name: str, named: Mapping[str, str], table: Path, what: str = "class") -> str:
+    """What belongs to a file, which the table may name in full, by its last part, or that less its ending."""
+    last = name.rpartition("/")[2]
+    found = next((named[one] for one in (name, last, last.partition(".")[0]) if one in named), "")
+    if not found:
+        raise DataError(f"{quoted(table)} names no {what} of the image {quoted(name)}")
     return found
 
 
