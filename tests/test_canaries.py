@@ -25,6 +25,7 @@ from latentprint.report.modelcard import metadata
 from latentprint.report.public import RunFacts
 from latentprint.results import Results
 from latentprint.schedule import VP, expand
+from latentprint.stats import Trials
 from latentprint.stats.epsilon import epsilon_bound
 from latentprint.streams import Streams
 from latentprint.verify import verify
@@ -128,6 +129,23 @@ def test_the_gate_fails_above_the_limit_and_passes_only_what_could_have_failed(l
     silent = stored_runs.results_of(1, Drawn(canaries=40, learnt=0.0))
     assert answers(silent, rule.format(1.0)) == {"epsilon.at_most": "pass"}
     assert "--fingerprints" in reason(stored_runs.results_of(1), rule.format(1.0))
+
+
+def test_the_gate_judges_images_by_how_often_they_were_repeated(learnt: Results) -> None:
+    rule = "[tiers]\ncopies = {}\nat_most = {}\nlevel = 0.95\n"
+    assert learnt.canaries is not None
+    for tier in learnt.canaries.tiers[1:]:
+        back, out = Trials(tier.came_back, tier.images), Trials(0, learnt.canaries.tiers[0].images)
+        low, high = back.lower(0.975) - out.upper(0.975), back.upper(0.975)
+        for limit, told in (
+            (max(0.0, low - 0.01), "fail"),
+            ((max(low, 0) + high) / 2, "unknown"),
+            (high, "pass"),
+        ):
+            if low > 0 or told != "fail":
+                assert answers(learnt, rule.format(tier.copies, limit)) == {"tiers.at_most": told}
+    assert "3 copies" in reason(learnt, rule.format(3, 0.1))
+    assert "--fingerprints" in reason(stored_runs.results_of(1), rule.format(1, 0.1))
 
 
 def test_report_card_comparison_and_verification_know_them(learnt: Results, tmp_path) -> None:

@@ -109,6 +109,15 @@ class EpsilonLimits:
 
 
 @dataclass(frozen=True, config=STRICT)
+class TierLimits:
+    """[tiers]: the share of marked images that came back, of those with ``copies`` copies in the training."""
+
+    copies: Some
+    at_most: Chance
+    level: Share
+
+
+@dataclass(frozen=True, config=STRICT)
 class VerdictLimits:
     """[verdict]: the states of the audit's own verdict that may be released."""
 

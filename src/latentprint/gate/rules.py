@@ -27,6 +27,7 @@ from latentprint.gate.policy import (
     PromptLimits,
     RateLimits,
     SearchLimits,
+    TierLimits,
     UnseenLimits,
     VerdictLimits,
 )
@@ -35,7 +36,7 @@ from latentprint.results import Results
 from latentprint.results.counted import Estimate
 from latentprint.results.searched import Baseline
 from latentprint.results.stopping import errors
-from latentprint.stats import corrected_interval, samples_to_exclude
+from latentprint.stats import Trials, corrected_interval, samples_to_exclude
 from latentprint.verdict import evidence
 from latentprint.words import one_in
 
@@ -264,6 +265,19 @@ def _epsilon(results: Results, limits: EpsilonLimits) -> Mapping[str, Said]:
     return {"at_most": ("pass", f"{said}. A lower bound does not prove that epsilon is small.")}
 
 
+def _tiers(results: Results, limits: TierLimits) -> Mapping[str, Said]:
+    """Marked images that the coin left out show what comes back by chance."""
+    found = needed(results.canaries, "No image was marked to be counted: --fingerprints does that.")
+    tiers = {one.copies: Trials(one.came_back, one.images) for one in found.tiers if one.images}
+    copies = "1 copy" if limits.copies == 1 else f"{limits.copies:,} copies"
+    back = needed(tiers.get(limits.copies), f"No marked image has {copies} in the training set.")
+    out = needed(tiers.get(0), "No marked image was left out of the training.")
+    each = 1 - (1 - limits.level) / 2
+    low, high = max(0.0, back.lower(each) - out.upper(each)), back.upper(each)
+    what = f"The share of marked images with {copies} that come back in {found.samples:,} images"
+    return {"at_most": _compare(what, low, high, limits.at_most)}
+
+
 def _search(results: Results, limits: SearchLimits) -> Mapping[str, Said]:
     """x_p's t' among those of images never trained on, all measured by one recogniser with equally many
     tries."""
@@ -350,6 +364,7 @@ RULES: tuple[Rule[Any], ...] = (
     Rule("prompts", PromptLimits, ("at_most",), _prompts),
     Rule("unseen", UnseenLimits, ("at_most",), _unseen),
     Rule("epsilon", EpsilonLimits, ("at_most",), _epsilon),
+    Rule("tiers", TierLimits, ("at_most",), _tiers),
     Rule("t_prime", SearchLimits, ("excess_at_most", "p_value_at_least"), _search),
     Rule("membership", MembershipLimits, ("auc_at_most",), _membership),
     Rule("control", ControlLimits, ("rate_at_most",), _control),
