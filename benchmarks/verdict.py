@@ -18,6 +18,7 @@ the held-out images; its errors are counted on the other half, and on copies as 
 The controls are the same models without x_p. Each model is judged with and without one.
 
     python benchmarks/verdict.py --root DIR --json --out FILE    # 26 worlds, 208 models, 416 verdicts
+    python benchmarks/verdict.py --root DIR --corners --json     # N and m each 50 or 40, and 2,000
     python benchmarks/verdict.py --quick                         # 3 worlds of digits
 
 DIR holds the MedMNIST files; without it all worlds are of digits.
@@ -55,6 +56,7 @@ Draw = Callable[[Streams, int], Pixels]
 
 SOURCES = ("digits", "pneumoniamnist", "retinamnist", "breastmnist")
 CLEAN = ("kernels", "few", "others", "smooth", "fitted")
+CORNERS = tuple((n, m) for n in (50, 500, 2000) for m in (40, 400, 2000))
 LEFT = 0.05
 """The time t at which x_t of a model that repeats its images is taken: a little noise, as samplers leave."""
 
@@ -153,8 +155,17 @@ def images_of(source: str, root: Path | None) -> Pixels:
     return pixels[:, None] if pixels.ndim == 3 else pixels.transpose(0, 3, 1, 2)
 
 
-def worlds(count: int, sources: list[str], root: Path | None, samples: int) -> Iterator[World]:
-    """So many worlds, the sources in turn; N from 50 and m from 40, both to 2,000, as far as a set goes."""
+def worlds(
+    count: int,
+    sources: list[str],
+    root: Path | None,
+    samples: int,
+    sizes: tuple[tuple[int, int], ...] = (),
+) -> Iterator[World]:
+    """So many worlds, the sources in turn; N from 50 and m from 40, both to 2,000, as far as a set goes.
+
+    ``sizes`` are (N, m) of the first of them; the others are drawn.
+    """
     sets = {one: images_of(one, root) for one in sources}
     for number in range(count):
         source, rng = sources[number % len(sources)], np.random.default_rng(number)
@@ -162,6 +173,8 @@ def worlds(count: int, sources: list[str], root: Path | None, samples: int) -> I
         most = len(whole) - 60
         n = int(np.exp(rng.uniform(math.log(50), math.log(min(2000, most - 40)))))
         m = int(np.exp(rng.uniform(math.log(40), math.log(min(2000, most - n)))))
+        if number < len(sizes):
+            n, m = sizes[number]
         names = tuple(f"{i:064x}" for i in range(n + m))
         train, held = ImageSet(whole[:n], names[:n], source), ImageSet(whole[n : n + m], names[n:], source)
         split, target = Split.of(train, held, source), int(rng.integers(n))
@@ -195,11 +208,17 @@ def audits(world: World, seed: int) -> Iterator[tuple[str, bool, Decision]]:
         yield name, False, decide(replace(found, control=None))
 
 
-def measure(count: int, sources: list[str], root: Path | None, samples: int) -> Iterator[dict[str, Any]]:
+def measure(
+    count: int,
+    sources: list[str],
+    root: Path | None,
+    samples: int,
+    sizes: tuple[tuple[int, int], ...] = (),
+) -> Iterator[dict[str, Any]]:
     """Counts of the three words by model and control, after each world."""
     tally: dict[str, dict[str, int]] = {}
     made: list[dict[str, Any]] = []
-    for number, world in enumerate(worlds(count, sources, root, samples)):
+    for number, world in enumerate(worlds(count, sources, root, samples, sizes)):
         whose = world.pool.whose
         train, held = int((whose == TRAIN).sum()), int((whose == 1).sum())
         design = Design(train, held, 1, samples)
@@ -240,14 +259,23 @@ def main() -> None:
     parser.add_argument("--worlds", type=int, default=26)
     parser.add_argument("--samples", type=int, default=400)
     parser.add_argument("--root", type=Path, help="folder of the MedMNIST files")
+    parser.add_argument("--corners", action="store_true", help="the ends of both sizes, PneumoniaMNIST")
     parser.add_argument("--quick", action="store_true", help="3 worlds of digits")
     add_output(parser)
     arguments = parser.parse_args()
     sources = list(SOURCES if arguments.root is not None else SOURCES[:1])
     if arguments.quick:
         sources, arguments.worlds = ["digits"], 3
+    if arguments.corners:
+        sources, arguments.worlds = ["pneumoniamnist"], len(CORNERS)
     about, found = {**record(), "samples": arguments.samples}, dict[str, Any]()
-    for found in measure(arguments.worlds, sources, arguments.root, arguments.samples):
+    for found in measure(
+        arguments.worlds,
+        sources,
+        arguments.root,
+        arguments.samples,
+        CORNERS if arguments.corners else (),
+    ):
         if arguments.out is not None:  # minutes each: what is done is kept
             arguments.out.write_text(json.dumps(about | found) + "\n", encoding="utf-8")
     tell(about | found, arguments)
