@@ -337,6 +337,21 @@ def test_the_notebook_on_samples_counts_the_copies_that_were_made(tmp_path: Path
     assert found.beyond <= 30 / 300
 
 
+def test_the_notebook_before_training_finds_the_marked_image(tmp_path: Path) -> None:
+    notebook = json.loads((STORY.parent / "before_training.ipynb").read_text(encoding="utf-8"))
+    over = {"folder": tmp_path, "images": 10, "steps": 20, "changes": FEW | {"presence": FEW["identity"]}}
+    names = told(notebook["cells"], over)
+    kept = json.loads((tmp_path / "audit" / "results.json").read_text(encoding="utf-8"))
+    assert names["results"].plain() == kept
+    # the image that was marked is the one that is looked for, by both recognisers, in what was trained on
+    files = sorted(path.name for path in (tmp_path / "data" / "train").glob("*.png"))
+    assert files[kept["target"]["index"]] == Path(names["recorded"].image).name
+    assert kept["target"]["sha256"] == names["recorded"].sha256 and kept["target"]["injected"]
+    assert kept["detectors"]["presence"]["fpr"]["n"] > 0
+    # run again, the page leaves the mark in and ends in the same results
+    assert told(notebook["cells"], over)["results"].plain() == kept
+
+
 def test_the_notebook_on_monai_opens_and_audits_what_it_trained(tmp_path: Path) -> None:
     pytest.importorskip("monai.networks.schedulers")
     notebook = json.loads((STORY.parent / "monai_model.ipynb").read_text(encoding="utf-8"))

@@ -1,10 +1,12 @@
-"""What users read: sentences of fewer than 30 words, no phrase that has to be read twice, one glossary."""
+"""What people read, in pages, code and comments: short sentences, nothing to be read twice, one glossary."""
 
 from __future__ import annotations
 
 import ast
+import io
 import re
-from collections.abc import Iterator
+import tokenize
+from collections.abc import Iterable, Iterator
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -29,7 +31,7 @@ PAGES = sorted(
 )
 STUMBLES = (
     r"\banew\b",
-    r"(?<!there )\bis none\b",
+    r"(?<!there )\bis none\b(?! of)",
     r"which .{3,60} has not\b[.,;]",
     r"are the least that",
     r"is the word of",
@@ -38,6 +40,28 @@ STUMBLES = (
     r"as they may\b",
     r"nothing stored says",
     r"how: its",
+)
+REMARK = 36
+"""Words of a sentence in a docstring or comment; what has no two letters, as in formulas, is no word."""
+STUMBLES_OF_CODE = (
+    *STUMBLES[:2],
+    r"\b(is|are) held against\b",
+    r"\bfor the reason given\b",
+    r"^Nothing,",
+    r"\bset aside\b",
+    r"\bin the place of\b",
+    r"\b(stand|stands|stood) beside\b",
+    r"\bcan(not)? be had\b",
+    r"\b(stopped|stops|stop) on sight\b",
+    r"\bbut for a\b",
+    r"\bsave by\b",
+    r"\bsays? again\b",
+    r"\bpassed over\b",
+    r"\bknown again\b",
+    r"\bthe very (same|image|settings|batch|sampler)\b",
+    r"\bat (its|their) word\b",
+    r"\bnobody vouches\b",
+    r"\bless (the|its|what|that) ",
 )
 CASES = (
     small_runs.leak,
@@ -112,6 +136,28 @@ def literals(path: Path) -> list[str]:
     return [one for one in found if " " in one and "\n" not in one.strip()]
 
 
+def remarks(path: Path) -> list[str]:
+    """Docstrings by paragraphs and entries, without tables and equations; and comments."""
+    source, found = path.read_text(encoding="utf-8"), [""]
+    for node in ast.walk(ast.parse(source)):
+        value = node.value if isinstance(node, ast.Expr) else None
+        if isinstance(value, ast.Constant) and isinstance(value.value, str):
+            found.append("")
+            for line in map(str.strip, value.value.splitlines()):
+                if not line or "   " in line or re.match(r"(\w+, )*\w+:( |$)", line):
+                    found.append("")
+                if "   " not in line:
+                    found[-1] += f" {line}"
+    before = 0
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT and not re.match("# (noqa|pyright|fmt)", token.string):
+            if token.start[0] != before + 1:
+                found.append("")
+            found[-1] += token.string.replace("#", " ")
+            before = token.start[0]
+    return [" ".join(one.split()) for one in found]
+
+
 def check(blocks: list[str]) -> None:
     long = [one for one in sentences(blocks) if len(one.split()) >= LONGEST]
     assert not long, long
@@ -139,6 +185,24 @@ def test_documentation(path: Path) -> None:
 def test_texts_in_code(room: str) -> None:
     for path in (ROOT / "src/latentprint" / room).rglob("*.py"):
         check(literals(path))
+
+
+@pytest.mark.parametrize("room", sorted(p.name for p in (ROOT / "src/latentprint").iterdir() if p.is_dir()))
+def test_docstrings_and_comments(room: str) -> None:
+    check_remarks((ROOT / "src/latentprint" / room).rglob("*.py"))
+
+
+def test_docstrings_and_comments_of_modules_outside_rooms() -> None:
+    check_remarks((ROOT / "src/latentprint").glob("*.py"))
+
+
+def check_remarks(paths: Iterable[Path]) -> None:
+    for path in paths:
+        blocks = remarks(path)
+        long = [one for one in sentences(blocks) if len(re.findall(r"\w*[A-Za-z]{2}\w*", one)) >= REMARK]
+        assert not long, (path.name, long)
+        stumbles = [(phrase, one) for one in blocks for phrase in STUMBLES_OF_CODE if re.search(phrase, one)]
+        assert not stumbles, (path.name, stumbles)
 
 
 def test_help() -> None:

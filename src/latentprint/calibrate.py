@@ -8,8 +8,7 @@ in an audit:
     gaussian    as mixture, with one kernel           the sampler is linear: exact for its own step count
     corners     q = 1 / N, N corners of a cube        by symmetry, for every sampler at every number of steps
     leak        q = 1e-3                              a sampler that gives x_p back by a coin
-    clean       q = 0                                 the same sampler without the leak: no number may be
-    reported
+    clean       q = 0                                 the same sampler without the leak: there is no number
 
 An interval is right if it contains the truth. The calibration fails if fewer than 95 % of the intervals do
 (one-sided binomial test at 1 %), or if an estimator declines more than a fifth of its cases.

@@ -36,7 +36,7 @@ class DataSettings:
     """Which images (see ``data.load``); ``images`` of them, drawn by the seed, are trained on (None: all).
 
     Attributes:
-        resize: the side of the square that each is brought to.
+        resize: the side of the square to which each is resized.
         convert: makes every image colour ("rgb") or grey.
         stored_range: the stored values that become -1 and 1, if they are not the type's limits.
         files: a pattern of file names; with "!" in front, of those to leave out.
@@ -91,7 +91,7 @@ class SamplerSettings:
         at_most: steps of the model's own sampler, if its name does not say how many; None: its pipeline's.
         guidance: scale of classifier-free guidance, for a given model that knows a class or none.
         beside: further samplers whose t' and q are measured too, each "NAME", "NAME:STEPS" or
-            "NAME:STEPS:SPACING"; what is left out is as in these settings.
+            "NAME:STEPS:SPACING"; the rest is as in these settings.
 
     Raises:
         ValueError: an unknown step or spacing, no steps, settings beside "paper", or a sampler named twice.

@@ -1,9 +1,9 @@
 """Long work as units of ids. Each id is asked once, and each finished unit is passed on at once.
 
-A probe's outcome for an id depends on (t, id) alone (``contracts.Probe``), so a set of ids can be divided
-into units of any size, computed in any order, by anything with the form of ``map`` (the built-in one, a
-process pool, a Ray pool), stopped at any moment and continued. The resulting rows are the same. Stored rows
-are looked up by id, so continuing means asking for the missing ids.
+A probe's outcome for an id depends on (t, id) alone (``contracts.Probe``). So the work can be divided into
+units of any size and computed in any order, by anything with the form of ``map`` (the built-in one, a process
+pool, a Ray pool). It can be stopped at any moment and continued, and the rows are the same. Stored rows are
+looked up by id, so continuing means asking for the missing ids.
 
 Source of the idea of a pool as "anything with ``map``": Foreman-Mackey et al. 2013 (emcee), section 3.2.
 """

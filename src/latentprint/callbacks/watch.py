@@ -3,8 +3,7 @@
 At noise levels t, evenly in log(sigma / alpha), training images x and held-out images are noised and denoised
 once, with the same noise: the first step of Alg. 1. With e(x, t) = |D(x_t, t) - x|^2 alpha^2 / (d sigma^2)
 
-    gap     1 - mean e(train) / mean e(held out)       0: knows them no better than held-out images; 1: by
-    heart
+    gap     1 - mean e(train) / mean e(held out)       0: knows them no better than strangers; 1: by heart
     t'      the largest t whose gap is significantly above 0 (one-sided, 97.5 %)
 
 Training images take turns; the interval is that of a ratio of means (delta method).

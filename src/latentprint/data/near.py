@@ -5,9 +5,9 @@
 Within the training set they matter because a sampler that reproduces every training image equally often
 returns one with c copies at the rate c / N, not 1 / N.
 
-Between the two sets they matter more. Held-out images show what happens by chance: whatever resembles them
-does so by accident. An image of which the training set holds a copy cannot show that. Here a copy is an image
-within an eighth of the usual difference, which is the median over pairs of training images:
+Between the two sets they matter more. Held-out images show what happens by chance: whatever resembles them is
+an accident. An image of which the training set holds a copy cannot show that. Here a copy is an image within
+an eighth of the usual difference, which is the median over pairs of training images:
 
     copy  <=>  min_j rms(heldout_i, train_j)  <=  median_{j < k} rms(train_j, train_k) / 8
 

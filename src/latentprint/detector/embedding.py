@@ -204,7 +204,8 @@ class Agreement:
 
 
 def agreement(identity: Detector, embedding: Detector, images: Tensor) -> Agreement:
-    """The one-against-all c_id beside the embedding's detector for the same target, images (B, C, H, W).
+    """The one-against-all c_id compared with the embedding's detector for the same target, on images (B, C,
+    H, W).
 
     Raises:
         ValueError: no image.

@@ -81,9 +81,9 @@ def fitted(
 
     Args:
         epoch: the steps of an epoch, by its number from 1.
-        whole: images of a step of full size: what is compiled takes no others.
-        validation: the loss of the validation split, given what answers images (B, C, H, W), without
-            gradient.
+        whole: images of a full step, the only batch size of a compiled network.
+        validation: the loss of the validation split, given the function that answers images (B, C, H, W),
+            without gradients.
         done: the recogniser, from the network with its best weights and their epoch.
 
     Raises:

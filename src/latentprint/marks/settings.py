@@ -1,8 +1,7 @@
 """The fingerprint that an audit looks for: one of the drawn kinds, one that is there by nature, or none.
 
     circle, cross, box, text, lead, patch    drawn and injected into one training image (Eq. 10)
-    natural                                  the content of ``region`` in x_p as it stands: nothing is
-    injected
+    natural                                  the content of ``region`` in x_p; nothing is injected
     none                                     x_p as it stands, recognised by c_id alone
 
 Source: see `latentprint.marks`.
@@ -40,9 +39,9 @@ class FingerprintSettings(CircleConfig):
 
     Attributes:
         kind: see the module.
-        region: of a natural one: "row,column,height,width" of a box in pixels (in volumes
-            "slice,row,column,depth,height,width"), or the path of a mask, an image or volume of the size of
-            the data whose pixels above half its range are the mark.
+        region: for a natural fingerprint, a box "row,column,height,width" in pixels (in volumes
+            "slice,row,column,depth,height,width"), or the path of a mask. A mask has the size of the data, and
+            its pixels above half its range are the mark.
 
     Raises:
         FingerprintError: a natural fingerprint without a region, or a region without one.

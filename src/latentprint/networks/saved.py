@@ -1,12 +1,12 @@
-"""A trained model as files: what diffusers or MONAI reads, and what they do not know.
+"""A trained model as files: those that diffusers or MONAI read, and one with what they do not know.
 
     config.json                           the network's shape   } diffusers' own format: the folder loads with
     diffusion_pytorch_model.safetensors   its weights           } UNet2DModel.from_pretrained
     latentprint.json                      schedule, parametrisation, sigma_data; written last
 
-Of a network for volumes the configuration and the names of the weights are MONAI's.
+For a network for volumes, the configuration and the names of the weights are MONAI's.
 
-Weights are read from safetensors only. A pickle can run any code while it is being read, so none ever is.
+Weights are only read from safetensors. A pickle can run any code while it is read, so pickles never are.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 
 class ModelError(InputError):
-    """A folder that holds no model we can use, for the reason given in one sentence."""
+    """A folder without a usable model, with the reason in one sentence."""
 
 
 def save_model(folder: Path, denoiser: NetworkDenoiser) -> None:
-    """Write a model whose network is one that ``build_unet`` makes.
+    """Write a model whose network was made by ``build_unet``.
 
     Raises:
-        ModelError: the network is of another class.
+        ModelError: the network has another class.
         FileError: the disk is full or the folder cannot be written.
     """
     network = denoiser.network
@@ -59,7 +59,7 @@ def save_model(folder: Path, denoiser: NetworkDenoiser) -> None:
 
 
 def load_model(folder: Path, device: torch.device | str = "cpu") -> NetworkDenoiser:
-    """Read what ``save_model`` wrote; the network is in evaluation mode and needs no gradient.
+    """Read what ``save_model`` wrote; the network is in evaluation mode, without gradients.
 
     Raises:
         ModelError: a file is missing, damaged or a pickle, or weights and configuration do not fit together.
@@ -89,7 +89,7 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> NetworkDenoi
 
 
 def refuse_pickles(folder: Path) -> None:
-    """Nothing, unless ``folder`` offers its weights as a pickle and not as safetensors."""
+    """Refuse a ``folder`` whose weights are a pickle and not safetensors."""
     if not folder.is_dir():
         raise ModelError(f"there is no folder {folder}")
     pickles = sorted(f.name for f in folder.iterdir() if f.suffix.lower() in PICKLES)
@@ -107,12 +107,12 @@ def _network(folder: Path, config: Mapping[str, object], tensors: dict[str, torc
         raise ModelError(f"{folder / CONFIG} must be of a UNet2DModel, got {config.get('_class_name')!r}")
     try:
         _require_bounded(config)
-        with torch.device("meta"):  # neither memory nor random weights, until they are known to fit
+        with torch.device("meta"):  # neither memory nor random weights until they are known to fit
             network = cast(UNet2DModel, UNet2DModel.from_config(dict(config)))
         if odd := [name for name, one in tensors.items() if not one.is_floating_point()]:
             raise ValueError(f"{odd[0]!r} is of type {tensors[odd[0]].dtype}, and fractions are needed")
         network.load_state_dict({name: one.float() for name, one in tensors.items()}, assign=True)
-    except Exception as error:  # diffusers' constructor raises whatever a configuration leads it into
+    except Exception as error:  # diffusers' constructor raises errors of any type
         first = str(error).strip().splitlines()
         detail = first[min(1, len(first) - 1)].strip() if first else type(error).__name__
         raise ModelError(f"the weights in {folder} do not fit its {CONFIG}: {detail[:150]}") from error
@@ -146,7 +146,7 @@ def _of_volumes(folder: Path, config: Mapping[str, object], tensors: dict[str, t
 
 
 def _require_bounded(config: Mapping[str, object]) -> None:
-    """Nothing, unless laying the network out would take minutes: millions of layers or channels."""
+    """Refuse a network that would take minutes to build: millions of layers or channels."""
     layers, channels = config.get("layers_per_block"), config.get("block_out_channels")
     if not all(
         isinstance(one, int) and one >= 1 for one in (config.get("in_channels"), config.get("out_channels"))

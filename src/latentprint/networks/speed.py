@@ -1,14 +1,14 @@
-"""What a processor may do to be faster, as settings: reduced mantissas, layout, compilation, CUDA graphs.
+"""Settings that make a processor faster: reduced mantissas, memory layout, compilation, CUDA graphs.
 
-All of it changes rounding, none of it what is computed. The state of a sampler, its noise and its
-coefficients keep their own precision (``denoiser``, ``sampler``): only what happens inside a network is meant
-here. Everything is off by default. Nothing falls back: a setting that cannot be had is an error of torch.
+They change rounding, but not what is computed. The state of a sampler, its noise and its coefficients keep
+their own precision (``denoiser``, ``sampler``); only the inside of a network is affected. Everything is off
+by default. There is no fallback: an impossible setting is an error of torch.
 
     tf32       products of 10-bit mantissas, summed in float32         (convolutions and matrix products)
     bfloat16   products of 7-bit mantissas, summed in float32          (autocast; normalisation stays float32)
 
-Compiled networks see one batch shape: fewer rows are filled up with copies of the first one, whose answers
-are dropped, more are taken in parts. A row's answer then does not depend on how many came with it.
+Compiled networks see one batch shape. Smaller batches are padded with copies of the first row, whose answers
+are dropped, and larger ones are split. So a row's answer does not depend on how many rows came with it.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from latentprint.settings import STRICT
 
 @dataclass(frozen=True, config=STRICT)
 class Speed:
-    """What a GPU may do to be faster; ``benchmarks/gpu.py`` measures each of them.
+    """What a GPU may do to be faster; ``benchmarks/gpu.py`` measures each setting.
 
     Everything is off: a training is then repeatable bit by bit on one device.
 
     Attributes:
         tf32: convolutions and matrix products multiply with 10 bits of mantissa.
-        channels_last: weights and images lie in memory with their channels together.
+        channels_last: weights and images are stored with their channels together.
         compile: ``torch.compile``; half a minute and more before the first step.
-        autotune: cuDNN tries its algorithms and takes the fastest, which may differ from run to run.
-        graphs: what was compiled is launched as one CUDA graph; on a CPU it does nothing.
+        autotune: cuDNN tries its algorithms and takes the fastest, which may differ between runs.
+        graphs: a compiled network is launched as one CUDA graph; no effect on a CPU.
 
     Raises:
-        ValueError: graphs of what is not compiled.
+        ValueError: graphs without compilation.
     """
 
     tf32: bool = False
@@ -57,15 +57,15 @@ class Speed:
 
 @dataclass(frozen=True, config=STRICT)
 class Evaluation(Speed):
-    """How a network is evaluated: ``Speed``, and the type it multiplies in."""
+    """How a network is evaluated: ``Speed``, and the type in which it multiplies."""
 
     precision: Literal["float32", "bfloat16"] = "float32"
 
 
 @contextmanager
 def rounding(speed: Speed, device: torch.device) -> Generator[None]:
-    """Within it cuDNN and cuBLAS do what ``speed`` allows and nothing else; nothing changes on a CPU."""
-    # ``flags`` would switch cuDNN off where ``enabled`` is not said.
+    """Inside this context cuDNN and cuBLAS do what ``speed`` allows and nothing else; no effect on a CPU."""
+    # ``flags`` would switch cuDNN off if ``enabled`` were not given.
     with torch.backends.cudnn.flags(
         enabled=True, deterministic=not speed.autotune, benchmark=speed.autotune, allow_tf32=speed.tf32
     ):
@@ -92,7 +92,7 @@ def arithmetic(how: Evaluation, device: torch.device) -> Generator[None]:
 
 
 def compiled(network: nn.Module, speed: Speed) -> nn.Module:
-    """``network`` with its weights, compiled where ``speed`` says so, for batches of one shape."""
+    """``network`` with its weights, compiled if ``speed`` says so, for batches of one shape."""
     if not speed.compile:
         return network
     mode = "reduce-overhead" if speed.graphs else None
@@ -100,7 +100,7 @@ def compiled(network: nn.Module, speed: Speed) -> nn.Module:
 
 
 def new_step(speed: Speed) -> None:
-    """Tell CUDA graphs that what they answered before is of no more use; for nothing else."""
+    """Tell CUDA graphs that earlier answers are no longer used; no other effect."""
     if speed.graphs:
         torch.compiler.cudagraph_mark_step_begin()
 
@@ -114,13 +114,13 @@ def laid_out(images: Tensor, speed: Speed) -> Tensor:
 
 
 def layout(network: nn.Module, speed: Speed) -> torch.memory_format:
-    """How the weights of a network lie: those of convolutions over volumes have five axes."""
+    """The memory layout of a network's weights; those of convolutions over volumes have five axes."""
     axes = 5 if any(weight.ndim == 5 for weight in network.parameters()) else 4
     return _LAST[axes] if speed.channels_last else torch.contiguous_format
 
 
 class Evaluated(nn.Module):
-    """A network in evaluation, as ``how`` says; ``batch`` is the one batch shape of what is compiled.
+    """A network for evaluation, as ``how`` says; ``batch`` is the only batch shape of a compiled one.
 
     It compiles at its first call, and again in each process that it is sent to. Answers are float32.
     """
@@ -137,7 +137,7 @@ class Evaluated(nn.Module):
         return {**self.__dict__, "_call": None}
 
     def forward(self, x: Tensor, time: Tensor | None = None, class_labels: Tensor | None = None) -> Tensor:
-        """Rows x (B, C, H, W), and where the network takes them their times (B,) and labels (B,)."""
+        """Rows x (B, C, H, W) and, if the network takes them, their times (B,) and labels (B,)."""
         if not self.how.compile or not len(x):
             return self._answer(self.network, x, time, class_labels)
         parts = range(0, len(x), self.batch)
@@ -153,7 +153,7 @@ class Evaluated(nn.Module):
 
     def _padded(self, x: Tensor, time: Tensor | None, labels: Tensor | None) -> Tensor:
         if self._call is None:
-            # Past __setattr__, which would make a submodule, and other names of weights, of it.
+            # Without __setattr__, which would make it a submodule and rename the weights.
             self.__dict__["_call"] = compiled(self.network, self.how)
         call = cast(Callable[..., Any], self._call)
         full = _filled(x, self.batch)
@@ -175,7 +175,8 @@ class Evaluated(nn.Module):
 
 
 def _filled(rows: Tensor, count: int) -> Tensor:
-    """Rows, then copies of the first one, ``count`` in all; in memory of one layout, however rows lie."""
+    """Rows, then copies of the first one, ``count`` in all; in one memory layout, whatever that of the
+    rows."""
     full = rows.new_empty((count, *rows.shape[1:]))
     full[: len(rows)] = rows
     full[len(rows) :] = rows[0]
@@ -185,8 +186,9 @@ def _filled(rows: Tensor, count: int) -> Tensor:
 def for_evaluation(network: nn.Module, how: Evaluation, batch: int) -> Evaluated:
     """A copy of ``network`` that is evaluated as ``how`` says.
 
-    Uncompiled it takes ``inference_form``, a U-Net in bfloat16 on a CPU only. Otherwise it is the network as
-    it was trained: the compiler fuses what that form joins by hand, and a GPU's own kernels do in bfloat16.
+    An uncompiled network gets ``inference_form``, but a U-Net in bfloat16 only on a CPU. Otherwise it is the
+    network as it was trained: the compiler itself fuses what that form joins by hand, and so do a GPU's own
+    kernels in bfloat16.
     """
     on_cpu = isinstance(network, UNet2DModel) and network.device.type == "cpu"
     if not how.compile and (how.precision == "float32" or on_cpu):

@@ -4,7 +4,7 @@ Level k works at size / 2^k; a level has ``layers_per_block`` residual blocks on
 on the way up. The paper (§5.2, appendix A) takes diffusers' ``UNet2DModel`` of 128-128-256-... channels and
 keeps its three outermost levels, because 28 can be halved only twice: 28 -> 14 -> 7.
 
-Images have diffusers' ``UNet2DModel``, volumes MONAI's ``DiffusionModelUNet`` (extra ``latentprint[monai]``).
+Images use diffusers' ``UNet2DModel``, volumes MONAI's ``DiffusionModelUNet`` (extra ``latentprint[monai]``).
 
 Sources: von Platen et al. 2022 (diffusers); Cardoso et al. 2022 (MONAI); Ho et al. 2020 for the architecture.
 """
@@ -36,10 +36,10 @@ class UNetConfig:
         attention: for each level, whether its blocks attend; empty means nowhere.
         middle_attention: whether the innermost, middle block attends; MONAI's, for volumes, always does.
         norm_groups: groups of the group normalisation; divides every entry of ``channels``.
-        head_channels: channels of one attention head, where there is attention.
+        head_channels: channels of one attention head, if there is attention.
 
     Raises:
-        ValueError: ``attention`` has another length, or a division leaves a rest.
+        ValueError: ``attention`` has another length, or numbers that do not divide evenly.
     """
 
     channels: Annotated[tuple[Width, ...], Field(min_length=1, max_length=12)] = (128, 128, 256)
@@ -79,7 +79,7 @@ SMALL28 = UNetConfig((32, 64, 64), layers_per_block=1, middle_attention=False, n
 
 
 class VolumeUNet(nn.Module):
-    """MONAI's three-dimensional ``DiffusionModelUNet``, with the settings that it does not keep itself."""
+    """MONAI's three-dimensional ``DiffusionModelUNet``, with the settings that it does not store itself."""
 
     def __init__(self, **config: Any) -> None:
         super().__init__()
@@ -99,7 +99,7 @@ class VolumeUNet(nn.Module):
 
 
 Network = UNet2DModel | VolumeUNet
-"""What this library trains."""
+"""The networks that this library trains."""
 
 
 def volume_settings(config: UNetConfig, channels: int) -> dict[str, object]:
@@ -121,9 +121,9 @@ def volume_settings(config: UNetConfig, channels: int) -> dict[str, object]:
 
 
 def multiple_of(network: nn.Module) -> int:
-    """What the sides that a network sees must be multiples of: a U-Net halves them at each level but one.
+    """The number of which a network's sides must be multiples: a U-Net halves them at each level except one.
 
-    28 = 4 x 7 can be halved twice; other sides are filled up (``NetworkDenoiser``, ``multiple``).
+    28 = 4 x 7 can be halved twice; other sides are padded (``NetworkDenoiser``, ``multiple``).
     """
     if isinstance(network, VolumeUNet):
         return 2 ** (len(network.config["channels"]) - 1)
@@ -138,7 +138,7 @@ def build_unet(config: UNetConfig, channels: int, size: int | tuple[int, ...], s
         config: the network's shape.
         channels: channels of the images, 1 or more.
         size: the side of square images, or (height, width), or (depth, height, width), in pixels.
-        streams: the weights are a function of their seed alone; torch's global generator is left as it was.
+        streams: the weights are a function of their seed alone; torch's global generator is not changed.
 
     Raises:
         ValueError: ``channels`` or a side is not positive.

@@ -124,7 +124,8 @@ LEAST_HELDOUT = 4
 """Fewest held-out images from which a threshold is calibrated."""
 
 APART = 1e-4
-"""Chance that strangers are taken for changed copies of training images, in a set of held-out images."""
+"""Probability that unseen images are taken for changed copies of training images, in a set of held-out
+images."""
 
 _LEAST_GROUP, _LEAST_BESIDE = 3, 10
 
@@ -144,7 +145,7 @@ def calibrated(background: NDArray[np.float64], share: float) -> float:
 
 
 def background(heldout: Columns, near: float = STORED_AGAIN) -> tuple[Columns, int]:
-    """Rows of held-out images that are no training image stored again, and how many are.
+    """Rows of held-out images except training images stored again, and how many of these there are.
 
     Only the distance decides. What looks like a copy among images that cannot be copies is a false alarm.
     Leaving out images by the same score that decides would leave out the false alarms.
@@ -156,16 +157,16 @@ def background(heldout: Columns, near: float = STORED_AGAIN) -> tuple[Columns, i
 
 
 def apart(scores: Scores, chance: float = APART) -> int:
-    """How many of the lowest scores (m,) stand apart from the others, by a gap that chance does not leave.
+    """How many of the lowest scores (m,) are apart from the others, by a gap that is unlikely by chance.
 
-    Persons with images on both sides, whom nobody named, leave held-out images that are training images
-    flipped, moved or brightened. Their scores are a group of their own; those of strangers thin out towards
-    the lowest without one, even where images crowd. With s_1 <= s_2 <= ... the gaps
+    If persons with images on both sides were not named, some held-out images are training images flipped,
+    moved or brightened. Their scores form a separate group. Scores of unseen images thin out towards the
+    lowest without such a group, even if images are similar. With s_1 <= s_2 <= ... the gaps
 
         D_i = i log(s_{i+1} / s_i),    P(D_i > x times the mean of the K next) = (1 + x / K)^-K
 
-    where the lower tail is a power law (Renyi 1953), and smaller towards the lowest where it is thinner. The
-    group lies below the least likely gap, if that is less likely than ``chance`` at any of the places tried.
+    if the lower tail is a power law (Renyi 1953), and smaller towards the lowest if the tail is thinner. The
+    group is below the least likely gap, if that is less likely than ``chance`` at any of the places tried.
     """
     ordered = np.log(np.maximum(np.sort(scores)[: len(scores) // 2 + 1], 1e-6))
     gaps = np.arange(1, len(ordered)) * np.diff(ordered)
@@ -180,9 +181,10 @@ def apart(scores: Scores, chance: float = APART) -> int:
 
 
 def strangers(usable: Columns) -> tuple[Columns, int]:
-    """Of ``background`` the rows of images that are no changed copies of training images, and how many are.
+    """The rows of ``background`` except changed copies of training images, and how many of these there are.
 
-    What cannot be explained by false alarms is said of all rows, for a group apart may be strangers yet.
+    Statements about what false alarms cannot explain use all rows, because a separate group may be unseen
+    images after all.
     """
     if CRITERIA[0] not in present(usable):
         return usable, 0

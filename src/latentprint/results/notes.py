@@ -11,7 +11,7 @@ from latentprint.results.value import Count, Note, Sha256, Stage, Value
 
 
 class Searched(Value):
-    """Of a search: whose it is, and where its schedule starts."""
+    """Of a search: its sampler, and where its schedule starts."""
 
     sampler: Sampler
     horizon: float

@@ -40,7 +40,7 @@ _binomial = cast(Any, scipy_stats).binom
 
 
 class ConditionNote(Value):
-    """A prompt under which x_p was looked for: a hash of its words, whose it is, and the name of its rows."""
+    """A prompt under which x_p was looked for: a hash of its words, its image, and the name of its rows."""
 
     what: What
     prompt: Sha256

@@ -9,10 +9,11 @@
     unseen        how many more can come back (``stats.unseen``)
     shown in n    1 - (1 - c)^n, c the share of copies: the chance that some training image is shown by then
 
-A held-out image that is a training image stored again is no background: it is left out and counted. So is a
-group that stands apart as changed copies (``criteria.apart``); but ``beyond`` and ``at_least``, what false
-alarms cannot explain, count it as strangers. Shares of a finite number of images are given with Clopper and
-Pearson's interval; for ``memorised`` that is too wide, as a number of different ones varies less.
+A held-out image that is a training image stored again cannot show false alarms: it is left out and counted.
+So is a separate group of changed copies (``criteria.apart``), except in ``beyond`` and ``at_least`` (what
+false alarms cannot explain), which count the group as unseen images. Shares of a finite number of images have
+Clopper and Pearson's interval. For ``memorised`` it is too wide, because a number of different images varies
+less than a binomial count.
 """
 
 from __future__ import annotations

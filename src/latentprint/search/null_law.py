@@ -121,7 +121,7 @@ def null_law(held_out: Iterable[TPrime]) -> NullLaw:
 
 @dataclass(frozen=True)
 class Against:
-    """A target's t' beside the law of it over held-out images, all of one question.
+    """A target's t' and the law of t' over held-out images, all answers to one question.
 
     Attributes:
         value: the target's. None lies below the lowest level asked: nothing was shown, which clears nothing.

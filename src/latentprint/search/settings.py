@@ -207,7 +207,7 @@ def parse_targets(text: str) -> Targets:
     A single place ends with a comma: "7,".
 
     Raises:
-        TargetError: it is none of these.
+        TargetError: the text is something else.
     """
     said = text.strip()
     if said == "all":
