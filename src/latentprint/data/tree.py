@@ -224,7 +224,7 @@ def _table(path: Path, column: str | None = None, what: str = "class") -> dict[s
 
 
 def _named(name: str, named: Mapping[str, str], table: Path, what: str = "class") -> str:
-    """What belongs to a file, which the table may name in full, by its last part, or that less its ending."""
+    """The table's value for a file, under its full name, its last part, or the last part without ending."""
     last = name.rpartition("/")[2]
     found = next((named[one] for one in (name, last, last.partition(".")[0]) if one in named), "")
     if not found:
