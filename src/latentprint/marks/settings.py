@@ -40,8 +40,8 @@ class FingerprintSettings(CircleConfig):
     Attributes:
         kind: see the module.
         region: for a natural fingerprint, a box "row,column,height,width" in pixels (in volumes
-            "slice,row,column,depth,height,width"), or the path of a mask. A mask has the size of the data; its
-            pixels above half its range are the mark.
+            "slice,row,column,depth,height,width"), or the path of a mask. A mask has the size of the data;
+            its pixels above half its range are the mark.
 
     Raises:
         FingerprintError: a natural fingerprint without a region, or a region without one.
