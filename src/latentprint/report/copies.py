@@ -34,10 +34,14 @@ def whole_set(results: Results) -> WholeSet:
     found, n = results.returned, results.data.images
     rejects = {one.name for one in results.verdict.tests if one.rejects}
     if found is None:
-        others = f"The other {n - 1:,} training images were not compared with what it generates"
+        others = f"The other {n - 1:,} training images were not compared with what it generates."
+        if results.whole_set is not None:
+            others = (
+                f"{' '.join(told(results.whole_set))} Too few real images were there to test this further."
+            )
         if rejects:
-            return WholeSet(False, f"Yes: the private image comes back. {others}.")
-        return WholeSet(False, f"This run looked for one of them, the private image. {others}.")
+            return WholeSet(False, f"Yes: the private image comes back. {others}")
+        return WholeSet(False, f"This run looked for one of them, the private image. {others}")
     train, held, copies = found.train, found.heldout, found.copies
     came = f"{train.k:,} of {train.n:,} training images came back"
     compared = (

@@ -45,6 +45,7 @@ from latentprint.stats import Trials
 from latentprint.stats.many import false_coverage
 from latentprint.stats.roc import auc
 from latentprint.stats.unseen import TooFewRepeats, curve, richness
+from latentprint.words import one_in
 
 _binomial = cast(Any, scipy_stats).binom
 
@@ -404,16 +405,17 @@ def told(found: WholeSet) -> Sequence[str]:
     if not c.k:
         out = [f"None of {c.n:,} generated images is a copy of a training image."]
     else:
-        share = "More than half" if c.rate > 0.5 else f"{c.rate:.1%}"
-        out = [
-            f"{share} of what it makes are copies of its training images: {c.k:,} of {c.n:,}.",
-            f"They are copies of {m.k:,} of the {m.n:,} training images.",
-        ]
+        share = "More than half" if c.rate > 0.5 else one_in(c.rate)
+        are = "is a copy of a training image" if share[:2] == "1 " else "are copies of its training images"
+        out = [f"{share} of the images it makes {are}: {c.k:,} of {c.n:,}."]
+        out.append(f"Together they show {m.k:,} of the {m.n:,} training images.")
     if found.persons is not None and found.persons.k:
         out.append(f"{found.persons.k:,} of {found.persons.n:,} persons came back.")
     if found.false_alarms is not None:
         f = found.false_alarms
-        out.append(f"Of {f.n:,} images that it never saw, {f.k:,} are taken for copies by the same rule.")
+        taken = f"takes {f.k:,} for copies: as many come by chance" if f.k else "takes none for a copy"
+        out.append(f"Of {f.n:,} real images that it never saw, the same rule {taken}.")
     if u.low is not None and u.high:
-        out.append(f"{u.low:,} to {u.high:,} training images not seen so far can come back too.")
+        more = f"at least {u.low:,} and up to {u.high:,}" if u.low else f"up to {u.high:,}"
+        out.append(f"More images would show {more} training images not seen so far.")
     return out
