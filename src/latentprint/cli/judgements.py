@@ -1,8 +1,8 @@
-"""Commands that only read: report, gate, compare, verify, card, dossier, glossary; none of them loads
-torch."""
+"""Commands that only read: report, gate, compare, verify, card, dossier, glossary. None loads torch."""
 
 from __future__ import annotations
 
+from hashlib import sha256
 from pathlib import Path
 from typing import Annotated
 
@@ -121,9 +121,11 @@ def dossier(
     results, facts = read_results(run), RunFacts.read(run)
     decision = None if policy is None else judge_file(results, policy)
     signing = None if key is None else private_key(key)
-    text = render_dossier(results, facts, decision, digests(run, ("results.json", "run.json")))
-    write(run / "dossier.html", text.encode(), public=True)
-    seal(run, None if decision is None else decision.policy_sha256, signing)
+    files = digests(run, ("results.json", "run.json"))
+    page = render_dossier(results, facts, decision, files).encode()
+    write(run / "dossier.html", page, public=True)
+    files["dossier.html"] = sha256(page).hexdigest()
+    seal(run, files, None if decision is None else decision.policy_sha256, signing)
     print(run / "dossier.html")
 
 

@@ -165,9 +165,9 @@ def _noticed(case: _Case) -> str:
 
 
 NULL = {
-    "whole set": "If it made no difference which images were trained on, as many of them would come back",
+    "whole set": "If it made no difference which images were trained on, as many would come back",
     "target": "If the model had never seen the private image, it would come back as often",
-    "control": "If the model did no more than the one that never saw it, they would differ as much",
+    "control": "If the model were no likelier to show it than the second model, they would differ as much",
 }
 """The evidence of each test of the verdict, in plain words."""
 
@@ -180,7 +180,7 @@ def _how_sure(case: _Case) -> str:
     if verdict.state == "not found":
         parts.append(
             f"{verdict.rule.level:.0%} sure: a model that gives the image back more often than the rate below"
-            f" would have shown it. What {case.them} overlook is counted in."
+            f" would have shown it. This includes what {case.them} may overlook."
         )
     elif not case.hits.k and not any(one.rejects for _, one in tests):
         parts.append("Not sure: nothing was seen, and too little was looked at to say more.")
@@ -189,7 +189,7 @@ def _how_sure(case: _Case) -> str:
         sure = "Very sure" if least < 0.001 else "Fairly sure" if first.rejects else "Not sure"
         parts.append(f"{sure}.")
     parts += [
-        f"{NULL[one.name]} with a chance of {words.chance(p)}."
+        f"{NULL[one.name]} with a probability of {words.chance(p)}."
         for p, one in told
         if case.hits.k or one.rejects
     ]
@@ -198,8 +198,7 @@ def _how_sure(case: _Case) -> str:
     alarms = [words.of(one.k, one.n) for one in case.counts.fpr if one.n]
     if alarms:
         parts.append(
-            f"{case.them.capitalize()} raised {' and '.join(alarms)} false alarms on real images of something"
-            " else."
+            f"On real images of something else, {case.them} gave false alarms in {' and '.join(alarms)}."
         )
     else:
         parts.append("False alarms were not measured.")
@@ -212,7 +211,8 @@ def _missed(case: _Case) -> str:
     if case.results.verdict.state == "reproduces":
         return f"Copies too faint for {case.them}, so the true number may be higher.{rest}"
     if upper is None:
-        return f"Anything: it is not known how often the image is overlooked by {case.them}.{rest}"
+        s = "" if case.pair else "s"
+        return f"Anything: it is not known how often {case.them} overlook{s} the image.{rest}"
     if case.hits.k:
         return f"The image may appear in up to {words.one_in(upper)} generated images.{rest}"
     return (
@@ -226,8 +226,8 @@ def _next(case: _Case) -> str:
     if state == "reproduces" and case.given:
         return (
             "Do not release these images, nor the model that made them. Look at the pairs on the confidential"
-            " page; latentprint filter keeps such images back. If you can have the model itself, audit it"
-            " (--model): that tells how far the memory goes, and how rare a copy must be to be missed."
+            " page; latentprint filter keeps such images back. If you can get the model itself, audit it"
+            " (--model). That shows how much it has memorised, and how rare copies must be to be missed."
         )
     if state == "reproduces":
         meets = (
@@ -255,8 +255,8 @@ def _next(case: _Case) -> str:
             " repeating the command with a larger number; what is finished is kept."
         )
     return (
-        "Do not decide on this run. The reasons below say what stood in the way: usually more generated"
-        " images, better recognisers, or a comparison model trained without the image are needed."
+        "Do not decide on this run. The reasons below say what is missing. Usually that is more generated"
+        " images, better recognisers, or a comparison model trained without the image."
     )
 
 

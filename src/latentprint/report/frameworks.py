@@ -31,10 +31,11 @@ class Clause:
 
 @dataclass(frozen=True)
 class Framework:
-    """A text, with the clauses for which an audit of memorisation is evidence."""
+    """A text: what it asks in one sentence, and the clauses for which an audit gives evidence."""
 
     key: str
     name: str
+    about: str
     clauses: tuple[Clause, ...]
 
 
@@ -42,48 +43,50 @@ FRAMEWORKS: tuple[Framework, ...] = (
     Framework(
         "edpb",
         "EDPB Opinion 28/2024: when a model may be called anonymous",
+        "Both likelihoods below should be insignificant, “taking into account ‘all the means reasonably"
+        " likely to be used’”.",
         (
             Clause(
                 "Executive summary, (1)",
                 "“the likelihood of direct (including probabilistic) extraction of personal data regarding"
                 " individuals whose personal data were used to develop the model”",
                 ("t_prime", "estimates", "membership", "weights"),
-                "Attacks that train the model further, or that combine its weights with other data, were not"
-                " tried. Whether a likelihood is “insignificant” is for the supervisory authority to assess.",
+                "Attacks that train the model further, or that combine its weights with other data. Whether a"
+                " likelihood is “insignificant” is for the supervisory authority to assess.",
             ),
             Clause(
                 "Executive summary, (2)",
                 "“the likelihood of obtaining, intentionally or not, such personal data from queries”",
                 ("copies", "memorised", "unseen", "shown", "count", "control"),
-                "Queries were those of the sampler that is named; “all the means reasonably likely to be"
-                " used” may include others. Whether an image is personal data is a question of law.",
+                "Other queries than those of the named sampler; “all the means reasonably likely to be used”"
+                " may include more. Whether an image is personal data is a question of law.",
             ),
         ),
     ),
     Framework(
         "satre",
         "SATRE v2.0: taking a model out of a trusted research environment",
+        "The specification asks how outputs are checked before they leave the environment.",
         (
             Clause(
                 "3.3.07 (mandatory)",
                 "A documented policy for outputs that cannot be checked by hand. Trained weights are its"
                 " example, because “there is a risk that the model has memorised sensitive records”.",
                 ("verdict", "copies", "memorised", "count", "t_prime"),
-                "Which technical controls are required before egress is the environment's own policy.",
+                "The technical controls before egress, which the environment's own policy decides.",
             ),
             Clause(
                 "3.3.06 (recommended)",
                 "“a statistical basis to guide the decisions of an output checker”",
                 ("alarms", "control", "unseen"),
-                "The person who checks decides; these numbers inform the decision.",
+                "The output checker's own judgement: these numbers inform it and do not replace it.",
             ),
             Clause(
                 "3.3.04 and 3.3.09",
                 "A documented process of disclosure control, and a machine-readable record of the criteria"
-                " that were applied, tied to the very output.",
+                " that were applied, tied to the output.",
                 ("weights", "data", "settings"),
-                "The rules below are the record if a policy was given (--policy). Retention is the"
-                " environment's.",
+                "If a policy was given (--policy), its rules below are the record. The environment keeps it.",
             ),
             Clause(
                 "3.1.16 (recommended)",
@@ -96,19 +99,20 @@ FRAMEWORKS: tuple[Framework, ...] = (
     Framework(
         "aisvs",
         "OWASP AISVS 1.0: security verification of AI systems",
+        "The standard lists requirements that can be verified, in three levels.",
         (
             Clause(
                 "v1.0-C11.2.5 (level 3)",
                 "Simulated membership-inference attacks are no more accurate than “random guessing”.",
                 ("membership", "t_prime"),
-                "Attacks with reference models were not run.",
+                "Attacks with reference models.",
             ),
             Clause(
                 "v1.0-C11.2.4 (level 2)",
                 "Training on sensitive data uses “differentially-private optimization”.",
                 ("epsilon",),
-                "Whether it was used is known to whoever trained. An audit can refute a claimed epsilon, and"
-                " cannot prove one.",
+                "Only whoever trained the model knows whether it was used. An audit can refute a claimed"
+                " epsilon, and cannot prove one.",
             ),
             Clause(
                 "v1.0-C12.5.1 (level 1)",
@@ -121,12 +125,13 @@ FRAMEWORKS: tuple[Framework, ...] = (
     Framework(
         "huggingface",
         "Model card of Hugging Face",
+        "Two sections of the template can use numbers of this audit.",
         (
             Clause(
                 "Bias, Risks, and Limitations",
                 "Known risks of the model.",
                 ("verdict", "copies", "memorised", "count"),
-                "Other risks than giving training images back. latentprint card writes this section.",
+                "Risks other than giving training images back. latentprint card writes this section.",
             ),
             Clause(
                 "Evaluation: Testing Data, Metrics, Results",
@@ -139,10 +144,11 @@ FRAMEWORKS: tuple[Framework, ...] = (
     Framework(
         "nvidia",
         "Privacy subcard of NVIDIA's model cards",
+        "Three of its questions are about what this audit measures, or about what it needs to know.",
         (
             Clause(
                 "“Generatable or reverse engineerable personal data?”",
-                "Can personal data be generated, or be had from the weights?",
+                "Can personal data be generated, or reconstructed from the weights?",
                 ("copies", "memorised", "count", "t_prime", "unseen"),
                 "The field asks for yes or no. A count of zero is not a “no”: read it together with what"
                 " could have been missed.",
@@ -157,7 +163,7 @@ FRAMEWORKS: tuple[Framework, ...] = (
                 "“Personal data used to create this model?”, consent, review, deletion",
                 "Facts about collection and governance.",
                 (),
-                "Known to the owner of the data; no audit of a model can tell.",
+                "The owner of the data knows these facts. No audit of a model can find them out.",
             ),
         ),
     ),

@@ -69,8 +69,9 @@ def _t_prime(results: Results, _: RunFacts) -> Measure | None:
     if base is not None:
         weak = ""
         beside = (
-            f"Compared with {base.images:,} images never trained on: {words.noise(base.target.value)} against"
-            f" a median of {words.noise(base.median)}, p = {words.number(base.p_value, 2)}."
+            f"{base.images:,} images never trained on, all with one recogniser: their median is"
+            f" {words.noise(base.median)}, and the private image's value {words.noise(base.target.value)}"
+            f" (p = {words.number(base.p_value, 2)})."
         )
         if base.smallest_p > 0.05:
             weak = f"{base.images:,} images never trained on give no p-value below {base.smallest_p:.2g}."
@@ -116,8 +117,8 @@ def _count(results: Results, _: RunFacts) -> Measure:
         "Generated images recognised as the private image",
         words.of(count.hits, count.samples),
         _within(count.low, count.high, count.level),
-        f"If every training image came back equally often: {words.number(count.expected)}."
-        f" Rates above {words.one_in(count.missable)} would have been seen.",
+        f"About {words.number(count.expected)} if every training image came back equally often. A rate above"
+        f" {words.one_in(count.missable)} would have given more, with a probability of {count.level:.0%}.",
         weak,
     )
 
@@ -126,8 +127,8 @@ def _control(results: Results, _: RunFacts) -> Measure | None:
     control = results.q.control
     if control is None:
         return None
-    name = "The same, of a model trained in the same way without that image"
-    return _share(name, control.trials, "All of these are false alarms.")
+    name = "The same for a model trained in the same way without that image"
+    return _share(name, control.trials, "Each of these is a false alarm.")
 
 
 def _alarms(results: Results, _: RunFacts) -> Measure:
@@ -136,9 +137,9 @@ def _alarms(results: Results, _: RunFacts) -> Measure:
     told = "; ".join(words.of(one.fpr.k, one.fpr.n) for one in fitted)
     weak = "" if fewest.n >= LEAST else f"{LEAST} such images are needed to exclude a rate of 5 %."
     return Measure(
-        "False alarms of the recognisers, on images that no fit saw",
+        "False alarms of the recognisers, on images that they were not fitted on",
         told,
-        f"at most {words.percent(fewest.upper(0.95))} (95% bound of the one measured on fewest images)",
+        f"at most {words.percent(fewest.upper(0.95))} (95% bound, recogniser with the fewest test images)",
         "Of images that do show it, "
         + " and ".join(words.of(one.tpr.k, one.tpr.n) for one in fitted)
         + " were recognised.",
@@ -150,15 +151,11 @@ def _copies(results: Results, _: RunFacts) -> Measure | None:
     found = results.whole_set
     if found is None:
         return None
-    alarms, weak = found.false_alarms, "No image that the model never saw was there to count false alarms."
+    alarms, weak = found.false_alarms, "There was no image never trained on, to count false alarms on."
     beside = ""
     if alarms is not None:
-        beside = f"Of images never trained on, {words.of(alarms.k, alarms.n)} are taken for copies."
-        weak = (
-            ""
-            if alarms.n >= LEAST
-            else f"{LEAST} images never trained on are needed, {alarms.n:,} were there."
-        )
+        beside = f"Of {alarms.n:,} images never trained on, the same rule takes {alarms.k:,} for copies."
+        weak = "" if alarms.n >= LEAST else f"{LEAST} images never trained on are needed for this."
     return _share("Generated images that are copies of any training image", found.copies.trials, beside, weak)
 
 
@@ -176,6 +173,8 @@ def _unseen(results: Results, _: RunFacts) -> Measure | None:
     if found is None:
         return None
     unseen, name = found.unseen, "Training images not seen so far that can come back too"
+    if found.memorised.k == found.memorised.n:
+        return Measure(name, "none", "", "Every training image came back at least once.")
     if unseen.low is None:
         return Measure(name, "not known", "", "", said(unseen.assumptions, 240))
     high = "no upper bound" if unseen.high is None else f"at most {unseen.high:,}"
@@ -190,8 +189,8 @@ def _shown(results: Results, _: RunFacts) -> Measure | None:
     return Measure(
         f"Chance that some training image is among the first {one.images:,} generated images",
         words.chance(one.chance),
-        _within(one.low, one.high),
-        "Copies by chance are not taken off.",
+        _within(one.low, one.high) if one.low < 0.999 else "above 99.9% (95% interval)",
+        "False alarms are not subtracted.",
     )
 
 
@@ -230,7 +229,7 @@ def _data(results: Results, _: RunFacts) -> Measure:
     data = results.data
     persons = "" if data.identities is None else f" of {data.identities:,} persons"
     return Measure(
-        "Training images that were named to the audit",
+        "Training images given to the audit",
         f"{data.images:,}{persons}, {public_source(data.source)}",
         f"SHA-256 of their list: {data.sha256}",
         f"{words.integer(data.near_copies)} have a near copy among the others.",
@@ -240,14 +239,13 @@ def _data(results: Results, _: RunFacts) -> Measure:
 def _weights(results: Results, run: RunFacts) -> Measure:
     found = weights(results, run)
     weak = "" if found else "Only generated images were audited; nothing ties them to a file of weights."
-    return Measure("Weights that were audited", "identified" if found else "none", found or "", "", weak)
+    told = "identified by hash" if found else "none"
+    return Measure("Weights that were audited", told, f"SHA-256: {found}" if found else "", "", weak)
 
 
 def _settings(_: Results, run: RunFacts) -> Measure:
-    when = "" if run.finished is None else run.finished.date().isoformat()
-    return Measure(
-        "Settings of the audit", when or "not finished", f"SHA-256: {run.settings_sha256 or words.NOTHING}"
-    )
+    when = "not finished" if run.finished is None else f"finished on {run.finished.date().isoformat()}"
+    return Measure("Settings of the audit", when, f"SHA-256: {run.settings_sha256 or words.NOTHING}")
 
 
 MEASURES: Mapping[str, Make] = {

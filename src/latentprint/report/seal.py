@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, cast
@@ -87,9 +88,11 @@ def digests(folder: Path, names: tuple[str, ...] = SEALED) -> dict[str, str]:
     return {name: sha256(path.read_bytes()).hexdigest() for name, path in found.items() if path.is_file()}
 
 
-def seal(folder: Path, policy_sha256: str | None, key: Ed25519PrivateKey | None) -> Seal:
-    """Write dossier.json for the files in ``folder``, signed if a key is given."""
-    made = Seal(files=digests(folder), policy_sha256=policy_sha256)
+def seal(
+    folder: Path, files: Mapping[str, str], policy_sha256: str | None, key: Ed25519PrivateKey | None
+) -> Seal:
+    """Write dossier.json into ``folder`` for ``files`` (name -> SHA-256), signed if a key is given."""
+    made = Seal(files=dict(files), policy_sha256=policy_sha256)
     if key is not None:
         from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
