@@ -171,17 +171,21 @@ What a model gives back depends on them: of a DDPM that repeats its training ima
 copies after 24 of its 1,000 steps, and 61 in 100 after 100.
 """
 
-OWN_LEAST = 200
-"""Images made with a given model, at least, where the preset makes as many."""
+_OWN_LEAST = {"samples": ("count", 200), "baseline": ("tries", 2)}
+"""What there is less of for it, and the least."""
 
 
-def own_sampling(preset: str) -> tuple[int, int]:
-    """Steps of a given model's own sampler, and images: the evaluations that the preset has time for.
+def own_settings(preset: str) -> dict[str, dict[str, object]]:
+    """Settings of an audit by a given model's own sampler, for about as many evaluations as the preset takes.
 
     Fewer images as the model's users make them tell more than many that nobody would ever see.
     """
     found = read_preset(preset)
-    most, count = found["sampler"]["steps"], found["samples"]["count"]
+    most = found["sampler"]["steps"]
     if 2 * most > OWN_STEPS:
-        return most, count
-    return OWN_STEPS, min(count, max(OWN_LEAST, count * most // OWN_STEPS))
+        return {"sampler": {"name": "own", "at_most": most}}
+    less: dict[str, dict[str, object]] = {
+        table: {name: min(found[table][name], max(least, found[table][name] * most // OWN_STEPS))}
+        for table, (name, least) in _OWN_LEAST.items()
+    }
+    return {"sampler": {"name": "own", "at_most": OWN_STEPS}, **less}

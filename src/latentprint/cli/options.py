@@ -276,7 +276,7 @@ class AuditOptions(PromptOptions):
     def settings(self) -> dict[str, object]:
         """The file's settings overridden by the options; an option that was not given decides nothing."""
         from latentprint.files import read_toml
-        from latentprint.settings import merge, own_sampling
+        from latentprint.settings import merge, own_settings
 
         options: dict[str, dict[str, object]] = {
             "data": {
@@ -309,8 +309,7 @@ class AuditOptions(PromptOptions):
         file = read_toml(self.config) if self.config is not None else {}
         own: dict[str, object] = {}
         if self.model is not None and not self.sampler and "sampler" not in file and ":" not in self.model:
-            steps, count = own_sampling(self.preset)
-            own = {"sampler": {"name": "own", "at_most": steps}, "samples": {"count": count}}
+            own |= own_settings(self.preset)
         tables = {name: _given(values) for name, values in options.items()}
         return merge(merge(own, file), tables | _given({"seed": self.seed, "control": self.control}))
 

@@ -182,12 +182,13 @@ def _whole_set(evidence: Evidence, level: float) -> Test | None:
     p, alpha = found.whole_set_p, ALPHA["whole set"] * (1 - level)
     copies, train, held = found.copies, found.train, found.heldout
     if not copies.k:
-        sentence = f"None of {copies.n:,} images is a copy of a training image."
+        sentence = f"Compared pixel by pixel, none of {copies.n:,} images is a copy of a training image."
         return Test("whole set", p, alpha, False, sentence)
+    are = "is a copy" if copies.k == 1 else "are copies"
     sentence = (
-        f"{copies.k:,} of {copies.n:,} images {'is a copy' if copies.k == 1 else 'are copies'} of a real"
-        f" image. {train.k:,} of {train.n:,} training images came back, and {held.k:,} of {held.n:,} held-out"
-        f" images; if it made no difference which were trained on, that had probability {chance(p)}."
+        f"Compared pixel by pixel, {copies.k:,} of {copies.n:,} images {are} of a real image."
+        f" {train.k:,} of {train.n:,} training images came back, and {held.k:,} of {held.n:,} held-out images; if"
+        f" it made no difference which were trained on, that had probability {chance(p)}."
     )
     return Test("whole set", p, alpha, p <= alpha, sentence)
 

@@ -85,7 +85,8 @@ def whole_set_section(results: Results, _: RunFacts) -> Section | None:
     lead = (
         "Each generated image was compared with all training images and with images never trained on. A copy"
         " is nearer to a real image than real images are to each other. Copies of images never trained on"
-        " cannot be memory: they show what chance does."
+        " cannot be memory: they show what chance does. This rule compares pixel by pixel, for an exact test;"
+        " copies that were moved or changed are in the tables below it."
     )
     table = Table("Counts", ("", "Count", "95% interval"), counts, (False, True, True))
     blocks: list[Block] = [table, Pairs(facts)]

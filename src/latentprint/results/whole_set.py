@@ -11,9 +11,7 @@
 
 A held-out image that is a training image stored again cannot show false alarms: it is left out and counted.
 So is a separate group of changed copies (``criteria.apart``), except in ``beyond`` and ``at_least`` (what
-false alarms cannot explain), which count the group as unseen images. Shares of a finite number of images have
-Clopper and Pearson's interval. For ``memorised`` it is too wide, because a number of different images varies
-less than a binomial count.
+false alarms cannot explain). Intervals are Clopper and Pearson's, wider than needed for ``memorised``.
 """
 
 from __future__ import annotations
@@ -271,14 +269,15 @@ def _certain(first: Criterion, rows: Rows, every: Columns, share: float, level: 
     """The share of copies, and the training images that came back, which false alarms cannot explain."""
     threshold, alarms = _calibrated(first.score(every) if _length(every) else np.empty(0), share)
     copied, n = _below(first, rows.generated, threshold, rows.near), _length(rows.generated)
-    which = len(np.unique(rows.generated[first.of][copied]))
+    counts = np.sort(np.unique(rows.generated[first.of][copied], return_counts=True)[1])
     if alarms is None:
-        return 0.0, which
+        return 0.0, len(counts)
     each = 1 - (1 - level) / 4
     highest = alarms.upper(each)
     low = Trials(int(copied.sum()), n).lower(each)
-    by_chance = int(_binomial.ppf(each, n, highest))
-    return max(0.0, (low - highest) / (1 - highest)) if highest < 1 else 0.0, max(0, which - by_chance)
+    # So many false alarms explain away the images that came back least often, each with all of its copies.
+    explained = np.searchsorted(np.cumsum(counts), _binomial.ppf(each, n, highest), side="right")
+    return max(0.0, (low - highest) / max(1 - highest, 1e-9)), len(counts) - int(explained)
 
 
 def _calibrated(scores: NDArray[np.float64], share: float) -> tuple[float | None, Trials | None]:
