@@ -187,8 +187,8 @@ def _whole_set(evidence: Evidence, level: float) -> Test | None:
     are = "is a copy" if copies.k == 1 else "are copies"
     sentence = (
         f"Compared pixel by pixel, {copies.k:,} of {copies.n:,} images {are} of a real image."
-        f" {train.k:,} of {train.n:,} training images came back, and {held.k:,} of {held.n:,} held-out images; if"
-        f" it made no difference which were trained on, that had probability {chance(p)}."
+        f" {train.k:,} of {train.n:,} training images came back, and {held.k:,} of {held.n:,} held out;"
+        f" if it made no difference which were trained on, that had probability {chance(p)}."
     )
     return Test("whole set", p, alpha, p <= alpha, sentence)
 
