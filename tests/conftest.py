@@ -6,7 +6,9 @@ that moves a global generator, or changes torch's defaults for the tests after i
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -44,3 +46,17 @@ def global_state_stays_put() -> Iterator[None]:
     if moved:
         restore(before, torch_rng, numpy_rng)
         pytest.fail(f"this test moved {', '.join(moved)}; give it its own generator or Streams")
+
+
+@pytest.fixture
+def unpickled_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The converter's other process within this one: the same code, without the start of an interpreter.
+
+    What that process keeps out is tested where it runs (test_convert.py, test_adapter_security.py).
+    """
+    from latentprint.adapters import convert, unpickle
+
+    def run(call: list[str], **_: object) -> SimpleNamespace:
+        return SimpleNamespace(stdout=json.dumps(unpickle.main(*call[-2:])))
+
+    monkeypatch.setattr(convert, "subprocess", SimpleNamespace(run=run, TimeoutExpired=TimeoutError))

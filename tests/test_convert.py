@@ -107,8 +107,9 @@ def test_one_of_several_is_named(tmp_path: Path) -> None:
 def test_a_network_without_settings_becomes_a_file_only(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="does not say which network"):
         taken(tmp_path, W, "folder")
-    with pytest.raises(ModelError, match="medfusion"):
-        taken(tmp_path, {"noise_estimator.in_conv.conv.weight": torch.ones(2, 2)}, "folder")
+    edm = {f"model.map_layer{k}.weight": torch.ones(2, 2) for k in range(2)}
+    with pytest.raises(ModelError, match="EDM"):
+        taken(tmp_path, edm, "folder")
 
 
 # --- diffusers
@@ -188,6 +189,7 @@ LUCIDRAINS: list[tuple[str, str, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("objective", "schedule", "more"), LUCIDRAINS)
+@pytest.mark.usefixtures("unpickled_here")
 def test_lucidrains_goes_in_by_its_ema_and_samples_as_it_does(
     tmp_path: Path, objective: str, schedule: str, more: dict[str, Any]
 ) -> None:
@@ -216,6 +218,7 @@ def test_lucidrains_goes_in_by_its_ema_and_samples_as_it_does(
     assert float((ours(opened, start, noises) - expected).abs().max()) < 1e-4
 
 
+@pytest.mark.usefixtures("unpickled_here")
 def test_what_of_lucidrains_cannot_be_audited_is_refused(tmp_path: Path) -> None:
     _, checkpoint = trained_by_lucidrains("pred_v", "sigmoid")
     without = {name: one for name, one in checkpoint.items() if name != "ema"}
@@ -232,39 +235,125 @@ def test_what_of_lucidrains_cannot_be_audited_is_refused(tmp_path: Path) -> None
         taken(tmp_path, checkpoint, "d")
 
 
+# --- a network within a larger module
+
+
+def lightning(path: Path, state: dict[str, Any], **more: Any) -> Path:
+    """A checkpoint as Lightning writes it, with an object of the user's own among its settings."""
+    settings = {"lr": 1e-4, "config": argparse.Namespace(a=1), "kind": Mine()}
+    torch.save(
+        {"state_dict": state, "pytorch-lightning_version": "2.6", "hyper_parameters": settings} | more, path
+    )
+    return path
+
+
+class Mine:
+    """What a LightningModule may keep beside its weights."""
+
+
+def test_a_network_of_diffusers_in_a_lightning_module_by_its_prefix(tmp_path: Path) -> None:
+    plain = saved(tmp_path / "plain", unet(), scheduler_of("DDPMScheduler"))
+    folder = tmp_path / "mine"
+    shutil.copytree(plain / "unet", folder)
+    shutil.copy(plain / "scheduler" / "scheduler_config.json", folder)
+    weights = safetensors.torch.load_file(folder / "diffusion_pytorch_model.safetensors")
+    (folder / "diffusion_pytorch_model.safetensors").unlink()
+    state = {f"net.{name}": 0 * one for name, one in weights.items()}
+    state |= {f"ema.module.{name}": one for name, one in weights.items()} | {"loss.w": torch.ones(2, 2)}
+    source = lightning(tmp_path / "last.ckpt", state)
+    with pytest.raises(
+        ModelError, match=r"UNet2DModel of diffusers in a checkpoint of Lightning.*--prefix ema\.module\."
+    ):
+        recognise(source)
+    with pytest.raises(ModelError, match=r"no name begins with the prefix 'no\.'; they begin with ema"):
+        convert(source, folder / "w.safetensors", trusted=True, prefix="no.")
+    convert(source, folder / "wrong.safetensors", trusted=True)
+    with pytest.raises(ModelError, match=r"--prefix ema\.module\. or --prefix net\."):
+        open_model(folder)
+    (folder / "wrong.safetensors").unlink()
+    done = convert(source, folder / "w.safetensors", trusted=True, prefix="ema.module.")
+    assert "averaged (EMA)" in done.said[0] and "Mine" in " ".join(done.said)
+    x, t = seeded(0, 2, 1, 8, 8), torch.tensor(0.5)
+    assert torch.equal(open_model(folder).denoiser(x, t), open_model(plain).denoiser(x, t))
+
+
+@pytest.mark.usefixtures("unpickled_here")
+def test_a_known_network_in_a_lightning_module_is_found_and_its_average_first(tmp_path: Path) -> None:
+    diffusion, checkpoint = trained_by_lucidrains("pred_v", "sigmoid")
+    state = {f"diffusion.{name}": 0 * one for name, one in diffusion.state_dict().items()}
+    state |= {f"ema.{name}": one for name, one in checkpoint["ema"].items()}
+    source = lightning(tmp_path / "last.ckpt", state)
+    done = convert(source, tmp_path / "model", trusted=True)
+    assert "averaged (EMA), under 'state_dict / ema.ema_model'" in done.said[0]
+    assert (
+        open_model(tmp_path / "model", asked=Asked(images=lambda: PIXELS)).kind
+        == "denoising-diffusion-pytorch"
+    )
+    state["ema.step"] = torch.tensor(0)
+    with pytest.raises(ModelError, match="0 steps"):
+        convert(lightning(source, state), tmp_path / "other", trusted=True)
+    with pytest.raises(ModelError, match="loss_weight"):  # the weights that training goes on with: all zeros
+        convert(source, tmp_path / "other", trusted=True, prefix="diffusion.")
+
+
+@pytest.mark.usefixtures("unpickled_here")
+def test_the_averages_of_lightnings_callbacks_are_known(tmp_path: Path) -> None:
+    """WeightAveraging puts them in the place of the weights; others keep theirs with the callback."""
+    raw = {name: 0 * one for name, one in W.items()}
+    averaging = {"current_model_state": raw, "averaging_state": {"n_averaged": torch.tensor(5)}}
+    done = convert(lightning(tmp_path / "a.ckpt", W, **averaging), tmp_path / "a.safetensors", trusted=True)
+    assert "taken: state_dict, 2 tensors, averaged (EMA)" in done.said[0]
+    averaging["averaging_state"]["n_averaged"] = torch.tensor(0)
+    with pytest.raises(ModelError, match="0 steps"):
+        convert(lightning(tmp_path / "b.ckpt", W, **averaging), tmp_path / "b.safetensors", trusted=True)
+    kept = {"callbacks": {"EMACallback": {"ema_state_dict": W}}}
+    done = convert(lightning(tmp_path / "c.ckpt", raw, **kept), tmp_path / "c.safetensors", trusted=True)
+    assert "taken: callbacks/EMACallback/ema_state_dict" in done.said[0]
+    assert torch.equal(safetensors.torch.load_file(tmp_path / "c.safetensors")["conv.bias"], torch.ones(2))
+
+
 # --- folders that are no model
 
+OPENAI = {"input_blocks.0.0.weight": torch.ones(2, 2), "time_embed.0.weight": torch.ones(2, 2)}
+LDM = {f"model.diffusion_model.{name}": one for name, one in OPENAI.items()} | {"betas": torch.ones(9)}
+BY_LUCIDRAINS = {"model": {"model.init_conv.weight": torch.ones(2, 2), "betas": torch.ones(9)}}
+MONAIS = {"unet_state_dict": {"conv_in.conv.weight": torch.ones(2, 2), "time_embed.0.weight": torch.ones(2)}}
 
-def folder(tmp_path: Path, *files: str) -> Path:
-    for name in files:
+
+BY_LIGHTNING = {"state_dict": W, "pytorch-lightning_version": "2.6"}
+
+
+def folder(tmp_path: Path, files: dict[str, Any]) -> Path:
+    for name, content in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_bytes(b"")
+        (tmp_path / name).write_bytes(b"") if content is None else torch.save(content, tmp_path / name)
     return tmp_path
 
 
 @pytest.mark.parametrize(
     ("files", "words"),
     [
-        (("model-10.pt", "sample-10.png"), ["lucidrains", "model-10.pt", "latentprint convert"]),
-        (("hparams.yaml", "checkpoints/last.ckpt", "a.png"), ["Lightning", "last.ckpt", "factory"]),
+        ({"model-9.pt": BY_LUCIDRAINS, "model-10.pt": BY_LUCIDRAINS}, ["lucidrains", "model-10.pt OUT"]),
         (
-            ("models/model.pt", "docs/a.png", "metadata.json"),
-            ["bundle of MONAI", "model.pt", "inference.json"],
+            {"hparams.yaml": None, "checkpoints/last.ckpt": BY_LIGHTNING},
+            ["Lightning", "last.ckpt", "factory"],
         ),
-        (
-            ("network-snapshot-1.pkl", "training_options.json", "fakes.png"),
-            ["EDM", "snapshot-1.pkl", "factory"],
-        ),
-        (("weights.safetensors", "a.png"), ["weights.safetensors", "config.json"]),
-        (("a.png", "b.png"), ["2 files of images", "--samples"]),
-        (("notes.txt",), ["neither a configuration nor weights"]),
+        ({"ema_0.99_9.pt": OPENAI, "a.ckpt": W, "opt9.pt": W}, ["openai", "ema_0.99_9.pt OUT", "$MODEL"]),
+        ({"last.ckpt": {"state_dict": LDM}, "log.txt": None}, ["CompVis", "--flags project.yaml"]),
+        ({"model.pt": MONAIS}, ["UNet of MONAI", "inference.json", "FOLDER/weights.safetensors"]),
+        ({"models/model.pt": W, "docs/a.png": None, "metadata.json": None}, ["bundle of MONAI", "model.pt"]),
+        ({"model.pt": torch.nn.Linear(1, 1)}, ["torch.nn.modules.linear.Linear", "state_dict()"]),
+        ({"network-snapshot-1.pkl": W, "training_options.json": None}, ["EDM", "docs/models.md"]),
+        ({"weights.safetensors": None, "a.png": None}, ["weights.safetensors", "header"]),
+        ({"a.png": None, "b.png": None}, ["2 files of images", "--samples"]),
+        ({"notes.txt": None}, ["neither a configuration nor weights"]),
     ],
 )
 def test_a_folder_that_is_no_model_is_told_what_it_looks_like(
-    tmp_path: Path, files: tuple[str, ...], words: list[str]
+    tmp_path: Path, files: dict[str, Any], words: list[str]
 ) -> None:
     with pytest.raises(ModelError) as error:
-        open_model(folder(tmp_path, *files))
+        open_model(folder(tmp_path, files))
     assert all(word in str(error.value) for word in words), str(error.value)
 
 

@@ -7,12 +7,15 @@ from pathlib import Path
 
 import pytest
 import test_convert
+import test_edm_networks
+import test_medfusion
 import test_own_sampler
 import test_published
 
 PAGE = Path(__file__).parents[1] / "docs" / "models.md"
-ORDER = ("epsilon", "v", "sample", "velocity", "consistency function")
+ORDER = ("epsilon", "v", "sample", "velocity", "consistency function", "F")
 WORDS = {"v_prediction": "v", "pred_noise": "epsilon", "pred_v": "v", "pred_x0": "sample"}
+WORDS |= {"x_T": "epsilon", "x_0": "sample"}
 
 
 def compared() -> Iterator[tuple[str, str, str]]:
@@ -21,6 +24,7 @@ def compared() -> Iterator[tuple[str, str, str]]:
     for name, settings, _ in test_own_sampler.DISCRETE:
         yield "diffusers", name, settings.get("prediction_type", "epsilon")
     yield "diffusers", "CMStochasticIterativeScheduler", "consistency function"
+    yield "diffusers", "IPNDMScheduler", "v"
     yield "diffusers", "FlowMatchEulerDiscreteScheduler", "velocity"
     for name, settings, _ in monai.PIXELS_BY:
         flow = name == "RFlowScheduler"
@@ -34,7 +38,13 @@ def compared() -> Iterator[tuple[str, str, str]]:
         if flags.get("learn_sigma"):
             sampler += ", learned variance"
         yield library, sampler, "sample" if flags.get("predict_xstart") else "epsilon"
-    yield "CompVis' latent-diffusion (KL and VQ)", "DDIMSampler, eta 1", "epsilon"
+    for case, settings in test_medfusion.make.MEDFUSION.items():
+        sampler = "DiffusionPipeline" + " (VAE, classes, guidance)" * (case == "latents")
+        yield "medfusion", sampler, settings.get("estimator_objective", "x_T")
+    for case in test_edm_networks.make.EDM:
+        kind = test_edm_networks.make.EDM[case]["model_type"]
+        yield f"EDM (Karras et al.), {kind}", "edm_sampler, deterministic", "F"
+    yield "CompVis' latent-diffusion (KL, VQ, classes)", "DDIMSampler, eta 1", "epsilon"
 
 
 def table() -> str:

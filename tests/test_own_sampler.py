@@ -14,6 +14,7 @@ from test_adapters import autoencoder, made, saved, scheduler_of, seeded, unet
 from torch import Tensor
 
 from latentprint.adapters import ModelError, Opened, from_function, open_model
+from latentprint.adapters.cosine import Cosine
 from latentprint.adapters.opened import Asked
 from latentprint.cli.options import AuditOptions
 from latentprint.config import resolve
@@ -139,6 +140,17 @@ def test_flow_matching_samples_as_its_scheduler(tmp_path: Path, settings: dict[s
     assert torch.allclose(ours(opened, start, noises), expected, atol=1e-4)
 
 
+@pytest.mark.parametrize("steps", [2, 20])
+def test_ipndm_samples_as_its_scheduler(tmp_path: Path, steps: int) -> None:
+    """Its first step takes nothing of the network but the epsilon of pure noise; its last ends at t = 0."""
+    network, scheduler = unet(), scheduler_of("IPNDMScheduler")
+    folder = saved(tmp_path, network, scheduler)
+    start = seeded(7, 3, 1, 8, 8)
+    expected, noises = theirs(network, scheduler, steps, start)
+    found = ours(open_model(folder, asked=Asked(steps=steps)), start, noises)
+    assert float((found - expected).abs().max()) < 1e-4 * max(1.0, float(expected.abs().max()))
+
+
 def test_the_shift_of_a_flow_follows_the_resolution(tmp_path: Path) -> None:
     """mu is a straight line through (base_image_seq_len, base_shift) and (max_image_seq_len, max_shift)."""
     network = unet()
@@ -162,8 +174,9 @@ def test_the_noise_of_a_flow_is_that_of_its_scheduler_at_every_timestep() -> Non
     assert torch.allclose(mixed, scheduler.scale_noise(x, scheduler.timesteps, e).double(), atol=1e-6)
 
 
-def test_the_flow_schedule_is_its_own_derivative() -> None:
-    schedule, h = Flow(), 1e-6
+@pytest.mark.parametrize("schedule", [Flow(), Cosine()])
+def test_the_schedule_is_its_own_derivative(schedule: Any) -> None:
+    h = 1e-6
     t = torch.linspace(0.01, 0.99, 99, dtype=torch.float64)
     f, g2 = schedule.drift(t), schedule.diffusion2(t)
     slope = (schedule.log_alpha(t + h) - schedule.log_alpha(t - h)) / (2 * h)

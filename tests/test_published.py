@@ -27,6 +27,8 @@ sys.path.insert(0, str(Path(__file__).parent / "published"))
 
 import make
 
+pytestmark = pytest.mark.usefixtures("unpickled_here")
+
 DATA = Path(make.__file__).parent
 SETTINGS: dict[str, Any] = {
     "sample_size": 16,
@@ -140,10 +142,39 @@ def test_latent_diffusion_of_compvis_with_both_autoencoders(tmp_path: Path, case
     assert float((latents - expected["latents"]).abs().max() / expected["latents"].abs().max()) < 1e-4
 
 
+def test_latent_diffusion_under_a_class_with_and_without_guidance(tmp_path: Path) -> None:
+    """Cross-attention to a ClassEmbedder, as of the model that CompVis trained on ImageNet."""
+    source = latent_checkpoint(tmp_path / "last.ckpt", "looks")
+    done = convert(source, tmp_path / "model", trusted=True, flags=PROJECT)
+    assert "6 classes (ClassEmbedder)" in done.said[0]
+    asked = Asked(label=make.GUIDED["label"], guidance=make.GUIDED["scale"])
+    with pytest.raises(ModelError, match="names none"):
+        open_model(tmp_path / "model", asked=asked)
+    config = tmp_path / "model" / "unet" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"null_class": make.GUIDED["null"]}))
+    with pytest.raises(ModelError, match=r"from 0 to 5 \(--label\)"):
+        open_model(tmp_path / "model")
+    noises = [make.drawn(100 + k, 2, 3, 16, 16) for k in range(50)]
+    latents = ours(open_model(tmp_path / "model", asked=asked), make.drawn(1, 2, 3, 16, 16), noises)
+    expected = stored("compvis", "looks")["latents"]
+    assert float((latents - expected).abs().max() / expected.abs().max()) < 1e-4
+
+
+SILENT = {"image_size": 16, "num_heads": 2}
+
+
+def test_the_scale_of_latents_is_read_or_asked_for(tmp_path: Path) -> None:
+    source = latent_checkpoint(tmp_path / "last.ckpt", "kl")
+    with pytest.raises(ModelError, match=r"say scale_factor, .*--scale_factor"):
+        convert(source, tmp_path / "a", trusted=True, flags=SILENT)
+    done = convert(source, tmp_path / "b", trusted=True, flags=SILENT | {"first_stage_config": {}})
+    assert "latents times 1 (the default of its code" in done.said[0]
+
+
 @pytest.mark.parametrize(
     ("more", "flags", "words"),
     [
-        ({}, None, ["CompVis", "--flags configs/project.yaml"]),
+        ({}, None, ["CompVis", "--flags project.yaml"]),
         ({"cond_stage_model.weight": torch.ones(2, 2)}, PROJECT, ["conditioned", "from_single_file"]),
         ({"model_ema.num_updates": torch.tensor(0)}, PROJECT, ["0 steps"]),
         ({}, {"model": {"params": {"num_heads": 2}}}, ["image_size"]),
@@ -183,7 +214,7 @@ def test_what_the_flags_do_not_say_is_printed_with_the_librarys_default(tmp_path
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (None, ["guided-", "--flags", "image_size", "num_heads", "noise_schedule"]),
+        (None, ["guided-", "--flags", "$MODEL_FLAGS", "image_size"]),
         ("--num_channels 32", ["image_size"]),
         (README.replace("channels 32", "channels 64"), ["num_channels '64'", "the weights show 32"]),
         (README + " --learn_sigma True", ["learn_sigma", "False"]),

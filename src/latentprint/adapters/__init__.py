@@ -18,6 +18,7 @@ from latentprint.adapters.function import (
 )
 from latentprint.adapters.latent import LatentCodec
 from latentprint.adapters.lucidrains import open_lucidrains
+from latentprint.adapters.medfusion import open_medfusion
 from latentprint.adapters.monai import open_monai
 from latentprint.adapters.opened import Asked, Opened, require_sound
 from latentprint.adapters.own import on_times
@@ -80,6 +81,7 @@ def open_model(
         "diffusers": open_diffusers,
         "monai": open_monai,
         "lucidrains": open_lucidrains,
+        "medfusion": open_medfusion,
     }
     opened = openers[kind](folder, asked or Asked(label))
     if opened.text is None and asked is not None and asked.lora is not None:

@@ -36,6 +36,7 @@ from latentprint.adapters.files import inside, load_into, read_json, read_tensor
 from latentprint.adapters.openai import OPENAI
 from latentprint.adapters.text.networks import CONDITIONAL
 from latentprint.networks import ModelError
+from latentprint.networks.edm import EDMUNet
 from latentprint.networks.openai import OpenAIUNet
 
 MAX_SIDE = 4096
@@ -148,6 +149,24 @@ DIT: dict[str, Field] = {
     "norm_eps": a_number(0.0, 1.0),
 }
 
+EDM: dict[str, Field] = {
+    "kind": one_of("SongUNet", "DhariwalUNet"),
+    "sample_size": a_whole(1, MAX_SIDE),
+    "in_channels": a_whole(1, 64),
+    "out_channels": a_whole(1, 64),
+    "model_channels": _CHANNEL,
+    "mults": several(a_whole(1, 64), 1, _LEVELS),
+    "mult_noise": a_whole(1, 64),
+    "mult_emb": a_whole(1, 64),
+    "blocks": a_whole(1, _LAYERS),
+    "attention": several(a_whole(1, MAX_SIDE), 0, _LEVELS),
+    "fourier": a_flag,
+    "residual": a_flag,
+    "filter": several(a_number(-1e3, 1e3), 1, 16),
+    "classes": maybe(a_whole(1, 10**6)),
+    "augmented": maybe(a_whole(1, 1000)),
+}
+
 _KINDS: dict[str, tuple[Callable[..., nn.Module], dict[str, Field]]] = {
     "UNet2DModel": (UNet2DModel, UNET),
     "AutoencoderKL": (AutoencoderKL, AUTOENCODER_KL),
@@ -155,6 +174,7 @@ _KINDS: dict[str, tuple[Callable[..., nn.Module], dict[str, Field]]] = {
     "DiTTransformer2DModel": (DiTTransformer2DModel, DIT),
     **CONDITIONAL,
     "OpenAIUNet": (OpenAIUNet, OPENAI),
+    "EDMUNet": (EDMUNet, EDM),
 }
 
 

@@ -4,8 +4,9 @@
     vae/config.json         AutoencoderKL or VQModel of diffusers, renamed by diffusers' own converter
     scheduler/...           the buffer ``betas``; DDIM with eta 1 in 50 steps, as scripts/sample_diffusion.py
 
-The project's .yaml has what the tensors do not show: image_size, num_heads or num_head_channels,
-parameterization (default eps), scale_factor (1, unless the buffer of that name holds another).
+What the tensors do not show stands in the project's .yaml: image_size, num_heads or num_head_channels,
+parameterization (eps where it is silent), scale_factor (where no buffer of that name holds it; 1 where the
+whole .yaml is silent). Conditional ones are read where the condition is a class (ClassEmbedder).
 
 Sources: CompVis/latent-diffusion (MIT); diffusers, loaders.single_file_utils; Rombach et al. 2022.
 """
@@ -17,13 +18,14 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
+from torch import Tensor
 
 from latentprint.adapters.fields import a_number, a_whole, one_of, short
 from latentprint.adapters.openai import heads_of, settings_of
 from latentprint.adapters.statedict import Groups, Parts, Tensors, Told, averaged, without
 from latentprint.networks import ModelError
 
-_NETWORK, _FIRST_STAGE = "model.diffusion_model.", "first_stage_model."
+_NETWORK, _FIRST_STAGE, _CONDITION = "model.diffusion_model.", "first_stage_model.", "cond_stage_model."
 _STEPS = 50
 _PREDICTS = {"eps": "epsilon", "x0": "sample", "v": "v_prediction"}
 
@@ -36,24 +38,18 @@ def converted(groups: Groups, told: Told) -> Parts | None:
     every = dict(groups[found[0]])
     mean = averaged(every)
     network = without(_NETWORK, mean or every)
-    if any(name.startswith("cond_stage_model.") for name in every):
-        raise ModelError(
-            f"{told.name!r} is a latent diffusion model of CompVis that is conditioned on text, classes or "
-            "images (cond_stage_model), which this converter does not read; for Stable Diffusion, diffusers "
-            "does: StableDiffusionPipeline.from_single_file(FILE).save_pretrained(FOLDER)"
-        )
+    classes = _classes(told.name, network, without(_CONDITION, every))
     if told.flags is None:
         raise ModelError(
             f"{told.name!r} looks like a latent diffusion model of CompVis, whose tensors do not show all "
-            "settings: give the .yaml that it was trained with: --flags configs/project.yaml (it is about "
-            "image_size, num_heads or num_head_channels, parameterization, scale_factor)"
+            "settings: add --flags project.yaml, the file it was trained with (image_size, num_heads or "
+            "num_head_channels, parameterization and scale_factor are read)"
         )
     flags = _settings(told.flags)
     if "betas" not in every:
         raise ModelError("it holds no betas, without which the noise it was trained with is not known")
-    if "image_size" not in flags:
-        raise ModelError("its settings do not say image_size, the side of its latents; add it")
-    settings = settings_of(network, heads_of({"num_heads": -1, **flags}), flags["image_size"])
+    network |= classes
+    settings = _network(network, flags)
     kind = one_of(*_PREDICTS)(flags.get("parameterization", "eps"), "parameterization")
     scheduler = {
         "_class_name": "DDIMScheduler",
@@ -79,7 +75,12 @@ def converted(groups: Groups, told: Told) -> Parts | None:
         raise ModelError(
             f"{told.name!r} is a model of latents, and its autoencoder (first_stage_model) is absent"
         )
-    left = len(every) - len(network) - len(first) - (len(network) if mean else 0)
+    left = len(every) - len(network) - len(first) - (len(network) - len(classes) if mean else 0)
+    if classes:
+        what += (
+            f"; {settings['num_class_embeds']} classes (ClassEmbedder), of which null_class in "
+            "unet/config.json may name the one that stands for none, for --guidance"
+        )
     said = (
         f"CompVis' latent diffusion: taken are {len(network)} tensors of {_NETWORK[:-1]}, "
         f"{'averaged (EMA)' if mean else 'not averaged: it has no EMA'}; {what}",
@@ -88,6 +89,57 @@ def converted(groups: Groups, told: Told) -> Parts | None:
         f"left: {'the weights that are not averaged, ' if mean else ''}{max(0, left)} other tensors",
     )
     return Parts(configs, weights, said)
+
+
+def _network(network: Tensors, flags: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of its U-Net."""
+    if "image_size" not in flags:
+        raise ModelError("its settings do not say image_size, the side of its latents; add it")
+    settings = settings_of(network, heads_of({"num_heads": -1, **flags}), flags["image_size"])
+    if settings["in_channels"] != settings["out_channels"]:
+        raise ModelError(
+            f"its network takes {settings['in_channels']} channels and gives {settings['out_channels']}: it "
+            "is conditioned on an image; generate images as you would publish them, and audit these: "
+            "--samples FOLDER"
+        )
+    return settings if "context" not in settings else {**settings, "null_class": flags.get("null_class")}
+
+
+def _classes(file: str, network: Tensors, condition: Tensors) -> dict[str, Tensor]:
+    """The embedding of classes that its transformers look at, by our name; empty where there is none.
+
+    Raises:
+        ModelError: it is conditioned on something else.
+    """
+    looks = any(".transformer_blocks." in name for name in network)
+    if looks and set(condition) == {"embedding.weight"}:
+        return {"class_embedding.weight": condition["embedding.weight"]}
+    if not looks and not condition:
+        return {}
+    raise ModelError(
+        f"{file!r} is a latent diffusion model of CompVis that is conditioned on text or images, and not on "
+        "classes alone (cond_stage_model), which this converter does not read: of Stable Diffusion, "
+        "StableDiffusionPipeline.from_single_file(FILE).save_pretrained(FOLDER) makes a folder that --model "
+        "takes; of others, generate images as you would publish them, and audit these: --samples FOLDER"
+    )
+
+
+def _scale(flags: Mapping[str, Any], every: Tensors) -> tuple[float, str]:
+    """(what latents are multiplied by, where that is written).
+
+    Raises:
+        ModelError: it is written nowhere.
+    """
+    if "scale_factor" in every:
+        return float(every["scale_factor"]), "its buffer scale_factor"
+    if "scale_factor" in flags:
+        return a_number(1e-6, 1e6)(flags["scale_factor"], "scale_factor"), "its settings"
+    if "first_stage_config" not in flags:
+        raise ModelError(
+            "neither its tensors nor its settings say scale_factor, by which latents are multiplied: add it "
+            "to the flags (--scale_factor 0.18215), or give the whole .yaml of the project"
+        )
+    return 1.0, "the default of its code, for its tensors and its .yaml name none"
 
 
 def _settings(flags: Mapping[str, Any]) -> dict[str, Any]:
@@ -108,9 +160,7 @@ def _autoencoder(
     kept = {name: one for name, one in first.items() if not name.startswith("loss.")}
     shape = {name: tuple(one.shape) for name, one in kept.items()}
     quantised = "quantize.embedding.weight" in shape
-    scale = flags.get("scale_factor", 1.0)
-    if "scale_factor" in every:
-        scale = float(every["scale_factor"])
+    scale, where = _scale(flags, every)
     try:
         levels = 1 + max(int(name.split(".")[2]) for name in shape if name.startswith("encoder.down."))
         blocks = len({n for n in shape if re.fullmatch(r"encoder\.down\.0\.block\.\d+\.conv2\.weight", n)})
@@ -148,7 +198,7 @@ def _autoencoder(
             named[name] = one
         elif ".attn." in name:
             named[_attention(name, levels)] = one.flatten(1) if one.ndim == 4 else one
-    return config, named, f"with its {config['_class_name']}, latents times {scale:g}"
+    return config, named, f"with its {config['_class_name']}, latents times {scale:g} ({where})"
 
 
 _PARTS = {"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "proj_out": "to_out.0"}

@@ -33,19 +33,29 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from latentprint.adapters import compvis, lucidrains, openai
+from latentprint.adapters import compvis, edm, lucidrains, medfusion, openai
 from latentprint.adapters.fields import short
-from latentprint.adapters.files import PICKLES, WEIGHTS, read_json
-from latentprint.adapters.statedict import Groups, Parts, Tensors, Told, groups_of, likely, one_of_them
+from latentprint.adapters.files import FLAG, PICKLES, WEIGHTS, read_header, read_json, read_metadata
+from latentprint.adapters.statedict import (
+    Groups,
+    Parts,
+    Tensors,
+    Told,
+    groups_of,
+    likely,
+    one_of_them,
+    wrapped,
+)
 from latentprint.networks import ModelError
 
-FLAG = "--i-trust-this-file"
 _TIMEOUT = 3600.0
 
 CONVERTERS: tuple[Callable[[Groups, Told], Parts | None], ...] = (
     lucidrains.converted,
     openai.converted,
     compvis.converted,
+    medfusion.converted,
+    edm.converted,
 )
 """The training codes whose checkpoints become a folder; a new one is a file and a row here."""
 
@@ -70,6 +80,7 @@ def convert(
     trusted: bool,
     take: str | None = None,
     flags: Mapping[str, object] | None = None,
+    prefix: str | None = None,
 ) -> Converted:
     """Write the weights of the pickle ``source`` to ``target``, a .safetensors file or a new folder.
 
@@ -78,13 +89,15 @@ def convert(
         target: what to write; nothing is overwritten.
         trusted: whether ``source`` may be read.
         take: which of several state dicts, by the key that holds it.
-        flags: the settings that it was trained with, if a checkpoint does not hold them.
+        flags: the settings that it was trained with, where a checkpoint does not hold them.
+        prefix: what the names of the network begin with, where a larger module holds it ("net.").
 
     Raises:
         ModelError: ``trusted`` is not given, a path is unsuitable, or the file is not a state dict of plain
             tensors, or it holds several and none was named.
     """
-    if not trusted:
+    safe = source.suffix == ".safetensors"
+    if not trusted and not safe:
         raise ModelError(
             f"reading {source.name!r} can run any code it holds; give {FLAG} if you know where it comes from"
         )
@@ -94,29 +107,56 @@ def convert(
         return _folder(source, target)
     if not source.is_file():
         raise ModelError(f"there is no file {str(source)!r}")
-    tensors, plain, left = _read(source)
+    tensors, plain, left = _plain(source) if safe else _read(source)
     groups = groups_of(tensors)
     beside = tuple(sorted(one.name for one in source.resolve().parent.iterdir()))
-    told = Told(source.name, beside, take, flags)
+    told = Told(source.name, beside, take, flags, plain)
     if target.suffix.lower() != ".safetensors":
-        for converter in CONVERTERS:
-            parts = converter(groups, told)
-            if parts is not None:
-                return _written(source, target, parts, left)
-    weights, said = one_of_them(groups, take)
+        parts = _known(groups, told, prefix)
+        if parts is not None:
+            return _written(source, target, parts, left)
+    weights, said = one_of_them(groups, take, prefix)
     if target.suffix.lower() != ".safetensors":
         raise ModelError(
             f"{source.name!r} holds {len(weights)} tensors{likely(weights)}, and does not say which network "
-            "they belong to: name a file that ends in .safetensors, put it beside that network's "
-            "configuration, and audit that folder, or make the network in Python (--model "
-            "package.module:factory)"
+            f"they belong to: put that network's configuration into a folder, name a file in it that ends in "
+            f".safetensors ({target / 'weights.safetensors'}) in the place of {str(target)!r}, and audit the "
+            "folder; or make the network in Python (--model package.module:factory)"
         )
+    said += _common(weights)
     _require_finite(source, weights)
     scale = tensors.get("scale_factor", plain.get("scale_factor"))  # MAISI keeps that of its latents here
     kept = {} if scale is None else {"scale_factor": repr(float(scale))}
     _save(weights, target, kept)
     said += tuple(f"kept beside them: {name} {value}" for name, value in kept.items())
     return Converted(((_sha256(source), str(source)), (_sha256(target), str(target))), (*said, *left))
+
+
+def _known(groups: Groups, told: Told, prefix: str | None) -> Parts | None:
+    """What the converter of a known training code makes of it, alone or within a larger module."""
+    if prefix is None:
+        for converter in CONVERTERS:
+            if (parts := converter(groups, told)) is not None:
+                return parts
+    inner = wrapped(groups, told, prefix)
+    if inner is None:
+        return None
+    return next((parts for one in CONVERTERS if (parts := one(*inner)) is not None), None)
+
+
+def _common(weights: Tensors) -> tuple[str, ...]:
+    """What is said where a larger module's word stands before every name."""
+    tops = {name.partition(".")[0] for name in weights if "." in name}
+    if len(tops) != 1 or any("." not in name for name in weights):
+        return ()
+    top = f"{tops.pop()}."
+    return (f"every name begins with {top!r}; --prefix {top} takes that off, where its network has it not",)
+
+
+def _plain(source: Path) -> tuple[dict[str, Tensor], dict[str, Any], tuple[str, ...]]:
+    """The same of safetensors, which need no other process."""
+    read_header(source)
+    return safetensors.torch.load_file(source), dict[str, Any](read_metadata(source)), ()
 
 
 def _read(source: Path) -> tuple[dict[str, Tensor], dict[str, Any], tuple[str, ...]]:

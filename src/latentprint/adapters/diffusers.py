@@ -116,7 +116,7 @@ def _network(module: nn.Module, config: Mapping[str, Any], asked: Asked) -> Netw
         config.get("time_embedding_type", "positional"),
         config.get("num_train_timesteps"),
         require_label(classes, asked.label),
-        int(cast(int, classes)) if transformer and classes is not None else None,
+        int(cast(int, classes)) if transformer and classes is not None else config.get("null_class"),
         guidance,
         variance=transformer and channels[1] == 2 * channels[0],
     )

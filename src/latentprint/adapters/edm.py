@@ -4,37 +4,40 @@ latentprint.
 An EDM-style folder:
 
     edm.json            {"format": "latentprint-edm/1",
-                         "network": {...},          the settings of a diffusers UNet2DModel
+                         "network": {...},          the settings of a diffusers UNet2DModel, or with
+                                                    "_class_name": "EDMUNet" of one of the authors' networks
                          "sigma_data": 0.5, "sigma_min": 0.002, "sigma_max": 80.0}
-    *.safetensors       the network's weights, by the names of UNet2DModel
+    *.safetensors       the network's weights, by the names of that class
 
     D(x, sigma) = c_skip x + c_out F(c_in x, log(sigma) / 4)
 
     c_skip = d^2 / (sigma^2 + d^2),  c_out = sigma d / sqrt(sigma^2 + d^2),  c_in = 1 / sqrt(sigma^2 + d^2)
 
-with d = sigma_data. Checkpoints of the authors' own repository are pickles with code. They are refused, and
-no converter can make them safe, because reading them runs the code. Export their tensors where they were
-made.
+with d = sigma_data. Checkpoints of the authors' own repository are pickles with code: reading them runs it.
+Where they were made, a command of docs/models.md writes the tensors and plain settings of one, which
+``converted`` reads. Its own sampler is algorithm 1 in 18 steps, without churn.
 
 A latentprint folder is what ``save_model`` writes: config.json, weights and latentprint.json.
 
-Source: Karras et al. 2022, table 1, column EDM.
+Source: Karras et al. 2022, table 1, column EDM, and algorithm 1.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 from torch import nn
 
 from latentprint.adapters.build import build, read_network, sides
-from latentprint.adapters.fields import number, short
+from latentprint.adapters.fields import a_whole, number, one_of, short
 from latentprint.adapters.files import files_sha256, inside, read_json
 from latentprint.adapters.monai import images_of
 from latentprint.adapters.opened import Asked, Opened, written_down
 from latentprint.adapters.own import Own
+from latentprint.adapters.statedict import Groups, Parts, Told, plain_below, without
 from latentprint.adapters.timesteps import require_label
 from latentprint.denoiser import Denoiser, IdentityCodec, NetworkDenoiser, Parametrisation
 from latentprint.networks import ModelError, load_model
@@ -47,6 +50,9 @@ CONFIG = "edm.json"
 FORMAT = "latentprint-edm/1"
 OWN = "latentprint.json"
 OWN_SCHEMA = "latentprint-model/1"
+
+STEPS = 18
+"""Times of the authors' sampler, where nobody says how many: the default of their generate.py."""
 
 _KEYS = {"format", "network", "sigma_data", "sigma_min", "sigma_max"}
 
@@ -64,7 +70,7 @@ def open_edm(folder: Path, asked: Asked) -> Opened:
     if not isinstance(inner, dict):
         raise ModelError(f"{CONFIG} must hold the network's settings under 'network'")
     settings = {"_class_name": "UNet2DModel"} | cast(dict[str, object], inner)
-    network, files = build(settings, folder, ("UNet2DModel",))
+    network, files = build(settings, folder, ("UNet2DModel", "EDMUNet"))
     complete = {**dict(cast(Any, network).config), **settings}
     low, high = (
         number(config.get(k, d), k, 1e-9, 1e6) for k, d in (("sigma_min", 0.002), ("sigma_max", 80.0))
@@ -72,11 +78,95 @@ def open_edm(folder: Path, asked: Asked) -> Opened:
     if not low < high:
         raise ModelError(f"sigma_min must lie below sigma_max, got {low:g} and {high:g}")
     data = number(config.get("sigma_data", 0.5), "sigma_data", 1e-6, 1e6)
-    if complete["time_embedding_type"] != "positional":
+    if complete.get("time_embedding_type", "positional") != "positional":
         raise ModelError("a network of continuous noise levels needs a positional time embedding")
-    chosen = require_label(complete.get("num_class_embeds"), asked.label)
+    classes: object = complete.get("num_class_embeds")
+    if complete.get("classes") is not None:
+        classes = int(cast(int, complete["classes"])) + 1  # the last label: none
+    chosen = require_label(classes, asked.label)
     denoiser = NetworkDenoiser(network, EDM(low, high), "edm", data, chosen)
     return _opened(folder, network, complete, denoiser, files, "edm", asked)
+
+
+_SILENT: dict[str, dict[str, Any]] = {
+    "SongUNet": {
+        "model_channels": 128,
+        "channel_mult": [1, 2, 2, 2],
+        "num_blocks": 4,
+        "attn_resolutions": [16],
+    },
+    "DhariwalUNet": {
+        "model_channels": 192,
+        "channel_mult": [1, 2, 3, 4],
+        "num_blocks": 3,
+        "attn_resolutions": [32, 16, 8],
+    },
+}
+_SILENT_TOO: dict[str, Any] = {
+    "model_type": "SongUNet",
+    "label_dim": 0,
+    "augment_dim": 0,
+    "channel_mult_emb": 4,
+    "channel_mult_noise": 1,
+    "embedding_type": "positional",
+    "encoder_type": "standard",
+    "decoder_type": "standard",
+    "resample_filter": [1, 1],
+    "sigma_data": 0.5,
+    "class": "EDMPrecond",
+}
+"""Settings that the constructors of the authors' classes have where nothing else is said."""
+
+
+def converted(groups: Groups, told: Told) -> Parts | None:
+    """The folder that an exported snapshot becomes; None where it is none."""
+    found = [name for name, one in groups.items() if "model.map_layer0.weight" in one]
+    if len(found) != 1:
+        return None
+    stated = plain_below(told.plain, "edm") | dict(told.flags or {})
+    if "img_resolution" not in stated:
+        raise ModelError(
+            f"{told.name!r} looks like a network of EDM without its settings: write it where it was trained "
+            "by the command of docs/models.md, under 'An EDM snapshot', which keeps them beside its tensors"
+        )
+    kind = one_of(*_SILENT)(stated.get("model_type", "SongUNet"), "model_type")
+    values: dict[str, Any] = _SILENT_TOO | _SILENT[kind] | stated
+    one_of("EDMPrecond")(values["class"], "the class of the network")
+    one_of("standard", "residual")(values["encoder_type"], "encoder_type")
+    one_of("standard")(values["decoder_type"], "decoder_type")
+    channels = a_whole(1, 64)(values.get("img_channels", 3), "img_channels")
+    network: dict[str, Any] = {
+        "kind": kind,
+        "sample_size": values["img_resolution"],
+        "in_channels": channels,
+        "out_channels": channels,
+        "model_channels": values["model_channels"],
+        "mults": values["channel_mult"],
+        "mult_noise": values["channel_mult_noise"],
+        "mult_emb": values["channel_mult_emb"],
+        "blocks": values["num_blocks"],
+        "attention": values["attn_resolutions"],
+        "fourier": values["embedding_type"] == "fourier",
+        "residual": values["encoder_type"] == "residual",
+        "filter": values["resample_filter"],
+        "classes": values["label_dim"] or None,
+        "augmented": values["augment_dim"] or None,
+    }
+    weights = without("model.", groups[found[0]])
+    config = {
+        "format": FORMAT,
+        "network": {"_class_name": "EDMUNet", **network},
+        "sigma_data": values["sigma_data"],
+        "sigma_min": max(0.002, float(values.get("sigma_min") or 0.0)),
+        "sigma_max": min(80.0, float(values.get("sigma_max") or 80.0)),
+    }
+    average = "averaged (EMA)" if stated.get("average") else "whether they are averaged it does not say"
+    said = (
+        f"EDM: taken are all {len(weights)} tensors of its {kind}, {average}",
+        f"{network['sample_size']} pixels a side, {network['classes'] or 'no'} classes, sigma from "
+        f"{config['sigma_min']:g} to {config['sigma_max']:g} (from its settings)",
+    )
+    return Parts({CONFIG: config}, {"": weights}, said)
 
 
 def open_own(folder: Path, asked: Asked) -> Opened:
@@ -133,7 +223,10 @@ def _opened(
     size: Any = config["sample_size"]
     axes = cast(tuple[int, ...], size) if config.get("spatial_dims") == 3 else sides(size)
     shape = (int(config["in_channels"]), *axes)
-    nearest: dict[str, object] = {"step": "heun", "steps": asked.steps or 32, "spacing": "karras"}
+    edm = kind == "edm"
+    count = (asked.steps or STEPS) - 1 if edm else asked.steps or 32
+    nearest: dict[str, object] = {"step": "heun", "steps": max(1, count), "spacing": "karras"}
+    own = replace(sampler_from(nearest), of="edm_sampler" if edm else None)
     return Opened(
         denoiser=denoiser,
         codec=IdentityCodec(),
@@ -145,5 +238,5 @@ def _opened(
         notes=(),
         networks=(network,),
         identity={"schedule": written_down(denoiser.schedule)},
-        own=Own(sampler_from(nearest), denoiser, False),
+        own=Own(own, denoiser, edm and count > 0),
     )

@@ -7,6 +7,7 @@ refused too, whether reached by ``..`` or through a link.
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from latentprint.adapters.fields import short
+from latentprint.adapters.peek import is_average
 from latentprint.files import FileError
 from latentprint.files import read_json as read_bounded
 from latentprint.networks import ModelError
@@ -29,6 +31,7 @@ MAX_JSON = 2**22
 
 MAX_SHARDS = 1_000
 
+FLAG = "--i-trust-this-file"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
@@ -142,7 +145,13 @@ def weight_files(folder: Path, usual_name: str = WEIGHTS) -> list[Path]:
         raise ModelError(
             f"{str(folder)!r} holds several safetensors files and no {usual_name!r}: {short(others)}"
         )
-    refuse_pickle(next((n for n in names if n.lower().endswith(PICKLES)), ""))
+    if pickle := next((n for n in names if n.lower().endswith(PICKLES)), None):
+        whole = next((one for one in (folder.parent, folder) if (one / "model_index.json").exists()), folder)
+        raise ModelError(
+            f"the weights of {folder.name!r} are a pickle ({pickle!r}), which can run any code while it is "
+            f"read, so they are refused; if you know where they come from, `latentprint convert "
+            f"{shlex.quote(str(whole))} NEW {FLAG}` writes the whole folder as safetensors"
+        )
     raise ModelError(f"{str(folder)!r} holds no weights: {usual_name!r} is looked for")
 
 
@@ -162,9 +171,8 @@ def refuse_pickle(name: str) -> None:
     if name.lower().endswith(PICKLES):
         raise ModelError(
             f"{Path(name).name!r} is a pickle, which can run any code while it is read, so it is refused; if "
-            "you know "
-            f"where it comes from, `latentprint convert {Path(name).name} OUT.safetensors "
-            "--i-trust-this-file` writes its tensors as safetensors"
+            f"you know where it comes from, `latentprint convert {name} OUT.safetensors {FLAG}` writes its "
+            "tensors as safetensors"
         )
 
 
@@ -245,6 +253,13 @@ def _require_fit(stated: Mapping[str, tuple[int, ...]], expected: Mapping[str, t
     if missing or extra:
         counts = {f"lack {len(missing)} of the network's {len(expected)} tensors": missing}
         counts |= {f"hold {len(extra)} that it has not": extra}
+        heads = prefixes_of(set(stated), set(expected))
+        if heads:
+            which = " or ".join(f"--prefix {head}" for head in heads)
+            raise ModelError(
+                f"the weights are those of a larger module, in which the network's names begin with "
+                f"{' or '.join(map(repr, heads))}: convert them again with {which}"
+            )
         told = " and ".join(
             f"{words} ({short(names[0])} for one)" for words, names in counts.items() if names
         )
@@ -258,6 +273,14 @@ def _require_fit(stated: Mapping[str, tuple[int, ...]], expected: Mapping[str, t
             raise ModelError(
                 f"tensor {short(name)} must have shape {expected[name]}, got {short(list(shape))}"
             )
+
+
+def prefixes_of(stated: set[str], expected: set[str]) -> list[str]:
+    """Under which words all of a network's names stand, averaged ones first."""
+    first = min(expected, default="")
+    heads = {name.removesuffix(first) for name in stated if name != first and name.endswith(f".{first}")}
+    found = [head for head in heads if all(head + name in stated for name in expected)]
+    return sorted(found, key=lambda head: (not is_average(head), head))
 
 
 def files_sha256(files: Sequence[Path], root: Path) -> str:

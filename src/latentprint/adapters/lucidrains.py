@@ -62,8 +62,13 @@ _CLOSE = 1e-3
 def converted(groups: Groups, told: Told) -> Parts | None:
     """The folder that a checkpoint becomes; None if it is not one of this trainer."""
     averaged, plain = without("ema_model.", groups.get("ema", {})), groups.get("model", {})
-    if told.take is not None:
-        chosen, how = groups.get(told.take, {}), "not averaged, as you asked"
+    whose = told.take or "ema / ema_model.model"
+    if told.how is not None:
+        chosen, how, whose = groups[""], told.how, "model"
+        if not _is_checkpoint(chosen):
+            return None
+    elif told.take is not None:
+        chosen, how = groups.get("" if told.take == "top" else told.take, {}), "not averaged, as you asked"
         if not _is_checkpoint(chosen):
             return None
     elif _is_checkpoint(averaged):
@@ -71,23 +76,23 @@ def converted(groups: Groups, told: Told) -> Parts | None:
         require_steps(steps)
         chosen = averaged
         how = "averaged (EMA)" + ("" if steps is None else f", after {int(steps):,} steps")
-    elif any(_is_checkpoint(one) for one in groups.values()):
+    elif found := [name for name, one in groups.items() if _is_checkpoint(one)]:
         raise ModelError(
             "it looks like a checkpoint of denoising-diffusion-pytorch without its EMA (no 'ema'), from "
-            "which its trainer samples; if these are the weights you mean to publish, name them: --take model"
+            "which its trainer samples; if these are the weights you mean to publish, name them: --take "
+            f"{found[0] or 'top'}"
         )
     else:
         return None
     settings, weights = settings_of(chosen), without("model.", chosen)
     network = cast(dict[str, Any], settings["network"])
     said = (
-        f"denoising-diffusion-pytorch (lucidrains): taken are {len(weights)} tensors of "
-        f"{told.take or 'ema / ema_model.model'}, {how}",
+        f"denoising-diffusion-pytorch (lucidrains): taken are {len(weights)} tensors of {whose}, {how}",
         f"dim {network['dim']}, dim_mults {tuple(network['dim_mults'])}, {network['channels']} channels; "
         f"it predicts {settings['predicts']} over {len(settings['betas'])} timesteps (from its buffers)",
         "left: "
-        + ("" if told.take else f"the weights that are not averaged ({len(plain)} tensors), ")
-        + "the optimiser",
+        + ("" if told.take else f"the weights that are not averaged ({len(plain)} tensors), ") * bool(plain)
+        + "all else",
     )
     return Parts({CONFIG: settings}, {"": weights}, said)
 

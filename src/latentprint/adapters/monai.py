@@ -18,6 +18,7 @@ Sources: MONAI 1.5, networks.schedulers, LatentDiffusionInferer; Rombach et al. 
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -30,19 +31,20 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from latentprint.adapters.bundle import Found, Section, Sections
-from latentprint.adapters.discrete import discrete_schedule
+from latentprint.adapters.discrete import DiscreteSchedule, discrete_schedule
 from latentprint.adapters.fields import (
     read_fields,
     short,
 )
 from latentprint.adapters.files import (
+    FLAG,
+    PICKLES,
     files_sha256,
     inside,
     load_into,
     read_header,
     read_metadata,
     read_tensors,
-    refuse_pickle,
 )
 from latentprint.adapters.monai_fields import NETWORKS, SCHEDULERS
 from latentprint.adapters.opened import Asked, Opened, written_down
@@ -177,8 +179,14 @@ def weights_of(folder: Path) -> list[Path]:
     names = [one.relative_to(folder) for place in places for one in sorted(place.iterdir())]
     found = [inside(folder, str(one)) for one in names if one.suffix == ".safetensors"]
     if not found:
-        for one in names:
-            refuse_pickle(str(one))
+        if pickle := next((one for one in names if one.suffix in PICKLES), None):
+            place = folder / pickle
+            raise ModelError(
+                f"the weights of the bundle are a pickle ({str(pickle)!r}), which can run any code while it "
+                "is read, so they are refused; if you know where they come from, `latentprint convert "
+                f"{shlex.quote(str(place))} {shlex.quote(str(place.with_suffix('.safetensors')))} {FLAG}` "
+                "writes its tensors beside it, and this command then reads those"
+            )
         raise ModelError(
             f"{str(folder)!r} describes a model of MONAI, but holds no safetensors of its weights"
         )
@@ -371,7 +379,7 @@ def _own(
         seen: Any = replace(denoiser, schedule=replace(schedule, start=float(times[0])))
         exact = True
     else:
-        times = schedule.time_of(timesteps)
+        times = cast(DiscreteSchedule, schedule).time_of(timesteps)
         seen = replace(denoiser, schedule=replace(schedule, top=float(times[0])))
         # these schedulers step to the timestep that all N would have, whichever they call next
         exact = count == train and found.name != "PNDMScheduler" and not values.get("steps_offset")

@@ -40,6 +40,9 @@ OPENAI: dict[str, Field] = {
     "resample_blocks": a_flag,
     "num_class_embeds": maybe(a_whole(1, 10**6)),
     "timestep_scale": lambda value, name: _scale(value, name),
+    "context": maybe(_CHANNEL),
+    "depth": a_whole(1, 64),
+    "null_class": maybe(a_whole(0, 10**6)),
 }
 """The allowed settings of an ``OpenAIUNet``."""
 
@@ -67,6 +70,7 @@ _SEEN = {
 """Flags that the weights show too; both must agree."""
 
 _FIRST = "input_blocks.0.0.weight"
+_CLASSES = ("label_emb.weight", "class_embedding.weight")
 _TRAINED = re.compile(r"model(\d*)\.pt")
 
 
@@ -75,13 +79,12 @@ def converted(groups: Groups, told: Told) -> Parts | None:
     weights = groups.get("")
     if weights is None or _FIRST not in weights or len(groups) != 1 or "time_embed.0.weight" not in weights:
         return None
-    average = _average(told)
+    average = _average(told) if told.how is None else told.how
     if told.flags is None:
-        needed = ", ".join(("image_size", *DEFAULTS, "rescale_timesteps"))
         raise ModelError(
             f"{told.name!r} looks like a U-Net of openai's guided- or improved-diffusion, whose weights do "
-            "not say how it is sampled: give the flags it was trained with, as the scripts take them: "
-            f'--flags "--image_size 64 --diffusion_steps 1000 ..." (it is about {needed})'
+            'not say how it is sampled: add --flags "$MODEL_FLAGS $DIFFUSION_FLAGS", the words of its '
+            "training command (image_size at least; docs/models.md lists the others)"
         )
     flags = dict(told.flags)
     if "image_size" not in flags:
@@ -149,11 +152,6 @@ def _shown(value: object) -> str:
 def settings_of(weights: Tensors, heads: Mapping[str, Any], size: object) -> dict[str, Any]:
     """The settings of the ``OpenAIUNet`` of these tensors, except heads and size, which they do not show."""
     shape = {name: tuple(one.shape) for name, one in weights.items()}
-    if any(".transformer_blocks." in name for name in shape):
-        raise ModelError(
-            "its network is conditioned by cross-attention (on text, as a rule), which this converter does "
-            "not read; diffusers' StableDiffusionPipeline.from_single_file(FILE).save_pretrained(FOLDER) may"
-        )
     count = 1 + max(
         (int(name.split(".")[1]) for name in shape if name.startswith("output_blocks.")), default=-1
     )
@@ -170,14 +168,17 @@ def settings_of(weights: Tensors, heads: Mapping[str, Any], size: object) -> dic
             "model_channels": shape["time_embed.0.weight"][1],
             "widths": widths,
             "num_res_blocks": blocks - 1,
-            "attention": ["1.qkv.weight" in stage for stage in levels],
+            "attention": ["1.qkv.weight" in s or "1.proj_in.weight" in s for s in levels],
             **heads,
             "scale_shift": shape["middle_block.0.emb_layers.1.weight"][0] == 2 * widths[-1],
             "resample_blocks": any(
                 name.endswith(".in_layers.2.weight") and name[0] != "0" for s in stages for name in s
             ),
-            "num_class_embeds": shape["label_emb.weight"][0] if "label_emb.weight" in shape else None,
+            "num_class_embeds": next((shape[n][0] for n in _CLASSES if n in shape), None),
         }
+        if (looks := "middle_block.1.transformer_blocks.0.attn2.to_k.weight") in shape:
+            depth = {n.split(".")[3] for n in shape if n.startswith("middle_block.1.transformer_blocks.")}
+            network |= {"context": shape[looks][1], "depth": len(depth)}
     except (KeyError, IndexError) as error:
         raise ModelError(
             f"the tensors are not those of openai's U-Net: {short(error)} is not there"

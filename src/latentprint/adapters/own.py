@@ -12,6 +12,7 @@ our steps is used. If none is equal to the scheduler's, the nearest is used, and
     DPM-Solver++ 2M    midpoint, order 2 (order 1: DDIM)                        DPMSolverPP2M
     LCM, CM            the image, then fresh noise                              Consistency
     TCD                DDIM below the next time, then noise back up to it       TrajectoryConsistency
+    IPNDM              epsilon of four evaluations, the first of them x_T       PLMS
 
 Equality with diffusers on the same noise is tested for each (tests/test_own_sampler.py).
 """
@@ -29,6 +30,7 @@ import diffusers
 import torch
 from torch import Tensor
 
+from latentprint.adapters.cosine import Cosine
 from latentprint.adapters.discrete import DiscreteSchedule
 from latentprint.adapters.fields import short, whole_number
 from latentprint.adapters.text.families import FAMILIES
@@ -36,6 +38,7 @@ from latentprint.denoiser import Denoiser
 from latentprint.networks import ModelError
 from latentprint.sampler import (
     DDIM,
+    PLMS,
     Ancestral,
     Consistency,
     DPMSolverPP2M,
@@ -49,6 +52,9 @@ from latentprint.schedule import EDM, Flow
 
 FLOW_TOP = 1 - 1e-7
 """The start of a flow's own sampler: 1 minus what float32 hardly resolves, since at 1 no ratio exists."""
+
+CLEAN = 1e-9
+"""Where a sampler ends that walks to t = 0 by its step: 0 but for what float32 does not see."""
 
 PIPELINE_STEPS = {
     "DDPMPipeline": 1000,
@@ -135,13 +141,15 @@ def own_sampler(
             stride = len(schedule.alphas_cumprod) // count
             exact = exact and all(a - b == stride for a, b in pairwise(asked))
         times = [*times, *([] if last is None else [last / schedule.timesteps])]
-    if any(a <= b for a, b in pairwise(times)):
+    elif isinstance(schedule, Cosine):  # its first step keeps x_T alone, and its last one ends at t = 0
+        times, last = [*times[1:], CLEAN], 0.0
+    if (len(times) == 1 and last is not None) or any(a <= b for a, b in pairwise(times)):
         return other
     clip = getattr(denoiser, "clip", None)
     seen = cast(Any, denoiser)
-    before = not config.get("use_clipped_model_output")  # from its own clipping, the epsilon that it keeps
-    if isinstance(step, DDIM) and clip is not None and name.startswith("DDIM") and before:
-        step, seen = DDIM(clip=clip), replace(seen, clip=None)
+    before = not config.get("use_clipped_model_output")  # of its own clipping, the epsilon that it keeps
+    if isinstance(step, DDIM | Ancestral) and clip is not None and name.startswith("DDIM") and before:
+        step, seen = replace(step, clip=clip), replace(seen, clip=None)
     sampler = Sampler(
         step,
         len(times) - 1,
@@ -179,6 +187,8 @@ def _step(name: str, config: Mapping[str, object], denoiser: Denoiser) -> tuple[
         return Consistency(), plain
     if name == "TCDScheduler":
         return TrajectoryConsistency(0.3), plain and not config.get("clip_sample")
+    if name == "IPNDMScheduler":
+        return PLMS(noise_first=True), True
     if name == "CMStochasticIterativeScheduler" and isinstance(denoiser.schedule, EDM):
         return Consistency(least=denoiser.schedule.sigma_min), True
     return None, False
@@ -206,6 +216,8 @@ def _times(name: str, scheduler: Any, schedule: object) -> list[float] | None:
             timesteps = timesteps.unique().flip(0)
         found = schedule.time_of(timesteps).tolist()
         return [min(one, schedule.start) for one in found]
+    if isinstance(schedule, Cosine):
+        return cast(Tensor, scheduler.timesteps).double().tolist()
     sigmas = cast(Tensor, scheduler.sigmas).double()[:-1].tolist()
     if isinstance(schedule, Flow):
         return [min(one, FLOW_TOP) for one in sigmas]
@@ -232,6 +244,8 @@ def _from(schedule: Any, top: float, scheduler: Any) -> Any:
         scale = float(scheduler.init_noise_sigma)
         prior = 1.0 if scale == 1.0 else scale * float(schedule.alpha(top))
         return replace(schedule, top=top, prior_std=prior)
+    if isinstance(schedule, Cosine):
+        return replace(schedule, start=top, prior_std=float(schedule.sigma(top)))
     return replace(schedule, start=top) if isinstance(schedule, Flow) else schedule
 
 

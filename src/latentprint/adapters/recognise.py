@@ -1,12 +1,15 @@
 """What is at a path and, if it is not a model that can be opened, what it looks like and what would help.
 
-Only names and configurations are read, never a pickle. A folder of weights is never taken for a folder of
-images, because pictures that a training left beside a model say nothing about that model.
+Only names and configurations are read, and of a pickle the names that stand in it (``peek``). A folder of
+weights is never taken for a folder of images, because pictures that a training left beside a model say
+nothing about that model.
 """
 
 from __future__ import annotations
 
 import os
+import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -15,11 +18,13 @@ from latentprint.adapters.bundle import is_monai
 from latentprint.adapters.diffusers import is_diffusers
 from latentprint.adapters.edm import CONFIG as EDM_CONFIG
 from latentprint.adapters.edm import OWN
-from latentprint.adapters.files import PICKLES, refuse_pickle
+from latentprint.adapters.files import FLAG, PICKLES, read_header
 from latentprint.adapters.lucidrains import CONFIG as LUCIDRAINS
+from latentprint.adapters.medfusion import CONFIG as MEDFUSION
+from latentprint.adapters.peek import form_of, is_average, names_in, prefixes
 from latentprint.networks import ModelError
 
-Kind = Literal["latentprint", "diffusers", "edm", "monai", "lucidrains", "samples"]
+Kind = Literal["latentprint", "diffusers", "edm", "monai", "lucidrains", "medfusion", "samples"]
 
 _PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".npz", ".npy")
 _WEIGHTS = (*PICKLES, ".safetensors", ".h5", ".onnx", ".msgpack")
@@ -37,7 +42,8 @@ def recognise(path: str | os.PathLike[str]) -> Kind:
     if not place.exists():
         raise ModelError(f"there is no model or folder {os.fspath(path)!r}")
     if place.is_file():
-        refuse_pickle(place.name)
+        if place.suffix.lower() in PICKLES:
+            raise ModelError(f"{place.name!r} {_pickled(place)}")
         if place.suffix.lower() in (".npz", ".npy"):
             return "samples"
         raise ModelError(
@@ -83,6 +89,8 @@ def _kind(place: Path) -> Kind | None:
         return "edm"
     if (place / LUCIDRAINS).exists():
         return "lucidrains"
+    if (place / MEDFUSION).exists():
+        return "medfusion"
     if is_diffusers(place):
         return "diffusers"
     return "monai" if is_monai(place) else None
@@ -106,48 +114,96 @@ def _network_config(place: Path, names: Sequence[str]) -> bool:
 def _looks_like(folder: Path, names: Sequence[str]) -> str:
     """Library, file, what is missing and the command that helps, as the end of a sentence."""
     pickles = [name for name in names if name.lower().endswith(PICKLES)]
-    first = pickles[0] if pickles else ""
-    convert = f"latentprint convert {folder / first} OUT --i-trust-this-file"
-    if "config.json" in names and not pickles:
+    if pickles:
+        first = max(pickles, key=_rank)
+        inner = {name.split("/")[0] for name in names}
+        if form_of(names_in(folder / first).words) is None and inner & {"metadata.json", "configs"}:
+            return (
+                f"looks like a bundle of MONAI, but no configuration names a network of it, and {first!r} "
+                "alone does not say what it is: add the bundle's configs/inference.json"
+            )
+        shown = f"holds {len(pickles)} files of weights and no configuration" if len(pickles) > 1 else "holds"
+        told = f"{shown}: {first!r}" if len(pickles) > 1 else f"{shown} {first!r}, which"
+        return f"{told} {_pickled(folder / first)}"
+    if "config.json" in names:
         return (
             "holds a network (config.json) but no scheduler_config.json, without which the noise it was "
-            "trained "
-            "with is not known: save the whole pipeline, or put its scheduler_config.json there"
+            "trained with is not known: save the whole pipeline, or put its scheduler_config.json there"
         )
-    if any(name.startswith("model-") and name.endswith(".pt") for name in pickles):
-        return (
-            f"looks like the results of denoising-diffusion-pytorch (lucidrains): {first!r} is a pickle, "
-            f"which can run any code while it is read; `{convert}` makes a folder of its EMA weights that "
-            "--model takes"
-        )
-    if any(name.startswith("network-snapshot") for name in names) or "training_options.json" in names:
-        return (
-            f"looks like a training of EDM (Karras et al.): its snapshots ({first!r}) are pickles that carry "
-            "code, and nothing can read them without running it; load it where it was trained and audit "
-            "it by a "
-            "function of yours: --model package.module:factory --i-trust-this-code"
-        )
-    if "hparams.yaml" in names or any("lightning" in name or name.endswith(".ckpt") for name in names):
-        return (
-            f"looks like a log folder of Lightning: {first or 'its checkpoint'!r} holds weights whose "
-            "network "
-            f"is code of yours; `{convert.replace(' OUT ', ' OUT.safetensors ')}` takes the weights out, "
-            "and --model package.module:factory "
-            "--i-trust-this-code audits your network with them"
-        )
-    if any(name.endswith(("metadata.json", "model.pt")) for name in names) or "configs" in {
-        name.split("/")[0] for name in names
-    }:
-        return (
-            f"looks like a bundle of MONAI, but no configuration names a network of it, and "
-            f"{first or 'its weights'!r} alone does not say what it is: add the bundle's "
-            "configs/inference.json"
-        )
-    if pickles:
-        refuse_pickle(first)
     kept = next(name for name in names if name.lower().endswith(_WEIGHTS))
+    file = folder / kept
+    form = form_of(read_header(file)) if kept.endswith(".safetensors") else None
+    of = "" if form is None else f" of {form.name}"
+    if form is not None and form.options is not None:
+        return f"holds the weights{of} ({kept!r}): {_convert(file, form.options)}"
     return (
-        f"holds weights ({kept!r}) and no configuration that says of which network: add the config.json and "
-        "scheduler_config.json of its library, or audit the network by a function of yours: --model "
+        f"holds weights{of} ({kept!r}) and no configuration that says of which network: add the config.json "
+        "and scheduler_config.json of its library, or audit the network by a function of yours: --model "
         "package.module:factory --i-trust-this-code"
     )
+
+
+def _rank(name: str) -> tuple[bool, bool, list[int]]:
+    """Averaged weights first, those of an optimiser last, later steps before earlier ones."""
+    words = re.split(r"[^a-z]+", name.lower())
+    steps = [int(one) for one in re.findall(r"\d+", name.rpartition("/")[2])]
+    return not any(one.startswith("opt") for one in words), "ema" in words, steps
+
+
+def _convert(file: Path, options: str) -> str:
+    trust = "" if file.suffix == ".safetensors" else f" {FLAG}"
+    more = f" {options}" if options else ""
+    return (
+        f"`latentprint convert {shlex.quote(str(file))} OUT{trust}{more}` makes a folder that --model takes"
+    )
+
+
+def _pickled(file: Path) -> str:
+    """What a pickle looks like by the names in it, and the command that helps, as the end of a sentence."""
+    found = names_in(file)
+    form = form_of(found.words)
+    from_lightning = "pytorch-lightning_version" in found.words
+    wrapped = " in a checkpoint of Lightning" if from_lightning else ""
+    why = "it is a pickle, which can run any code while it is read, so that takes a command of its own"
+    if file.name.startswith("network-snapshot") or any("persistence" in one for one in found.classes):
+        return (
+            "looks like a snapshot of EDM (Karras et al.), a pickle that carries code: docs/models.md, "
+            "under 'An EDM snapshot', has the command that writes its tensors where it was trained"
+        )
+    if any(name.startswith("cond_stage_model.transformer.") for name in found.words):
+        return (
+            "looks like Stable Diffusion, which diffusers turns into a folder that --model takes: "
+            "StableDiffusionPipeline.from_single_file(FILE).save_pretrained(FOLDER)"
+        )
+    if form is not None and form.options is not None:
+        return f"looks like {form.name}{wrapped}; {why}: {_convert(file, form.options)}"
+    if form is not None:
+        heads = prefixes(found.words, form)
+        head = next((one for one in heads if is_average(one)), heads[0])
+        prefix = f" --prefix {head}" if head else ""
+        return (
+            f"looks like {form.name}{wrapped}, without its settings and its noise: put {_CONFIGS[form.name]} "
+            f"into a folder FOLDER, then `latentprint convert {shlex.quote(str(file))} "
+            f"FOLDER/weights.safetensors {FLAG}{prefix}` puts its weights there, and --model FOLDER audits it"
+        )
+    if found.foreign and not from_lightning:
+        return (
+            f"holds objects that only their own code can read ({', '.join(found.foreign[:3])}); where it was "
+            'made, torch.save(network.state_dict(), "weights.pt") writes the tensors alone, and `latentprint '
+            "convert` reads those"
+        )
+    whose = "of a network of yours" if from_lightning else "of a network that its names do not give away"
+    kind = "a checkpoint of Lightning" if from_lightning else "a pickle"
+    command = f"latentprint convert {shlex.quote(str(file))} weights.safetensors {FLAG}"
+    return (
+        f"is {kind}, {whose}: `{command}` takes its weights out, and --model package.module:factory "
+        "--i-trust-this-code audits your network with them"
+    )
+
+
+_CONFIGS = {
+    "a UNet2DModel of diffusers": "config.json (network.save_config) and scheduler_config.json "
+    "(scheduler.save_pretrained)",
+    "a DiffusionModelUNet of MONAI": "the JSON or YAML that names its network and scheduler "
+    "(configs/inference.json)",
+}

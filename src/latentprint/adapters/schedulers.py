@@ -14,7 +14,8 @@ from typing import cast
 import numpy as np
 from torch import Tensor, nn
 
-from latentprint.adapters.discrete import alphas_cumprod, discrete_schedule
+from latentprint.adapters.cosine import Cosine
+from latentprint.adapters.discrete import DiscreteSchedule, alphas_cumprod, discrete_schedule
 from latentprint.adapters.fields import number, short, whole_number
 from latentprint.adapters.function import FunctionDenoiser
 from latentprint.adapters.timesteps import ConsistencyDenoiser, DiscreteDenoiser, Predicts
@@ -62,6 +63,7 @@ SCHEDULERS: dict[str, Scheduler] = {
     "TCDScheduler": Scheduler("tcd", 4, betas=_LATENT),
     "CMStochasticIterativeScheduler": Scheduler("consistency", 1, "karras"),
     "FlowMatchEulerDiscreteScheduler": Scheduler("ddim", 50),
+    "IPNDMScheduler": Scheduler("dpm-solver++2m", 50),
     "ScoreSdeVeScheduler": Scheduler("predictor-corrector", 1000),
 }
 
@@ -135,6 +137,11 @@ def denoiser_of(network: Network, scheduler: Mapping[str, object]) -> tuple[Deno
         )
         flow = DiscreteDenoiser(network.module, Flow(), "flow", network.label, scale=scale)
         return _guided(flow, network), ()
+    if name == "IPNDMScheduler":
+        if scheduler.get("trained_betas") is not None:
+            raise ModelError("an IPNDMScheduler with trained_betas is not understood; only its own noise is")
+        turning = DiscreteDenoiser(network.module, Cosine(), "v", network.label, scale=1.0)
+        return _guided(turning, network), ()
     if name == "CMStochasticIterativeScheduler":
         return _consistency(network, scheduler)
     if name == "ScoreSdeVeScheduler":
@@ -192,7 +199,7 @@ def _guided(denoiser: DiscreteDenoiser, network: Network) -> DiscreteDenoiser:
         return denoiser
     if network.null is None:
         raise ModelError(
-            "guidance needs a class that stands for none, and this network knows none; leave --guidance out"
+            "guidance needs a class that stands for none, and this network names none; leave --guidance out"
         )
     return replace(denoiser, guidance=network.guidance, null=network.null)
 
@@ -257,6 +264,6 @@ def hint(config: Mapping[str, object], denoiser: Denoiser) -> dict[str, object]:
     # at zero SNR a grid in powers of sigma / alpha would spend most of its steps on pure noise
     asked = bool(config.get("use_karras_sigmas")) and not config.get("rescale_betas_zero_snr")
     steps = kind.steps
-    if isinstance(denoiser, DiscreteDenoiser) and not isinstance(denoiser.schedule, Flow):
+    if isinstance(denoiser, DiscreteDenoiser) and isinstance(denoiser.schedule, DiscreteSchedule):
         steps = min(steps, denoiser.schedule.timesteps - 1)
     return {"step": kind.step, "steps": steps, "spacing": "karras" if asked or not discrete else kind.spacing}

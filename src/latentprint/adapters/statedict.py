@@ -7,11 +7,12 @@ be meant, none is taken until the user names it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
 from latentprint.adapters.fields import short
+from latentprint.adapters.peek import form_of, is_average, prefixes
 from latentprint.networks import ModelError
 
 Tensors = Mapping[str, Tensor]
@@ -32,13 +33,17 @@ class Told:
         name: of its file.
         beside: the names of the files in its folder.
         take: which of several state dicts was asked for.
-        flags: the settings that it was trained with, by name; None if not given.
+        flags: the settings that it was trained with, by name; None: none were given.
+        plain: numbers and words that it holds, by the keys that lead to them.
+        how: whether its weights are averaged, where that has been found out.
     """
 
     name: str
     beside: tuple[str, ...] = ()
     take: str | None = None
     flags: Mapping[str, object] | None = None
+    plain: Mapping[str, object] = field(default_factory=dict[str, object])
+    how: str | None = None
 
 
 @dataclass(frozen=True)
@@ -66,17 +71,31 @@ def groups_of(tensors: Tensors) -> dict[str, dict[str, Tensor]]:
             continue
         out.setdefault(where, {})[name] = one
     whole = {where: group for where, group in out.items() if any(one.ndim > 1 for one in group.values())}
+    # Lightning's WeightAveraging puts the average in the place of the weights, and keeps those aside
+    require_steps(tensors.get(f"averaging_state{SEPARATOR}n_averaged"))
     return whole or out
 
 
-def one_of_them(groups: Groups, take: str | None) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """The one state dict (the only one, the named one, or the EMA), and what the user is told about it."""
-    shown = ", ".join(f"{name or 'the top'} ({len(one)} tensors)" for name, one in sorted(groups.items()))
-    if take is not None and take not in groups:
-        raise ModelError(f"--take {short(take)} names none of its state dicts; there are {shown or 'none'}")
-    averages = [one for one in groups if one.split("/")[-1] in _EMA]
+def _averages(groups: Groups) -> list[str]:
+    """The state dicts that hold averaged weights, by their keys."""
+    if "current_model_state" in groups:
+        return ["state_dict"]
+    return [one for one in groups if one.split("/")[-1] in _EMA]
+
+
+def chosen_of(groups: Groups, take: str | None) -> tuple[str, bool]:
+    """(the key of the one state dict that generates images, whether it is averaged).
+
+    It is the only one, the one that is named ("top" is that without a key), or the EMA.
+    """
+    shown = ", ".join(f"{name or 'top'} ({len(one)} tensors)" for name, one in sorted(groups.items()))
+    averages = _averages(groups)
     if take is not None:
-        chosen = take
+        chosen = "" if take == "top" and take not in groups else take
+        if chosen not in groups:
+            raise ModelError(
+                f"--take {short(take)} names none of its state dicts; there are {shown or 'none'}"
+            )
     elif len(groups) == 1:
         chosen = next(iter(groups))
     elif len(averages) == 1:
@@ -86,22 +105,83 @@ def one_of_them(groups: Groups, take: str | None) -> tuple[dict[str, Tensor], tu
             f"it holds {len(groups)} state dicts, and which of them generates images is not written: name "
             f"one with --take ({shown})"
         )
-    last = chosen.split("/")[-1]
-    if last in _SHADOWS:
-        raise ModelError("its averaged weights are a list without names, so which is which is not known")
+    if chosen.split("/")[-1] in _SHADOWS:
+        raise ModelError(
+            "its averaged weights are a list without names, so which is which is not known; where it was "
+            "trained, ema.copy_to(network.parameters()) and torch.save(network.state_dict(), FILE) name them"
+        )
+    return chosen, chosen in averages
+
+
+def one_of_them(
+    groups: Groups, take: str | None, prefix: str | None = None
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """The one state dict, its names without ``prefix``, and what is said of it."""
+    chosen, average = chosen_of(groups, take)
     weights = dict(groups[chosen])
     mean = averaged(weights)
-    average = bool(mean) or last in _EMA
+    average = average or bool(mean)
     for counter in ("step", "num_updates", "optimization_step"):
         require_steps(weights.get(counter) if average else None)
     weights = mean or weights
     rest = [f"{name or 'the top'} ({len(one)} tensors)" for name, one in groups.items() if name != chosen]
+    where = chosen or "the state dict itself"
+    if prefix is not None:
+        whole, weights = weights, below(prefix, weights)
+        rest += [f"{len(whole) - len(weights)} tensors whose names do not begin with {prefix!r}"]
+        where, average = f"{where}, {prefix!r}", average or is_average(prefix)
     said = (
-        f"taken: {chosen or 'the state dict itself'}, {len(weights)} tensors, "
+        f"taken: {where}, {len(weights)} tensors, "
         f"{'averaged (EMA)' if average else 'not averaged: no EMA was found or asked for'}",
         f"left: {', '.join(rest) if rest else 'nothing'}",
     )
     return weights, said
+
+
+def below(prefix: str, weights: Tensors) -> dict[str, Tensor]:
+    """The tensors whose names begin with ``prefix``, without it.
+
+    Raises:
+        ModelError: there are none.
+    """
+    found = without(prefix, weights)
+    if not found:
+        tops = dict[str, int]()
+        for name in weights:
+            top = name.split(".")[0] + "."
+            tops[top] = tops.get(top, 0) + 1
+        shown = ", ".join(f"{top} ({count} tensors)" for top, count in sorted(tops.items())[:10])
+        raise ModelError(f"no name begins with the prefix {short(prefix)}; they begin with {shown}")
+    return found
+
+
+def wrapped(groups: Groups, told: Told, prefix: str | None) -> tuple[Groups, Told] | None:
+    """The one known network that a larger module holds (a LightningModule, as a rule), by its own names.
+
+    Of several with the same names the averaged one is taken; None where no known network is within.
+    """
+    chosen, average = chosen_of(groups, told.take)
+    weights = groups[chosen]
+    form = form_of(weights)
+    if prefix is None:
+        found = () if form is None else prefixes(weights, form)
+        means = [one for one in found if is_average(one)]
+        if len(found) > 1 and len(means) != 1:
+            raise ModelError(
+                f"it holds {len(found)} networks of the same kind, and which of them generates images is not "
+                f"written: name one with --prefix ({', '.join(map(repr, found))})"
+            )
+        if not found or (found == ("",) and not chosen):
+            return None
+        prefix = means[0] if means else found[0]
+    inner = below(prefix, weights) if prefix else dict(weights)
+    average = average or is_average(prefix)
+    for counter in ("step", "num_updates", "n_averaged"):  # of what holds the average, one level up
+        above = prefix.rstrip(".").rpartition(".")[0]
+        require_steps(weights.get(f"{above}.{counter}") if average and above else None)
+    how = "averaged (EMA)" if average else "not averaged: no EMA was found or asked for"
+    place = " / ".join(one for one in (chosen, prefix.rstrip(".")) if one)
+    return {"": inner}, replace(told, how=f"{how}, under {place!r}")
 
 
 def require_steps(count: Tensor | None) -> None:
@@ -130,11 +210,20 @@ def averaged(weights: Tensors) -> dict[str, Tensor]:
     return rest | named
 
 
+def plain_below(plain: Mapping[str, object], *keys: str) -> dict[str, object]:
+    """Plain values and lists of them that stand below these keys, by name."""
+    head = SEPARATOR.join(keys) + SEPARATOR
+    out, lists = dict[str, object](), dict[str, dict[int, object]]()
+    for path, value in plain.items():
+        name, *rest = path.removeprefix(head).split(SEPARATOR) if path.startswith(head) else ("", "", "")
+        if not rest:
+            out[name] = value
+        elif len(rest) == 1 and rest[0].isdecimal():
+            lists.setdefault(name, {})[int(rest[0])] = value
+    return out | {name: [one[k] for k in sorted(one)] for name, one in lists.items()}
+
+
 def likely(weights: Tensors) -> str:
-    """What the names look like, in words that complete a sentence."""
-    signs = (
-        ("model.map_layer0.weight", "a network of EDM (Karras et al.)"),
-        ("noise_estimator.in_conv.conv.weight", "medfusion"),
-    )
-    found = next((words for name, words in signs if name in weights), None)
-    return "" if found is None else f" (they look like {found})"
+    """What the names look like, in words that go on a sentence."""
+    form = form_of(weights)
+    return "" if form is None else f" (they look like {form.name})"

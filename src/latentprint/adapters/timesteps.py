@@ -15,6 +15,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
+from latentprint.adapters.cosine import Cosine
 from latentprint.adapters.discrete import DiscreteSchedule
 from latentprint.adapters.fields import whole_number
 from latentprint.denoiser import denoised_from_epsilon, denoised_from_flow, denoised_from_v
@@ -31,22 +32,22 @@ class DiscreteDenoiser:
     """A network trained on discrete timesteps as a denoiser.
 
     Attributes:
-        network: ``network(x, timestep)`` -> the prediction, or an object with it as ``.sample``; (B, C, H, W)
-            to the same, or to twice the channels, of which the second half is a learned variance
-            (``ranged``).
-        schedule: through the timesteps it was trained on, or the straight path of flow matching.
-        predicts: what the network predicts.
-        label: the class asked for, if the network is class-conditional.
-        clip: the image is clipped to [-clip, clip], as by its scheduler; None: not clipped.
-        whole_timesteps: whether the network only knows whole timesteps; others are rounded.
-        guidance: scale of classifier-free guidance; 1 means none.
-        null: the class that means none, if the network knows one.
+        network: ``network(x, timestep)`` -> the prediction, or an object that holds it as ``.sample``; (B,
+            C, H, W) to the same, or to twice the channels, of which the second half is a learned
+            variance (``ranged``).
+        schedule: through the timesteps it was trained on, the straight path of flow matching, or the cosine.
+        predicts: what the network gives.
+        label: the class asked for, where the network is conditional on one.
+        clip: the image is kept in [-clip, clip], as its scheduler does; None leaves it as it is.
+        whole_timesteps: whether the network knows whole timesteps only; others are rounded.
+        guidance: scale of classifier-free guidance; 1 is none.
+        null: the class that stands for none, where the network knows one.
         boundary: timestep scaling of a latent consistency model; None: no boundary condition.
-        scale: timesteps of a flow at t = 1.
+        scale: what the network of a continuous schedule is told at t = 1.
     """
 
     network: nn.Module
-    schedule: DiscreteSchedule | Flow
+    schedule: DiscreteSchedule | Flow | Cosine
     predicts: Predicts
     label: int | None = None
     clip: float | None = None
@@ -80,8 +81,8 @@ class DiscreteDenoiser:
         return expand((_LCM_DATA / root) ** 2, x) * x + expand(scaled / root, x) * out
 
     def timestep(self, t: Tensor) -> Tensor:
-        """The time that the network receives, float64, shaped as t."""
-        if isinstance(self.schedule, Flow):
+        """What the network is given as time, float64, shaped as t."""
+        if not isinstance(self.schedule, DiscreteSchedule):
             return torch.as_tensor(t, dtype=torch.float64) * self.scale
         return self.schedule.timestep(t)
 

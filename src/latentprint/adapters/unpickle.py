@@ -1,12 +1,12 @@
 """The separate process of `latentprint.adapters.convert`: IN, a pickle -> its tensors as safetensors, and a
 list.
 
-It is run by its path, isolated (``python -I``), so that nothing of latentprint, of the working directory or
-of the environment is in reach. It imports only torch and safetensors. A tensor's name in the file is its
-place in the pickle: the keys that lead to it, joined by a line feed, which no name contains. Plain numbers
-and words on the way are kept as well. Objects of the training libraries named in HARMLESS are left out: an
-empty class that accepts everything and does nothing replaces them. It prints a JSON object: {"reason": ...},
-or {"plain", "left"}.
+Run by its path, isolated (``python -I``), so that nothing of latentprint, of the working directory or of the
+environment is in reach; it imports torch and safetensors alone. Every tensor keeps its place in the file as
+its name: the keys that lead to it, joined by a line feed, which no name holds. Plain numbers and words on the
+way are kept beside. Objects of the training libraries named in HARMLESS are left out, and in a checkpoint of
+Lightning those of every package but Python's own: in their place stands an empty class that takes whatever it
+is given and does nothing. Says a JSON object: {"reason": ...}, or {"plain", "left"}.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+import zipfile
 from typing import Any
 
 HARMLESS = (
@@ -24,7 +25,18 @@ HARMLESS = (
     "argparse.",
     "pathlib.",
     "ema_pytorch.",
+    "medical_diffusion.",
+    "torch.optim.",
+    "torch.nn.modules.loss.",
 )
+_KEPT_BY_LIGHTNING = (
+    "functools.partial",
+    "copyreg._reconstructor",
+    "enum.",
+    "datetime.",
+    "types.SimpleNamespace",
+)
+"""What of Python's own library the hyperparameters of a LightningModule may hold."""
 SEPARATOR = "\n"
 _MOST = 100_000
 
@@ -66,18 +78,37 @@ def flat(value: Any, path: tuple[str, ...], tensors: dict[str, Any], plain: dict
             flat(one, (*path, str(place)), tensors, plain)
 
 
+def _says(source: str, word: bytes) -> bool:
+    """Whether the first pickle of a file of torch's holds this word."""
+    if not zipfile.is_zipfile(source):
+        return False
+    with zipfile.ZipFile(source) as archive:
+        inner = [name for name in archive.namelist() if name.endswith("data.pkl")]
+        return bool(inner) and word in archive.open(inner[0]).read(2**25)
+
+
+def _left(name: str, from_lightning: bool) -> bool:
+    """Whether objects of this class are passed over; a LightningModule keeps those of any package beside."""
+    if name.startswith(HARMLESS):
+        return True
+    own = name.split(".")[0] in sys.stdlib_module_names or name.startswith("__builtin__")
+    return from_lightning and (not own or name.startswith(_KEPT_BY_LIGHTNING))
+
+
 def main(source: str, target: str) -> dict[str, Any]:
     """Print what was found; the tensors are written to ``target``."""
     import safetensors.torch
     import torch
     from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
+    from_lightning = _says(source, b"pytorch-lightning_version")
+
     try:
         try:
             unknown = get_unsafe_globals_in_checkpoint(source)
         except Exception:  # a file of another format; loading it will say more
             unknown = []
-        if refused := sorted(name for name in unknown if not name.startswith(HARMLESS)):
+        if refused := sorted(name for name in unknown if not _left(name, from_lightning)):
             return {"reason": "classes", "classes": refused[:5]}
         stubs: list[Any] = [(type("Left", (Left,), {}), name) for name in unknown]
         with safe_globals(stubs):

@@ -37,14 +37,20 @@ def convert(
             'quotes ("--image_size 64 --learn_sigma True"), or its .yaml.',
         ),
     ] = None,
+    prefix: Annotated[
+        str | None,
+        typer.Option(
+            "--prefix", help="What its names begin with in a larger module (Lightning), such as net."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Write the weights of the pickle IN as safetensors. Prints what was taken, what was left out, and
     hashes.
 
-    IN may be a folder of diffusers whose parts are .bin files. Checkpoints of denoising-diffusion-pytorch, of
-    openai's improved- and guided-diffusion and of CompVis' latent diffusion become a folder that --model
-    takes, with their EMA weights if they have them.
+    IN may be a folder of diffusers whose parts are .bin files. Checkpoints of denoising-diffusion-pytorch,
+    of openai's improved- and guided-diffusion, of CompVis' latent diffusion, of medfusion and of EDM become
+    a folder that --model takes, with their EMA weights where there are some, also within a LightningModule.
 
     Reading a pickle can run any code. It is therefore read in a separate process, which knows only torch's
     allowed types. That process looks for modules neither in the current folder nor where Python's
@@ -54,7 +60,7 @@ def convert(
     from latentprint.adapters.flags import flags_of
 
     told = None if flags is None else flags_of(flags)
-    done = converted(source, target, trusted=trusted, take=take, flags=told)
+    done = converted(source, target, trusted=trusted, take=take, flags=told, prefix=prefix)
     if as_json:
         sums = {"source_sha256": done.hashes[0][0], "target_sha256": done.hashes[-1][0]}
         print_json({**sums, "said": list(done.said)})

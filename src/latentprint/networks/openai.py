@@ -7,8 +7,10 @@ is concatenated on the way up. Parts have their original names, so an original s
     time     e = MLP(cos and sin of k 10000^(-i/m), i < m = model_channels / 2),  plus that of the class
     block    h = conv(silu(norm(x)));  h = norm(h) (1 + a) + b  or  norm(h + b),  (a, b) linear in silu(e)
     heads    of qkv's channels each head has its own q, k, v (as first published), or all q come first ("new")
+    context  in the place of attention, transformers that also look at the embedding of a class
 
-Sources: Nichol and Dhariwal 2021, Dhariwal and Nichol 2021 (appendix), their published code (MIT) for names.
+Sources: Nichol and Dhariwal 2021, Dhariwal and Nichol 2021 (appendix), Rombach et al. 2022 (context); their
+published code (MIT) for names.
 """
 
 from __future__ import annotations
@@ -39,6 +41,10 @@ class OpenAIConfig:
         scale_shift: whether time also scales the activations that it is added to.
         resample_blocks: sides change within residual blocks and not by convolutions between them.
         timestep_scale: timesteps are multiplied by this.
+        context: the width of a class's embedding that transformers look at; None: attention alone, and the
+            class goes in with time.
+        depth: blocks of a transformer.
+        null_class: the class that stands for none, where there is one.
 
     Raises:
         ValueError: widths, groups and heads that do not divide evenly.
@@ -58,6 +64,9 @@ class OpenAIConfig:
     resample_blocks: bool = False
     num_class_embeds: int | None = None
     timestep_scale: float = 1.0
+    context: int | None = None
+    depth: int = 1
+    null_class: int | None = None
 
     def __post_init__(self) -> None:
         if len(self.attention) != len(self.widths):
@@ -139,12 +148,75 @@ class _Attention(nn.Module):
         return x + self.proj_out(out).view_as(x)
 
 
-class _Stage(nn.ModuleList):
-    """Parts one after another, each receiving time."""
+class _Look(nn.Module):
+    """Attention of tokens to themselves, or to others of width ``context``."""
 
-    def forward(self, x: Tensor, e: Tensor) -> Tensor:
+    def __init__(self, channels: int, heads: int, context: int | None = None) -> None:
+        super().__init__()
+        self.to_q = nn.Linear(channels, channels, bias=False)
+        self.to_k = nn.Linear(context or channels, channels, bias=False)
+        self.to_v = nn.Linear(context or channels, channels, bias=False)
+        self.to_out = nn.Sequential(nn.Linear(channels, channels))
+        self.heads = heads
+
+    def forward(self, x: Tensor, other: Tensor) -> Tensor:
+        pairs = ((self.to_q, x), (self.to_k, other), (self.to_v, other))
+        q, k, v = (to(one).unflatten(-1, (self.heads, -1)).transpose(1, 2) for to, one in pairs)
+        return self.to_out(functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
+class _Gated(nn.Module):
+    """a gelu(b), (a, b) linear in x."""
+
+    def __init__(self, given: int, gives: int) -> None:
+        super().__init__()
+        self.proj = nn.Linear(given, 2 * gives)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, gate = self.proj(x).chunk(2, dim=-1)
+        return x * functional.gelu(gate)
+
+
+class _Block(nn.Module):
+    """Attention to itself, to the context, and a gated layer, each added to what came in."""
+
+    def __init__(self, channels: int, heads: int, context: int) -> None:
+        super().__init__()
+        self.attn1, self.attn2 = _Look(channels, heads), _Look(channels, heads, context)
+        wide = nn.Linear(4 * channels, channels)
+        self.ff = nn.ModuleDict({"net": nn.Sequential(_Gated(channels, 4 * channels), nn.Identity(), wide)})
+        self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(channels) for _ in range(3))
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        own = self.norm1(x)
+        x = x + self.attn1(own, own)
+        x = x + self.attn2(self.norm2(x), context)
+        return x + self.ff["net"](self.norm3(x))
+
+
+class _Transformer(nn.Module):
+    """Blocks on the places of an image as tokens."""
+
+    def __init__(self, channels: int, heads: int, context: int, depth: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(_GROUPS, channels, eps=1e-6)
+        self.proj_in, self.proj_out = nn.Conv2d(channels, channels, 1), nn.Conv2d(channels, channels, 1)
+        self.transformer_blocks = nn.ModuleList([_Block(channels, heads, context) for _ in range(depth)])
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        h = self.proj_in(self.norm(x)).flatten(2).transpose(1, 2)
+        for block in self.transformer_blocks:
+            h = block(h, context)
+        return x + self.proj_out(h.transpose(1, 2).unflatten(2, x.shape[2:]))
+
+
+class _Stage(nn.ModuleList):
+    """Parts one after another, each told time, or what it looks at."""
+
+    def forward(self, x: Tensor, e: Tensor, context: Tensor | None) -> Tensor:
         for part in self:
-            x = part(x) if isinstance(part, nn.Conv2d) else part(x, e)
+            told = context if isinstance(part, _Transformer) else e
+            x = part(x) if isinstance(part, nn.Conv2d) else part(x, told)
         return x
 
 
@@ -160,8 +232,10 @@ class OpenAIUNet(nn.Module):
         one = self.settings = OpenAIConfig(**config)
         time, n = 4 * one.model_channels, one.num_res_blocks
         self.time_embed = nn.Sequential(nn.Linear(one.model_channels, time), nn.SiLU(), nn.Linear(time, time))
-        if one.num_class_embeds is not None:
+        if one.num_class_embeds is not None and one.context is None:
             self.label_emb = nn.Embedding(one.num_class_embeds, time)
+        elif one.num_class_embeds is not None:
+            self.class_embedding = nn.Embedding(one.num_class_embeds, one.context or 1)
         width = one.widths[0]
         self.input_blocks = nn.ModuleList([_Stage([nn.Conv2d(one.in_channels, width, 3, padding=1)])])
         kept = [width]
@@ -198,7 +272,10 @@ class OpenAIUNet(nn.Module):
         parts: list[nn.Module] = [_Residual(given, gives, 4 * one.model_channels, one.scale_shift)]
         if level is None or one.attention[level]:
             heads = one.heads[way] if one.head_channels is None else gives // one.head_channels
-            parts.append(_Attention(gives, heads, one.new_order))
+            if one.context is not None:
+                parts.append(_Transformer(gives, heads, one.context, one.depth))
+            else:
+                parts.append(_Attention(gives, heads, one.new_order))
         return _Stage(parts)
 
     def _resample(self, channels: int, up: bool) -> nn.Module:
@@ -214,13 +291,16 @@ class OpenAIUNet(nn.Module):
         angles = timestep.float()[:, None] * self.settings.timestep_scale * rates.exp()
         told = torch.cat([angles.cos(), angles.sin()], dim=1)
         e = self.time_embed(functional.pad(told, (0, self.settings.model_channels % 2)).to(x.dtype))
-        if class_labels is not None:
+        context = None
+        if class_labels is not None and self.settings.context is not None:
+            context = self.class_embedding(class_labels)[:, None]
+        elif class_labels is not None:
             e = e + self.label_emb(class_labels)
         kept = list[Tensor]()
         for stage in self.input_blocks:
-            x = cast(Tensor, stage(x, e))
+            x = cast(Tensor, stage(x, e, context))
             kept.append(x)
-        x = self.middle_block(x, e)
+        x = self.middle_block(x, e, context)
         for stage in self.output_blocks:
-            x = stage(torch.cat([x, kept.pop()], dim=1), e)
+            x = stage(torch.cat([x, kept.pop()], dim=1), e, context)
         return cast(Tensor, self.out(x))

@@ -7,6 +7,7 @@ from latentprint.sampler.sampler import PAPER, Sampler, sampler_from
 from latentprint.sampler.state import Noise, State, Step
 from latentprint.sampler.steps import (
     DDIM,
+    PLMS,
     Ancestral,
     Consistency,
     DPMSolverPP2M,
@@ -21,6 +22,7 @@ from latentprint.sampler.steps import (
 __all__ = [
     "DDIM",
     "PAPER",
+    "PLMS",
     "Ancestral",
     "Consistency",
     "DPMSolverPP2M",

@@ -141,12 +141,14 @@ class PredictorCorrector:
 class Ancestral:
     """x_s ~ N((a sigma_s^2 x + alpha_s v D) / sigma_t^2, v sigma_s^2 / sigma_t^2), posterior for x_0 = D.
 
-    With ``large`` the variance is v itself, the upper bound of Ho et al. ("fixed_large" of diffusers).
+    With ``large`` the variance is v itself, the upper bound of Ho et al. ("fixed_large" of diffusers). With
+    ``clip`` D is kept in [-clip, clip] but epsilon is that of D before, as in ``DDIM`` (of eta = 1).
 
     Source: Ho et al. 2020, Eq. 6 and 7, with the lower variance beta-tilde.
     """
 
     large: bool = False
+    clip: float | None = None
 
     name = "ancestral"
     evaluations = 1
@@ -160,10 +162,12 @@ class Ancestral:
         denoised = checked(denoiser, x, t)
         spread = (v.sqrt() if self.large else gain.sqrt() * sch.sigma(s), noise(0))
         x = _sum((a * shrink, x), (sch.alpha(s) * gain, denoised), spread)
+        if self.clip is not None:
+            x = x + expand(sch.alpha(s), x) * (denoised.clamp(-self.clip, self.clip) - denoised)
         return State(x, s, state.evaluations + 1)
 
     def config(self) -> dict[str, object]:
-        return {"large": True} if self.large else {}
+        return {name: value for name, value in asdict(self).items() if value}
 
 
 @dataclass(frozen=True)
@@ -286,6 +290,47 @@ class DPMSolverPP2M:
         return {}
 
 
+_ADAMS_BASHFORTH = ((24, 0, 0, 0), (36, -12, 0, 0), (46, -32, 10, 0), (55, -59, 37, -9))
+"""24 times the weights of this epsilon and those before, by how many there are before."""
+
+
+@dataclass(frozen=True)
+class PLMS:
+    """DDIM with epsilon from this and up to three evaluations before, by Adams and Bashforth; no noise.
+
+    Steps are taken as equal. With ``noise_first`` a row at the schedule's start has one evaluation behind it,
+    whose epsilon was x_T / sigma: what any network must say of nothing but noise.
+    Memory per row: the epsilons before, latest first, and their number.
+
+    Source: Liu et al. 2022, "Pseudo numerical methods" (PNDM), Eq. 12 and 13; with ``noise_first`` as
+    diffusers' IPNDMScheduler begins.
+    """
+
+    noise_first: bool = False
+
+    name = "plms"
+    evaluations = 1
+    draws = 0
+
+    def __call__(self, denoiser: Denoiser, state: State, s: Tensor, noise: Noise, /) -> State:
+        s, t, x, sch = target(state, s), state.t, state.x, denoiser.schedule
+        alpha, sigma = sch.alpha(t), sch.sigma(t)
+        epsilon = _sum((1 / sigma, x), (-alpha / sigma, checked(denoiser, x, t)))
+        *past, count = state.memory or (*(torch.zeros_like(x) for _ in range(3)), torch.zeros_like(t))
+        if self.noise_first:
+            begins = (count == 0) & (t >= sch.start)
+            past[0] = past[0] + expand(begins / sigma, x) * x
+            count = count + begins
+        weights = torch.tensor(_ADAMS_BASHFORTH, dtype=torch.float64)[count.long().clamp(max=3)] / 24
+        mixed = _sum(*zip(weights.unbind(1), (epsilon, *past), strict=True))
+        keep = sch.alpha(s) / alpha
+        x = _sum((keep, x), (sch.sigma(s) - keep * sigma, mixed))
+        return State(x, s, state.evaluations + 1, (epsilon, past[0], past[1], count + 1))
+
+    def config(self) -> dict[str, object]:
+        return {"noise_first": True} if self.noise_first else {}
+
+
 @dataclass(frozen=True)
 class Consistency:
     """x_s = alpha_s D + sqrt(sigma_s^2 - least^2) z: the image, then fresh noise. Few steps, often one.
@@ -355,6 +400,7 @@ STEPS = (
     DDIM,
     Heun,
     DPMSolverPP2M,
+    PLMS,
     Consistency,
     TrajectoryConsistency,
 )

@@ -1,0 +1,147 @@
+"""What a pickle is about, by the names that stand in it: its opcodes are read, and none is carried out.
+
+    train.ckpt      "state_dict", "net.input_blocks.0.0.weight", "pytorch-lightning_version"
+    model.pt        diffusers.models.unets.unet_2d.UNet2DModel: a module, which its code alone can read
+
+Source: Python's pickletools, which parses a pickle without a machine that would run it.
+"""
+
+from __future__ import annotations
+
+import pickletools
+import re
+import zipfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from io import BytesIO
+from itertools import chain, islice
+from pathlib import Path
+
+from latentprint.adapters.unpickle import HARMLESS
+
+MOST_READ = 2**25
+"""The most bytes of a pickle that are looked at (32 MiB); tensors lie beside it in torch's files."""
+
+_MOST_OPCODES = 2_000_000
+_PICKLES = 4  # torch before 1.6 wrote three small ones ahead of the object
+_PLAIN = (
+    "torch",
+    "collections",
+    "numpy",
+    "builtins",
+    "__builtin__",
+    "_codecs",
+    "argparse",
+    "pathlib",
+    "copyreg",
+)
+
+
+@dataclass(frozen=True)
+class Names:
+    """What stands in a pickle.
+
+    Attributes:
+        words: its strings: keys, names of tensors.
+        classes: what it would import, "package.module.Class".
+    """
+
+    words: frozenset[str]
+    classes: frozenset[str]
+
+    @property
+    def foreign(self) -> tuple[str, ...]:
+        """The classes that are more than tensors, numbers, containers and what a converter leaves unread."""
+        strange = [one for one in self.classes if one.split(".")[0] not in _PLAIN or ".nn.modules." in one]
+        return tuple(sorted(one for one in strange if not one.startswith(HARMLESS)))
+
+
+@dataclass(frozen=True)
+class Form:
+    """A network that the names of its tensors give away.
+
+    Attributes:
+        name: what it is, as the middle of a sentence.
+        signs: how some of its names end; all of them must be there.
+        options: what ``latentprint convert IN FOLDER --i-trust-this-file`` needs beside; None: the network's
+            settings stand in no option, so its tensors go beside its configuration.
+    """
+
+    name: str
+    signs: tuple[str, ...]
+    options: str | None
+
+
+FORMS = (
+    Form("denoising-diffusion-pytorch (lucidrains)", ("model.init_conv.weight", "betas"), ""),
+    Form(
+        "CompVis' latent diffusion",
+        ("model.diffusion_model.input_blocks.0.0.weight", "betas"),
+        "--flags project.yaml",
+    ),
+    Form(
+        "openai's guided- or improved-diffusion",
+        ("input_blocks.0.0.weight", "time_embed.0.weight"),
+        '--flags "$MODEL_FLAGS $DIFFUSION_FLAGS"',
+    ),
+    Form("medfusion", ("noise_estimator.in_conv.conv.weight",), ""),
+    Form("EDM (Karras et al.)", ("model.map_layer0.weight", "model.map_layer1.weight"), ""),
+    Form("a UNet2DModel of diffusers", ("conv_in.weight", "time_embedding.linear_1.weight"), None),
+    Form("a DiffusionModelUNet of MONAI", ("conv_in.conv.weight", "time_embed.0.weight"), None),
+)
+
+
+def form_of(names: Iterable[str]) -> Form | None:
+    """The network whose tensors have these names, whatever stands before them."""
+    every = tuple(names)
+    return next((form for form in FORMS if prefixes(every, form)), None)
+
+
+def prefixes(names: Iterable[str], form: Form) -> tuple[str, ...]:
+    """What stands before the names of this network, shortest first; "" where nothing does."""
+    every = frozenset(names)
+    first, *rest = form.signs
+    heads = {name.removesuffix(first) for name in every if name.endswith(first)}
+    whole = {head for head in heads if head in ("",) or head.endswith(".")}
+    return tuple(
+        sorted((h for h in whole if all(h + one in every for one in rest)), key=lambda h: (len(h), h))
+    )
+
+
+def is_average(prefix: str) -> bool:
+    """Whether the words before a name say that these weights are averaged."""
+    parts = re.split(r"[./_]", prefix.lower())
+    return ("ema" in parts or any(one.startswith("averag") for one in parts)) and "online" not in parts
+
+
+def names_in(file: Path) -> Names:
+    """The names in a pickle, or in one that torch saved; empty where the file is neither."""
+    words, classes, last = set[str](), set[str](), ["", ""]
+    try:
+        stream = BytesIO(_pickle(file))
+        every = chain.from_iterable(pickletools.genops(stream) for _ in range(_PICKLES))
+        for code, value, _ in islice(every, _MOST_OPCODES):
+            if code.name == "STACK_GLOBAL":
+                classes.add(".".join(last))
+            elif isinstance(value, str):
+                if code.name == "GLOBAL":
+                    classes.add(value.replace(" ", ".", 1))
+                else:
+                    words.add(value)
+                    last = [last[1], value]
+    except (ValueError, OSError, KeyError, EOFError, OverflowError, zipfile.BadZipFile):
+        pass  # it was cut off, damaged or no pickle: what was read so far still stands in it
+    return Names(frozenset(words), frozenset(classes))
+
+
+def _pickle(file: Path) -> bytes:
+    """The pickle itself: of a zip of torch's, ``data.pkl``; else the file."""
+    if not zipfile.is_zipfile(file):
+        with file.open("rb") as stream:
+            return stream.read(MOST_READ)
+    with zipfile.ZipFile(file) as archive:
+        inner = next((name for name in archive.namelist() if name.endswith("data.pkl")), None)
+        if inner is None:
+            return b""
+        with archive.open(inner) as stream:
+            return stream.read(MOST_READ)
