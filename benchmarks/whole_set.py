@@ -141,6 +141,7 @@ def find_planted(source: str, count: int, root: Path | None, seed: int = 0) -> d
         "false_alarms": None if alarms is None else [alarms.k, alarms.n],
         "other_images_called_copies": before.copies.k - sum(found.values()),
         "left_out": before.left_out,
+        "apart": before.apart,
         "cpu": time.process_time() - cpu,
     }
 

@@ -202,7 +202,7 @@ def test_without_held_out_images_what_can_be_said_is_said() -> None:
     metric.update(np.concatenate([train[:3], drawn(5, 1)]))
     found = metric.compute()
     assert found.copies.k == 3 and found.false_alarms is None and found.criteria[0].threshold is None
-    assert "no threshold can be calibrated" in found.notes[0] and found.beyond == 0
+    assert "A threshold needs 4 held-out images" in found.notes[0] and found.beyond == 0
 
 
 def test_too_few_repeats_give_the_sentence_and_no_number() -> None:

@@ -56,7 +56,10 @@ class Quick:
         """The answer, what could have been missed, and how long it took."""
         n = self.found.copies.n
         if self.power is None:
-            missed = "No share of copies would have been told from false alarms: hold more images out."
+            missed = (
+                "No share of copies would have been told from false alarms: more generated or more held-out"
+                " images are needed."
+            )
         else:
             rare = words.one_in(self.power)
             missed = (

@@ -391,9 +391,8 @@ def _notes(heldout: int, left_out: int, apart: int, without: bool) -> tuple[str,
         )
     if without:
         notes.append(
-            f"With {heldout:,} held-out images no threshold can be calibrated; at least {LEAST_HELDOUT} are"
-            " needed. Only exact copies of a training image, stored again, were counted. How many of these"
-            " come by chance is not known."
+            f"A threshold needs {LEAST_HELDOUT} held-out images at least, and there are {heldout:,}. Only"
+            " exact copies of a training image were counted. How many of these come by chance is not known."
         )
     return tuple(notes)
 
@@ -412,7 +411,7 @@ def told(found: WholeSet) -> Sequence[str]:
         out.append(f"{found.persons.k:,} of {found.persons.n:,} persons came back.")
     if found.false_alarms is not None:
         f = found.false_alarms
-        taken = f"takes {f.k:,} for copies: as many come by chance" if f.k else "takes none for a copy"
+        taken = f"takes {f.k:,} for copies: so often it errs" if f.k else "takes none for a copy"
         out.append(f"Of {f.n:,} real images that it never saw, the same rule {taken}.")
     if u.low is not None and u.high:
         more = f"at least {u.low:,} and up to {u.high:,}" if u.low else f"up to {u.high:,}"
