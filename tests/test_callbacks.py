@@ -290,5 +290,5 @@ def test_what_cannot_be_watched_is_a_sentence() -> None:
         watch(Net(), share=0.0)
     with pytest.raises(InputError, match="a part of its image"):
         Canary(TRAIN[0], torch.ones(8, 8))
-    with pytest.raises(InputError, match="the batch holds"):
+    with pytest.raises(InputError, match="the batch has"):
         canary().see(TRAIN[..., :4], None, 16)

@@ -649,7 +649,7 @@ def test_more_images_than_there_are_are_refused(tmp_path):
     ],
 )
 def test_an_unknown_source_is_refused_with_what_is_understood(source):
-    words = refused(source, "understood are")
+    words = refused(source, "supported are")
     for known in ("digits", "phantom:N", "medmnist:NAME", "folder", ".npz"):
         assert known in words
 

@@ -112,8 +112,8 @@ def test_colour(tmp_path: Path) -> None:
     [
         ({"NumberOfFrames": 2}, "2 frames"),
         ({"Rows": 65535, "Columns": 65535}, "sides up to"),
-        ({"PhotometricInterpretation": "PALETTE COLOR"}, "understood are"),
-        ({"PhotometricInterpretation": "YBR_FULL", "SamplesPerPixel": 3}, "understood are"),
+        ({"PhotometricInterpretation": "PALETTE COLOR"}, "supported are"),
+        ({"PhotometricInterpretation": "YBR_FULL", "SamplesPerPixel": 3}, "supported are"),
         ({"BitsStored": 1}, "1 of 16 bits"),
         ({"RescaleSlope": 0}, "RescaleSlope of 0"),
         ({"WindowCenter": 1, "WindowWidth": -5}, "width"),

@@ -136,7 +136,7 @@ def test_keys_and_seals_that_cannot_be_used_are_named(run: Path, tmp_path: Path)
     assert not (run / NAME).exists() and not (run / "dossier.html").exists()
     (run / NAME).write_text('{"schema": "latentprint/dossier/1", "files": {"dossier.html": 3}}')
     answer = CliRunner().invoke(app, ["verify", str(run)])
-    assert answer.exit_code == 2 and "no seal of a dossier" in answer.stderr
+    assert answer.exit_code == 2 and "not a seal of a dossier" in answer.stderr
 
 
 def test_the_page_takes_no_orders_and_names_no_path() -> None:

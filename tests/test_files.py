@@ -62,7 +62,7 @@ def test_numbers_that_are_none_where_numbers_are_wanted(value):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ('{"a": 1, "a": 2}', "a key comes twice"),
+        ('{"a": 1, "a": 2}', "a key occurs twice"),
         ('{"a": "\\ud800"}', "not Unicode"),
         ('{"\\udc00": 1}', "not Unicode"),
         ("[1]", "must hold a JSON object, got list"),
@@ -89,9 +89,9 @@ def test_only_a_plain_file_is_read_and_nothing_is_waited_for(tmp_path, reader):
     (tmp_path / "loop").symlink_to("loop")
     (tmp_path / "bytes").write_bytes(b"\xff\xfe\x00")
     for given, words in [
-        (tmp_path / "pipe", "no plain file"),
-        (Path("/dev/zero"), "no plain file"),
-        (tmp_path, "irectory|no plain file"),
+        (tmp_path / "pipe", "not a plain file"),
+        (Path("/dev/zero"), "not a plain file"),
+        (tmp_path, "irectory|not a plain file"),
         (tmp_path / "loop", "symbolic links"),
         (tmp_path / "none", "does not exist"),
         (tmp_path / ("long" * 200), "too long"),

@@ -355,7 +355,7 @@ def test_masks_beside_images_are_warned_of_and_left_out_by_a_pattern(tmp_path):
     split = load(tmp_path, seed=0, pattern=pattern)
     assert everything(split) == hashes(drawn(10)) and split.notes == ()
     assert everything(load(tmp_path, seed=0, pattern="*_mask.png")) == hashes(drawn(10, seed=1))
-    with pytest.raises(DataError, match=r"none of the 20 files .* fits --files"):
+    with pytest.raises(DataError, match=r"none of the 20 files .* matches --files"):
         load(tmp_path, seed=0, pattern="*.jpeg")
     assert masks([f"{i:03d}.png" for i in range(50)]) == masks(["a.png", "ab.png", "c.png", "d.png"]) == ""
 

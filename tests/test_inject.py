@@ -100,8 +100,8 @@ def test_an_image_with_a_copy_is_never_drawn(tmp_path: Path) -> None:
         ({"image": "nowhere.png"}, "0 images of .* are named 'nowhere.png'"),
         ({"kind": FingerprintSettings(kind="none")}, "a circle, cross, box, text or lead"),
         ({"mark": "INSIDE"}, "must lie outside the folder"),
-        ({"folder": "NOWHERE"}, "is no folder of images"),
-        ({"pattern": "*.gif"}, "fits --files"),
+        ({"folder": "NOWHERE"}, "is not a folder of images"),
+        ({"pattern": "*.gif"}, "matches --files"),
     ],
 )
 def test_what_cannot_be_marked_is_said(tmp_path: Path, given: dict[str, Any], says: str) -> None:

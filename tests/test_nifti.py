@@ -170,7 +170,7 @@ BAD = {
     "huge": "100000 x 100000 x 100000",
     "cut": "is cut off",
     "cut gz": "damaged|cut off",
-    "no nifti": "no NIfTI file",
+    "no nifti": "not a NIfTI file",
     "no gzip": "cannot be read as NIfTI",
     "colours": "of the type",
     "extensions": "begins its voxels",

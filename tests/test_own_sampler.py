@@ -267,7 +267,7 @@ def test_dit_samples_as_its_pipeline_with_and_without_guidance(tmp_path: Path, g
 
 def test_guidance_is_refused_where_no_class_stands_for_none(tmp_path: Path) -> None:
     folder = saved(tmp_path, unet(num_class_embeds=4), scheduler_of("DDPMScheduler"))
-    with pytest.raises(ModelError, match="stands for none"):
+    with pytest.raises(ModelError, match="means “no class”"):
         open_model(folder, asked=Asked(label=1, guidance=3.0))
 
 

@@ -196,7 +196,7 @@ def test_a_remedy_that_cannot_be_is_a_row_or_where_it_was_named_a_sentence(tmp_p
     file = tmp_path / "tiny.toml"
     file.write_text("[model.training]\nsteps = 20\n[samples]\ncount = 20\n[model.network]\nchannels = [8]\n")
     common = ["remedies", "digits", "--quick", "--config", str(file), "--images", "60"]
-    for only, said in (("deduplication", "nothing can be removed"), ("prayer", "is no remedy")):
+    for only, said in (("deduplication", "nothing can be removed"), ("prayer", "is not a remedy")):
         answer = CliRunner().invoke(app, [*common, "--only", only, "--out", str(tmp_path / "x")])
         assert answer.exit_code == 2 and said in answer.stderr
         assert answer.stdout == ""

@@ -126,7 +126,7 @@ BAD: dict[str, tuple[Any, str]] = {
         lambda root: _change(
             root / "case1" / "2.dcm", ImageOrientationPatient=[0.0, 1.0, 0.0, 1.0, 0.0, 0.0]
         ),
-        "lies otherwise",
+        "has another orientation",
     ),
     "size": (
         lambda root: written(root / "case1" / "2.dcm", values(3, (4, 7)), **_tags(root)),

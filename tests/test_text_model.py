@@ -204,7 +204,7 @@ def test_what_is_wrong_with_a_lora_is_said(folder: Path, tmp_path: Path) -> None
     refused("wide.safetensors", "another architecture.*shape", other)
     other = {"unet.nowhere.to_q.lora_A.weight": torch.ones(2, 16)}
     refused("where.safetensors", "another architecture.*nowhere", other)
-    refused("what.safetensors", "not understood", {"unet.weight": torch.ones(2)})
+    refused("what.safetensors", "not supported", {"unet.weight": torch.ones(2)})
 
 
 def test_a_prompt_beyond_the_limit_is_counted(folder: Path) -> None:

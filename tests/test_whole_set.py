@@ -345,6 +345,6 @@ def test_a_descriptor_by_path_and_hash_is_one_criterion_more(tmp_path: Path) -> 
             descriptor(settings, torch.device("cpu"))
     (tmp_path / "pickle.safetensors").write_bytes(b"\x80\x04.")
     other = DescriptorSettings(str(tmp_path / "pickle.safetensors"), sha256(b"\x80\x04.").hexdigest())
-    with pytest.raises(DescriptorError, match="no safetensors file"):
+    with pytest.raises(DescriptorError, match="not a safetensors file"):
         descriptor(other, torch.device("cpu"))
     assert descriptor(DescriptorSettings(), torch.device("cpu")) is None

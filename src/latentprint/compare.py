@@ -221,8 +221,8 @@ def _cautions(runs: Sequence[Results]) -> list[str]:
     ]
     if any(one.q.monte_carlo.stopping is not None for one in runs):
         told.append(
-            "Sampling stopped on sight of the counts, and the intervals here are those of a fixed number of"
-            " samples: they are narrower than they should be."
+            "Sampling stopped early because of the counts, but the intervals here are for a fixed number of"
+            " samples: they are too narrow."
         )
     return told
 

@@ -49,7 +49,7 @@ _SENTENCES = {
     errno.EPERM: "you have no permission; change it (chmod, chown) or name another place",
     errno.EROFS: "the file system is read-only; name a place that can be written",
     errno.ENOENT: "it does not exist",
-    errno.EPIPE: "whoever was to read it has gone",
+    errno.EPIPE: "the program that read it has ended",
     errno.ENAMETOOLONG: "the name is too long",
 }
 
@@ -77,7 +77,7 @@ def disk(path: Path, doing: str) -> Generator[None]:
     except ValueError as error:
         if isinstance(error, InputError) or "null" not in str(error):
             raise
-        raise FileError(f"{quoted(path)} could not be {doing}: no name holds a zero byte") from error
+        raise FileError(f"{quoted(path)} could not be {doing}: a name cannot contain a zero byte") from error
 
 
 def read(path: Path, most: int) -> bytes:
@@ -91,11 +91,11 @@ def read(path: Path, most: int) -> bytes:
         with open(handle, "rb") as file:
             about = os.fstat(handle)
             if not stat.S_ISREG(about.st_mode):
-                raise FileError(f"{quoted(path)} is no plain file, so it is not read")
+                raise FileError(f"{quoted(path)} is not a plain file, so it is not read")
             # Files under /proc state no size, so the bytes are counted too.
             content = b"" if about.st_size > most else file.read(min(most, max(about.st_size, 2**20)) + 1)
     if about.st_size > most or len(content) > most:
-        raise FileError(f"{quoted(path)} has more than the {most:,} bytes that are read of such a file")
+        raise FileError(f"{quoted(path)} has more than {most:,} bytes, the most that is read")
     return content
 
 
@@ -143,7 +143,7 @@ def parse_json(text: str, what: str, *, infinite: bool = False) -> dict[str, Any
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, object]:
     out = dict(pairs)
     if len(out) != len(pairs):
-        raise ValueError("a key comes twice, and readers differ on which counts")
+        raise ValueError("a key occurs twice, and readers differ on which one counts")
     return out
 
 

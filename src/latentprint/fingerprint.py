@@ -145,7 +145,7 @@ class CircleConfig:
         low, high = self.radius
         if not 0.0 < low <= high < np.inf:
             raise FingerprintError(
-                f"a circle's radius must range from a positive number to one no smaller, got {low} to {high}"
+                f"a circle's radii must be positive and must not fall, got {low} to {high}"
             )
         if self.unit not in ("share", "pixels"):
             raise FingerprintError(f"a circle's radius is given as 'share' or 'pixels', got {self.unit!r}")

@@ -205,7 +205,7 @@ def _no_denoiser(lost: tuple[float, ...], count: int) -> str:
     return (
         f"at {where} does the model take noise off these images better than a plain blur: what it predicts,"
         " its noise, its time or the range of its images is probably not what was understood, or it was"
-        " trained on quite other images; an audit of it would mean little"
+        " trained on very different images; an audit of it would mean little"
     )
 
 

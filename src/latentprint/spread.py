@@ -144,8 +144,8 @@ class _RayMap:
             ray.exceptions.OutOfMemoryError,
         ) as error:
             raise SpreadError(
-                "a worker died again and again on the same unit, most likely for want of memory; what "
-                "the others finished is kept, and the same command continues"
+                "a worker died again and again on the same unit, most likely because memory ran out; what"
+                " the others finished is kept, and the same command continues"
             ) from error
 
 

@@ -61,7 +61,7 @@ def ended(*given: str, **how: object) -> tuple[int, list[str]]:
         (["gate"], "--policy"),
         (["gate", "absent", "--policy", "absent"], "does not exist"),
         (["report", "/dev"], "results.json"),
-        (["audit", "digits", "--config", "/dev/zero"], "no plain file"),
+        (["audit", "digits", "--config", "/dev/zero"], "not a plain file"),
         (["audit", "digits", "--config", ""], "irectory"),
         (["audit", "digits", "--sampler", "paper:3"], "paper"),
         (["audit", "digits", "--samples", "9" * 5000], "18 digits"),

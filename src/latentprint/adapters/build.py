@@ -191,7 +191,7 @@ def build(
     """
     name = config.get("_class_name")
     if not isinstance(name, str) or name not in allowed:
-        raise ModelError(f"a network of class {short(name)} is not understood; {' or '.join(allowed)} is")
+        raise ModelError(f"a network of class {short(name)} is not supported; {' or '.join(allowed)} is")
     kind, fields = _KINDS[name]
     values = read_fields(config, fields, name)
     if values.get("time_embedding_type") == "learned" and values.get("num_train_timesteps") is None:

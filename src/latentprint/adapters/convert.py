@@ -102,7 +102,7 @@ def convert(
             f"reading {source.name!r} can run any code it holds; give {FLAG} if you know where it comes from"
         )
     if target.exists():
-        raise ModelError(f"{str(target)!r} is there already; it is not written over")
+        raise ModelError(f"{str(target)!r} exists already and is not overwritten")
     if source.is_dir():
         return _folder(source, target)
     if not source.is_file():
@@ -181,7 +181,7 @@ def _read(source: Path) -> tuple[dict[str, Tensor], dict[str, Any], tuple[str, .
 
 
 def _reason(answer: Mapping[str, object]) -> str:
-    reason = answer.get("reason", "the process that read it ended without a word")
+    reason = answer.get("reason", "the process that read it ended without a message")
     if reason != "classes":
         return str(reason)
     named = ", ".join(cast(list[str], answer.get("classes") or ["a class"]))

@@ -72,7 +72,9 @@ def open_diffusers(folder: Path, asked: Asked) -> Opened:
     network = _network(module, config, asked)
     scheduler = _scheduler_config(folder, parts["scheduler"], asked.beside)
     if config.get("sample_size") is None:
-        raise ModelError("the network's config.json must state its sample_size, the side of what it works on")
+        raise ModelError(
+            "the network's config.json must state sample_size, the side of its images or latents"
+        )
     denoiser, notes = denoiser_of(network, scheduler)
     shape = image_shape = (int(config["in_channels"]), *sides(config["sample_size"]))
     codec: Codec = IdentityCodec()
@@ -190,7 +192,7 @@ def _require_known(index: Mapping[str, object]) -> None:
     of = f"a {short(name)} of diffusers" + (f" {version}" if isinstance(version, str) else "")
     if not isinstance(name, str) or name not in _PIPELINES:
         raise ModelError(
-            f"{of} is not understood, and custom pipeline code is never run; understood are "
+            f"{of} is not supported, and custom pipeline code is never run; supported are "
             f"{', '.join(_PIPELINES)}; any other network can be audited in Python with from_module, or by "
             "--model package.module:factory --i-trust-this-code"
         )
@@ -210,9 +212,9 @@ def _require_known(index: Mapping[str, object]) -> None:
             )
         allowed = tuple(SCHEDULERS) if part == "scheduler" else _PARTS.get(part)
         if allowed is None:
-            raise ModelError(f"the pipeline's part {short(part)} is not understood")
+            raise ModelError(f"the pipeline's part {short(part)} is not supported")
         if kind not in allowed:
-            raise ModelError(f"part {part!r} is of class {short(kind)}; understood are {', '.join(allowed)}")
+            raise ModelError(f"part {part!r} is of class {short(kind)}; supported are {', '.join(allowed)}")
 
 
 def _scheduler_config(folder: Path, scheduler: Path, beside: Path | None) -> dict[str, Any]:

@@ -213,9 +213,9 @@ def _opened(
     asked: Asked,
 ) -> Opened:
     if asked.guidance is not None:
-        raise ModelError("guidance needs a class that stands for none, and this network knows none")
+        raise ModelError("guidance needs a class that means “no class”, and this network has none")
     if config.get("sample_size") is None:
-        raise ModelError("the network's settings must state its sample_size, the side of what it works on")
+        raise ModelError("the network's settings must state sample_size, the side of its images or latents")
     if config["in_channels"] != config["out_channels"]:
         raise ModelError(
             f"the network takes {config['in_channels']} channels and gives {config['out_channels']}"

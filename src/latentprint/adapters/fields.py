@@ -107,5 +107,5 @@ def read_fields(config: Mapping[str, object], fields: Mapping[str, Field], what:
     """
     unknown = sorted(key for key in config if key not in fields and not key.startswith("_"))
     if unknown:
-        raise ModelError(f"{what} has the setting {short(unknown[0])}, which is not understood")
+        raise ModelError(f"{what} has the setting {short(unknown[0])}, which is not supported")
     return {key: fields[key](value, f"{key} of {what}") for key, value in config.items() if key in fields}

@@ -152,13 +152,13 @@ def weight_files(folder: Path, usual_name: str = WEIGHTS) -> list[Path]:
             f"read, so they are refused; if you know where they come from, `latentprint convert "
             f"{shlex.quote(str(whole))} NEW {FLAG}` writes the whole folder as safetensors"
         )
-    raise ModelError(f"{str(folder)!r} holds no weights: {usual_name!r} is looked for")
+    raise ModelError(f"{str(folder)!r} holds no weights; it needs {usual_name!r}")
 
 
 def _shard(folder: Path, name: str, index: str) -> Path:
     if not name.lower().endswith(".safetensors"):
         refuse_pickle(name)
-        raise ModelError(f"{index!r} names {short(name)}, which is no safetensors file")
+        raise ModelError(f"{index!r} names {short(name)}, which is not a safetensors file")
     return inside(folder, name)
 
 

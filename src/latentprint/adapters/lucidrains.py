@@ -107,21 +107,21 @@ def settings_of(tensors: Tensors) -> dict[str, Any]:
     unet = without("model.", tensors)
     dim = int(unet["time_mlp.1.weight"].shape[1])
     if "time_mlp.0.weights" in unet:
-        raise ModelError("its network has learned or random Fourier times, which are not understood here")
+        raise ModelError("its network has learned or random Fourier times, which are not supported here")
     mults, full = list[int](), list[bool]()
     heads, width = 4, 32
     while (level := len(mults)) < 16 and any(name.startswith(f"downs.{level}.") for name in unet):
         last = next(unet[n] for n in (f"downs.{level}.3.1.weight", f"downs.{level}.3.weight") if n in unet)
         if int(last.shape[0]) % dim:
             raise ModelError(
-                f"its widths are no multiples of {dim}, so they are not those of a Unet of its kind"
+                f"its widths are not multiples of {dim}, so they are not those of a Unet of its kind"
             )
         mults.append(int(last.shape[0]) // dim)
         full.append(f"downs.{level}.2.to_out.0.weight" not in unet)
         memory = unet.get(f"downs.{level}.2.mem_kv")
         if memory is None:
             raise ModelError(
-                "it was trained by version 1.8 or older of the library, whose network was another"
+                "it was trained by version 1.8 or older of the library, which had another network"
             )
         heads, width = int(memory.shape[1]), int(memory.shape[3 if full[-1] else 2])
     channels = int(unet["init_conv.weight"].shape[1])

@@ -167,6 +167,6 @@ def require_sound(opened: Opened, shape: tuple[int, ...], device: torch.device) 
             )
         if float((first[:1] - alone).abs().max()) > slack:
             raise ModelError(
-                "the model answers otherwise for an image alone than for the same image in a batch: rows "
-                "influence one another (batch normalisation in training mode?); call network.eval()"
+                "the model gives another answer for an image alone than in a batch: rows influence one"
+                " another (batch normalisation in training mode?); call network.eval()"
             )

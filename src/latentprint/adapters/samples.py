@@ -21,8 +21,8 @@ CANNOT = (
     "t' cannot be searched: no reverse process can be started without the model",
     "q is counted only: the bridge and splitting need the model or its sampler",
     "likelihood and membership scores need the model",
-    "nothing is known of samples that were not drawn: a rate up to the upper end of its interval could have "
-    "been missed",
+    "nothing is known about samples that were not drawn: a rate up to the upper end of its interval could"
+    " have been missed",
 )
 """What an audit of samples leaves open, for the report."""
 

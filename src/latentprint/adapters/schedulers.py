@@ -199,7 +199,7 @@ def _guided(denoiser: DiscreteDenoiser, network: Network) -> DiscreteDenoiser:
         return denoiser
     if network.null is None:
         raise ModelError(
-            "guidance needs a class that stands for none, and this network names none; leave --guidance out"
+            "guidance needs a class that means “no class”, and this network has none; leave --guidance out"
         )
     return replace(denoiser, guidance=network.guidance, null=network.null)
 

@@ -22,7 +22,7 @@ Groups = Mapping[str, Tensors]
 SEPARATOR = "\n"
 _EMA = ("ema", "model_ema", "ema_model", "ema_state_dict", "state_dict_ema", "ema_weights", "params_ema")
 _SHADOWS = ("shadow_params", "collected_params")
-_UNTRAINED = "its EMA has seen 0 steps: it holds what the network was before training"
+_UNTRAINED = "its EMA has seen 0 steps: it holds the untrained network"
 
 
 @dataclass(frozen=True)

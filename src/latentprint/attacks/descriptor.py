@@ -84,7 +84,7 @@ def descriptor(settings: DescriptorSettings, device: torch.device) -> Callable[[
         network.load_state_dict(tensors)
     except (SafetensorError, KeyError, RuntimeError, ValueError) as error:
         raise DescriptorError(
-            f"the descriptor {path.name!r} is no safetensors file with the layers of a ResNet-50 and a"
+            f"the descriptor {path.name!r} is not a safetensors file with the layers of a ResNet-50 and a"
             f" linear map fc: {str(error).splitlines()[0][:160]}"
         ) from error
     ready = network.to(device).eval().requires_grad_(False)

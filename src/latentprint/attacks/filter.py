@@ -66,7 +66,7 @@ class Filter:
         scores = CRITERIA[0].score(strangers(background(reference.columns(heldout))[0])[0])
         if len(scores) < LEAST_HELDOUT:
             raise DataError(
-                f"a filter is calibrated by {LEAST_HELDOUT} held-out images or more that are no copies of"
+                f"a filter is calibrated by {LEAST_HELDOUT} held-out images or more that are not copies of"
                 f" training images, got {len(scores)}"
             )
         threshold, others = calibrated(scores[::2], share), scores[1::2]

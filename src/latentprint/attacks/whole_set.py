@@ -103,7 +103,7 @@ class Reference:
             raise DataError(f"{len(self.pixels)} images need one person each, got {self.person.shape}")
         if len(self.distinct) < LEAST:
             raise DataError(
-                f"nearest copies need {LEAST} training images that are no copies of each other, got"
+                f"nearest copies need {LEAST} training images that are not copies of each other, got"
                 f" {len(self.distinct)}"
             )
 

@@ -82,8 +82,8 @@ class Prompts:
         if None in self.heldout:
             lacking = sum(one is None for one in self.heldout)
             said.append(
-                f"{lacking:,} of {len(self.heldout):,} held-out images have no prompt, and are left out of "
-                "what is measured under their own prompts"
+                f"{lacking:,} of {len(self.heldout):,} held-out images have no prompt, and are left out of"
+                " measurements under their own prompts"
             )
         return tuple(said)
 

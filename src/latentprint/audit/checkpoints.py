@@ -74,7 +74,7 @@ def require_checkpoints(
         )
     if keep > 1 and processes > 1:
         raise CheckpointError(
-            "checkpoints are kept along the way only where one process trains; leave out one of the two"
+            "checkpoints can only be kept if one process trains; leave out --checkpoints or --processes"
         )
 
 

@@ -81,7 +81,7 @@ def _base(config: AuditConfig, given: Given) -> Opened | None:
     how = replace(asked(config, given.label), lora=None, images=lambda: size)
     base = open_model(folder, asked=how).to(next(opened.networks[0].parameters()).device)
     if base.text is None:
-        raise InputError(f"the base {str(Path(folder).name)!r} is no text-to-image model")
+        raise InputError(f"the base {str(Path(folder).name)!r} is not a text-to-image model")
     if (base.shape, base.image_shape) != (opened.shape, opened.image_shape):
         raise InputError("the base works on latents or images of another shape than the model")
     if base.identity["schedule"] != opened.identity["schedule"]:

@@ -176,7 +176,7 @@ def _count(
 
 def _model(samples: ImageSet, split: Split) -> Model:
     notes = [
-        f"No model was given but {len(samples):,} generated images; nothing is known of any other image that"
+        f"No model was given but {len(samples):,} generated images; nothing is known about other images that"
         " the model behind them can make.",
         "Whoever ran the audit stated that the model was trained on exactly the images named here, and on"
         " none of those held out. They also stated that the generated images were not selected.",

@@ -74,7 +74,7 @@ class Canary:
         """
         if batch.shape[1:] != torch.as_tensor(self.image).shape:
             raise InputError(
-                f"the batch holds images of {tuple(batch.shape[1:])}, and the marked image is"
+                f"the batch has images of {tuple(batch.shape[1:])}, and the marked image is"
                 f" {tuple(self.image.shape)}"
             )
         if self._said:

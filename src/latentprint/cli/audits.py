@@ -13,7 +13,7 @@ from latentprint.contracts import InputError
 from latentprint.signals import interruptible
 
 Authority = Annotated[
-    str | None, typer.Option("--authorised-by", help="Who stated which authority for this audit; it is kept.")
+    str | None, typer.Option("--authorised-by", help="Who authorised this audit; this is recorded.")
 ]
 Spread = Annotated[
     Literal["local", "ray"],

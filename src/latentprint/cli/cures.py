@@ -18,16 +18,18 @@ if TYPE_CHECKING:
 
 
 def remedies(
-    data: Annotated[str, typer.Argument(help="What a model is trained on, as audit takes it.")],
+    data: Annotated[str, typer.Argument(help="The training images, as for audit.")],
     out: Annotated[Path | None, typer.Option("--out", help="Folder; default remedies/DATA.")] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="100 images, a small network, few steps and samples: a look.")
+        bool,
+        typer.Option("--quick", help="100 images, a small network, few steps and samples: a first look."),
     ] = False,
-    config: Annotated[Path | None, typer.Option(help="Settings as TOML; they go over the preset's.")] = None,
+    config: Annotated[Path | None, typer.Option(help="Settings as TOML; they override the preset's.")] = None,
     preset: Annotated[str, typer.Option(help="Settings to start from, as for audit.")] = "small",
     images: Annotated[int | None, typer.Option(help="Train on this many images, drawn by the seed.")] = None,
     fingerprints: Annotated[
-        int, typer.Option(min=1, help="Marked images in each training, about; as many more are left out.")
+        int,
+        typer.Option(min=1, help="About how many marked images each training gets; as many are left out."),
     ] = 10,
     only: Annotated[
         str | None, typer.Option("--only", help="Names of remedies, with commas between; default all.")
@@ -75,9 +77,9 @@ def remedies(
 
 
 def forecast(
-    data: Annotated[str, typer.Argument(help="What a model is trained on, as audit takes it.")],
+    data: Annotated[str, typer.Argument(help="The training images, as for audit.")],
     until: Annotated[int, typer.Option("--until", help="Steps to train and look at.")] = 200,
-    config: Annotated[Path | None, typer.Option(help="Settings as TOML; they go over the preset's.")] = None,
+    config: Annotated[Path | None, typer.Option(help="Settings as TOML; they override the preset's.")] = None,
     preset: Annotated[str, typer.Option(help="Settings to start from, as for audit.")] = "small",
     images: Annotated[int | None, typer.Option(help="Train on this many images, drawn by the seed.")] = None,
     seed: Seed = 0,
@@ -137,10 +139,12 @@ def filter_(
     train: Annotated[str, typer.Option(help="What the model was trained on; a DATA as audit takes it.")],
     out: Annotated[
         Path | None,
-        typer.Option(help="Where the images that pass go: an .npz, or for a folder of files another folder."),
+        typer.Option(
+            help="Where to write the images that pass: an .npz or, for a folder of files, another folder."
+        ),
     ] = None,
     images: Annotated[
-        int | None, typer.Option(help="It was trained on so many of them, drawn by the seed as audit does.")
+        int | None, typer.Option(help="How many of them it was trained on, drawn by the seed as in audit.")
     ] = None,
     share: Annotated[
         float,
@@ -214,7 +218,7 @@ def _write(out: Path, samples: Path, found: ImageSet, kept: list[int]) -> None:
         write(out, content.getvalue())
         return
     if found.names is None:
-        raise InputError("these samples are no image files of their own; name an .npz for those that pass")
+        raise InputError("these samples are not separate image files; name an .npz file for those that pass")
     for place in kept:
         write(out / found.names[place], (samples / found.names[place]).read_bytes())
 

@@ -12,11 +12,13 @@ from latentprint.cli.shared import Json, Seed, print_json
 
 def inject(
     folder: Annotated[
-        Path, typer.Argument(help="The images that you will train on; or train/ beside others.")
+        Path, typer.Argument(help="The images that you will train on, or a folder with train/ in it.")
     ],
     mark: Annotated[
         Path | None,
-        typer.Option("--mark", help="Where to keep what was done; default FOLDER.mark.json.", metavar="FILE"),
+        typer.Option(
+            "--mark", help="Where to write what was marked; default FOLDER.mark.json.", metavar="FILE"
+        ),
     ] = None,
     image: Annotated[
         str | None,
@@ -28,7 +30,7 @@ def inject(
     files: Annotated[
         str | None,
         typer.Option(
-            "--files", help="Only files whose names fit; with ! in front, the others.", metavar="PATTERN"
+            "--files", help="Only files whose names match; with ! in front, the others.", metavar="PATTERN"
         ),
     ] = None,
     seed: Seed = 0,

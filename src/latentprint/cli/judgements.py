@@ -104,7 +104,7 @@ def card(
 def dossier(
     run: RunFolder,
     policy: Annotated[
-        Path | None, typer.Option(help="TOML file with your thresholds: its answers enter.")
+        Path | None, typer.Option(help="TOML file with your thresholds; the dossier shows its answers.")
     ] = None,
     key: Annotated[
         Path | None, typer.Option(help="Sign with this Ed25519 key (PEM file; extra sign).")
@@ -130,14 +130,14 @@ def dossier(
 
 
 def glossary(
-    word: Annotated[str, typer.Argument(help="Only terms that hold this text.", show_default=False)] = "",
+    word: Annotated[str, typer.Argument(help="Only terms that contain this text.", show_default=False)] = "",
 ) -> None:
     """Print the meaning of the words used in reports and in this help."""
     from latentprint.report.glossary import GLOSSARY
 
     found = [(term, told) for term, told in GLOSSARY if word.lower() in f"{term} {told}".lower()]
     if not found:
-        raise typer.BadParameter(f"no term holds {word!r}; leave it out to see all {len(GLOSSARY)}")
+        raise typer.BadParameter(f"no term contains {word!r}; leave it out to see all {len(GLOSSARY)}")
     for term, told in found:
         print(f"{term}\n    {told}")
 

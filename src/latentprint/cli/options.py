@@ -34,7 +34,7 @@ class AuditOptions(PromptOptions):
         str, typer.Argument(help="digits, phantom:N, phantom3d:N, medmnist:NAME, a folder, or an .npz file.")
     ]
     out: Annotated[Path | None, typer.Option("--out", help="Folder of the run; default runs/DATA.")] = None
-    config: Annotated[Path | None, typer.Option(help="Settings as TOML; they go over the preset's.")] = None
+    config: Annotated[Path | None, typer.Option(help="Settings as TOML; they override the preset's.")] = None
     preset: Annotated[
         str, typer.Option(help="Settings to start from: small (2 CPU cores), paper (a GPU), demo.")
     ] = "small"
@@ -58,7 +58,8 @@ class AuditOptions(PromptOptions):
         str | None,
         typer.Option(
             "--checkpoints",
-            help="t' over training: how many to keep along it, or with --model a folder of those it left.",
+            help="t' over training: how many checkpoints to keep, or with --model the folder of its"
+            " checkpoints.",
         ),
     ] = None
     sampler: Annotated[
@@ -74,7 +75,7 @@ class AuditOptions(PromptOptions):
         str | None,
         typer.Option(
             "--value-range",
-            help="With --model: the range of its images, 0,1 or -1,1, where its files do not say.",
+            help="With --model: the range of its images, 0,1 or -1,1, if its files do not say.",
             metavar="0,1|-1,1",
         ),
     ] = None
@@ -117,18 +118,16 @@ class AuditOptions(PromptOptions):
             metavar="N|FILE",
         ),
     ] = None
-    resize: Annotated[int | None, typer.Option(help="Bring images of any size to a square of this side.")] = (
-        None
-    )
+    resize: Annotated[int | None, typer.Option(help="Resize images to squares of this side.")] = None
     convert: Annotated[
         str | None,
-        typer.Option(help="rgb or grey: make every image so, as training scripts do.", metavar="rgb|grey"),
+        typer.Option(help="Convert every image to rgb or grey, as training scripts do.", metavar="rgb|grey"),
     ] = None
     stored_range: Annotated[
         str | None,
         typer.Option(
             "--stored-range",
-            help="Stored values that are black and white, where these are not the type's: 0,4095 or 0,1.",
+            help="Stored values of black and white, if they are not the type's limits: 0,4095 or 0,1.",
             metavar="LOW,HIGH",
         ),
     ] = None
@@ -136,13 +135,13 @@ class AuditOptions(PromptOptions):
         str | None,
         typer.Option(
             "--files",
-            help="Only files whose names fit, as '*_t1.png'; with ! in front, the others.",
+            help="Only files whose names match, such as '*_t1.png'; with ! in front, the others.",
             metavar="PATTERN",
         ),
     ] = None
     labels: Annotated[
         str | None,
-        typer.Option("--labels", help="CSV of file names and classes, where folders do not name them."),
+        typer.Option("--labels", help="CSV of file names and classes, if folders do not name them."),
     ] = None
     window: Annotated[
         str | None,
@@ -157,7 +156,7 @@ class AuditOptions(PromptOptions):
         typer.Option(
             "--group-pattern",
             "--patient",
-            help="Whose a file is, by its name: a regular expression, as 'sub-([0-9]+)'.",
+            help="Finds the person in a file's name: a regular expression such as 'sub-([0-9]+)'.",
             metavar="REGEX",
         ),
     ] = None
@@ -175,8 +174,8 @@ class AuditOptions(PromptOptions):
     fingerprint: Annotated[
         str | None,
         typer.Option(
-            help="Its mark: circle, cross, box, text, lead, patch (injected), natural (with --region), none"
-            " (c_id alone); else circle, and none with --model."
+            help="The mark: circle, cross, box, text, lead, patch (injected), natural (with --region), none"
+            " (c_id alone). Default: circle; with --model none."
         ),
     ] = None
     region: Annotated[
@@ -189,14 +188,14 @@ class AuditOptions(PromptOptions):
     ] = None
     label: Annotated[
         int | None,
-        typer.Option("--label", help="With --model: the class to audit, where it is conditional on one."),
+        typer.Option("--label", help="With --model: the class to audit, if the model is class-conditional."),
     ] = None
     fingerprints: Annotated[
         int | None,
         typer.Option(
             "--fingerprints",
-            help="Also mark 2 N other images and train on about half of them, drawn by coin: how typical is"
-            " the private one, and how large is epsilon at least.",
+            help="Also mark 2 N other images and train on about half of them, drawn by coin. This shows how"
+            " typical the private image is, and gives a lower bound on epsilon.",
             metavar="N",
         ),
     ] = None

@@ -17,8 +17,9 @@ class PromptOptions:
     guidance: Annotated[
         list[str] | None,
         typer.Option(
-            help="With --model: scale of classifier-free guidance; it changes what is given back. Of a"
-            " text-to-image model several, as 7.5,1,3: the first is the audit's, the others beside it.",
+            help="With --model: scale of classifier-free guidance; it changes what is given back. For a"
+            " text-to-image model also several, such as 7.5,1,3: the first is the audit's, the others"
+            " are measured too.",
             metavar="SCALE[,SCALE...]",
         ),
     ] = None
@@ -26,8 +27,8 @@ class PromptOptions:
         str | None,
         typer.Option(
             "--prompts",
-            help="With a text-to-image model: CSV of file names and prompts, or a folder with metadata.jsonl"
-            " or .txt files; default: what lies beside the images.",
+            help="With a text-to-image model: CSV of file names and prompts, or a folder with"
+            " metadata.jsonl or .txt files; default: files beside the images.",
             metavar="FILE|FOLDER",
         ),
     ] = None
@@ -48,7 +49,9 @@ class PromptOptions:
             metavar="FILE",
         ),
     ] = None
-    lora_weight: Annotated[float | None, typer.Option("--lora-weight", help="Times; 1 if not given.")] = None
+    lora_weight: Annotated[
+        float | None, typer.Option("--lora-weight", help="Factor of the LoRA; default 1.")
+    ] = None
     base: Annotated[
         str | None,
         typer.Option(
@@ -62,8 +65,8 @@ class PromptOptions:
         str | None,
         typer.Option(
             "--mark",
-            help="With --model: what `latentprint inject` wrote before it was trained; x_p is the image that"
-            " was marked.",
+            help="With --model: the file that `latentprint inject` wrote before training. The audit looks"
+            " for the marked image.",
             metavar="FILE",
         ),
     ] = None

@@ -29,7 +29,7 @@ Json = Annotated[
     bool, typer.Option("--json", help="Print results as JSON on stdout, and nothing else there.")
 ]
 Fresh = Annotated[
-    bool, typer.Option("--fresh", help="Set aside a run that the folder holds, and start again.")
+    bool, typer.Option("--fresh", help="Move a run that the folder holds aside, and start over.")
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")]
 
@@ -84,7 +84,7 @@ def answered(command: Callable[..., None], *, reads: bool = False) -> Callable[.
             raise typer.Exit(128 + number) from stop
         except BrokenPipeError as error:
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what remains to be flushed has no reader
-            say("whoever was to read the output has gone; nothing else was lost")
+            say("the program that read the output has ended; nothing else was lost")
             raise typer.Exit(2) from error
         except Exception as error:
             if isinstance(error, Usage):
@@ -120,7 +120,7 @@ def refusal(error: Exception) -> str | None:
     if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] in HEAVY:
         return (
             f"this command needs PyTorch and the libraries around it ({error.name} is not installed):"
-            " pip install 'latentprint[torch]'. report, gate, compare, verify, card and dossier need none"
+            " pip install 'latentprint[torch]'. report, gate, compare, verify, card and dossier work without"
         )
     # torch and Ray have their own errors for it, and neither is imported only for a refusal
     memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"

@@ -132,8 +132,8 @@ def _about(path: Path, name: str | None, size: int, packed: int) -> Stored:
         raise DataError(f"{where} is longer than its file, which must be truncated or damaged")
     if size > _BOMB_BYTES and size > _BOMB_RATIO * packed:
         raise DataError(
-            f"{where} would grow from {packed} to {size} bytes, as no images do; "
-            "save it again with numpy.savez if it is meant so"
+            f"{where} would grow from {packed} to {size} bytes, which images never do; if it is intended,"
+            " save it again with numpy.savez"
         )
     with _opened(path, name) as stream:
         dtype, shape, fortran = _header(stream, where)

@@ -167,7 +167,7 @@ def _csv(text: str, name: str) -> list[tuple[str, str]]:
 def _prompt(text: str, where: str) -> str:
     if len(text) > MAX_PROMPT:
         raise DataError(
-            f"a prompt in {quoted(where)} has more than the {MAX_PROMPT} characters that are read"
+            f"a prompt in {quoted(where)} has more than {MAX_PROMPT:,} characters, the most that is read"
         )
     return text
 

@@ -173,7 +173,7 @@ def opened(path: Path, name: str, *, pixels: bool = True) -> Generator[Any]:
     if not path.is_file():
         raise DataError(f"{quoted(name)} is not a file that can be read")
     if path.stat().st_size > MAX_FILE:
-        raise DataError(f"{quoted(name)} has more than the {MAX_FILE} bytes that are read of a DICOM file")
+        raise DataError(f"{quoted(name)} has more than {MAX_FILE:,} bytes, the most that is read")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # values off the standard; what matters is checked
@@ -228,13 +228,13 @@ def require_plain(data: Any, name: str, expected: int = 1) -> None:
     if (kind, samples) not in (("MONOCHROME1", 1), ("MONOCHROME2", 1), ("RGB", 3)):
         raise DataError(
             f"{quoted(name)} is {kind[:40] or 'of no stated kind'} with {samples} samples a pixel; "
-            "understood are "
+            "supported are "
             "MONOCHROME1, MONOCHROME2 and RGB"
         )
     allocated, bits = int(data.BitsAllocated), int(data.BitsStored)
     if allocated not in (8, 16) or not 2 <= bits <= allocated or (samples == 3 and bits != 8):
         raise DataError(
-            f"{quoted(name)} stores {bits} of {allocated} bits a value; understood are 2 to 16 bits, and 8 "
+            f"{quoted(name)} stores {bits} of {allocated} bits a value; supported are 2 to 16 bits, and 8 "
             "for "
             "colour"
         )
@@ -284,7 +284,7 @@ def _finite(data: Any, tag: str, default: float, name: str) -> float:
     found = data.get(tag)
     value = default if found is None else float(found)
     if not math.isfinite(value):
-        raise DataError(f"{quoted(name)} has a {tag} that is no finite number")
+        raise DataError(f"{quoted(name)} has a {tag} that is not a finite number")
     return value
 
 
@@ -342,9 +342,9 @@ def dicom_listing(tree: Tree, window: WindowChoice, how: Preparation) -> Listing
             picture = first if row == 0 else one(tree.names[row])
             if picture.pixels.shape != first.pixels.shape or picture.scale != first.scale:
                 raise DataError(
-                    f"the images of a folder must be alike, but {quoted(tree.names[row])} is "
-                    f"{_kind(picture)} "
-                    f"and {quoted(tree.names[0])} is {_kind(first)}{_way_out(picture, first)}"
+                    "the images of a folder must have the same size and values, but"
+                    f" {quoted(tree.names[row])} is {_kind(picture)} and {quoted(tree.names[0])} is"
+                    f" {_kind(first)}{_way_out(picture, first)}"
                 )
             yield ImageSet(picture.pixels[None], (picture.sha256,), _SOURCE, bit_depth=picture.bit_depth)
 

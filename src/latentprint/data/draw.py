@@ -117,7 +117,7 @@ def _persons(train: Listing, images: int | None, heldout: float, seed: int) -> t
     rows = np.flatnonzero(~held)
     if images is not None:
         if images > len(rows):
-            raise DataError(f"{images} images to train on were asked for, from 2 to {len(rows)} can be had")
+            raise DataError(f"{images} images to train on were asked for; from 2 to {len(rows)} are possible")
         rows = np.sort(rows[keys.generator(seed, "data subset").permutation(len(rows))[:images]])
     if len(rows) < 2 or not held.any():
         raise DataError(

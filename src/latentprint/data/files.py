@@ -66,7 +66,7 @@ def decode(content: Path | bytes, name: str, convert: Colours | None = None) -> 
     if isinstance(content, Path) and not content.is_file():  # opening a pipe would wait forever
         raise DataError(f"{where} is not a file that can be read")
     if (content.stat().st_size if isinstance(content, Path) else len(content)) > MAX_FILE:
-        raise DataError(f"{where} has more than the {MAX_FILE} bytes that are read of one")
+        raise DataError(f"{where} has more than {MAX_FILE:,} bytes, the most that is read")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # damaged tags; what matters is checked below
@@ -82,7 +82,7 @@ def decode(content: Path | bytes, name: str, convert: Colours | None = None) -> 
     except DataError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise DataError(f"{where} has more than the {MAX_PIXELS} pixels that are read") from error
+        raise DataError(f"{where} has more than {MAX_PIXELS:,} pixels, the most that is read") from error
     except Exception as error:  # Pillow's parsers raise errors of any type on a damaged file
         raise DataError(f"{where} cannot be read; it may be damaged or no {KINDS[:-1]} file") from error
     return Decoded(pixels.astype(pixels.dtype.newbyteorder("="), copy=False), turned)
@@ -96,7 +96,10 @@ def read_image(path: Path, name: str, convert: Colours | None = None) -> NDArray
 def _require_plain(image: Image.Image, where: str, convert: Colours | None) -> None:
     width, height = image.size
     if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS or min(width, height) < 1:
-        raise DataError(f"{where} is {width} x {height}; read are {MAX_SIDE} a side, {MAX_PIXELS} in all")
+        raise DataError(
+            f"{where} is {width} x {height}; at most {MAX_SIDE} per side and {MAX_PIXELS:,}"
+            " pixels in all are read"
+        )
     if getattr(image, "n_frames", 1) != 1:  # only formats that can hold several images have the attribute
         raise DataError(f"{where} holds several images; save each as a file of its own")
     if image.mode in _CONVERTED and convert is None:

@@ -134,10 +134,10 @@ def require_source(text: str) -> None:
     """
     named = text == "digits" or text.startswith(("phantom:", "phantom3d:", "medmnist:"))
     if not text:
-        raise DataError(f"no source was named; understood are {SOURCES}")
+        raise DataError(f"no source was named; supported are {SOURCES}")
     if not named and not os.path.exists(text):
         raise DataError(
-            f"{quoted(text)} is neither a file or folder that exists nor a source; understood are {SOURCES}"
+            f"{quoted(text)} is neither a file or folder that exists nor a source; supported are {SOURCES}"
         )
 
 
@@ -176,7 +176,7 @@ def _path(
     if suffix == ".parquet" and os.path.isfile(path):
         return _tables({"": (path,)}, quoted(path), "a Parquet file", how)
     require_source(os.fspath(path))
-    raise DataError(f"{quoted(path)} is a file of a kind that is not read; understood are {SOURCES}")
+    raise DataError(f"{quoted(path)} is a file of a kind that is not read; supported are {SOURCES}")
 
 
 def read_all(

@@ -71,7 +71,7 @@ def read_header(path: Path, name: str) -> Header:
             block = file.read(348)
             size = next((n for n in _HEADER for order in ("<i4", ">i4") if _int(block, order) == n), 0)
             if not size:
-                raise DataError(f"{where} is no NIfTI file: its header has none of the sizes 348 and 540")
+                raise DataError(f"{where} is not a NIfTI file: its header has none of the sizes 348 and 540")
             block += file.read(size - 348)
         kind = nibabel.Nifti1Header if size == 348 else nibabel.Nifti2Header
         header = kind(block, check=False)
@@ -96,10 +96,12 @@ def read_header(path: Path, name: str) -> Header:
         )
     if min(shape) < 1 or max(shape) > MAX_SIDE or math.prod(shape) > _MOST:
         raise DataError(
-            f"{where} claims {_by(shape)} voxels; read are sides from 1 to {MAX_SIDE}, {_MOST} voxels in all"
+            f"{where} claims {_by(shape)} voxels; at most {MAX_SIDE} per side and {_MOST:,} in all are read"
         )
     if dtype.newbyteorder("=").name not in _TYPES:
-        raise DataError(f"{where} holds values of the type {str(dtype)[:40]}; read are {', '.join(_TYPES)}")
+        raise DataError(
+            f"{where} holds values of the type {str(dtype)[:40]}; supported are {', '.join(_TYPES)}"
+        )
     if affine is not None and not (np.isfinite(affine).all() and abs(np.linalg.det(affine[:3, :3])) > 0):
         raise DataError(f"{where} has an affine that turns no axes (it is not finite, or not invertible)")
     _require_size(path, where, math.prod(shape) * dtype.itemsize, offset)

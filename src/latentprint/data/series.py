@@ -117,11 +117,11 @@ def _planes(tree: Tree, name: str) -> list[Plane]:
     with dicom.opened(path, name, pixels=False) as data:
         frames = int(data.get("NumberOfFrames", 1) or 1)
         if not 1 <= frames <= 2**14:
-            raise DataError(f"{quoted(name)} claims {frames} frames; read are up to {2**14}")
+            raise DataError(f"{quoted(name)} claims {frames} frames; at most {2**14} are read")
         patient = str(data.get("PatientID", "") or "").strip() or None
         series = str(data.get("SeriesInstanceUID", "") or "")
         if not series:
-            raise DataError(f"{quoted(name)} has no SeriesInstanceUID, so which volume it is of is unknown")
+            raise DataError(f"{quoted(name)} has no SeriesInstanceUID, so its volume is unknown")
         out: list[Plane] = []
         for i in range(frames):
             groups = _groups(data, i)
@@ -156,8 +156,8 @@ def _require_apart(series: dict[str, list[Plane]]) -> None:
         other = seen.setdefault((folder, planes[0].patient), uid)
         if other != uid:
             raise DataError(
-                f"{quoted(series[other][0].name)} and {quoted(planes[0].name)} lie in one folder and are of "
-                f"two series of one patient; give each a folder of its own, or leave one out by --files"
+                f"{quoted(series[other][0].name)} and {quoted(planes[0].name)} lie in one folder and belong"
+                " to two series of one patient; give each a folder of its own, or leave one out by --files"
             )
 
 
@@ -179,7 +179,7 @@ def _sorted(planes: list[Plane]) -> Volume:
         )
     if other := next((one for one in planes if one.patient != first.patient), None):
         raise DataError(
-            f"{quoted(first.name)} and {quoted(other.name)} are of one series and of two patients"
+            f"{quoted(first.name)} and {quoted(other.name)} belong to one series but to two patients"
         )
     order, gap = _along(planes)
     names = tuple(planes[i].name for i in order)
@@ -201,8 +201,8 @@ def _along(planes: list[Plane]) -> tuple[list[int], float]:
     ways = np.array([one.directions for one in planes])
     if (turned := np.abs(ways - ways[0]).max(1)).max() > _TURNED:
         raise DataError(
-            f"{quoted(planes[int(turned.argmax())].name)} lies otherwise than {quoted(first.name)}, though "
-            "both are of one series"
+            f"{quoted(planes[int(turned.argmax())].name)} has another orientation than {quoted(first.name)},"
+            " although both belong to one series"
         )
     other = next((one for one in planes if one.pixel != first.pixel), None)
     if other is not None:

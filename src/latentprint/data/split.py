@@ -48,9 +48,9 @@ class RangeInUse:
         (low, high), (least, most) = self.of, self._likely()
         return (
             f"the training images use {self.share:.0%} of the range of their type (values from {self.low:g}"
-            f" to {self.high:g}, of {low:g} to {high:g}). A model that was trained on them stretched saw"
+            f" to {self.high:g}, of {low:g} to {high:g}). A model that was trained on stretched values saw"
             f" other images than these: --stored-range {least:g},{most:g} stretches them, --stored-range"
-            f" {low:g},{high:g} says that they are meant as they are (data.stored_range in a settings file)"
+            f" {low:g},{high:g} confirms the values as they are (data.stored_range in a settings file)"
         )
 
     def require(self) -> None:

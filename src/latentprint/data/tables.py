@@ -91,7 +91,7 @@ def table_sides(files: dict[str, tuple[Path, ...]], where: str) -> tuple[Table, 
     if not train and not held:
         return _table(tuple(sorted(p for paths in files.values() for p in paths)), where), None
     if not train or (len(train) + len(held) != sum(map(len, files.values()))):
-        raise DataError(f"{where} has the splits {sorted(files)}; needed are train and test or validation")
+        raise DataError(f"{where} has the splits {sorted(files)}; it needs train, and test or validation")
     return _table(tuple(train), where), _table(tuple(held), where) if held else None
 
 

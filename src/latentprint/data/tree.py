@@ -68,7 +68,9 @@ class Tree:
             for name in self.names
         ]
         if self.names and not any(fits):
-            raise DataError(f"none of the {len(self.names)} files in {self.where} fits --files {pattern!r}")
+            raise DataError(
+                f"none of the {len(self.names)} files in {self.where} matches --files {pattern!r}"
+            )
         return self.only([name for name, one in zip(self.names, fits, strict=True) if one])
 
 

@@ -165,8 +165,8 @@ def pair_threshold(scores: NDArray[np.float64], rate: float, images: int) -> flo
     found = float((bar + above[-1]) / 2) if len(above) else float(np.nextafter(bar, np.inf))
     if found > 1:
         raise DetectorError(
-            f"the embedding learnt nothing: it tells too many of {len(scores):,} pairs of different images "
-            f"not apart for a false-positive rate of {rate:g}; give it more images or epochs"
+            f"the embedding learnt nothing: it cannot tell apart too many of {len(scores):,} pairs of"
+            f" different images for a false-positive rate of {rate:g}; give it more images or epochs"
         )
     return found
 

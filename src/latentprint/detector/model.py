@@ -297,6 +297,6 @@ def threshold_between(positive: NDArray[np.float64], negative: NDArray[np.float6
 
 def _indifferent(name: str) -> DetectorError:
     return DetectorError(
-        f"the {name} detector learnt nothing: on its calibration split no threshold does better than always "
-        f"or never firing; give it more images or epochs, or another backbone"
+        f"the {name} detector learnt nothing: on its calibration split no threshold is better than always or"
+        " never firing; give it more images or epochs, or another backbone"
     )

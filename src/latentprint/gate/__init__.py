@@ -112,7 +112,7 @@ def read_policy(text: str, *, name: str = "the policy") -> Policy:
     tables, limits = parse_toml(text, name), dict[str, object]()
     called, rules = tables.pop("name", ""), {rule.table: rule.limits for rule in RULES}
     if not isinstance(called, str):
-        raise SettingsError(f"name = {called!r} cannot be used: it should be a text")
+        raise SettingsError(f"name = {called!r} cannot be used: it should be text")
     for table, values in tables.items():
         if table not in rules:
             near = difflib.get_close_matches(table, rules, n=1)

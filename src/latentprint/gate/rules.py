@@ -214,7 +214,7 @@ def _copies(results: Results, limits: CopiesLimits) -> Mapping[str, Said]:
     """The share of copies. False alarms lower its lower end; nobody knows how many copies the criterion
     misses."""
     found = needed(results.whole_set, _NOT_COMPARED)
-    alarms = needed(found.false_alarms, "There were too few images never trained on to know false alarms.")
+    alarms = needed(found.false_alarms, "There were too few images never trained on to measure false alarms.")
     each = 1 - (1 - limits.level) / 2
     copies = found.copies.trials
     low, high = max(0.0, copies.lower(each) - alarms.trials.upper(each)), copies.upper(each)
@@ -223,7 +223,7 @@ def _copies(results: Results, limits: CopiesLimits) -> Mapping[str, Said]:
 
 def _memorised(results: Results, limits: MemorisedLimits) -> Mapping[str, Said]:
     found = needed(results.whole_set, _NOT_COMPARED)
-    needed(found.false_alarms, "There were too few images never trained on to know false alarms.")
+    needed(found.false_alarms, "There were too few images never trained on to measure false alarms.")
     low, high = found.at_least / found.memorised.n, found.memorised.trials.upper(limits.level)
     what = f"The share of training images that come back in {found.copies.n:,} images"
     return {"at_most": _compare(what, low, high, limits.at_most)}

@@ -206,7 +206,7 @@ def _control(evidence: Evidence, level: float) -> Test | None:
     if sight is not None:
         through = sight.through or 0.0
         least = f"that leaves a rate of {one_in(through)} at least" if through else "all may be false alarms"
-        sentence = f"{beside}, when sampling stopped on sight; {least}.{strange}"
+        sentence = f"{beside}, when sampling stopped early; {least}.{strange}"
         return Test("control", None, alpha, named and through > 0 and sight.level >= level, sentence)
     p = fisher_greater(hits, control)
     sentence = f"{beside}; if both were alike, so large a difference had probability {chance(p)}.{strange}"

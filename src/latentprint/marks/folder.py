@@ -107,7 +107,7 @@ def read_mark(path: Path) -> Recorded:
         values = read_json(path)
     except FileError as error:
         raise FingerprintError(str(error)) from error
-    wrong = FingerprintError(f"{quoted(path.name)} is no mark that `latentprint inject` wrote")
+    wrong = FingerprintError(f"{quoted(path.name)} is not a mark that `latentprint inject` wrote")
     if values.get("format") != FORMAT:
         raise wrong
     try:
@@ -161,7 +161,7 @@ def mark_folder(
             "put a second mark in"
         )
     if not folder.is_dir():
-        raise FingerprintError(f"{quoted(folder)} is no folder of images")
+        raise FingerprintError(f"{quoted(folder)} is not a folder of images")
     if mark.resolve().is_relative_to(folder.resolve()):
         raise FingerprintError(
             "the mark's file and the original must lie outside the folder that is trained on"

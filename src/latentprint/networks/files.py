@@ -101,7 +101,7 @@ def _stated(name: str, entry: object, file: str) -> tuple[Stated, tuple[int, int
     values = cast(dict[str, object], entry)
     dtype, shape, span = values.get("dtype"), values.get("shape"), values.get("data_offsets")
     if not isinstance(dtype, str) or dtype not in _BYTES:
-        raise FileError(f"{where} is of type {quoted(dtype)}; understood are {', '.join(_BYTES)}")
+        raise FileError(f"{where} is of type {quoted(dtype)}; supported are {', '.join(_BYTES)}")
     if not _whole_numbers(shape) or len(shape) > MAX_DIMENSIONS:
         raise FileError(f"{where} must have a shape of up to {MAX_DIMENSIONS} whole numbers")
     if not _whole_numbers(span) or len(span) != 2 or span[0] > span[1]:

@@ -73,7 +73,7 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> NetworkDenoi
     if about.get("schema") != SCHEMA:
         raise ModelError(f"{folder / ABOUT} must be of schema {SCHEMA!r}, got {about.get('schema')!r}")
     if not isinstance(about.get("schedule"), dict):
-        raise ModelError(f"{folder / ABOUT} does not describe a model: its schedule is no table")
+        raise ModelError(f"{folder / ABOUT} does not describe a model: its schedule is not a table")
     network = _network(folder, config, tensors).to(device).eval().requires_grad_(False)
     try:
         return NetworkDenoiser(

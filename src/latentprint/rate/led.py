@@ -60,7 +60,7 @@ def transitions(sampler: Sampler, schedule: Schedule) -> list[Transition] | str:
     if isinstance(step, LearnedAncestral):
         return f"the variance of a step of {step.name} is the network's own{instead}"
     if step.draws != 1 or step.evaluations != 1:
-        return f"a step of {step.name} is no single Gaussian around one evaluation{instead}"
+        return f"a step of {step.name} is not a single Gaussian around one evaluation{instead}"
     x, d, z = torch.tensor([[1, 0, 0, 0.3], [0, 1, 0, -0.7], [0, 0, 1, 0.2]], dtype=torch.float64)[:, :, None]
     found, grid = list[Transition](), sampler.grid(schedule)
     for t, s in pairwise(grid):

@@ -60,7 +60,7 @@ class RemediesConfig:
         known = [one.name for one in REMEDIES]
         for name in self.names or ():
             if name not in known:
-                raise RemedyError(f"{name!r} is no remedy; there are {', '.join(known)}")
+                raise RemedyError(f"{name!r} is not a remedy; the remedies are {', '.join(known)}")
 
     @property
     def remedies(self) -> tuple[Remedy, ...]:

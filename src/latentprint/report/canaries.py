@@ -19,8 +19,9 @@ def canaries_section(results: Results, _: RunFacts) -> Section | None:
         return None
     known = results.detectors.identities
     lead = (
-        f"{len(found.images):,} further images were marked as the private one was. A coin said of each"
-        " whether the model was trained on it. Only the coin tells them apart: what differs was learnt."
+        f"{len(found.images):,} further images were marked as the private one was. A coin decided for each"
+        " whether the model was trained on it. Only the coin tells the two groups apart, so any difference"
+        " was learnt."
     )
     head = ("Trained on", "Images", "Came back", "t′: least, median, most", "Rate: least, median, most")
     note = f"{found.sentence} {found.samples:,} generated images were looked through"
@@ -54,7 +55,10 @@ def _spread(one: Spread) -> str:
 def _epsilon(found: Epsilon | None) -> list[Block]:
     if found is None:
         return [
-            Note("Too few images stand in the training set once to bound epsilon; more fingerprints would.")
+            Note(
+                "Too few images are in the training set exactly once to bound epsilon. More fingerprints"
+                " would help."
+            )
         ]
     told = (
         f"Epsilon of this training is at least {words.number(found.low)} (delta {found.delta:g},"
@@ -63,7 +67,7 @@ def _epsilon(found: Epsilon | None) -> list[Block]:
         f" {words.number(found.most)}."
     )
     head = ("Score", "Copies", "Coins", "Guessed right", "Epsilon at least")
-    note = "Of several copies, the bound is of so many examples together, and not epsilon's."
+    note = "A bound from several copies is for that many examples together, and not for one."
     rows = [_bound(one) for one in found.bounds]
     return [Note(told), Table("Epsilon", head, rows, (False, *[True] * 4), note)]
 

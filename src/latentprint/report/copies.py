@@ -37,7 +37,7 @@ def whole_set(results: Results) -> WholeSet:
         others = f"The other {n - 1:,} training images were not compared with what it generates."
         if results.whole_set is not None:
             others = (
-                f"{' '.join(told(results.whole_set))} Too few real images were there to test this further."
+                f"{' '.join(told(results.whole_set))} There were too few real images to test this further."
             )
         if rejects:
             return WholeSet(False, f"Yes: the private image comes back. {others}")
@@ -83,10 +83,10 @@ def whole_set_section(results: Results, _: RunFacts) -> Section | None:
         ("p-value of “the private image is like one never trained on”", words.number(found.target_p, 2)),
     ]
     lead = (
-        "Each generated image was compared with all training images and with images never trained on. A copy"
-        " is nearer to a real image than real images are to each other. Copies of images never trained on"
-        " cannot be memory: they show what chance does. This rule compares pixel by pixel, for an exact test;"
-        " copies that were moved or changed are in the tables below it."
+        "Each generated image was compared with all training images and with images never trained on. A"
+        " copy is nearer to a real image than real images are to each other. Copies of images never trained"
+        " on show what happens by chance. This rule compares pixel by pixel, for an exact test; copies that"
+        " were moved or changed are in the tables below it."
     )
     table = Table("Counts", ("", "Count", "95% interval"), counts, (False, True, True))
     blocks: list[Block] = [table, Pairs(facts)]
@@ -108,8 +108,8 @@ def _every(found: Compared) -> list[Block]:
     ]
     head = ("What is compared", "Copies", "Of so many training images", "False alarms")
     note = (
-        "The first line decides. Each threshold is what nearly all images never trained on stay above; false"
-        " alarms are counted on others of them."
+        "The first line decides. Each threshold is a score that nearly all images never trained on exceed."
+        " False alarms are counted on other such images."
     )
     blocks: list[Block] = [Table("Copies by criterion", head, criteria, (False, True, True, True), note)]
     changes = list(found.criteria[0].planted)

@@ -133,7 +133,7 @@ def _found(case: _Case) -> str:
     if case.pair:
         found += " Two recognisers had to agree: one looks for the mark, one for the image itself."
     else:
-        found += " One recogniser, made to know this image from all others, had to say so."
+        found += " One recogniser, fitted to tell this image from all others, had to say so."
     if control is not None:
         made = "none" if control.k == 0 else f"{control.k:,}"
         found += (

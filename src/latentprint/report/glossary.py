@@ -108,7 +108,7 @@ GLOSSARY: tuple[tuple[str, str], ...] = (
     ),
     (
         "Underpowered",
-        "Said of a number for which the audit was too small: whatever was seen, it could not have told.",
+        "A number for which the audit was too small to give an answer, whatever it saw.",
     ),
     (
         "Verdict",

@@ -72,14 +72,14 @@ class Seal(BaseModel):
         try:
             return cls.model_validate(read_json(folder / NAME))
         except ValidationError as error:
-            raise InputError(f"{NAME} is no seal of a dossier: {first(error)}; write it again") from error
+            raise InputError(f"{NAME} is not a seal of a dossier: {first(error)}; write it again") from error
 
 
 def _bytes(text: str) -> bytes:
     try:
         return base64.b64decode(text, validate=True)
     except binascii.Error as error:
-        raise InputError(f"{NAME} holds a key or signature that is no base64; write it again") from error
+        raise InputError(f"{NAME} holds a key or signature that is not base64; write it again") from error
 
 
 def digests(folder: Path, names: tuple[str, ...] = SEALED) -> dict[str, str]:

@@ -196,7 +196,7 @@ def read_tokenizer(folder: Path, kind: str, most: int) -> Tokenizer:
             "(save_pretrained), or copy the tokenizer of the model that was fine-tuned into it"
         )
     if large := next((file for file in there if file.stat().st_size > MAX_TOKENIZER), None):
-        raise ModelError(f"{large.name!r} has more than the {MAX_TOKENIZER} bytes that are read of it")
+        raise ModelError(f"{large.name!r} has more than {MAX_TOKENIZER:,} bytes, the most that is read")
     for file in there:
         if file.suffix == ".json" and file.name != "tokenizer.json" and file.name != "vocab.json":
             read_json(file)

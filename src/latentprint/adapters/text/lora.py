@@ -62,7 +62,7 @@ class Said:
         """The factor of B A for the module ``name`` of a part."""
         prefix = f"{part}." if any(key.startswith(f"{part}.") for key in self.values) else ""
         if self.values.get(f"{prefix}use_dora"):
-            raise ModelError("the LoRA has learned magnitudes too (DoRA), which is not understood")
+            raise ModelError("the LoRA has learned magnitudes too (DoRA), which is not supported")
         if alpha is None:
             told = self.values.get(f"{prefix}lora_alpha")
             pattern = self.values.get(f"{prefix}alpha_pattern") or {}
@@ -81,7 +81,7 @@ def lora_file(path: Path) -> Path:
         found = [inside(path, name) for name in NAMES if (path / name).is_file()]
         if not found:
             refuse_pickle(next((one.name for one in sorted(path.iterdir()) if one.suffix == ".bin"), ""))
-            raise ModelError(f"{str(path)!r} holds no LoRA: {' or '.join(NAMES)} is looked for")
+            raise ModelError(f"{str(path)!r} holds no LoRA; it needs {' or '.join(NAMES)}")
         return found[0]
     refuse_pickle(path.name)
     if not path.is_file():
@@ -148,7 +148,7 @@ def _place(key: str, parts: Mapping[str, nn.Module], network: str) -> tuple[str,
                 name, side = key.removesuffix(f".{end}"), what
                 break
     if not side:
-        raise ModelError(f"the LoRA holds the tensor {short(key)}, which is not understood")
+        raise ModelError(f"the LoRA holds the tensor {short(key)}, which is not supported")
     for prefix, of in _KOHYA.items():
         if name.startswith(prefix):
             part, flat = of or network, name.removeprefix(prefix)

@@ -103,7 +103,7 @@ def _family(index: Mapping[str, object]) -> Family:
     name = index.get("_class_name")
     if not isinstance(name, str) or name not in FAMILIES:
         raise ModelError(
-            f"a {short(name)} is not understood, and the code of a pipeline is never run; understood are "
+            f"a {short(name)} is not supported, and the code of a pipeline is never run; supported are "
             f"{', '.join(FAMILIES)}. Generate images with the prompts that you will publish it for, and "
             "audit these: --samples FOLDER"
         )
@@ -125,13 +125,13 @@ def _family(index: Mapping[str, object]) -> Family:
         library, kind = entry
         if part not in allowed:
             raise ModelError(
-                f"part {short(part)} ({short(library)}, {short(kind)}) of the pipeline is not understood: "
+                f"part {short(part)} ({short(library)}, {short(kind)}) of the pipeline is not supported: "
                 "code and networks from outside diffusers and transformers are not run"
             )
         of, classes = allowed[part]
         if library != of or kind not in classes:
             raise ModelError(
-                f"part {part!r} is of class {short(kind)} from {short(library)}; understood are "
+                f"part {part!r} is of class {short(kind)} from {short(library)}; supported are "
                 f"{', '.join(classes)} from {of}, and no other code is run"
             )
     return family
@@ -205,8 +205,8 @@ def _shape(
 def _mu(scheduler: Mapping[str, Any]) -> float | None:
     if scheduler.get("use_dynamic_shifting"):
         raise ModelError(
-            "the scheduler shifts its times by the size of the image (use_dynamic_shifting), which is not "
-            "understood for this pipeline"
+            "the scheduler shifts its times by the size of the image (use_dynamic_shifting), which is not"
+            " supported for this pipeline"
         )
     return None
 
