@@ -90,7 +90,7 @@ def test_where_nothing_lies_beside_the_images_there_are_none(images: Path) -> No
         ([*TEXTS.items(), ("d.png", "z")], "prompts for 1 images that are not there, 'd.png'"),
         ([*TEXTS.items(), ("a.png", "z")], "two prompts for the image 'a.png'"),
         ([("a.png",)], r"line 1 of .* must have a file name and a prompt"),
-        ([("a.png", "x" * (MAX_PROMPT + 1))], "more than the 10000 characters"),
+        ([("a.png", "x" * (MAX_PROMPT + 1))], "more than 10,000 characters"),
         ([], "holds no prompts"),
     ],
 )
