@@ -81,7 +81,7 @@ def test_output_that_nobody_reads_or_that_has_no_room() -> None:
     read, write = os.pipe()
     os.close(read)
     code, (line,) = ended("gate", "--starter", stdout=write)
-    assert code == 2 and "has gone" in line
+    assert code == 2 and "has ended" in line
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
