@@ -159,6 +159,7 @@ def test_report_card_comparison_and_verification_know_them(learnt: Results, tmp_
     told = {one.metric_type: one.metric_value for one in metadata(learnt, facts, "m").eval_results or []}
     assert told["epsilon_lower_bound"] == learnt.epsilon.low
     assert learnt.whole_set is not None and told["copies_rate"] == learnt.whole_set.copies.rate
+    assert told["memorised_rate"] == learnt.whole_set.memorised.rate
     other = stored_runs.results_of(2, Drawn())
     both = compare({"with": learnt, "without": other})
     assert [one.epsilon for one in both.lines] == [learnt.epsilon.low, None]

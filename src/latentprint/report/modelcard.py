@@ -57,9 +57,16 @@ def metadata(results: Results, run: RunFacts, name: str) -> ModelCardData:
         counts = control.model_dump(include={"hits", "samples"})
         metrics.append(metric("control_reproduction_rate", told, control.rate, **counts))
     if results.whole_set is not None:
-        told = "Share of generated images that are copies of any training image"
-        copies = results.whole_set.copies
-        metrics.append(metric("copies_rate", told, copies.rate, **copies.model_dump(exclude={"rate"})))
+        shares = (
+            (
+                "copies_rate",
+                "generated images that are copies of any training image",
+                results.whole_set.copies,
+            ),
+            ("memorised_rate", "training images that came back at least once", results.whole_set.memorised),
+        )
+        for name, what, share in shares:
+            metrics.append(metric(name, f"Share of {what}", share.rate, **share.model_dump(exclude={"rate"})))
     if results.epsilon is not None:
         told = "Lower bound of epsilon by canaries"
         epsilon = results.epsilon.model_dump(include={"delta", "level", "canaries"})
