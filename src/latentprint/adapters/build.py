@@ -34,7 +34,7 @@ from latentprint.adapters.fields import (
 )
 from latentprint.adapters.files import inside, load_into, read_json, read_tensors, weight_files
 from latentprint.adapters.openai import OPENAI
-from latentprint.adapters.text.networks import CONDITIONAL
+from latentprint.adapters.text.networks import CONDITIONAL, TRANSFORMER
 from latentprint.networks import ModelError
 from latentprint.networks.edm import EDMUNet
 from latentprint.networks.openai import OpenAIUNet
@@ -130,24 +130,7 @@ VQ: dict[str, Field] = _AUTOENCODER | {
     "lookup_from_codebook": a_flag,
 }
 
-DIT: dict[str, Field] = {
-    "num_attention_heads": a_whole(1, 256),
-    "attention_head_dim": _CHANNEL,
-    "in_channels": a_whole(1, 64),
-    "out_channels": maybe(a_whole(1, 128)),
-    "num_layers": a_whole(1, 256),
-    "dropout": a_number(0.0, 1.0),
-    "norm_num_groups": a_whole(1, _CHANNELS),
-    "attention_bias": a_flag,
-    "sample_size": a_whole(1, MAX_SIDE),
-    "patch_size": a_whole(1, 64),
-    "activation_fn": one_of("gelu", "gelu-approximate", "geglu"),
-    "num_embeds_ada_norm": maybe(a_whole(1, 10**6)),
-    "upcast_attention": a_flag,
-    "norm_type": one_of("ada_norm_zero"),
-    "norm_elementwise_affine": a_flag,
-    "norm_eps": a_number(0.0, 1.0),
-}
+DIT: dict[str, Field] = TRANSFORMER | {"norm_type": one_of("ada_norm_zero")}
 
 EDM: dict[str, Field] = {
     "kind": one_of("SongUNet", "DhariwalUNet"),

@@ -79,7 +79,7 @@ UNET: dict[str, Field] = {
     "addition_embed_type_num_heads": a_whole(1, 256),
 }
 
-PIXART: dict[str, Field] = {
+TRANSFORMER: dict[str, Field] = {
     "num_attention_heads": a_whole(1, 256),
     "attention_head_dim": _CHANNEL,
     "in_channels": a_whole(1, 64),
@@ -87,16 +87,20 @@ PIXART: dict[str, Field] = {
     "num_layers": a_whole(1, 256),
     "dropout": a_number(0.0, 1.0),
     "norm_num_groups": a_whole(1, _CHANNELS),
-    "cross_attention_dim": maybe(_CHANNEL),
     "attention_bias": a_flag,
     "sample_size": a_whole(1, _SIDE),
     "patch_size": a_whole(1, 64),
     "activation_fn": one_of("gelu", "gelu-approximate", "geglu"),
     "num_embeds_ada_norm": maybe(a_whole(1, 10**6)),
     "upcast_attention": a_flag,
-    "norm_type": one_of("ada_norm_single"),
     "norm_elementwise_affine": a_flag,
     "norm_eps": a_number(0.0, 1.0),
+}
+"""The settings that diffusers' DiT and PixArt share."""
+
+PIXART: dict[str, Field] = TRANSFORMER | {
+    "cross_attention_dim": maybe(_CHANNEL),
+    "norm_type": one_of("ada_norm_single"),
     "interpolation_scale": maybe(a_number(1e-3, 1e3)),
     "use_additional_conditions": maybe(a_flag),
     "caption_channels": maybe(_CHANNEL),
