@@ -22,6 +22,7 @@ import io
 import json
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -127,10 +128,12 @@ def run(
     seconds: float = float("inf"),
     log: Path | None = None,
     again: Path | None = None,
+    only: str = "",
 ) -> tuple[int, list[str]]:
     """(cases tried, what failed): ``count`` cases in the order of ``seed``, or what fits into ``seconds``.
 
-    ``again`` names the log of a run: only what failed in it is tried.
+    ``again`` names the log of a run: only what failed in it is tried. ``only`` is a regular expression that
+    the names of groups must hold.
     """
     until = time.monotonic() + seconds
     torch.set_num_threads(1)
@@ -140,7 +143,7 @@ def run(
         good.mkdir()
         prepared(good)
         before = _digest(good)
-        every = list(cases(good))
+        every = [case for case in cases(good) if re.search(only, case.group)]
         _accepts(every, Path(place))
         if again is not None:
             failed = {name for name, wrong in _logged(again).items() if wrong is not None}
@@ -262,8 +265,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=float("inf"))
     parser.add_argument("--log", type=Path)
     parser.add_argument("--again", type=Path, help="try what failed in this log")
+    parser.add_argument("--only", default="", help="a regular expression that the names of groups must hold")
     given = parser.parse_args()
-    tried, failed = run(given.count, given.seed, given.seconds, given.log, given.again)
+    tried, failed = run(given.count, given.seed, given.seconds, given.log, given.again, given.only)
     for one in failed:
         print(one)
     kinds = Counter(one.split(":")[0] for one in failed)

@@ -19,9 +19,12 @@ app = typer.Typer(
     help="Tells you, before you publish an image generator, whether it can give back a training image.",
     epilog="What the words mean: latentprint glossary.",
 )
-for command in (audits.demo, audits.audit, audits.check, known.calibrate, models.convert):
-    app.command()(answered(command))
 for command in (
+    audits.demo,
+    audits.audit,
+    audits.check,
+    known.calibrate,
+    models.convert,
     judgements.report,
     judgements.gate,
     judgements.compare,
@@ -29,11 +32,11 @@ for command in (
     judgements.card,
     judgements.dossier,
     judgements.glossary,
+    inject.inject,
+    cures.remedies,
+    cures.forecast,
 ):
-    app.command()(answered(command, reads=True))
-app.command()(answered(inject.inject))
-app.command()(answered(cures.remedies))
-app.command()(answered(cures.forecast))
+    app.command()(answered(command))
 app.command(name="filter")(answered(cures.filter_))
 app.command(context_settings=reproduce.ANYTHING)(answered(reproduce.reproduce))
 

@@ -64,12 +64,8 @@ def say(sentence: str) -> None:
     print(line if len(line) <= LONGEST else line[: LONGEST - 3] + "...", file=sys.stderr)
 
 
-def answered(command: Callable[..., None], *, reads: bool = False) -> Callable[..., None]:
-    """The command, with every way in which it can end turned into an exit code and one sentence.
-
-    ``reads`` marks the commands that only read a finished run: numbers that do not fit together are then the
-    run's fault, not ours.
-    """
+def answered(command: Callable[..., None]) -> Callable[..., None]:
+    """The command, with every way in which it can end turned into an exit code and one sentence."""
 
     @functools.wraps(command)
     def run(**given: Any) -> None:
@@ -90,8 +86,6 @@ def answered(command: Callable[..., None], *, reads: bool = False) -> Callable[.
             if isinstance(error, Usage):
                 raise
             sentence = refusal(error)
-            if sentence is None and reads and isinstance(error, ValueError):
-                sentence = f"the run cannot be used, its numbers do not fit together: {error}"
             if sentence is None:
                 traceback.print_exc()
                 sentence = "this is an error of latentprint itself; please report it with the lines above"

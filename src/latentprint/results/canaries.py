@@ -19,7 +19,7 @@ from pydantic import Field
 from latentprint.results.notes import CANARIES, CANARY_SEARCH
 from latentprint.results.searched import SAMPLES
 from latentprint.results.stored import Stored
-from latentprint.results.value import LEVEL, Chance, Count, Sha256, Spread, Value
+from latentprint.results.value import LEVEL, Chance, Count, Level, Sha256, Spread, Value
 from latentprint.search import TPrime, scan
 from latentprint.search.settings import CanarySettings
 from latentprint.stats import Trials
@@ -103,7 +103,7 @@ class Epsilon(Value):
 
     low: Annotated[float, Field(ge=0)]
     delta: Chance
-    level: float
+    level: Level
     canaries: Count
     most: Annotated[float, Field(ge=0)]
     bounds: tuple[Bound, ...]

@@ -3,12 +3,12 @@ sampler."""
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from latentprint.results.searched import Sampler
-from latentprint.results.value import Chance, Count, Note, Value
+from latentprint.results.value import Chance, Count, Level, Note, Value
 from latentprint.stats import Trials, running_interval, stretched
 
 
@@ -18,7 +18,7 @@ class Corrected(Value):
     rate: Chance | None
     low: Chance
     high: Chance
-    level: float
+    level: Level
     note: str
 
 
@@ -61,7 +61,7 @@ class Counted(Value):
     rate: Chance
     low: Chance
     high: Chance
-    level: float
+    level: Level
     expected: float
     p_value: Chance
     missable: Chance
@@ -97,15 +97,15 @@ class Estimate(Value):
     """
 
     sampler: Sampler
-    rate: float | None
-    low: float | None
-    high: float | None
-    level: float
+    rate: Chance | None
+    low: Chance | None
+    high: Chance | None
+    level: Level
     reliable: bool
     diagnostic: str
     network_evaluations: Count
     corrected: Corrected | None = None
-    freedom: float | None = None
+    freedom: Annotated[float, Field(ge=1)] | None = None
     trials: Trials | None = None
     details: dict[str, object] = Field(default_factory=dict)
 
@@ -155,7 +155,7 @@ class Combined(Value):
     agree: bool
     low: Chance
     high: Chance
-    level: float
+    level: Level
     sentence: str
 
 

@@ -19,7 +19,7 @@ from latentprint.results.canaries import Canaries, Epsilon
 from latentprint.results.counted import Counted, Q
 from latentprint.results.prompts import Prompts
 from latentprint.results.searched import Checkpoints, Profile, Recogniser, Sampler, Search
-from latentprint.results.value import Chance, Count, Note, Sha256, Spread, Value
+from latentprint.results.value import Chance, Count, Level, Note, Sha256, Spread, Value
 from latentprint.results.whole_set import WholeSet
 from latentprint.stats import Trials
 from latentprint.stats.returned import Returned
@@ -218,7 +218,7 @@ class Membership(Value):
     auc: Chance | None
     low: Chance | None
     high: Chance | None
-    level: float
+    level: Level
     members: Count | None = None
     heldout: Count | None = None
     note: str | None = None

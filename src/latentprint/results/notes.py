@@ -6,15 +6,26 @@ reads ``stored.note(NOTE)``, so the two cannot differ in a name, a key or a clas
 
 from __future__ import annotations
 
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
 from latentprint.results.searched import Sampler
-from latentprint.results.value import Count, Note, Sha256, Stage, Value
+from latentprint.results.value import Count, Note, Sha256, Stage, Time, Value
+from latentprint.search.plan import TARGETS
+
+Number = Annotated[int, Field(ge=0, lt=TARGETS)]
+"""Of an image in the ids of a search."""
+
+Purpose = Annotated[str, Field(pattern=r"^[a-z0-9_][a-z0-9._-]{0,99}$")]
+"""The name under which rows stand."""
 
 
 class Searched(Value):
     """Of a search: its sampler, and where its schedule starts."""
 
     sampler: Sampler
-    horizon: float
+    horizon: Time
 
 
 SEARCH = Note("search.model", "search", Searched)
@@ -26,8 +37,8 @@ CHECKPOINT_SEARCH = Note("search", "search", Searched)
 class Compared(Searched):
     """Of the baseline: which numbers of the rows are x_p and the held-out images."""
 
-    target: Count
-    heldout: tuple[Count, ...]
+    target: Number
+    heldout: Annotated[tuple[Number, ...], Field(min_length=1)]
 
 
 BASELINE = Note("baseline", "compared", Compared)
@@ -39,11 +50,17 @@ class Ranked(Searched):
     ``unmarked``: as they are. ``marked``: under a mark, if x_p is among the targets and carries one.
     """
 
-    targets: tuple[Count, ...]
+    targets: tuple[Number, ...]
     sha256: tuple[Sha256, ...]
-    private: Count
-    unmarked: tuple[Count, ...]
-    marked: tuple[Count, ...] | None
+    private: Number
+    unmarked: Annotated[tuple[Number, ...], Field(min_length=1)]
+    marked: Annotated[tuple[Number, ...], Field(min_length=1)] | None
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Self:
+        if not len(self.targets) == len(self.sha256) == len(set(self.targets)):
+            raise ValueError("each target comes once, with its hash")
+        return self
 
 
 PROFILE = Note("profile", "ranked", Ranked)
@@ -53,10 +70,18 @@ class Snapshots(Value):
     """Of the search over training: the checkpoints, and the purpose under which the rows of each are
     stored."""
 
-    steps: tuple[Count, ...]
+    steps: Annotated[tuple[Count, ...], Field(min_length=1)]
     weights_sha256: tuple[Sha256, ...]
-    purposes: tuple[str, ...]
-    control: str | None
+    purposes: tuple[Purpose, ...]
+    control: Purpose | None
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Self:
+        if not len(self.steps) == len(self.weights_sha256) == len(self.purposes):
+            raise ValueError("each checkpoint has a step, a hash and a purpose")
+        if list(self.steps) != sorted(set(self.steps)):
+            raise ValueError("the steps of checkpoints rise, each once")
+        return self
 
 
 CHECKPOINTS = Note("checkpoints", "snapshots", Snapshots)
@@ -65,7 +90,7 @@ CHECKPOINTS = Note("checkpoints", "snapshots", Snapshots)
 class Further(Value):
     """Further samplers that were asked: the name under which their rows are stored."""
 
-    names: tuple[str, ...]
+    names: tuple[Purpose, ...]
 
 
 SAMPLERS = Note("samplers", "further", Further)
@@ -122,7 +147,7 @@ class Drawn(Value):
 
     fingerprints: Count
     sha256: tuple[Sha256, ...]
-    horizon: float
+    horizon: Time
 
 
 CANARY_SEARCH = Note("canaries.search", "drawn", Drawn)

@@ -10,7 +10,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from latentprint.results.value import Chance, Count, Note, Sha256, Value
+from latentprint.results.value import Chance, Count, Level, Note, Sha256, Value, require_counts
 from latentprint.stats import Trials
 
 Recogniser = Literal["c_p and c_id", "c_id", "embedding"]
@@ -70,7 +70,7 @@ class Band(Value):
 
     low: tuple[float, ...]
     high: tuple[float, ...]
-    level: float
+    level: Level
 
 
 class Falling(Value):
@@ -98,13 +98,8 @@ class Curve(Value):
     network_evaluations: Count
 
     @model_validator(mode="after")
-    def _of_one_length(self) -> Self:
-        if not len(self.grid) == len(self.hits) == len(self.trials):
-            raise ValueError(
-                f"{len(self.grid)} noise levels, {len(self.hits)} hits, {len(self.trials)} trials"
-            )
-        for k, n in zip(self.hits, self.trials, strict=True):
-            Trials(k, n)
+    def _counts(self) -> Self:
+        require_counts(self.grid, self.hits, self.trials)
         return self
 
     @property
@@ -152,6 +147,12 @@ class Baseline(Value):
     sentence: str
     network_evaluations: Count
 
+    @model_validator(mode="after")
+    def _counts(self) -> Self:
+        require_counts(self.grid, self.hits, self.trials)
+        require_counts(self.grid, self.target.hits, [self.target.tries] * len(self.target.hits))
+        return self
+
 
 class Search(Curve):
     """t' of x_p (Alg. 1): the curve, what follows from it, its baseline and its control.
@@ -175,6 +176,19 @@ class Search(Curve):
     falling: Falling
     baseline: Baseline | None = None
     control: Curve | None = None
+
+    @model_validator(mode="after")
+    def _alike(self) -> Self:
+        for hits in (self.presence_hits, self.identity_hits):
+            require_counts(self.grid, self.hits if hits is None else hits, self.trials)
+        if not len(self.band.low) == len(self.band.high) == len(self.grid):
+            raise ValueError(
+                f"the band has {len(self.band.low)} lower and {len(self.band.high)} upper ends at"
+                f" {len(self.grid)} noise levels"
+            )
+        if self.control is not None:
+            require_alike(self.question, self.control.question)
+        return self
 
 
 class Closest(Value):
@@ -208,12 +222,18 @@ class Checkpoints(Value):
     tries: int
     grid: tuple[float, ...]
     threshold: Chance
-    level: float
+    level: Level
     closest_from: float
     against: Literal["control", "first checkpoint"]
     onset: int | None
     sentence: str
     steps: tuple[Checkpoint, ...]
+
+    @model_validator(mode="after")
+    def _counts(self) -> Self:
+        for one in self.steps:
+            require_counts(self.grid, one.hits, [self.tries] * len(one.hits))
+        return self
 
 
 class ProfileRow(Value):

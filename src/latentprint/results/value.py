@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Annotated, Generic, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from latentprint.stats import Trials
 
 LEVEL = 0.95
 """Confidence of the intervals, unless a value states another."""
@@ -15,6 +19,12 @@ Count = Annotated[int, Field(ge=0, le=2**53)]
 
 Chance = Annotated[float, Field(ge=0, le=1)]
 """A probability, a rate or a share."""
+
+Level = Annotated[float, Field(gt=0, lt=1)]
+"""Confidence of an interval or a test."""
+
+Time = Annotated[float, Field(gt=0)]
+"""A noise level t, or where a schedule starts."""
 
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
@@ -29,6 +39,20 @@ class Value(BaseModel):
     def plain(self) -> dict[str, object]:
         """Plain JSON values, keys as they stand in the file."""
         return self.model_dump(mode="json")
+
+
+def require_counts(grid: Sequence[float], hits: Sequence[int], trials: Sequence[int]) -> None:
+    """Nothing, if at each noise level of the rising ``grid`` 0 <= hits <= trials.
+
+    Raises:
+        ValueError: they are of different lengths, no counts, or the grid does not rise.
+    """
+    if not len(grid) == len(hits) == len(trials):
+        raise ValueError(f"{len(grid)} noise levels, {len(hits)} hits, {len(trials)} trials")
+    for k, n in zip(hits, trials, strict=True):
+        Trials(k, n)
+    if any(later <= earlier for earlier, later in pairwise(grid)):
+        raise ValueError("noise levels must rise, each once")
 
 
 class Spread(Value):

@@ -38,7 +38,7 @@ from latentprint.results.criteria import (
     present,
     strangers,
 )
-from latentprint.results.value import LEVEL, Chance, Count, Value
+from latentprint.results.value import LEVEL, Chance, Count, Level, Value
 from latentprint.stats import Trials
 from latentprint.stats.many import false_coverage
 from latentprint.stats.roc import auc
@@ -63,7 +63,7 @@ class Share(Value):
     rate: Chance
     low: Chance
     high: Chance
-    level: float = LEVEL
+    level: Level = LEVEL
 
     @classmethod
     def of(cls, trials: Trials, level: float = LEVEL) -> Share:
