@@ -91,7 +91,7 @@ def test_only_a_plain_file_is_read_and_nothing_is_waited_for(tmp_path, reader):
     for given, words in [
         (tmp_path / "pipe", "not a plain file"),
         (Path("/dev/zero"), "not a plain file"),
-        (tmp_path, "irectory|not a plain file"),
+        (tmp_path, "a folder|not a plain file"),
         (tmp_path / "loop", "symbolic links"),
         (tmp_path / "none", "does not exist"),
         (tmp_path / ("long" * 200), "too long"),

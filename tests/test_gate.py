@@ -38,8 +38,9 @@ def estimated(run: SmallRun, name: str, rate: float, /, **more: object) -> Small
     """With an estimate as a stage notes it: twenty replicates, an interval of a factor of two."""
     sampler = run.stored.notes["samples.model"]["sampler"]
     noted = {
-        "sampler": sampler, "rate": rate, "low": rate / 2, "high": min(1.0, rate * 2), "level": 0.95, "reliable": True,
-        "diagnostic": "twenty replicates agree", "network_evaluations": 1000, "freedom": 19.0,
+        "sampler": sampler, "rate": rate, "low": rate / 2, "high": min(1.0, rate * 2), "level": 0.95,
+        "reliable": True, "diagnostic": "twenty replicates agree", "network_evaluations": 1000,
+        "freedom": 19.0,
     }  # fmt: skip
     return run.note(name, "estimate", **(noted | more))
 

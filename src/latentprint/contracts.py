@@ -11,14 +11,24 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePath
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
-Ids = NDArray[np.int64]
-Times = NDArray[np.float64]
-Hits = NDArray[np.bool_]
+    Ids = NDArray[np.int64]
+    Times = NDArray[np.float64]
+    Hits = NDArray[np.bool_]
+
+
+def __getattr__(name: str) -> Any:
+    """``Ids``, ``Times``, ``Hits``, made on first use: a refusal need not wait for NumPy."""
+    if name not in ("Ids", "Times", "Hits"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import numpy as np
+
+    return np.ndarray[Any, np.dtype[{"Ids": np.int64, "Times": np.float64, "Hits": np.bool_}[name]]]
 
 
 class InputError(ValueError):
@@ -66,7 +76,7 @@ class Outcome:
 
     hit: Hits
     evaluations: NDArray[np.int64]
-    columns: Mapping[str, NDArray[Any]] = field(default_factory=dict[str, NDArray[Any]])
+    columns: Mapping[str, NDArray[Any]] = field(default_factory=dict[str, "NDArray[Any]"])
 
     def __post_init__(self) -> None:
         lengths = {"evaluations": len(self.evaluations)} | {k: len(v) for k, v in self.columns.items()}

@@ -49,6 +49,7 @@ _SENTENCES = {
     errno.EPERM: "you have no permission; change it (chmod, chown) or name another place",
     errno.EROFS: "the file system is read-only; name a place that can be written",
     errno.ENOENT: "it does not exist",
+    errno.EISDIR: "it is a folder, and a file is needed",
     errno.EPIPE: "the program that read it has ended",
     errno.ENAMETOOLONG: "the name is too long",
 }
@@ -228,11 +229,14 @@ def write(path: Path, content: bytes, *, public: bool = False) -> None:
     ``public``.
 
     Raises:
-        FileError: the disk is full or the operating system refused; ``path`` is as it was before.
+        FileError: the disk is full, the operating system refused, or there is a folder, device or pipe of
+            that name; ``path`` is as it was before.
     """
     aside = path.with_name(f".{path.name}.tmp")
     make_folder(path.parent)
     with disk(path, "written"):
+        if path.exists() and not path.is_file():  # a rename would put a file where /dev/null was
+            raise FileError(f"{quoted(path)} is no plain file, so nothing is written there")
         try:
             aside.unlink(missing_ok=True)  # what a kill left may have another mode, or be a link
             handle = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)

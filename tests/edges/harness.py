@@ -38,6 +38,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import documents
 import images
+import inputs
 import models
 import torch
 from mutations import Case
@@ -55,12 +56,14 @@ def prepared(folder: Path) -> None:
     documents.prepared(folder)
     models.prepared(folder)
     images.prepared(folder / "images")
+    inputs.prepared(folder)
 
 
 def cases(folder: Path) -> Iterator[Case]:
     """Every case there is; ``folder`` is `prepared`."""
     yield from documents.cases(folder)
     yield from models.cases(folder)
+    yield from inputs.cases(folder)
     for case in images.cases(folder / "images"):
         yield Case(
             case.group,
@@ -173,7 +176,8 @@ def _accepts(every: list[Case], place: Path) -> None:
     """
     refused = list[str]()
     for case in {case.group: case for case in every if case.needs}.values():
-        if case.group.startswith("target"):  # an image that is none of those trained on is refused
+        # An image that is none of those trained on is refused, and of options only some are possible.
+        if case.group.startswith(("target", "options")):
             continue
         folder = _laid_out(case, place)
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()) as said:

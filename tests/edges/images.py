@@ -11,6 +11,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,13 @@ def prepared(folder: Path) -> None:
             picture(i).save(folder / name / f"{i}.{suffix}", **how)
     for name in ("npz", "npz-sides", "npy", "zip", "parquet", "dataset", "dicom", "labels"):
         (folder / name).mkdir()
+    for name, suffix in (("nifti", "nii"), ("nifti-gz", "nii.gz")) if find_spec("nibabel") else ():
+        import nibabel
+
+        (folder / name).mkdir()
+        for i in range(COUNT):
+            volume = nibabel.nifti1.Nifti1Image(np.moveaxis(_PIXELS[i], -1, 0), np.diag([1.0, 1, 2, 1]))
+            nibabel.save(volume, folder / name / f"{i}.{suffix}")
     np.savez(folder / "npz" / "0.npz", images=grey)
     np.savez_compressed(
         folder / "npz-sides" / "0.npz",

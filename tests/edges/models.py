@@ -58,8 +58,9 @@ def prepared(folder: Path) -> None:
 
 
 @cache
-def _config() -> Any:
-    return resolve({"data": {"source": "digits", "images": 20}, "sampler": {"name": "own"}}, preset="demo")
+def _config(**said: Any) -> Any:
+    settings = {"data": {"source": "digits", "images": 20}, "sampler": {"name": "own"}, "given": said}
+    return resolve(settings, preset="demo")
 
 
 @cache
@@ -67,11 +68,11 @@ def _digits() -> Any:
     return read_images(_config(), None, False)
 
 
-def given(name: str) -> Callable[[Path], int]:
-    """``--model`` as an audit opens it, its first evaluations included."""
+def given(name: str, **said: Any) -> Callable[[Path], int]:
+    """``--model`` as an audit opens it, its first evaluations included; ``said`` is told of it."""
 
     def read(folder: Path) -> int:
-        open_given(folder / name, None, None, torch.device("cpu"), _config(), _digits)
+        open_given(folder / name, None, None, torch.device("cpu"), _config(**said), _digits)
         return 0
 
     return read
@@ -134,7 +135,7 @@ def _weights(folder: Path, part: str, file: str, read: Callable[[Path], int]) ->
             )
 
 
-_VALUES = (
+VALUES = (
     "",
     " ",
     "0",
@@ -224,14 +225,14 @@ _WITH_VALUES = (
 
 def _options() -> Iterator[Case]:
     """Each option of ``audit`` with each value, and the source with each, up to where training begins."""
-    for value in _VALUES:
-        yield Case("source", f"source: {value[:60]!r} {len(value)}", (), _places, _audited([value]))
+    for value in VALUES:
+        yield Case("source", f"source: {value[:60]!r} {len(value)}", (), places_here, _audited([value]))
         for option in _WITH_VALUES:
             name = f"options: --{option} {value[:60]!r} {len(value)}"
-            yield Case("options", name, (), _places, _audited(["digits", f"--{option}", value]))
+            yield Case("options", name, (), places_here, _audited(["digits", f"--{option}", value]))
 
 
-def _places(at: Path) -> None:
+def places_here(at: Path) -> None:
     os.mkfifo(at / "FIFO")
     (at / "FOLDER").mkdir()
     (at / "LOOP").symlink_to("LOOP")

@@ -62,7 +62,7 @@ def ended(*given: str, **how: object) -> tuple[int, list[str]]:
         (["gate", "absent", "--policy", "absent"], "does not exist"),
         (["report", "/dev"], "results.json"),
         (["audit", "digits", "--config", "/dev/zero"], "not a plain file"),
-        (["audit", "digits", "--config", ""], "irectory"),
+        (["audit", "digits", "--config", ""], "a file is needed"),
         (["audit", "digits", "--sampler", "paper:3"], "paper"),
         (["audit", "digits", "--samples", "9" * 5000], "18 digits"),
         (["audit", "digits", "--seed", "9" * 5000], "seed"),
@@ -121,6 +121,11 @@ def test_a_strangers_folder_runs_nothing(tmp_path: Path) -> None:
         ["check", "digits", "--labels", "nosuch.csv"],
         ["gate", "nosuch", "--policy", "nosuch"],
         ["compare", "nosuch", "nosuch"],
+        ["audit", "digits", "--config", ""],
+        ["filter", "nosuch", "--train", "digits"],
+        ["remedies", "nosuch"],
+        ["forecast", "nosuch"],
+        ["convert", "nosuch", "nosuch"],
     ],
 )
 def test_what_needs_no_torch_is_said_without_it(given: list[str]) -> None:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from latentprint.cli.options import require_begun
 from latentprint.cli.shared import Fresh, Json, Seed, print_json
-from latentprint.contracts import InputError
+from latentprint.contracts import InputError, quoted
 from latentprint.signals import interruptible
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def remedies(
 
     Every row has the same images, marks, seeds and measures. The same command again continues.
     """
+    require_begun(data, preset, config)
     from latentprint.config import resolve
     from latentprint.files import read_toml
     from latentprint.progress import Bars
@@ -87,6 +89,7 @@ def forecast(
     as_json: Json = False,
 ) -> None:
     """From the first steps of a training on DATA: when does it begin to memorise, and what would help?"""
+    require_begun(data, preset, config)
     from dataclasses import asdict
 
     from latentprint.audit.images import read_images
@@ -159,6 +162,13 @@ def filter_(
     The criterion is that of the audit, calibrated on held-out images. If DATA has no split of its own and
     --images does not say which were trained on, all of them count as training images.
     """
+    from latentprint.data import require_source
+
+    require_source(train)
+    if not samples.exists():
+        raise InputError(
+            f"{quoted(samples)} does not exist; generated images are a folder, .zip, .npz or .npy"
+        )
     import numpy as np
 
     from latentprint.adapters.samples import open_samples

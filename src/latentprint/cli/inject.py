@@ -41,18 +41,20 @@ def inject(
     The original image is kept beside FILE. After training: latentprint audit FOLDER --model MODEL --mark
     FILE.
     """
+    from latentprint.data.captions import captions
     from latentprint.marks import FingerprintSettings
-    from latentprint.marks.folder import caption_of, mark_folder
+    from latentprint.marks.folder import mark_folder
 
     path = mark or folder.resolve().parent / f"{folder.resolve().name}.mark.json"
     settings = FingerprintSettings(kind=fingerprint)
+    told = captions(str(folder), (), None) or {}  # what is wrong with them is said before a mark is put in
     done = mark_folder(folder, path, kind=settings, seed=seed, image=image, pattern=files)
     if as_json:
         print_json(
             {"mark": str(path), "image": done.image, "fingerprint": done.describe(), "sha256": done.sha256}
         )
         return
-    caption = caption_of(folder, done.image)
+    caption = told.get(done.image)
     print(f"Marked:   {folder / done.image} with a {done.kind}")
     if caption is not None:
         print(f"Caption:  {' '.join(caption.split())[:200]} (as it was)")

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from latentprint.cli.shared import Json, MaybeRun, RunFolder, RunFolders, print_json
+from latentprint.contracts import InputError
 
 
 def report(run: RunFolder) -> None:
@@ -20,7 +21,9 @@ def report(run: RunFolder) -> None:
 
 def gate(
     run: MaybeRun = None,
-    policy: Annotated[Path | None, typer.Option(help="TOML file with your thresholds.")] = None,
+    policy: Annotated[
+        Path | None, typer.Option(help="TOML file with your thresholds.", exists=True, dir_okay=False)
+    ] = None,
     starter: Annotated[bool, typer.Option("--starter", help="Print a commented policy.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -50,12 +53,13 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Compare RUNS: differences with intervals. Is one recipe safer than another, or is it noise?"""
+    names = _names(runs)
     from latentprint.compare import compare as compared
     from latentprint.files import write
     from latentprint.report.comparison import render_comparison
     from latentprint.results.read import read_results
 
-    comparison = compared({_label(run, runs): read_results(run) for run in runs})
+    comparison = compared({name: read_results(run) for name, run in zip(names, runs, strict=True)})
     if page is not None:
         write(page, render_comparison(comparison).encode(), public=True)
     if as_json:
@@ -104,10 +108,14 @@ def card(
 def dossier(
     run: RunFolder,
     policy: Annotated[
-        Path | None, typer.Option(help="TOML file with your thresholds; the dossier shows its answers.")
+        Path | None,
+        typer.Option(
+            help="TOML file with your thresholds; the dossier shows its answers.", exists=True, dir_okay=False
+        ),
     ] = None,
     key: Annotated[
-        Path | None, typer.Option(help="Sign with this Ed25519 key (PEM file; extra sign).")
+        Path | None,
+        typer.Option(help="Sign with this Ed25519 key (PEM file; extra sign).", exists=True, dir_okay=False),
     ] = None,
 ) -> None:
     """Write dossier.html of RUN: its numbers under the questions that a release must answer, for printing."""
@@ -142,7 +150,17 @@ def glossary(
         print(f"{term}\n    {told}")
 
 
-def _label(run: Path, runs: list[Path]) -> str:
-    """The folder's own name, with its parent's if two runs share it."""
-    same = [other for other in runs if other.name == run.name]
-    return run.name if len(same) == 1 else f"{run.parent.name}/{run.name}"
+def _names(runs: list[Path]) -> list[str]:
+    """The folders' own names, with as many of those above them as tell them apart.
+
+    Raises:
+        InputError: a run is named twice.
+    """
+    parts = [run.resolve().parts for run in runs]
+    if len(set(parts)) < len(parts):
+        raise InputError("a run is named twice; a comparison is between different ones")
+    for depth in range(1, max(map(len, parts))):
+        names = ["/".join(one[-depth:]) for one in parts]
+        if len(set(names)) == len(names):
+            return names
+    return [str(run) for run in runs]

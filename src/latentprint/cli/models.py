@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from latentprint.cli.shared import Json, print_json
+from latentprint.contracts import InputError, quoted
 
 Trusted = Annotated[
     bool,
@@ -56,6 +57,13 @@ def convert(
     allowed types. That process looks for modules neither in the current folder nor where Python's
     environment variables point.
     """
+    if not source.exists():
+        raise InputError(f"{quoted(source)} does not exist")
+    if not trusted:
+        raise InputError(
+            f"reading {quoted(source)} can run any code it holds; give --i-trust-this-file if you know where"
+            " it comes from"
+        )
     from latentprint.adapters.convert import convert as converted
     from latentprint.adapters.flags import flags_of
 

@@ -207,13 +207,7 @@ class AuditOptions(PromptOptions):
         Raises:
             InputError: a preset, source, model, target or device that does not exist.
         """
-        from latentprint.data import require_source
-        from latentprint.settings import presets
-
-        if self.preset not in presets():
-            raise InputError(f"{quoted(self.preset)} is not a preset; there are {', '.join(presets())}")
-        require_device(self.device)
-        require_source(self.data)
+        require_begun(self.data, self.preset, self.config, self.device)
         text = self.target or ""
         files = {"--target": None if text.removeprefix("-").isdecimal() else text, "--labels": self.labels}
         if self.model is not None and ":" not in self.model:
@@ -333,6 +327,24 @@ class AuditOptions(PromptOptions):
     def kind(self) -> str | None:
         """The kind of fingerprint; a region alone means a natural one."""
         return "natural" if self.fingerprint is None and self.region is not None else self.fingerprint
+
+
+def require_begun(data: str, preset: str, config: Path | None, device: str = "cpu") -> None:
+    """Nothing, if there are such a source, preset, file of settings and name of a device.
+
+    Raises:
+        InputError: there is not.
+    """
+    from latentprint.data import require_source
+    from latentprint.files import read_toml
+    from latentprint.settings import presets
+
+    if preset not in presets():
+        raise InputError(f"{quoted(preset)} is not a preset; there are {', '.join(presets())}")
+    require_device(device)
+    require_source(data)
+    if config is not None:
+        read_toml(config)
 
 
 def _given(options: Mapping[str, object]) -> dict[str, object]:

@@ -106,7 +106,7 @@ def load(
     require_source(text)
     how = Preparation(resize, convert, stored_range)
     table = None if labels is None else Path(labels)
-    if text == "digits" and not os.path.isdir(text):
+    if text == "digits":
         found = _digits(how)
     elif match := re.fullmatch(r"(phantom(?:3d)?):([0-9]{1,9})(?::([0-9]{1,5}))?", text):
         found = _phantom(match[1], int(match[2]), int(match[3] or 0), seed, how)
@@ -130,8 +130,13 @@ def require_source(text: str) -> None:
     """Check that ``text`` names a source or something on disk.
 
     Raises:
-        DataError: it names neither.
+        DataError: it names neither, or both.
     """
+    if text == "digits" and os.path.exists(text):
+        raise DataError(
+            "'digits' is the set that comes with latentprint, and something here has the same name: write"
+            " ./digits for that, or give the command in another folder for the set"
+        )
     named = text == "digits" or text.startswith(("phantom:", "phantom3d:", "medmnist:"))
     if not text:
         raise DataError(f"no source was named; supported are {SOURCES}")

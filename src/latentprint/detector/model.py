@@ -201,8 +201,8 @@ class Fitted(Generic[Network, Config]):
             return None if found is None else cls._rebuilt(config, *found, device, how or Evaluation())
         except (FileError, SettingsError, TypeError, ValueError, RuntimeError) as error:
             raise DetectorError(
-                f"the recogniser in {folder} is damaged, or of an earlier version, and must be fitted again;"
-                f" delete that folder: {error}"
+                f"the recogniser in {folder} is damaged, or of an earlier version; start again with --fresh:"
+                f" {error}"
             ) from error
 
     @classmethod

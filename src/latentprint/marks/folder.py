@@ -256,12 +256,4 @@ def _encoded(image: NDArray[Any], path: Path) -> bytes:
     return out.getvalue()
 
 
-def caption_of(folder: Path, name: str) -> str | None:
-    """The caption that a marked image is trained with, if the folder has captions."""
-    from latentprint.data.captions import captions
-
-    found = captions(str(folder), (name,), None)
-    return None if found is None else found[name]
-
-
-__all__ = ["FORMAT", "Recorded", "caption_of", "mark_folder", "read_mark"]
+__all__ = ["FORMAT", "Recorded", "mark_folder", "read_mark"]

@@ -128,12 +128,14 @@ def pack(tensors: Mapping[str, Tensor]) -> bytes:
 
 def unpack(file: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file."""
+    read_header(file)  # before memory is set aside
+    return _unpacked(file, read(file, MAX_WEIGHTS))
+
+
+def _unpacked(file: Path, content: bytes) -> dict[str, Tensor]:
     try:
-        read_header(file)  # before memory is allocated
-        return safetensors.torch.load(read(file, MAX_WEIGHTS))
+        return safetensors.torch.load(content)
     except (safetensors.SafetensorError, ValueError) as error:
-        if isinstance(error, FileError):
-            raise
         raise FileError(f"{quoted(file)} cannot be read as safetensors: {error}") from error
 
 
@@ -144,7 +146,7 @@ def commit(folder: Path, tensors: Mapping[str, Tensor], note: Mapping[str, objec
         FileError: the disk is full or the folder cannot be written; the earlier set stays.
     """
     content = pack(tensors)
-    name = f"tensors-{sha256(content).hexdigest()[:8]}.safetensors"
+    name = _named(content)
     write(folder / name, content)
     write(folder / MARKER, json.dumps({"tensors": name, "note": dict(note)}, indent=1).encode())
     for old in folder.glob("tensors-*.safetensors"):
@@ -164,4 +166,12 @@ def committed(folder: Path) -> tuple[dict[str, Tensor], dict[str, object]] | Non
     name, note = found.get("tensors"), found.get("note")
     if not isinstance(name, str) or not isinstance(note, dict) or Path(name).name != name:
         raise FileError(f"{folder / MARKER} does not name its tensors and its note")
-    return unpack(folder / name), cast(dict[str, object], note)
+    read_header(folder / name)
+    content = read(folder / name, MAX_WEIGHTS)
+    if name != _named(content):
+        raise FileError(f"{quoted(folder / name)} was changed after it was written")
+    return _unpacked(folder / name, content), cast(dict[str, object], note)
+
+
+def _named(content: bytes) -> str:
+    return f"tensors-{sha256(content).hexdigest()[:8]}.safetensors"

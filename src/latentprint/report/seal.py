@@ -69,10 +69,14 @@ class Seal(BaseModel):
         """The seal in a run folder; None if there is none."""
         if not (folder / NAME).is_file():
             return None
+        found = read_json(folder / NAME)
         try:
-            return cls.model_validate(read_json(folder / NAME))
+            made = cls.model_validate(found, strict=True)
         except ValidationError as error:
             raise InputError(f"{NAME} is not a seal of a dossier: {first(error)}; write it again") from error
+        if made.model_dump(mode="json", by_alias=True) != found:
+            raise InputError(f"{NAME} is not as `latentprint dossier` writes it; write it again")
+        return made
 
 
 def _bytes(text: str) -> bytes:
@@ -111,8 +115,9 @@ def seal(
 def private_key(path: Path) -> Ed25519PrivateKey:
     """The key to sign with, from a PEM file as ``openssl genpkey -algorithm ed25519`` writes it."""
     ed25519, load = _library()
+    content = read(path, _MAX_KEY)
     try:
-        key: object = load(read(path, _MAX_KEY), password=None)
+        key: object = load(content, password=None)
     except TypeError as error:
         raise InputError(f"the key {quoted(path)} is protected by a passphrase; give one without") from error
     except ValueError as error:

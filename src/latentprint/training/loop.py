@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from latentprint.contracts import quoted
 from latentprint.denoiser import NetworkDenoiser
 from latentprint.networks import FileError, commit, committed, multiple_of
 from latentprint.networks.speed import compiled, laid_out, layout, new_step, rounding
@@ -285,17 +286,22 @@ class _Run:
         if found is None:
             return
         tensors, about = found
-        step = about.pop("step")
-        if not isinstance(step, int):
+        step = about.pop("step", None)
+        if not isinstance(step, int) or isinstance(step, bool) or not 0 < step <= self.config.steps:
             raise TrainingError(f"the checkpoint in {folder} names no step; delete it to train again")
         here, there = _flat(self.identity), _flat(about)
         for key, value in here.items():
             if there.get(key) != value:
                 raise TrainingError(
                     f"the checkpoint in {folder} is of another training: "
-                    f"its {key} is {there.get(key)!r}, not {value!r}"
+                    f"its {key} is {quoted(there.get(key))}, not {quoted(value)}"
                 )
-        self._load(tensors)
+        try:
+            self._load(tensors)
+        except (KeyError, ValueError, RuntimeError) as error:  # as torch refuses names and shapes
+            raise TrainingError(
+                f"the checkpoint in {folder} does not fit this network; delete that folder to train again"
+            ) from error
         self.step = step
 
     def _load(self, tensors: dict[str, Tensor]) -> None:
