@@ -300,7 +300,7 @@ def test_a_saved_detector_comes_back_whole(tmp_path: Path, identity: NetworkDete
     images = torch.from_numpy(digits[:9])
     assert torch.equal(found(images), identity(images))
     next(tmp_path.glob("tensors-*")).write_bytes(b"")
-    with pytest.raises(DetectorError, match="is damaged, or of an earlier version, and must be fitted again"):
+    with pytest.raises(DetectorError, match="is damaged, or of an earlier version; start again"):
         load_detector(tmp_path)
 
 

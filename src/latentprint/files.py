@@ -15,6 +15,7 @@ Source: POSIX.1-2017, rename(), fsync().
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import math
 import os
@@ -37,6 +38,7 @@ MAX_TOML = 2**16
 """The most bytes of a TOML file (64 KiB): tomllib takes quadratic time on long dotted keys."""
 
 MAX_DEPTH = 64
+MAX_VALUES = 10**7
 MAX_INTEGER = 10**40
 
 _SENTENCES = {
@@ -100,6 +102,16 @@ def read(path: Path, most: int) -> bytes:
     return content
 
 
+def sha256_of(path: Path) -> str:
+    """Hash of a file of any size, which is read in parts.
+
+    Raises:
+        FileError: the operating system refused.
+    """
+    with disk(path, "read"), path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def read_text(path: Path, most: int) -> str:
     """The text of a file in UTF-8.
 
@@ -137,7 +149,7 @@ def parse_json(text: str, what: str, *, infinite: bool = False) -> dict[str, Any
     if not isinstance(value, dict):
         raise FileError(f"{what} must hold a JSON object, got {type(value).__name__}")
     found = cast("dict[str, Any]", value)
-    _require_plain(found, what, infinite)
+    require_plain(found, what, infinite)
     return found
 
 
@@ -170,12 +182,17 @@ def parse_toml(text: str, what: str) -> dict[str, object]:
         raise FileError(f"{what} is nested more than {MAX_DEPTH} levels deep") from error
     except ValueError as error:
         raise FileError(f"{what} is not valid TOML: {str(error)[:150]}") from error
-    _require_plain(found, what, infinite=False)
+    require_plain(found, what, infinite=False)
     return found
 
 
-def _require_plain(value: object, what: str, infinite: bool) -> None:
-    """Level by level, so that no depth can exhaust the stack."""
+def require_plain(value: object, what: str, infinite: bool) -> None:
+    """Nothing, if a value read from a file can be walked: level by level, so that no depth ends the stack.
+
+    Raises:
+        FileError: too deep, too large (YAML's references can stand for any number of values), no Unicode,
+            or a number that no computation survives.
+    """
     level = [value]
     for _ in range(MAX_DEPTH):
         below: list[object] = []
@@ -196,6 +213,8 @@ def _require_plain(value: object, what: str, infinite: bool) -> None:
                 raise FileError(f"{what} holds a whole number of more than 40 digits")
         if not below:
             return
+        if len(below) > MAX_VALUES:
+            raise FileError(f"{what} stands for more than {MAX_VALUES:,} values")
         level = below
     raise FileError(f"{what} is nested more than {MAX_DEPTH} levels deep")
 
@@ -236,7 +255,7 @@ def write(path: Path, content: bytes, *, public: bool = False) -> None:
     make_folder(path.parent)
     with disk(path, "written"):
         if path.exists() and not path.is_file():  # a rename would put a file where /dev/null was
-            raise FileError(f"{quoted(path)} is no plain file, so nothing is written there")
+            raise FileError(f"{quoted(path)} could not be written: it is no plain file")
         try:
             aside.unlink(missing_ok=True)  # what a kill left may have another mode, or be a link
             handle = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)

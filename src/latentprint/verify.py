@@ -20,7 +20,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from latentprint.files import read_json, to_json
+from latentprint.files import read_json, sha256_of, to_json
 from latentprint.report.seal import SEALED, Seal, digests, holds
 from latentprint.results.assemble import NOTED, assemble
 from latentprint.results.read import read_plain
@@ -188,7 +188,7 @@ def _from_files(folder: Path, record: Mapping[str, object]) -> Iterator[Check]:
         weights = folder / name / "diffusion_pytorch_model.safetensors"
         noted = _at(record, f"stages.{name}.payload.weights_sha256")
         if weights.is_file() and noted is not None:
-            digest = sha256(weights.read_bytes()).hexdigest()
+            digest = sha256_of(weights)
             yield Check(f"run.json {name} weights", noted, digest, "files")
     given = _at(settings, "given.weights_sha256")
     if given is not None:

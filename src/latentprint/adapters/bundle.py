@@ -14,6 +14,7 @@ from typing import Any, cast
 
 from latentprint.adapters.fields import short, whole_number
 from latentprint.adapters.files import inside, read_json
+from latentprint.files import FileError, read, require_plain
 from latentprint.networks import ModelError
 
 Section = dict[str, Any]
@@ -35,7 +36,8 @@ class Found:
 def is_monai(folder: Path) -> bool:
     """Whether a configuration of the folder names a network of MONAI. Files are read, and nothing is run."""
     try:
-        texts = [file.read_bytes()[:MOST_READ] for file in _configs(folder)]
+        plain = [file for file in _configs(folder) if file.is_file() and file.stat().st_size <= MOST_READ]
+        texts = [file.read_bytes() for file in plain]
     except OSError:
         return False
     return any(b"monai.networks" in text or b"generative.networks" in text for text in texts)
@@ -56,11 +58,12 @@ def _read_yaml(path: Path) -> Section:
         import yaml  # pyright: ignore[reportMissingModuleSource]
     except ImportError as error:
         raise ModelError(f"{path.name!r} is YAML; pip install 'latentprint[monai]' reads it") from error
-    raw = path.read_bytes()
-    if len(raw) > MOST_READ:
-        raise ModelError(f"{path.name!r} has more than {MOST_READ} bytes, too many to read")
     try:
+        raw = read(path, MOST_READ)
         found: object = yaml.safe_load(raw)
+        require_plain(found, path.name, infinite=True)
+    except FileError as error:
+        raise ModelError(str(error)) from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ModelError(f"{path.name!r} is not YAML that can be read: {short(error)}") from error
     return cast(Section, found) if isinstance(found, dict) else {}

@@ -47,6 +47,7 @@ from latentprint.adapters.statedict import (
     wrapped,
 )
 from latentprint.networks import ModelError
+from latentprint.networks.files import unpack
 
 _TIMEOUT = 3600.0
 
@@ -204,7 +205,7 @@ def _folder(source: Path, target: Path) -> Converted:
         if any(one.suffix == ".safetensors" for one in part.iterdir()):
             said.append(f"{part.name or 'the network'}: its safetensors were copied")
             for one in part.glob("*.safetensors"):
-                made[one.relative_to(source)] = safetensors.torch.load(one.read_bytes())
+                made[one.relative_to(source)] = unpack(one)
             continue
         if len(weights) != 1:
             raise ModelError(

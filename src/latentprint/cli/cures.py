@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from latentprint.cli.options import require_begun
-from latentprint.cli.shared import Fresh, Json, Seed, print_json
+from latentprint.cli.shared import Fresh, Json, Seed, print_json, require_begun
 from latentprint.contracts import InputError, quoted
 from latentprint.signals import interruptible
 

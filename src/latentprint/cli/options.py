@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from latentprint.cli.prompts import PromptOptions
-from latentprint.cli.shared import Device, Json
-from latentprint.contracts import InputError, quoted, require_device
+from latentprint.cli.shared import Device, Json, require_begun
+from latentprint.contracts import InputError, quoted
 
 if TYPE_CHECKING:
     from latentprint.adapters import Opened
@@ -327,24 +327,6 @@ class AuditOptions(PromptOptions):
     def kind(self) -> str | None:
         """The kind of fingerprint; a region alone means a natural one."""
         return "natural" if self.fingerprint is None and self.region is not None else self.fingerprint
-
-
-def require_begun(data: str, preset: str, config: Path | None, device: str = "cpu") -> None:
-    """Nothing, if there are such a source, preset, file of settings and name of a device.
-
-    Raises:
-        InputError: there is not.
-    """
-    from latentprint.data import require_source
-    from latentprint.files import read_toml
-    from latentprint.settings import presets
-
-    if preset not in presets():
-        raise InputError(f"{quoted(preset)} is not a preset; there are {', '.join(presets())}")
-    require_device(device)
-    require_source(data)
-    if config is not None:
-        read_toml(config)
 
 
 def _given(options: Mapping[str, object]) -> dict[str, object]:

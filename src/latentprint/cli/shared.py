@@ -20,7 +20,7 @@ from typing import Annotated, Any
 
 import typer
 
-from latentprint.contracts import InputError, quoted
+from latentprint.contracts import InputError, quoted, require_device
 from latentprint.signals import stopped
 
 Out = Annotated[Path, typer.Option("--out", help="Folder of the run; the same command again continues it.")]
@@ -123,6 +123,24 @@ def refusal(error: Exception) -> str | None:
             " batches or images, or fewer of them, need less"
         )
     return None
+
+
+def require_begun(data: str, preset: str, config: Path | None, device: str = "cpu") -> None:
+    """Nothing, if there are such a source, preset, file of settings and name of a device.
+
+    Raises:
+        InputError: there is not.
+    """
+    from latentprint.data import require_source
+    from latentprint.files import read_toml
+    from latentprint.settings import presets
+
+    if preset not in presets():
+        raise InputError(f"{quoted(preset)} is not a preset; there are {', '.join(presets())}")
+    require_device(device)
+    require_source(data)
+    if config is not None:
+        read_toml(config)
 
 
 def print_json(value: Any) -> None:

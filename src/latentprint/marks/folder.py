@@ -127,7 +127,7 @@ def read_mark(path: Path) -> Recorded:
             raise wrong
         if not FingerprintSettings(kind=kind).injected or drawn.get("kind") != kind:
             raise wrong
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
         raise wrong from error
     return Recorded(texts[0], texts[1], texts[2], kind, drawn, region)
 

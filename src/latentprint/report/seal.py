@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from latentprint.contracts import InputError, quoted
-from latentprint.files import read, read_json, write
+from latentprint.files import MAX_JSON, read, read_json, write
 from latentprint.results.stored import first
 from latentprint.results.value import Sha256
 
@@ -89,7 +89,7 @@ def _bytes(text: str) -> bytes:
 def digests(folder: Path, names: tuple[str, ...] = SEALED) -> dict[str, str]:
     """SHA-256 of the named files of a run folder, as far as they exist."""
     found = {name: folder / name for name in names}
-    return {name: sha256(path.read_bytes()).hexdigest() for name, path in found.items() if path.is_file()}
+    return {name: sha256(read(path, MAX_JSON)).hexdigest() for name, path in found.items() if path.is_file()}
 
 
 def seal(

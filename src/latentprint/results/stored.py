@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
+import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
@@ -19,6 +20,30 @@ from latentprint.store import Run, RunError
 Rows = Mapping[str, NDArray[Any]]
 Kind = TypeVar("Kind")
 Noted = TypeVar("Noted", bound=Value)
+
+
+_FLAGS = ("hit", "presence_hit", "identity_hit", "member")
+_WHOLE = ("evaluations", "nearest", "whose", "unit", "canary", "copies", "change", "person", "own", "place")
+_OPEN = ("presence", "standard_error")
+"""Columns of flags, and of whole numbers from -1 on; those that need not be finite (no mark; one probe)."""
+
+
+def _typed(purpose: str, rows: Rows) -> Rows:
+    """The rows, if each column holds values of its kind."""
+    for name, column in rows.items():
+        bare = name.removeprefix("pool_").removeprefix("whole_")
+        if bare in _FLAGS:
+            good = column.dtype.kind == "b"
+        elif bare in _WHOLE or bare.endswith("_of"):
+            good = column.dtype.kind in "iu" and bool(column.min() >= -1) and bool(column.max() < 2**53)
+        else:
+            good = column.dtype.kind in "bi" or bare in _OPEN or bool(np.isfinite(column).all())
+        if not good:
+            raise RunError(
+                f"the rows of {purpose} (in probes/) hold values in the column {name!r} that no run writes"
+                " there; restore them"
+            )
+    return rows
 
 
 class _Columns(dict[str, NDArray[Any]]):
@@ -52,7 +77,7 @@ class Stored:
 
     def rows(self, purpose: str) -> Rows:
         """The rows of a purpose; empty if there are none. A missing column is refused in a sentence."""
-        return _Columns(purpose, self.kept(purpose))
+        return _Columns(purpose, _typed(purpose, self.kept(purpose)))
 
     @classmethod
     def of(cls, run: Run) -> Stored:
