@@ -54,13 +54,12 @@ from latentprint.results.notes import (
 from latentprint.results.prompts import PROMPTS
 from latentprint.results.searched import CONTROL_SAMPLES, SAMPLES
 from latentprint.results.stopping import FIRST_LOOK, SampleSettings
-from latentprint.results.stored import Rows, Stored
+from latentprint.results.stored import Rows, Stored, require
 from latentprint.results.value import LEVEL
 from latentprint.results.whole_set import PREFIX, WholeSet, whole_set
 from latentprint.results.whole_set import Rows as Compared
-from latentprint.stats.returned import Returned, returned
+from latentprint.stats.returned import LEAST, TRAIN, Returned, returned
 from latentprint.stats.roc import rank_p_value, separation
-from latentprint.store import RunError
 
 NOTED = (
     "data",
@@ -133,6 +132,8 @@ def _agreement(stored: Stored) -> Agreement | None:
     embedding, searched = stored.rows(AGREEMENT.name), stored.rows(SEARCH.name)
     if not embedding or AGREEMENT.name not in stored.notes:
         return None
+    alike = np.array_equal(embedding["id"], searched["id"])
+    require(alike, "agreement", "they are of the images of the search")
     one, other = searched["identity_hit"].astype(bool), embedding["hit"].astype(bool)
     cases = {
         "both": one & other,
@@ -171,9 +172,14 @@ def _returned(stored: Stored) -> Returned | None:
     sequential = stored.setting(SampleSettings, "samples").until is not None
     fixed = FIRST_LOOK if sequential else len(rows["id"])
     samples = {name: rows[f"pool_{name}"][:fixed] for name in ("nearest", "distance", "ten")}
-    if noted.target >= len(pool["whose"]):
-        raise RunError(f"run.json: the pool of real images has no place {noted.target:,}")
-    return returned(samples, pool, pool["whose"], noted.target)
+    whose = pool["whose"]
+    require(len(whose) >= LEAST, POOL.name, f"a pool has {LEAST} images or more")
+    own = noted.target < len(whose) and whose[noted.target] == TRAIN
+    require(bool(own), POOL.name, f"place {noted.target:,} is that of the private image")
+    for rows_of, nearest in ((SAMPLES.name, samples["nearest"]), (POOL.name, pool["nearest"])):
+        inside = bool((nearest >= 0).all() and (nearest < len(whose)).all())
+        require(inside, rows_of, "the nearest image is one of the pool")
+    return returned(samples, pool, whose, noted.target)
 
 
 def _whole_set(stored: Stored) -> WholeSet | None:
@@ -197,6 +203,11 @@ def _whole_set(stored: Stored) -> WholeSet | None:
         },
         person=train["person"] if noted.persons else None,
     )
+    require(len(rows.generated.get("distance", ())) > 0, model, "each was held against the training images")
+    for purpose, of in ((model, rows.generated), (control, rows.control or {}), (WHOLE.name, rows.heldout)):
+        places = [column for name, column in of.items() if name == "nearest" or name.endswith("_of")]
+        inside = all(bool((0 <= one).all() and (one < len(train["id"])).all()) for one in places)
+        require(inside, purpose, f"the nearest image is one of {len(train['id']):,}")
     return whole_set(rows, seed=stored.seed)
 
 
@@ -297,6 +308,7 @@ def _membership(stored: Stored) -> Membership | None:
     if noted.note is not None:
         return Membership(scores=(), auc=None, low=None, high=None, level=LEVEL, note=noted.note)
     kept = [stored.rows(MEMBERSHIP.part(name)) for name in ("train", "heldout", "target")]
+    require(min(len(rows["id"]) for rows in kept[:2]) >= 2, "membership", "both sides have two images")
     inside, outside, own = ({name: rows[name] for name in SCORES} for rows in kept)
     likely = [stored.rows(LIKELIHOOD.part(name)) for name in ("train", "heldout", "target")]
     if all(rows and len(rows["nats"]) >= n for rows, n in zip(likely, (2, 2, 1), strict=True)):

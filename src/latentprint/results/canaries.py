@@ -18,7 +18,7 @@ from pydantic import Field
 
 from latentprint.results.notes import CANARIES, CANARY_SEARCH
 from latentprint.results.searched import SAMPLES
-from latentprint.results.stored import Stored
+from latentprint.results.stored import Stored, require
 from latentprint.results.value import LEVEL, Chance, Count, Level, Sha256, Spread, Value
 from latentprint.search import TPrime, scan
 from latentprint.search.settings import CanarySettings
@@ -141,6 +141,8 @@ def canaries(stored: Stored, errors: Trials, often: int) -> tuple[Canaries, Epsi
     plan = settings.plan(noted.horizon, errors)
     found = dict(scan(stored.probe(CANARY_SEARCH.name), plan, range(m + 1)))
     shown = samples["canary"]
+    require(bool((shown <= m).all()), "samples.model", f"there are {m:,} canaries and the private image")
+    require(len(rows["copies"]) >= m and bool((rows["copies"] >= 1).all()), "canaries", f"there are {m:,}")
     hits, n = np.bincount(shown[shown >= 0], minlength=m + 1), len(shown)
     member, copies = rows["member"].astype(np.bool_), rows["copies"].astype(np.int64)
     images = tuple(

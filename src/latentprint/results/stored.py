@@ -40,10 +40,21 @@ def _typed(purpose: str, rows: Rows) -> Rows:
             good = column.dtype.kind in "bi" or bare in _OPEN or bool(np.isfinite(column).all())
         if not good:
             raise RunError(
-                f"the rows of {purpose} (in probes/) hold values in the column {name!r} that no run writes"
-                " there; restore them"
+                f"the rows of {purpose} (in probes/) hold values in {name!r} that no run writes; restore them"
             )
     return rows
+
+
+def require(holds: bool, purpose: str, what: str) -> None:
+    """Nothing, if stored rows are what a run writes.
+
+    Raises:
+        RunError: they are not: ``what`` says of them what ought to hold.
+    """
+    if not holds:
+        raise RunError(
+            f"the rows of {purpose} (in probes/) were changed, or lost in part: {what}; restore them"
+        )
 
 
 class _Columns(dict[str, NDArray[Any]]):
@@ -121,6 +132,8 @@ class Stored:
     def probe(self, purpose: str) -> Probe:
         """A probe that answers from the stored rows alone, so that a search is repeated without a model."""
         rows = self.rows(purpose)
+        if rows:
+            require({"t", "hit", "evaluations"} <= set(rows), purpose, "each has t, hit and evaluations")
 
         def answer(t: Times, ids: Ids) -> Outcome:
             try:
@@ -136,7 +149,9 @@ class Stored:
         columns = {
             name: column for name, column in rows.items() if name not in {"id", "t", "hit", "evaluations"}
         }
-        return Outcome(rows["hit"].astype(bool), rows["evaluations"].astype("int64"), columns)
+        return Outcome(
+            rows["hit"].astype(bool), rows["evaluations"].astype("int64"), _Columns(purpose, columns)
+        )
 
 
 def first(error: ValidationError) -> str:
