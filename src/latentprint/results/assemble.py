@@ -206,7 +206,7 @@ def _whole_set(stored: Stored) -> WholeSet | None:
     require(len(rows.generated.get("distance", ())) > 0, model, "each was held against the training images")
     for purpose, of in ((model, rows.generated), (control, rows.control or {}), (WHOLE.name, rows.heldout)):
         places = [column for name, column in of.items() if name == "nearest" or name.endswith("_of")]
-        inside = all(bool((0 <= one).all() and (one < len(train["id"])).all()) for one in places)
+        inside = all(bool((one >= 0).all() and (one < len(train["id"])).all()) for one in places)
         require(inside, purpose, f"the nearest image is one of {len(train['id']):,}")
     return whole_set(rows, seed=stored.seed)
 
