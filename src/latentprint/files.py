@@ -187,7 +187,7 @@ def parse_toml(text: str, what: str) -> dict[str, object]:
 
 
 def require_plain(value: object, what: str, infinite: bool) -> None:
-    """Nothing, if a value read from a file can be walked: level by level, so that no depth ends the stack.
+    """Check that a value read from a file can be walked: level by level, so that no depth ends the stack.
 
     Raises:
         FileError: too deep, too large (YAML's references can stand for any number of values), no Unicode,

@@ -126,7 +126,7 @@ def refusal(error: Exception) -> str | None:
 
 
 def require_begun(data: str, preset: str, config: Path | None, device: str = "cpu") -> None:
-    """Nothing, if there are such a source, preset, file of settings and name of a device.
+    """Refuse a source, preset, settings file or device name that does not exist.
 
     Raises:
         InputError: there is not.

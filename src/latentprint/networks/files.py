@@ -128,7 +128,7 @@ def pack(tensors: Mapping[str, Tensor]) -> bytes:
 
 def unpack(file: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file."""
-    read_header(file)  # before memory is set aside
+    read_header(file)  # before memory is allocated
     return _unpacked(file, read(file, MAX_WEIGHTS))
 
 

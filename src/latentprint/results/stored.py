@@ -46,7 +46,7 @@ def _typed(purpose: str, rows: Rows) -> Rows:
 
 
 def require(holds: bool, purpose: str, what: str) -> None:
-    """Nothing, if stored rows are what a run writes.
+    """Check that stored rows are what a run writes.
 
     Raises:
         RunError: they are not: ``what`` says of them what ought to hold.

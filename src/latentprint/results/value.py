@@ -42,7 +42,7 @@ class Value(BaseModel):
 
 
 def require_counts(grid: Sequence[float], hits: Sequence[int], trials: Sequence[int]) -> None:
-    """Nothing, if at each noise level of the rising ``grid`` 0 <= hits <= trials.
+    """Check that at each noise level of the rising ``grid`` 0 <= hits <= trials.
 
     Raises:
         ValueError: they are of different lengths, no counts, or the grid does not rise.
