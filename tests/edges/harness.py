@@ -132,11 +132,12 @@ def run(
     log: Path | None = None,
     again: Path | None = None,
     only: str = "",
+    part: tuple[int, int] = (1, 1),
 ) -> tuple[int, list[str]]:
     """(cases tried, what failed): ``count`` cases in the order of ``seed``, or what fits into ``seconds``.
 
     ``again`` names the log of a run: only what failed in it is tried. ``only`` is a regular expression that
-    the names of groups must hold.
+    the names of groups must hold; ``part`` (i, n) takes the i-th of n parts, for n processes at once.
     """
     until = time.monotonic() + seconds
     torch.set_num_threads(1)
@@ -151,7 +152,7 @@ def run(
         if again is not None:
             failed = {name for name, wrong in _logged(again).items() if wrong is not None}
             every = [case for case in every if case.name in failed]
-        todo = drawn(every, seed)[:count]
+        todo = drawn(every, seed)[:count][part[0] - 1 :: part[1]]
         known = len(todo)
         done = _logged(kept)
         todo = [case for case in todo if case.name not in done]
@@ -270,8 +271,10 @@ def main() -> None:
     parser.add_argument("--log", type=Path)
     parser.add_argument("--again", type=Path, help="try what failed in this log")
     parser.add_argument("--only", default="", help="a regular expression that the names of groups must hold")
+    parser.add_argument("--part", default="1/1", help="2/3: the second of three parts")
     given = parser.parse_args()
-    tried, failed = run(given.count, given.seed, given.seconds, given.log, given.again, given.only)
+    i, n = map(int, given.part.split("/"))
+    tried, failed = run(given.count, given.seed, given.seconds, given.log, given.again, given.only, (i, n))
     for one in failed:
         print(one)
     kinds = Counter(one.split(":")[0] for one in failed)
