@@ -24,13 +24,17 @@ from examples.own_adapter import WEIGHTS, open_normals
 from examples.own_detector import distance, near, rate_of_near
 from examples.own_estimator import inverse_count
 from examples.own_fingerprint import Frame, FrameConfig, with_a_frame
+from examples.own_remedy import ROW as OWN_REMEDY
 from examples.own_sampler import Midpoint
 from examples.release import release
 from examples.scan_checkpoints import scan_checkpoints
+from latentprint import resolve
 from latentprint.adapters import ModelError
 from latentprint.data import load
 from latentprint.fingerprint import FingerprintError
 from latentprint.known import Coin, Gaussian, Memorised
+from latentprint.remedies import RemedyError
+from latentprint.remedies import run as remedies
 from latentprint.sampler import Heun, Sampler, reverse, times
 from latentprint.schedule import VP, SubVP
 from latentprint.stats import Trials
@@ -83,6 +87,25 @@ def test_an_estimator_of_ones_own_is_its_module_and_a_row(tmp_path: Path) -> Non
     assert done.returncode == 0, done.stderr
     reliable, *_, spent, stated = done.stdout.split()
     assert reliable in ("True", "False") and spent == stated and int(spent) % 3 == 0 and int(spent) > 0
+
+
+def test_a_row_of_ones_own_stands_in_the_table_of_remedies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(remedies, "REMEDIES", (*remedies.REMEDIES, OWN_REMEDY))
+    over = {
+        "data": {"images": 60},
+        "model": {"network": {"channels": [8]}, "training": {"steps": 20, "batch": 8}},
+        "sampler": {"steps": 3},
+        "samples": {"count": 30},
+        "likelihood": {"images": 0},
+    }
+    config = remedies.RemediesConfig(resolve(over, preset="demo"), 4, (OWN_REMEDY.name,))
+    none, own = remedies.compare_remedies(config, tmp_path / "run").tried
+    assert (none.name, own.name) == ("none", "every other image")
+    assert own.training_images == none.training_images  # copies of the left-out half would count as well
+    few = {"data": {"images": 30}}
+    config = remedies.RemediesConfig(resolve(over, few, preset="demo"), 4, (OWN_REMEDY.name,))
+    with pytest.raises(RemedyError, match="20 are needed"):
+        remedies.compare_remedies(config, tmp_path / "few")
 
 
 def digits(folder: Path, count: int = 24) -> Path:
