@@ -170,14 +170,13 @@ def apart(scores: Scores, chance: float = APART) -> int:
     """
     ordered = np.log(np.maximum(np.sort(scores)[: len(scores) // 2 + 1], 1e-6))
     gaps = np.arange(1, len(ordered)) * np.diff(ordered)
-    least, found = chance / max(1, len(gaps)), 0
-    for i in range(_LEAST_GROUP, len(gaps) - _LEAST_BESIDE + 1):
-        beside = gaps[i:]
-        mean = float(beside.mean())
-        p = (1 + gaps[i - 1] / mean / len(beside)) ** -len(beside) if mean > 0 else 1.0
-        if p < least:
-            least, found = p, i
-    return found
+    i = np.arange(_LEAST_GROUP, len(gaps) - _LEAST_BESIDE + 1)
+    if not len(i):
+        return 0
+    following = np.maximum(np.cumsum(gaps[::-1])[::-1][i], 1e-12)
+    log_p = -(len(gaps) - i) * np.log1p(gaps[i - 1] / following)
+    best = int(log_p.argmin())
+    return int(i[best]) if log_p[best] < math.log(chance / len(gaps)) else 0
 
 
 def strangers(usable: Columns) -> tuple[Columns, int]:
