@@ -163,7 +163,7 @@ def names(decision: Decision) -> list[str]:
 def test_nothing_found_clears_only_what_was_excluded():
     assert decide(evidence()).state == "not found"
     few = decide(evidence(hits=Trials(0, 290)))  # 3.01 / 290 = 1.04 %
-    assert few.state == "inconclusive" and "301 without a hit would do" in few.reasons[-1]
+    assert few.state == "inconclusive" and "301 without a hit would be enough" in few.reasons[-1]
     needed = samples_for_not_found(0.01, Trials(400, 400).lower(0.95))
     assert needed == 301 and decide(evidence(hits=Trials(0, 301))).state == "not found"
     assert decide(evidence(hits=Trials(0, 300))).state == "inconclusive"
@@ -238,7 +238,7 @@ def test_a_count_that_stopped_on_sight_is_judged_by_its_own_interval(through, le
 def test_without_a_comparison_hits_settle_nothing_and_it_says_what_would():
     found = decide(evidence(hits=Trials(5, 1000), own=5, returned=None))
     assert found.state == "inconclusive" and found.tests == ()
-    assert "Held-out images to compare with, or a control" in found.reasons[-1]
+    assert "Held-out images for comparison, or a control" in found.reasons[-1]
 
 
 # What a design can show

@@ -169,8 +169,8 @@ def _target(evidence: Evidence, level: float) -> Test | None:
     times = f"{found.target:,} of {n:,} images {'is a copy' if found.target == 1 else 'are copies'}"
     sentence = (
         f"{times} of the private image: nearer to it than real images are to each other. Of {rivals},"
-        f" {found.mock.k:,} had as many; if the private image were one of them, that had probability"
-        f" {chance(p)}."
+        f" {found.mock.k:,} had as many. If the private image were one of them, the probability of this"
+        f" would be {chance(p)}."
     )
     return Test("target", p, alpha, p <= alpha, sentence)
 
@@ -187,8 +187,8 @@ def _whole_set(evidence: Evidence, level: float) -> Test | None:
     are = "is a copy" if copies.k == 1 else "are copies"
     sentence = (
         f"Compared pixel by pixel, {copies.k:,} of {copies.n:,} images {are} of a real image."
-        f" {train.k:,} of {train.n:,} training images came back, and {held.k:,} of {held.n:,} held out;"
-        f" if it made no difference which were trained on, that had probability {chance(p)}."
+        f" {train.k:,} of {train.n:,} training images came back, and {held.k:,} of {held.n:,} held-out ones."
+        f" If it made no difference which were trained on, the probability of this would be {chance(p)}."
     )
     return Test("whole set", p, alpha, p <= alpha, sentence)
 
@@ -205,11 +205,12 @@ def _control(evidence: Evidence, level: float) -> Test | None:
     strange = "" if named else " None of the detected images is nearest to the private one."
     if sight is not None:
         through = sight.through or 0.0
-        least = f"that leaves a rate of {one_in(through)} at least" if through else "all may be false alarms"
-        sentence = f"{beside}, when sampling stopped early; {least}.{strange}"
+        least = f"a rate of at least {one_in(through)} remains" if through else "all may be false alarms"
+        sentence = f"{beside}, when sampling stopped early: {least}.{strange}"
         return Test("control", None, alpha, named and through > 0 and sight.level >= level, sentence)
     p = fisher_greater(hits, control)
-    sentence = f"{beside}; if both were alike, so large a difference had probability {chance(p)}.{strange}"
+    told = f"If both were alike, the probability of so large a difference would be {chance(p)}."
+    sentence = f"{beside}. {told}{strange}"
     return Test("control", p, alpha, named and p <= alpha, sentence)
 
 
@@ -219,11 +220,15 @@ def _counted(evidence: Evidence, level: float) -> tuple[str, ...]:
     if not hits.k:
         return (f"{who} recognised the private image in none of {hits.n:,} generated images.",)
     low, high = hits.interval(level) if sight is None else (sight.low, sight.high)
-    own = "" if evidence.own is None else f", {evidence.own:,} of them nearest to it of all training images"
+    own = (
+        ""
+        if evidence.own is None
+        else f" ({evidence.own:,} of them are nearest to it among all training images)"
+    )
     return (
-        f"{who} recognised the private image in {hits.k:,} of {hits.n:,} generated images{own}: between"
-        f" {one_in(low)} and {one_in(high)} ({level:.0%} interval). On held-out images they give false alarms"
-        f" in at most {one_in(evidence.false_alarms(level))}.",
+        f"{who} recognised the private image in {hits.k:,} of {hits.n:,} generated images{own}. The"
+        f" rate is between {one_in(low)} and {one_in(high)} ({level:.0%} interval). False alarms on"
+        f" held-out images: at most {one_in(evidence.false_alarms(level))}.",
     )
 
 
@@ -240,16 +245,19 @@ def _excluded(
         )
     missed = min(1.0, evidence.hits.upper(level) / sensitivity)
     said = (
-        f"Rates of up to {one_in(missed)} could have been missed ({level:.0%} confidence, with the detectors'"
-        f" own misses counted); {one_in(limit)} is what a model gives that repeats every training image"
-        f" equally often{'' if share == 1 else f', times {share:g}'}."
+        f"Rates of up to {one_in(missed)} could have been missed ({level:.0%} confidence, the detectors' own"
+        f" misses included). A model that repeats every training image equally often has a rate of"
+        f" {one_in(limit)}{'' if share == 1 else f' (times {share:g})'}."
     )
     if missed < limit:
         return True, (said,)
     needed = samples_for_not_found(limit, sensitivity, level)
     if needed is None or needed <= n:
         return False, (said,)
-    return False, (said, f"Too few images were generated to exclude that; {needed:,} without a hit would do.")
+    return False, (
+        said,
+        f"Too few images were generated to exclude that. {needed:,} without a hit would be enough.",
+    )
 
 
 def _what_would_do(evidence: Evidence, level: float) -> tuple[str, ...]:
@@ -257,9 +265,7 @@ def _what_would_do(evidence: Evidence, level: float) -> tuple[str, ...]:
     out: list[str] = []
     found = evidence.returned
     if found is None:
-        out.append(
-            "Held-out images to compare with, or a control, would tell whether these are false alarms."
-        )
+        out.append("Held-out images for comparison, or a control, would show whether these are false alarms.")
     elif found.mock.n < (enough := heldout_to_rank(level)):
         out.append(
             f"{found.mock.n:,} held-out images cannot decide whether the private image comes back more than"
@@ -269,8 +275,8 @@ def _what_would_do(evidence: Evidence, level: float) -> tuple[str, ...]:
         few = images_to_call(found.train.n, found.heldout.n, ALPHA["whole set"] * (1 - level))
         if few is not None and few > found.train.k:
             out.append(
-                f"{few:,} different training images among the copies would be enough, where no held-out image"
-                " is; more samples may show them."
+                f"{few:,} different training images among the copies would be enough, with no held-out image"
+                " among them. More samples may show them."
             )
     return tuple(out)
 
