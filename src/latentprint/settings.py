@@ -168,7 +168,7 @@ OWN_STEPS = 100
 """Steps of a given model's own sampler, at most, where the preset has time for few and nobody says how many.
 
 What a model gives back depends on them: of a DDPM that repeats its training images 36 in 100 samples are
-copies after 24 of its 1,000 steps, and 61 in 100 after 100.
+copies after 24 of its 1,000 steps, and 57 in 100 after 100.
 """
 
 _OWN_LEAST = {"samples": ("count", 200), "baseline": ("tries", 2)}

@@ -406,12 +406,13 @@ def told(found: WholeSet) -> Sequence[str]:
         share = "More than half" if c.rate > 0.5 else one_in(c.rate)
         are = "is a copy of a training image" if share[:2] == "1 " else "are copies of its training images"
         out = [f"{share} of the images it makes {are}: {c.k:,} of {c.n:,}."]
-        out.append(f"Together they show {m.k:,} of the {m.n:,} training images.")
+        shown = f"all {m.n:,}" if m.k == m.n else f"{m.k:,} of the {m.n:,}"
+        out.append(f"Together they show {shown} training images.")
     if found.persons is not None and found.persons.k:
         out.append(f"{found.persons.k:,} of {found.persons.n:,} persons came back.")
     if found.false_alarms is not None:
         f = found.false_alarms
-        taken = f"takes {f.k:,} for copies: so often it errs" if f.k else "takes none for a copy"
+        taken = f"wrongly takes {f.k:,} for copies" if f.k else "takes none for a copy"
         out.append(f"Of {f.n:,} real images that it never saw, the same rule {taken}.")
     if u.low is not None and u.high:
         more = f"at least {u.low:,} and up to {u.high:,}" if u.low else f"up to {u.high:,}"
