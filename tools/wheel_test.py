@@ -4,13 +4,14 @@
     make wheel-test PYTHON=python3.13    # with another one
 
 The light install (no extra) must answer the commands that only read a run, and refuse the others with a
-sentence; the full one (extra ``torch``) must run the demo. The environments are deleted afterwards.
+sentence. The full one (extra ``torch``) must run the demo. The environments are deleted afterwards.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -69,10 +70,15 @@ def _light(command: Path, place: Path) -> list[str]:
     if refused.returncode != 2 or "latentprint[torch]" not in refused.stderr:
         failed.append(f"light: audit should name the extra torch, got {refused.returncode}: {refused.stderr}")
     run = _run_of_the_tests(place / "kept")
-    for name in READING:
-        found = _ran(command, place, name, str(run))
+    shutil.copytree(run, place / "again")
+    (place / "policy.toml").write_text('[verdict]\nallowed = ["reproduces"]\n')
+    reading = [(name, str(run)) for name in READING]
+    reading += [("compare", str(run), str(place / "again")), ("glossary", "copy")]
+    reading += [("gate", str(run), "--policy", str(place / "policy.toml"))]
+    for line in reading:
+        found = _ran(command, place, *line)
         if found.returncode != 0:
-            failed.append(f"light: {name} ended with {found.returncode}: {found.stderr}")
+            failed.append(f"light: {line[0]} ended with {found.returncode}: {found.stderr}")
     return failed
 
 

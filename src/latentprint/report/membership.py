@@ -18,9 +18,9 @@ def membership_section(results: Results, _: RunFacts) -> Section | None:
     if found is None:
         return None
     lead = (
-        "Can an outsider with the model tell whether an image was trained on? Scores from the literature, on"
-        " training images and on images never trained on. An area of 0.5 is a coin, 1 is certainty. This says"
-        " whether the model knows its images, not whether it gives them back."
+        "Can an outsider with the model tell whether an image was trained on? Scores from the literature,"
+        " on training images and on images never trained on. An area of 0.5 is chance, 1 is certainty. This"
+        " says whether the model knows its images, not whether it gives them back."
     )
     blocks: list[Block] = []
     if found.note is not None:
@@ -31,8 +31,8 @@ def membership_section(results: Results, _: RunFacts) -> Section | None:
             "Score", "Area under the curve", f"{found.level:.0%} interval", *shares, "Private image: p-value",
         )  # fmt: skip
         told = (
-            "Found: training images above the score that the named share of other images exceeds. A star:"
-            " fewer other images than that share needs to mean anything. p-value: the chance that an image"
+            "Found: training images above the score that the named share of other images exceeds. A star"
+            " marks a share for which there were too few other images. p-value: the chance that an image"
             " never trained on scores as high as the private one."
         )
         rows = [_row(one) for one in found.scores]

@@ -58,9 +58,10 @@ def against_the_null(law: Baseline) -> str:
     came = "never came back" if own is None else f"came back from t′\u00a0=\u00a0{own:.3g}"
     excess = "" if law.excess is None else f", {law.excess:+.2g} against their median"
     return (
-        f"Beside {law.images} images never trained on, all judged by the {law.question.recogniser} with"
-        f" {law.question.tries} tries at each level, it {came}{excess}. Among them a value as high or higher"
-        f" is expected with probability p\u00a0=\u00a0{words.number(law.p_value, 2)}."
+        f"{law.images} images never trained on were searched in the same way, all judged by the"
+        f" {law.question.recogniser} with {law.question.tries} tries at each level. Judged so, the private"
+        f" image {came}{excess}. If it were one of them, a value as high or higher would have probability"
+        f" p\u00a0=\u00a0{words.number(law.p_value, 2)}."
     )
 
 

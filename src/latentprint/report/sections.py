@@ -185,7 +185,7 @@ def _errors(detectors: list[tuple[str, Detector]]) -> Table:
             cells += [words.of(counts.k, counts.n), f"{words.percent(low)} – {words.percent(high)}"]
         rows.append((name, *cells, words.number(one.threshold), said(one.backbone, 40)))
     return Table(
-        "The recognisers' own errors, counted on images they were not made with",
+        "The recognisers' own errors, counted on images that they were not fitted on",
         ("Recogniser", "Noticed", "95% interval", "False alarms", "95% interval", "Threshold", "Network"),
         rows,
         (False, True, True, True, True, True, False),
@@ -244,7 +244,7 @@ def _likelihood(results: Results, _: RunFacts) -> Section | None:
     ]
     rows.append(("The private image", words.number(found.target), words.NOTHING, "1"))
     head = ("Bits per dimension (lower: better known)", "Mean", "Standard error", "Images")
-    lead = "How likely the model holds these very images to be, pixel for pixel."
+    lead = "How likely these exact images are under the model, pixel by pixel."
     table = Table("Likelihood", head, rows, (False, True, True, True))
     return Section("likelihood", "Likelihood", lead, [table])
 
