@@ -43,6 +43,7 @@ _PIXELS = np.random.default_rng(1).integers(0, 256, (COUNT, 8, 8), dtype=np.uint
 def prepared(folder: Path) -> None:
     """Inputs as they should be, each in a folder of its own; ``folder`` is prepared by the other modules."""
     _prompts(folder)
+    np.savez(folder / "trained.npz", images=np.random.default_rng(2).integers(0, 256, (60, 8, 8), np.uint8))
     (folder / "marked").mkdir()
     _pictures(folder / "marked" / "set")
     mark_folder(folder / "marked" / "set", folder / "marked" / "mark.json")
@@ -302,7 +303,7 @@ def _of_rows(folder: Path) -> Iterator[Case]:
                 )
 
 
-_FILTER = ("filter", "IN", "--train", "digits", "--images", "60", "--out", "OUT")
+_FILTER = ("filter", "IN", "--train", "TRAINED", "--images", "30", "--out", "OUT")
 _COMMANDS: dict[tuple[str, ...], tuple[str, ...]] = {
     _FILTER: ("IN", "--train", "--images", "--share", "--seed", "--root", "--out"),
     ("inject", "SET", "--mark", "OUT"): ("SET", "--mark", "--image", "--fingerprint", "--files", "--seed"),
@@ -337,7 +338,7 @@ def _of_commands(folder: Path) -> Iterator[Case]:
                 yield Case(
                     f"options of {words[0]}",
                     f"{words[0]}: {what} {value[:60]!r} {len(value)}",
-                    ("run", "other", "policy.toml", "marked", "images/png"),
+                    ("run", "other", "policy.toml", "marked", "images/png", "trained.npz"),
                     places_here,
                     partial(_said, tuple(line)),
                 )
@@ -346,12 +347,14 @@ def _of_commands(folder: Path) -> Iterator[Case]:
         source = f"images/{kind}" if kind in ("png", "tif") else file
         said = {"IN": source, "OUT": "OUT" if kind in ("png", "tif") else "PASSED"}
         line = tuple(said.get(one, one) for one in _FILTER)
-        yield from of_bytes(folder, file, f"filter {kind}", (f"images/{kind}",), partial(_said, line))
+        yield from of_bytes(
+            folder, file, f"filter {kind}", (f"images/{kind}", "trained.npz"), partial(_said, line)
+        )
 
 
 def _said(words: tuple[str, ...], at: Path) -> int:
     named = {
-        "IN": "images/png", "SET": "marked/set", "OUT": "out", "PASSED": "out.npz", "RUN": "run",
+        "IN": "images/png", "SET": "marked/set", "TRAINED": "trained.npz", "OUT": "out", "PASSED": "out.npz", "RUN": "run",
         "OTHER": "other",         "POLICY": "policy.toml", "FIFO": "FIFO", "FOLDER": "FOLDER", "LOOP": "LOOP",
     }  # fmt: skip
     line = [str(at / named[one]) if one in named else one for one in words]

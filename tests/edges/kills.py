@@ -126,8 +126,8 @@ def stage(run: Path) -> str:
     return "before the first stage"
 
 
-def run(kills: int, seed: int, executor: str, processes: int, place: Path) -> Counter[str]:
-    """The stages in which a run was killed.
+def run(kills: int, seed: int, executor: str, processes: int, place: Path, steps: int = 40) -> Counter[str]:
+    """The stages in which a run was killed, whose trainings take so many steps.
 
     Raises:
         AssertionError: a run ended in other bytes, or not at all.
@@ -138,7 +138,8 @@ def run(kills: int, seed: int, executor: str, processes: int, place: Path) -> Co
     at, hit, runs = random.Random(seed), Counter[str](), 0
     settings, said, out = place / "settings.toml", place / "said", place / "killed"
     # Checkpoints along the way are for one process.
-    settings.write_text(SETTINGS if processes == 1 else SETTINGS.replace("keep = 2", "keep = 0"))
+    wanted = SETTINGS.replace("steps = 40", f"steps = {steps}")
+    settings.write_text(wanted if processes == 1 else wanted.replace("keep = 2", "keep = 0"))
     began = time.monotonic()
     code = ended(begun(command(place / "straight", settings, executor, processes), said), 3600)
     whole = time.monotonic() - began
@@ -172,9 +173,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--executor", default="local")
     parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument(
+        "--steps", type=int, default=40, help="of each training: the more, the more kills in it"
+    )
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
-        hit = run(given.kills, given.seed, given.executor, given.processes, Path(place))
+        asked = (given.kills, given.seed, given.executor, given.processes, Path(place), given.steps)
+        hit = run(*asked)
     print(f"{hit.total()} kills, every run ended in the same bytes; killed in {dict(hit.most_common())}")
 
 
