@@ -354,8 +354,9 @@ def _of_commands(folder: Path) -> Iterator[Case]:
 
 def _said(words: tuple[str, ...], at: Path) -> int:
     named = {
-        "IN": "images/png", "SET": "marked/set", "TRAINED": "trained.npz", "OUT": "out", "PASSED": "out.npz", "RUN": "run",
-        "OTHER": "other",         "POLICY": "policy.toml", "FIFO": "FIFO", "FOLDER": "FOLDER", "LOOP": "LOOP",
+        "IN": "images/png", "SET": "marked/set", "TRAINED": "trained.npz", "OUT": "out", "PASSED": "out.npz",
+        "RUN": "run", "OTHER": "other", "POLICY": "policy.toml",
+        "FIFO": "FIFO", "FOLDER": "FOLDER", "LOOP": "LOOP",
     }  # fmt: skip
     line = [str(at / named[one]) if one in named else one for one in words]
 
