@@ -225,6 +225,14 @@ def test_a_folder_in_the_way_of_a_file_and_a_file_in_the_way_of_a_folder(tmp_pat
         write(tmp_path / ("long" * 100), b"")
 
 
+def test_a_device_or_pipe_is_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (Path(os.devnull), tmp_path / "pipe", Path()):
+        with pytest.raises(FileError, match="could not be written"):
+            write(path, b"x")
+    assert Path(os.devnull).is_char_device() and (tmp_path / "pipe").is_fifo()
+
+
 def test_text_that_is_not_unicode_is_not_written():
     with pytest.raises(FileError, match="not Unicode"):
         files.to_json({"a": "\ud800"}, "x")

@@ -215,9 +215,9 @@ def test_a_damaged_part_is_named(tmp_path):
     (array,) = (tmp_path / "run" / "arrays" / "f").iterdir()
     for path in (part, array):
         path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(RunError, match=r"part-q@000000000-000000039.parquet' is damaged"):
+    with pytest.raises(RunError, match=r"part-q@000000000-000000039.parquet' cannot be read"):
         Run.read(tmp_path / "run").rows("q")
-    with pytest.raises(RunError, match=r"part-000000000-000000003.safetensors' is damaged"):
+    with pytest.raises(RunError, match=r"part-000000000-000000003.safetensors' cannot be read"):
         Run.read(tmp_path / "run").array("f")
 
 
@@ -306,7 +306,9 @@ def test_a_run_whose_record_was_changed_does_not_go_on(tmp_path, change):
     record = json.loads(path.read_text())
     change(record)
     path.write_text(json.dumps(record))
-    with pytest.raises(RunError, match=r"was changed after|is damaged|needs a table|cannot be used"):
+    with pytest.raises(
+        RunError, match=r"was changed after|is damaged|cannot be read|needs a table|cannot be used"
+    ):
         Run.open(tmp_path / "run", SETTINGS)
     with Run.open(tmp_path / "run", SETTINGS, fresh=True) as run:
         assert not run.stage("train").done

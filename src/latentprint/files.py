@@ -251,11 +251,13 @@ def write(path: Path, content: bytes, *, public: bool = False) -> None:
         FileError: the disk is full, the operating system refused, or there is a folder, device or pipe of
             that name; ``path`` is as it was before.
     """
+    if not path.name:
+        raise FileError(f"{quoted(path)} could not be written: it is not a plain file")
     aside = path.with_name(f".{path.name}.tmp")
     make_folder(path.parent)
     with disk(path, "written"):
         if path.exists() and not path.is_file():  # a rename would put a file where /dev/null was
-            raise FileError(f"{quoted(path)} could not be written: it is no plain file")
+            raise FileError(f"{quoted(path)} could not be written: it is not a plain file")
         try:
             aside.unlink(missing_ok=True)  # what a kill left may have another mode, or be a link
             handle = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)

@@ -84,6 +84,25 @@ def test_output_that_nobody_reads_or_that_has_no_room() -> None:
     assert code == 2 and "has ended" in line
 
 
+def test_streams_that_the_caller_closed() -> None:
+    """Exit 1 would mean that a model fails the gate."""
+    line = f"{sys.executable} -P -m latentprint gate --starter >&- 2>&- <&-"
+    assert subprocess.run(["sh", "-c", line], timeout=300).returncode == 0
+
+
+def test_references_in_yaml_that_stand_for_billions(tmp_path: Path) -> None:
+    from latentprint.adapters.flags import flags_of
+    from latentprint.networks import ModelError
+
+    pytest.importorskip("yaml")
+    lines = ["a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]"]
+    lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 12)]
+    for name, text in (("laughs", "\n".join(lines)), ("circle", "a: &a [*a]")):
+        (tmp_path / f"{name}.yaml").write_text(text)
+        with pytest.raises(ModelError, match="more than"):
+            flags_of(str(tmp_path / f"{name}.yaml"))
+
+
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_a_signal_while_modules_are_imported(name: str) -> None:
     number = signal.Signals[name]

@@ -118,7 +118,8 @@ def refusal(error: Exception) -> str | None:
         )
     # torch and Ray have their own errors for it, and neither is imported only for a refusal
     memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    if memory or "can't allocate memory" in str(error):
+    unmapped = isinstance(error, ImportError) and "failed to map segment" in str(error)
+    if memory or unmapped or "can't allocate memory" in str(error):
         return "the memory of this machine or device is not enough; what was finished is kept: smaller" + (
             " batches or images, or fewer of them, need less"
         )

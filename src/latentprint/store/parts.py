@@ -165,8 +165,13 @@ class Parts:
             part = _checked(self.decode(content), quoted(path))
         except RunError as error:
             raise RunError(f"{quoted(path)} is no part of a run: {error}") from error
+        except (MemoryError, ImportError):  # the part may be as it should be
+            raise
         except Exception as error:  # on damaged files, foreign libraries raise errors of their own
-            raise RunError(f"{quoted(path)} is damaged; remove it and repeat the command") from error
+            raise RunError(
+                f"{quoted(path)} cannot be read ({' '.join(str(error).split())[:100]}); if it is damaged,"
+                " remove it and repeat the command"
+            ) from error
         if not len(part["id"]) or path.name != self._name(part["id"]):
             raise RunError(
                 f"{quoted(path)} holds other ids than its name says; remove it and repeat the command"
