@@ -375,6 +375,21 @@ def test_the_notebook_before_training_finds_the_marked_image(tmp_path: Path) -> 
     assert told(notebook["cells"], over)["results"].plain() == kept
 
 
+def test_the_notebook_on_remedies_makes_a_table_and_a_forecast(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    notebook = json.loads((STORY.parent / "remedies.ipynb").read_text(encoding="utf-8"))
+    changes = {"model": {"network": {"channels": [8]}, "training": {"batch": 8}}, "sampler": {"steps": 3}}
+    over = {"folder": tmp_path / "table", "images": 60, "steps": 30, "samples": 60, "changes": changes}
+    names = told(notebook["cells"], over)
+    kept = json.loads((tmp_path / "table" / "remedies.json").read_text(encoding="utf-8"))
+    assert names["table"].plain() == kept and len(kept["rows"]) == 4
+    out = capsys.readouterr().out
+    missed = kept["rows"][3]["filter_misses"]
+    assert f"filter: {missed[0]:.0%} of planted copies pass it ({missed[1]:.0%} to {missed[2]:.0%})" in out
+    assert names["looks"].steps[-1] <= 20 and "4 are needed" in out
+
+
 def test_the_notebook_on_monai_opens_and_audits_what_it_trained(tmp_path: Path) -> None:
     pytest.importorskip("monai.networks.schedulers")
     notebook = json.loads((STORY.parent / "monai_model.ipynb").read_text(encoding="utf-8"))
