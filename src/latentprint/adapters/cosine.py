@@ -2,7 +2,7 @@
 
     alpha = cos(pi t / 2),   sigma = sin(pi t / 2),   sigma / alpha = tan(pi t / 2)
 
-so v turns at a constant rate. The network is told t itself.
+so v turns at a constant rate. The network receives t itself.
 
 Source: Salimans and Ho 2022, "Progressive distillation", section 4 and appendix D.
 """
@@ -23,7 +23,7 @@ class Cosine:
     Attributes:
         start: T, below 1.
         end: the smallest time.
-        prior_std: standard deviation of x_T, where a scheduler begins with another than 1.
+        prior_std: standard deviation of x_T, if a scheduler begins with another value than 1.
     """
 
     start: float = 0.999

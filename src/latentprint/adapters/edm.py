@@ -119,7 +119,7 @@ _SILENT_TOO: dict[str, Any] = {
 
 
 def converted(groups: Groups, told: Told) -> Parts | None:
-    """The folder that an exported snapshot becomes; None where it is none."""
+    """The folder that an exported snapshot becomes; None if it is not a snapshot."""
     found = [name for name, one in groups.items() if "model.map_layer0.weight" in one]
     if len(found) != 1:
         return None

@@ -1,13 +1,13 @@
-"""Models of medfusion, as ``latentprint convert last.ckpt FOLDER`` leaves them.
+"""Models of medfusion, as written by ``latentprint convert last.ckpt FOLDER``.
 
     medfusion.json      {"format": "latentprint-medfusion/1", "network": {...}, "autoencoder": {...} or null,
                          "predicts": "epsilon" or "sample", "clip": 1.0 or null, "betas": []}
     *.safetensors       the weights of its U-Net, averaged ones where it has them;  vae/*.safetensors  of its
                         VAE, VQVAE, or those within a VAEGAN
 
-Shapes follow from the tensors; what is predicted, clipping and strides from the settings that Lightning kept
-beside them (or --flags). Its own sampler is that of its DiffusionPipeline: DDIM with eta = 1 at all of its
-timesteps, the noise of the image before clipping. Latents are the mean, not scaled.
+Shapes follow from the tensors. The prediction, clipping and strides follow from the settings that Lightning
+stored with them (or --flags). Its own sampler is that of its DiffusionPipeline: DDIM with eta = 1 at all of
+its timesteps, the noise of the image before clipping. Latents are the mean, not scaled.
 
 Source: medfusion (MIT), DiffusionPipeline, GaussianNoiseScheduler, UNet, VAE; Mueller-Franzes et al. 2023.
 """
@@ -76,7 +76,7 @@ _ASKED = ("estimator_objective", "clip_x0", "do_input_centering")
 
 
 def converted(groups: Groups, told: Told) -> Parts | None:
-    """The folder that a checkpoint becomes; None where it is none of theirs."""
+    """The folder that a checkpoint becomes; None if it is not one of medfusion."""
     found = [name for name, one in groups.items() if "noise_estimator.in_conv.conv.weight" in one]
     if len(found) != 1:
         return None
@@ -133,7 +133,7 @@ def converted(groups: Groups, told: Told) -> Parts | None:
 
 
 def _settings(told: Told) -> dict[str, Any]:
-    """Plain settings of its DiffusionPipeline, of its network and noise, by name; --flags go over them."""
+    """Plain settings of its DiffusionPipeline, of its network and noise, by name; --flags override them."""
     inner = [plain_below(told.plain, "hyper_parameters", one) for one in _INNER]
     return {**inner[0], **inner[1], **plain_below(told.plain, "hyper_parameters"), **(told.flags or {})}
 
@@ -151,7 +151,7 @@ def _require_no_attention(shape: Mapping[str, tuple[int, ...]]) -> None:
 
 
 def _unit(residual: bool) -> str:
-    """Where the first convolution of a block is."""
+    """The place of a block's first convolution."""
     return f"block_seq.0.{'basic_block.' * residual}conv.weight"
 
 
@@ -333,7 +333,7 @@ def _network(
 def _space(
     folder: Path, config: Mapping[str, Any], images: np.ndarray[Any, Any]
 ) -> tuple[Codec, tuple[int, ...], tuple[nn.Module, list[Path]] | None]:
-    """(codec, shape of what the network works on, the autoencoder with its files)."""
+    """(codec, shape of the network's input, the autoencoder with its files)."""
     if config.get("autoencoder") is None:
         return IdentityCodec(), tuple(images.shape[1:]), None
     settings = read_fields(_section(config, "autoencoder"), _AUTOENCODER, "autoencoder")
@@ -350,7 +350,7 @@ def _space(
 
 
 def _own(denoiser: DiscreteDenoiser, steps: int | None, most: int | None) -> Own:
-    """DDIM with eta = 1: the posterior, from timestep to timestep as its pipeline lays them out."""
+    """DDIM with eta = 1: the posterior, from timestep to timestep in the order of its pipeline."""
     n = cast(Any, denoiser.schedule).timesteps
     count = max(2, steps or min(n, most or n))
     if count > n:

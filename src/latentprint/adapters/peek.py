@@ -1,7 +1,7 @@
-"""What a pickle is about, by the names that stand in it: its opcodes are read, and none is carried out.
+"""What a pickle is about, by the names in it. Its opcodes are read, and none is executed.
 
     train.ckpt      "state_dict", "net.input_blocks.0.0.weight", "pytorch-lightning_version"
-    model.pt        diffusers.models.unets.unet_2d.UNet2DModel: a module, which its code alone can read
+    model.pt        diffusers.models.unets.unet_2d.UNet2DModel: a module, which only its own code can read
 
 Source: Python's pickletools, which parses a pickle without a machine that would run it.
 """
@@ -20,7 +20,7 @@ from pathlib import Path
 from latentprint.adapters.unpickle import HARMLESS
 
 MOST_READ = 2**25
-"""The most bytes of a pickle that are looked at (32 MiB); tensors lie beside it in torch's files."""
+"""The most bytes of a pickle that are read (32 MiB); torch's files keep tensors outside the pickle."""
 
 _MOST_OPCODES = 2_000_000
 _PICKLES = 4  # torch before 1.6 wrote three small ones ahead of the object
@@ -39,7 +39,7 @@ _PLAIN = (
 
 @dataclass(frozen=True)
 class Names:
-    """What stands in a pickle.
+    """The names in a pickle.
 
     Attributes:
         words: its strings: keys, names of tensors.
@@ -58,13 +58,13 @@ class Names:
 
 @dataclass(frozen=True)
 class Form:
-    """A network that the names of its tensors give away.
+    """A network that can be recognised by the names of its tensors.
 
     Attributes:
         name: what it is, as the middle of a sentence.
-        signs: how some of its names end; all of them must be there.
-        options: what ``latentprint convert IN FOLDER --i-trust-this-file`` needs beside; None: the network's
-            settings stand in no option, so its tensors go beside its configuration.
+        signs: how some of its names end; all of them must occur.
+        options: what ``latentprint convert IN FOLDER --i-trust-this-file`` also needs; None: no option holds
+            the network's settings, so its tensors belong next to its configuration.
     """
 
     name: str
@@ -92,13 +92,13 @@ FORMS = (
 
 
 def form_of(names: Iterable[str]) -> Form | None:
-    """The network whose tensors have these names, whatever stands before them."""
+    """The network whose tensors have these names, with any prefix."""
     every = tuple(names)
     return next((form for form in FORMS if prefixes(every, form)), None)
 
 
 def prefixes(names: Iterable[str], form: Form) -> tuple[str, ...]:
-    """What stands before the names of this network, shortest first; "" where nothing does."""
+    """The prefixes of this network's names, shortest first; "" if there is none."""
     every = frozenset(names)
     first, *rest = form.signs
     heads = {name.removesuffix(first) for name in every if name.endswith(first)}
@@ -109,13 +109,13 @@ def prefixes(names: Iterable[str], form: Form) -> tuple[str, ...]:
 
 
 def is_average(prefix: str) -> bool:
-    """Whether the words before a name say that these weights are averaged."""
+    """Whether a prefix says that these weights are averaged."""
     parts = re.split(r"[./_]", prefix.lower())
     return ("ema" in parts or any(one.startswith("averag") for one in parts)) and "online" not in parts
 
 
 def names_in(file: Path) -> Names:
-    """The names in a pickle, or in one that torch saved; empty where the file is neither."""
+    """The names in a pickle, or in one that torch saved; empty if the file is neither."""
     words, classes, last = set[str](), set[str](), ["", ""]
     try:
         stream = BytesIO(_pickle(file))
@@ -130,12 +130,12 @@ def names_in(file: Path) -> Names:
                     words.add(value)
                     last = [last[1], value]
     except (ValueError, OSError, KeyError, EOFError, OverflowError, zipfile.BadZipFile):
-        pass  # it was cut off, damaged or no pickle: what was read so far still stands in it
+        pass  # it is truncated, damaged or not a pickle: the part read so far still counts
     return Names(frozenset(words), frozenset(classes))
 
 
 def _pickle(file: Path) -> bytes:
-    """The pickle itself: of a zip of torch's, ``data.pkl``; else the file."""
+    """The pickle itself: ``data.pkl`` in a zip of torch's, otherwise the file."""
     if not zipfile.is_zipfile(file):
         with file.open("rb") as stream:
             return stream.read(MOST_READ)

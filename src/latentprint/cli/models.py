@@ -51,7 +51,7 @@ def convert(
 
     IN may be a folder of diffusers whose parts are .bin files. Checkpoints of denoising-diffusion-pytorch,
     of openai's improved- and guided-diffusion, of CompVis' latent diffusion, of medfusion and of EDM become
-    a folder that --model takes, with their EMA weights where there are some, also within a LightningModule.
+    a folder that --model takes. EMA weights are preferred. A LightningModule may hold the network.
 
     Reading a pickle can run any code. It is therefore read in a separate process, which knows only torch's
     allowed types. That process looks for modules neither in the current folder nor where Python's

@@ -3,11 +3,12 @@
     block    h = conv(silu(norm(x)));  h = norm(h (+) e);  x = (skip(x) + conv(silu(h))) s,  then attention
              (+) is norm(h) (1 + a) + b for DhariwalUNet (s = 1), norm(h + b) for SongUNet (s = 1/sqrt(2))
     side     changes in the first convolution of a block and in its skip, by a filter of ``filter``
-    skips    all of the way down join the way up, each once; NCSN++ ("residual") also adds the image's own
+    skips    all of the way down are joined on the way up, each once; NCSN++ ("residual") also adds the
+    image's own
              filtered halves along the way down
 
-A level's parts are named by its side ("16x16_block0"), as in the published networks: a state dict of theirs
-fits.
+A level's parts are named by its side ("16x16_block0"), as in the published networks, so their state dicts
+fit.
 
 Sources: Karras et al. 2022, appendix F (tables 7 and 8); Song et al. 2021, appendix H; Dhariwal and Nichol
 2021; NVIDIA PhysicsNeMo (Apache-2.0) for names.
@@ -24,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 _HALF = 1 / math.sqrt(2)
-_HEAD = 64  # channels of a head of DhariwalUNet
+_HEAD = 64  # channels per head of DhariwalUNet
 
 
 @dataclass(frozen=True)
@@ -32,19 +33,19 @@ class EDMConfig:
     """The network's shape.
 
     Attributes:
-        kind: whose it is.
-        sample_size: the side, in pixels, of what it works on.
-        in_channels, out_channels: of what it takes and gives.
-        model_channels: the unit of ``mults``, by which each level's width follows, outermost first.
+        kind: which of the two it is.
+        sample_size: the side of its images, in pixels.
+        in_channels, out_channels: of its input and output.
+        model_channels: the unit of ``mults``, which give each level's width, outermost first.
         mult_noise: sines and cosines of time, in model channels (SongUNet).
         mult_emb: channels of the embedding, in model channels.
         blocks: on the way down of each level; one more on the way up.
         attention: sides at which blocks attend.
-        fourier: whether time enters by random frequencies, and not by the positional ones.
+        fourier: whether time enters by random frequencies and not by positional ones.
         residual: whether halves of the image itself are added on the way down (NCSN++).
-        filter: what is convolved with where sides change.
-        classes: how many it knows; the label after the last one stands for none. None: unconditional.
-        augmented: settings of an augmentation that it was told in training; nothing of it is told here.
+        filter: the filter that is applied where sides change.
+        classes: how many it knows; the label after the last one means no class. None: unconditional.
+        augmented: settings of an augmentation that was an input in training; here that input is zero.
     """
 
     kind: Literal["SongUNet", "DhariwalUNet"]
@@ -74,9 +75,9 @@ def _norm(channels: int, eps: float) -> nn.GroupNorm:
 
 
 class _Conv(nn.Module):
-    """A convolution (none where the kernel is 0); ahead of it a filter may double (1) or halve (-1) the side.
+    """A convolution (none where the kernel is 0); before it a filter may double (1) or halve (-1) the side.
 
-    With ``first`` the convolution comes ahead, at the larger side.
+    With ``first`` the convolution comes first, at the larger side.
     """
 
     def __init__(
@@ -118,7 +119,7 @@ class _Conv(nn.Module):
 
 
 class _Block(nn.Module):
-    """A residual block, told time, which may attend and may change the side."""
+    """A residual block that receives time; it may attend, and may change the side."""
 
     def __init__(self, of: EDMConfig, given: int, gives: int, attends: bool, side: int = 0) -> None:
         super().__init__()
@@ -149,7 +150,7 @@ class _Block(nn.Module):
         x = (h + (x if self.skip is None else self.skip(x))) * self.scale
         if not self.heads:
             return x
-        # of each head's channels every third is of q, k and v
+        # in each head, every third channel belongs to q, to k and to v
         qkv = self.qkv(self.norm2(x)).flatten(2).unflatten(1, (self.heads, -1, 3))
         q, k, v = (one.transpose(-1, -2) for one in qkv.unbind(3))
         out = functional.scaled_dot_product_attention(q, k, v).transpose(-1, -2).reshape(x.shape)
@@ -165,7 +166,8 @@ class _Frequencies(nn.Module):
 
 
 class EDMUNet(nn.Module):
-    """``network(x, time, class_labels)`` -> F of the preconditioned network, told log(sigma) / 4 as time.
+    """``network(x, time, class_labels)`` -> F of the preconditioned network, which receives log(sigma) / 4 as
+    time.
 
     Args:
         config: an ``EDMConfig``, or in its place the settings of one by name.
@@ -194,7 +196,7 @@ class EDMUNet(nn.Module):
         return asdict(self.settings)
 
     def _down(self, of: EDMConfig, widths: list[int]) -> list[int]:
-        """Builds the way down; the widths of what it leaves to the way up."""
+        """Build the way down; returns the widths of its outputs for the way up."""
         wide, aside, kept = of.in_channels, of.in_channels, list[int]()
         for level, gives in enumerate(widths):
             side = of.sample_size >> level
@@ -257,7 +259,7 @@ class EDMUNet(nn.Module):
         return functional.silu(e if label is None else e + label)
 
     def forward(self, x: Tensor, time: Tensor, class_labels: Tensor | None = None) -> Tensor:
-        """x (B, in_channels, H, W), time (B,), class_labels (B,) where it knows classes."""
+        """x (B, in_channels, H, W), time (B,), class_labels (B,) if it knows classes."""
         e = self._embedding(time, class_labels).to(x.dtype)
         kept, aside = list[Tensor](), x
         for name, part in self.enc.items():

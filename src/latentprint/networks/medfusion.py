@@ -1,13 +1,13 @@
-"""The networks of medfusion: a U-Net told a timestep and a class, and an autoencoder without either.
+"""The networks of medfusion: a U-Net that receives a timestep and a class, and an autoencoder.
 
     unit     act(norm(conv(x)))
-    block    x + unit(x) twice, e added between; where not ``residual``, unit(x) twice, e added after each
+    block    x + unit(x) twice, e added between; if not ``residual``, unit(x) twice, e added after each
     U-Net    steps down and up, each way's outputs side by side; sides change by strided convolutions, and
              back by nearest neighbours and a convolution
     time     MLP(sin and cos of k 10000^(-i / (m - 1)), i < m),  plus the embedding of a class
 
-Parts have the names they have there: a state dict of theirs fits. Attention (``use_attention``), pooling in
-the place of strided convolutions and self-conditioning are not among them.
+Parts have their original names, so an original state dict fits. Attention (``use_attention``), pooling
+instead of strided convolutions and self-conditioning are not supported.
 
 Sources: Mueller-Franzes et al. 2023, "A multimodal comparison of latent denoising diffusion probabilistic
 models and generative adversarial networks for medical image synthesis"; its published code (MIT) for names.
@@ -26,15 +26,15 @@ from torch.nn import functional
 
 @dataclass(frozen=True)
 class Levels:
-    """What both networks are made of.
+    """The settings that both networks share.
 
     Attributes:
         dims: 2 for images, 3 for volumes.
         widths: channels of each level, outermost first.
         kernels: side of each level's convolutions.
-        strides: by which each level's side is divided, from that above.
+        strides: the factor by which each level's side is smaller than that of the level above.
         groups: of the normalisation.
-        residual: whether blocks add what came in.
+        residual: whether blocks add their input.
     """
 
     dims: Literal[2, 3]
@@ -60,7 +60,7 @@ class Levels:
 
 
 class _Unit(nn.Module):
-    """A convolution, and after it normalisation and swish, where it is not a bare one."""
+    """A convolution followed by normalisation and swish, unless it is a bare one."""
 
     def __init__(
         self, of: Levels, given: int, gives: int, kernel: int, stride: int = 1, bare: bool = False
@@ -85,7 +85,7 @@ class _Residual(nn.Module):
 
 
 class _Block(nn.Module):
-    """Two units; where it is told time (``told`` channels) that is added between them."""
+    """Two units; if it receives time (``told`` channels), that is added between them."""
 
     def __init__(
         self, of: Levels, given: int, gives: int, kernel: int, told: int | None, stride: int = 1
@@ -107,7 +107,7 @@ class _Block(nn.Module):
 
 
 class _Down(nn.Module):
-    """Of the autoencoder: a convolution of the level's stride, then a block."""
+    """In the autoencoder: a convolution of the level's stride, then a block."""
 
     def __init__(self, of: Levels, level: int) -> None:
         super().__init__()
@@ -137,7 +137,7 @@ class _Rise(nn.Module):
 
 
 class _Up(nn.Module):
-    """Of the autoencoder: the way back of ``_Down``."""
+    """In the autoencoder: the counterpart of ``_Down``."""
 
     def __init__(self, of: Levels, level: int) -> None:
         super().__init__()
@@ -173,7 +173,7 @@ class _Time(nn.Module):
 
 
 class _Step(nn.ModuleList):
-    """A block, what attends after it (nothing here), and what changes the side, as named there."""
+    """A block, its attention (none here), and the change of side, under the original names."""
 
     def forward(self, x: Tensor, e: Tensor) -> Tensor:
         for part in self:
@@ -185,15 +185,15 @@ class MedfusionUNet(nn.Module):
     """``network(x, timestep, class_labels)`` -> its prediction.
 
     Level 0 is a convolution; every further one has ``blocks`` blocks on the way down and one more on the way
-    up, and all but the last end in a convolution of its stride.
+    up, and all except the last end in a convolution of its stride.
 
     Args:
-        in_channels: of what it works on.
+        in_channels: of its input.
         out_channels: of its prediction; twice as many with a learned variance.
-        blocks: of a level.
+        blocks: per level.
         waves: sines and cosines of time.
-        told: channels of what they become.
-        classes: how many it knows; the label after the last one stands for none. None: unconditional.
+        told: channels of the embedding made from them.
+        classes: how many it knows; the label after the last one means no class. None: unconditional.
         levels: settings of ``Levels`` by name.
     """
 
@@ -234,7 +234,7 @@ class MedfusionUNet(nn.Module):
         self.outc = nn.ModuleDict({"conv": nn.ModuleDict({"conv": of.conv(of.widths[0], out_channels, 1)})})
 
     def forward(self, x: Tensor, timestep: Tensor, class_labels: Tensor | None = None) -> Tensor:
-        """x (B, in_channels, ...), timestep (B,), class_labels (B,) where it knows classes."""
+        """x (B, in_channels, ...), timestep (B,), class_labels (B,) if it knows classes."""
         e = self.time_embedder(timestep).to(x.dtype)
         if class_labels is not None:
             known = cast(nn.Embedding, self.cond_embedder["embedding"]).weight
@@ -250,7 +250,8 @@ class MedfusionUNet(nn.Module):
 
 
 class MedfusionAutoencoder(nn.Module):
-    """An encoder to the mean of a Gaussian, or to what a codebook of ``codes`` quantises, and its decoder.
+    """An encoder to the mean of a Gaussian, or to values that a codebook of ``codes`` quantises, and its
+    decoder.
 
     Args:
         channels: of the images.
@@ -277,7 +278,7 @@ class MedfusionAutoencoder(nn.Module):
         self.outc = _Unit(of, of.widths[0], channels, 1, bare=True)
 
     def encode(self, images: Tensor) -> Tensor:
-        """Images (B, C, ...) -> latents: the mean, or what is not quantised yet."""
+        """Images (B, C, ...) -> latents: the mean, or the values before quantisation."""
         x = self.inc(images, None)
         for encoder in self.encoders:
             x = encoder(x)

@@ -7,7 +7,7 @@ is concatenated on the way up. Parts have their original names, so an original s
     time     e = MLP(cos and sin of k 10000^(-i/m), i < m = model_channels / 2),  plus that of the class
     block    h = conv(silu(norm(x)));  h = norm(h) (1 + a) + b  or  norm(h + b),  (a, b) linear in silu(e)
     heads    of qkv's channels each head has its own q, k, v (as first published), or all q come first ("new")
-    context  in the place of attention, transformers that also look at the embedding of a class
+    context  instead of attention, transformers that also attend to the embedding of a class
 
 Sources: Nichol and Dhariwal 2021, Dhariwal and Nichol 2021 (appendix), Rombach et al. 2022 (context); their
 published code (MIT) for names.
