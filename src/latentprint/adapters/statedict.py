@@ -71,7 +71,7 @@ def groups_of(tensors: Tensors) -> dict[str, dict[str, Tensor]]:
             continue
         out.setdefault(where, {})[name] = one
     whole = {where: group for where, group in out.items() if any(one.ndim > 1 for one in group.values())}
-    # Lightning's WeightAveraging puts the average in the place of the weights, and keeps those aside
+    # Lightning's WeightAveraging replaces the weights by their average, and stores them separately
     require_steps(tensors.get(f"averaging_state{SEPARATOR}n_averaged"))
     return whole or out
 

@@ -40,7 +40,7 @@ class DiscreteDenoiser:
         label: the class asked for, where the network is conditional on one.
         clip: the image is kept in [-clip, clip], as its scheduler does; None leaves it as it is.
         whole_timesteps: whether the network knows whole timesteps only; others are rounded.
-        guidance: scale of classifier-free guidance; 1 is none.
+        guidance: scale of classifier-free guidance; 1 means none.
         null: the class that stands for none, where the network knows one.
         boundary: timestep scaling of a latent consistency model; None: no boundary condition.
         scale: what the network of a continuous schedule is told at t = 1.

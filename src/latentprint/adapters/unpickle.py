@@ -88,7 +88,7 @@ def _says(source: str, word: bytes) -> bool:
 
 
 def _left(name: str, from_lightning: bool) -> bool:
-    """Whether objects of this class are passed over; a LightningModule keeps those of any package beside."""
+    """Whether objects of this class are left out; a LightningModule may store objects of any package."""
     if name.startswith(HARMLESS):
         return True
     own = name.split(".")[0] in sys.stdlib_module_names or name.startswith("__builtin__")
