@@ -146,7 +146,7 @@ def _known(groups: Groups, told: Told, prefix: str | None) -> Parts | None:
 
 
 def _common(weights: Tensors) -> tuple[str, ...]:
-    """What is said where a larger module's word stands before every name."""
+    """The note for names that all have the prefix of a larger module."""
     tops = {name.partition(".")[0] for name in weights if "." in name}
     if len(tops) != 1 or any("." not in name for name in weights):
         return ()

@@ -116,7 +116,7 @@ def chosen_of(groups: Groups, take: str | None) -> tuple[str, bool]:
 def one_of_them(
     groups: Groups, take: str | None, prefix: str | None = None
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """The one state dict, its names without ``prefix``, and what is said of it."""
+    """The one state dict, its names without ``prefix``, and what the user is told about it."""
     chosen, average = chosen_of(groups, take)
     weights = dict(groups[chosen])
     mean = averaged(weights)
@@ -211,7 +211,7 @@ def averaged(weights: Tensors) -> dict[str, Tensor]:
 
 
 def plain_below(plain: Mapping[str, object], *keys: str) -> dict[str, object]:
-    """Plain values and lists of them that stand below these keys, by name."""
+    """Plain values, and lists of them, below these keys, by name."""
     head = SEPARATOR.join(keys) + SEPARATOR
     out, lists = dict[str, object](), dict[str, dict[int, object]]()
     for path, value in plain.items():

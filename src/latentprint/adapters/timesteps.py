@@ -36,14 +36,14 @@ class DiscreteDenoiser:
             C, H, W) to the same, or to twice the channels, of which the second half is a learned
             variance (``ranged``).
         schedule: through the timesteps it was trained on, the straight path of flow matching, or the cosine.
-        predicts: what the network gives.
+        predicts: what the network predicts.
         label: the class asked for, where the network is conditional on one.
         clip: the image is kept in [-clip, clip], as its scheduler does; None leaves it as it is.
         whole_timesteps: whether the network knows whole timesteps only; others are rounded.
         guidance: scale of classifier-free guidance; 1 means none.
-        null: the class that stands for none, where the network knows one.
+        null: the class that means none, if the network knows one.
         boundary: timestep scaling of a latent consistency model; None: no boundary condition.
-        scale: what the network of a continuous schedule is told at t = 1.
+        scale: the time that a network of a continuous schedule receives at t = 1.
     """
 
     network: nn.Module

@@ -4,9 +4,9 @@ list.
 Run by its path, isolated (``python -I``), so that nothing of latentprint, of the working directory or of the
 environment is in reach; it imports torch and safetensors alone. Every tensor keeps its place in the file as
 its name: the keys that lead to it, joined by a line feed, which no name holds. Plain numbers and words on the
-way are kept beside. Objects of the training libraries named in HARMLESS are left out, and in a checkpoint of
-Lightning those of every package but Python's own: in their place stands an empty class that takes whatever it
-is given and does nothing. Says a JSON object: {"reason": ...}, or {"plain", "left"}.
+way are kept too. Objects of the training libraries named in HARMLESS are left out, and in a checkpoint of
+Lightning those of every package but Python's own: an empty class that accepts everything and does nothing
+replaces them. It prints a JSON object: {"reason": ...}, or {"plain", "left"}.
 """
 
 from __future__ import annotations
