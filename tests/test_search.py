@@ -140,6 +140,8 @@ def test_a_plan_that_makes_no_sense_is_refused(setting, sentence):
 
 def test_a_horizon_beyond_one_is_for_schedules_that_start_there():
     assert Plan(even_grid(4, 80.0), horizon=80.0).grid == (20.0, 40.0, 60.0, 80.0)
+    for k in range(1, 1001):  # 20 (k / 1000) / 20 may be rounded to more than k / 1000
+        assert Plan(even_grid(20, k / 1000), horizon=k / 1000).grid[-1] == k / 1000
 
 
 def test_a_probe_that_answers_for_too_few_is_refused():

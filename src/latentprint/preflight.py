@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from latentprint.adapters import Opened
-from latentprint.adapters.truth import Denoising, beaten, denoising, recognised
+from latentprint.adapters.truth import Denoising, answer, beaten, denoising, recognised
 from latentprint.audit.context import Where
 from latentprint.audit.costs import planned
 from latentprint.audit.recipe import subject
@@ -187,7 +187,8 @@ def check(
         facts["network parameters"] = size
     else:
         levels = denoising(given.opened, split.train.pixels, split.heldout.pixels, place)
-        facts |= recognised(given.opened) | {f"error at noise {one.ratio:.2g}": _error(one) for one in levels}
+        facts |= recognised(given.opened) | {"does it take noise off these images": answer(levels)}
+        facts |= {f"error at noise {one.ratio:.2g}": _error(one) for one in levels}
     rows = sum(cost.amount for cost in costs if cost.evaluations is not None)
     kept = models * size * 4 * 6 if given is None else 0
     needed = kept + rows * TRACE + config.fid.samples * 4 * 2048
@@ -199,11 +200,9 @@ def check(
 
 
 def _no_denoiser(lost: tuple[float, ...], count: int) -> str:
-    where = (
-        "no noise level" if len(lost) == count else f"noise of {', '.join(f'{one:.2g}' for one in lost)} not"
-    )
+    where = "every noise level" if len(lost) == count else f"noise {', '.join(f'{one:.2g}' for one in lost)}"
     return (
-        f"at {where} does the model take noise off these images better than a plain blur: what it predicts,"
+        f"at {where} a plain blur takes more noise off these images than the model does: what it predicts,"
         " its noise, its time or the range of its images is probably not what was understood, or it was"
         " trained on very different images; an audit of it would mean little"
     )

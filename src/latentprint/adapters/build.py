@@ -173,6 +173,12 @@ def build(
             or not those of this network.
     """
     name = config.get("_class_name")
+    if name == "UNet2DConditionModel" and name not in allowed:
+        raise ModelError(
+            "its network (UNet2DConditionModel) is conditioned by cross-attention, and what it looks at is "
+            "not part of the folder: a text-to-image folder has tokenizer/, text_encoder/ and vae/ beside it "
+            "(save the whole pipeline); of another condition, audit what it generates: --samples FOLDER"
+        )
     if not isinstance(name, str) or name not in allowed:
         raise ModelError(f"a network of class {short(name)} is not supported; {' or '.join(allowed)} is")
     kind, fields = _KINDS[name]

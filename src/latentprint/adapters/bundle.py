@@ -7,6 +7,7 @@ it is needed.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +41,8 @@ def is_monai(folder: Path) -> bool:
         texts = [file.read_bytes() for file in plain]
     except OSError:
         return False
-    return any(b"monai.networks" in text or b"generative.networks" in text for text in texts)
+    signs = (b"monai.", b"generative.networks", b'"DiffusionModelUNet"')
+    return any(b"_target_" in text and any(sign in text for sign in signs) for text in texts)
 
 
 MOST_READ = 2**22
@@ -94,16 +96,22 @@ class Sections:
                 if not isinstance(target, str) or target.startswith(("$", "@", "%")):
                     continue
                 library, name = target.partition(".")[0], target.rpartition(".")[2]
-                if library in ("monai", "generative") and name in names:
+                # a bundle may leave the library out: its own loader finds a class by its bare name
+                if (library in ("monai", "generative") or library == name) and name in names:
                     yield Found(name, _literals(section, root, f"{name} of {file}"), file)
 
     def one(self, *names: str) -> Found:
         """The only section of these classes; the same section in two files counts once."""
         found = list(self.found(names))
         if not found:
-            others = sorted({name for name in self.targets() if ".networks.nets." in name})
-            seen = f"; named are {', '.join(others)}" if others else ""
-            raise ModelError(f"no configuration of the folder describes a {' or '.join(names)}{seen}")
+            others = sorted(name for name in self.targets() if re.search("Net|Autoencoder|VAE|KL", name))
+            seen = (
+                f", and {', '.join(others)} is not known here: audit it by a function of yours (--model "
+                "package.module:factory --i-trust-this-code), or what it generates (--samples FOLDER)"
+            )
+            raise ModelError(
+                f"no configuration of the folder describes a {' or '.join(names)}{seen if others else ''}"
+            )
         first = found[0]
         for other in found[1:]:
             if (other.name, other.values) != (first.name, first.values):

@@ -14,6 +14,7 @@ Euler scheduler).
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -223,8 +224,16 @@ def _scheduler_config(folder: Path, scheduler: Path, beside: Path | None) -> dic
     if not file.is_file() and beside is not None:
         file = inside(_parts(beside)["scheduler"], SCHEDULER)
     if not file.is_file():
+        above = folder.resolve().parent
+        whole = os.path.relpath(above) if (above / "scheduler" / SCHEDULER).is_file() else None
+        help_ = (
+            "put that of its training there"
+            if whole is None
+            else f"as a checkpoint of {whole!r}, which has one, it is audited by --model {whole} "
+            f"--checkpoints OUT (all of them), or by itself after cp -r {whole}/scheduler {folder}/"
+        )
         raise ModelError(
             f"{str(folder)!r} holds no {SCHEDULER}, without which the noise the model was trained with is "
-            "not known"
+            f"not known: {help_}"
         )
     return complete(read_json(file))

@@ -90,9 +90,7 @@ def converted(groups: Groups, told: Told) -> Parts | None:
         f"denoising-diffusion-pytorch (lucidrains): taken are {len(weights)} tensors of {whose}, {how}",
         f"dim {network['dim']}, dim_mults {tuple(network['dim_mults'])}, {network['channels']} channels; "
         f"it predicts {settings['predicts']} over {len(settings['betas'])} timesteps (from its buffers)",
-        "left: "
-        + ("" if told.take else f"the weights that are not averaged ({len(plain)} tensors), ") * bool(plain)
-        + "all else",
+        f"left: {f'{len(plain)} tensors that are not averaged and ' * (not told.take)}all else",
     )
     return Parts({CONFIG: settings}, {"": weights}, said)
 

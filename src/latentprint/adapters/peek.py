@@ -53,7 +53,8 @@ class Names:
     def foreign(self) -> tuple[str, ...]:
         """The classes that are more than tensors, numbers, containers and what a converter leaves unread."""
         strange = [one for one in self.classes if one.split(".")[0] not in _PLAIN or ".nn.modules." in one]
-        return tuple(sorted(one for one in strange if not one.startswith(HARMLESS)))
+        found = [one for one in strange if not one.startswith(HARMLESS)]
+        return tuple(sorted(found, key=lambda one: (not re.search("UNet|Model$|Net$", one), one)))
 
 
 @dataclass(frozen=True)

@@ -113,8 +113,9 @@ def _network_config(place: Path, names: Sequence[str]) -> bool:
 
 def _looks_like(folder: Path, names: Sequence[str]) -> str:
     """Library, file, what is missing and the command that helps, as the end of a sentence."""
-    pickles = [name for name in names if name.lower().endswith(PICKLES)]
-    if pickles:
+    pickles = [name for name in names if name.lower().endswith(PICKLES) and not _aside(name)]
+    tensors = [name for name in names if name.lower().endswith(".safetensors")]
+    if pickles and not tensors:
         first = max(pickles, key=_rank)
         inner = {name.split("/")[0] for name in names}
         if form_of(names_in(folder / first).words) is None and inner & {"metadata.json", "configs"}:
@@ -130,12 +131,16 @@ def _looks_like(folder: Path, names: Sequence[str]) -> str:
             "holds a network (config.json) but no scheduler_config.json, without which the noise it was "
             "trained with is not known: save the whole pipeline, or put its scheduler_config.json there"
         )
-    kept = next(name for name in names if name.lower().endswith(_WEIGHTS))
-    file = folder / kept
-    form = form_of(read_header(file)) if kept.endswith(".safetensors") else None
+    kept = max(tensors, key=_rank) if tensors else next(n for n in names if n.lower().endswith(_WEIGHTS))
+    form = form_of(read_header(folder / kept)) if tensors else None
     of = "" if form is None else f" of {form.name}"
     if form is not None and form.options is not None:
-        return f"holds the weights{of} ({kept!r}): {_convert(file, form.options)}"
+        return f"holds the weights{of} ({kept!r}): {_convert(folder / kept, form.options)}"
+    if form is not None:
+        return (
+            f"holds the weights{of} ({kept!r}), and neither its settings nor its noise: put "
+            f"{_CONFIGS[form.name]} beside them"
+        )
     return (
         f"holds weights{of} ({kept!r}) and no configuration that says of which network: add the config.json "
         "and scheduler_config.json of its library, or audit the network by a function of yours: --model "
@@ -147,7 +152,14 @@ def _rank(name: str) -> tuple[bool, bool, list[int]]:
     """Averaged weights first, those of an optimiser last, later steps before earlier ones."""
     words = re.split(r"[^a-z]+", name.lower())
     steps = [int(one) for one in re.findall(r"\d+", name.rpartition("/")[2])]
-    return not any(one.startswith("opt") for one in words), "ema" in words, steps
+    return not _aside(name), "ema" in words, steps
+
+
+def _aside(name: str) -> bool:
+    """Whether a file keeps what training goes on with beside the weights: an optimiser, generators."""
+    return (
+        re.match(r"(opt|random_states|scaler|scheduler\.|training_args)", name.rpartition("/")[2]) is not None
+    )
 
 
 def _convert(file: Path, options: str) -> str:
@@ -182,9 +194,9 @@ def _pickled(file: Path) -> str:
         head = next((one for one in heads if is_average(one)), heads[0])
         prefix = f" --prefix {head}" if head else ""
         return (
-            f"looks like {form.name}{wrapped}, without its settings and its noise: put {_CONFIGS[form.name]} "
-            f"into a folder FOLDER, then `latentprint convert {shlex.quote(str(file))} "
-            f"FOLDER/weights.safetensors {FLAG}{prefix}` puts its weights there, and --model FOLDER audits it"
+            f"looks like {form.name}{wrapped}, and holds neither its settings nor its noise: put "
+            f"{_CONFIGS[form.name]} into FOLDER; `latentprint convert {shlex.quote(str(file))} "
+            f"FOLDER/weights.safetensors {FLAG}{prefix}` adds its weights, and --model FOLDER audits it"
         )
     if found.foreign and not from_lightning:
         return (

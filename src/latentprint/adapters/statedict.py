@@ -128,7 +128,8 @@ def one_of_them(
     where = chosen or "the state dict itself"
     if prefix is not None:
         whole, weights = weights, below(prefix, weights)
-        rest += [f"{len(whole) - len(weights)} tensors whose names do not begin with {prefix!r}"]
+        if others := len(whole) - len(weights):
+            rest += [f"{others} tensors whose names do not begin with {prefix!r}"]
         where, average = f"{where}, {prefix!r}", average or is_average(prefix)
     said = (
         f"taken: {where}, {len(weights)} tensors, "

@@ -19,13 +19,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from latentprint.adapters.discrete import DiscreteSchedule
 from latentprint.adapters.function import FunctionDenoiser
 from latentprint.adapters.latent import LatentCodec
 from latentprint.adapters.monai import MonaiCodec
 from latentprint.adapters.opened import Opened
 from latentprint.adapters.timesteps import DiscreteDenoiser
 from latentprint.denoiser import IdentityCodec, NetworkDenoiser
-from latentprint.schedule import expand
+from latentprint.schedule import Schedule, expand
 from latentprint.streams import Streams
 
 RATIOS = (0.1, 0.3, 1.0, 3.0, 10.0)
@@ -91,6 +92,25 @@ def denoising(
     return tuple(out)
 
 
+MEMORY = 4.0
+"""How many times better training images come out than held-out ones, where that is said to be memory."""
+
+
+def answer(levels: tuple[Denoising, ...]) -> str:
+    """Whether the model takes noise off these images, in words."""
+    won, lost = len(levels) - len(beaten(levels)), beaten(levels)
+    said = f"{'no' if not won else 'yes' if not lost else 'in part'}: better than a plain blur at {won} of "
+    said += f"{len(levels)} noise levels"
+    known = [one for one in levels if one.train * MEMORY < one.heldout and one.ratio not in lost]
+    if known:
+        most = max(known, key=lambda one: one.heldout / one.train)
+        said += (
+            f"; at noise {most.ratio:.2g} training images come out {most.heldout / most.train:.0f} times "
+            "better than held-out ones: it remembers them"
+        )
+    return said
+
+
 def beaten(levels: tuple[Denoising, ...]) -> tuple[float, ...]:
     """The noise levels at which a blur is better than the model, on training and held-out images alike."""
     return tuple(one.ratio for one in levels if min(one.train, one.heldout) >= one.blur)
@@ -119,6 +139,13 @@ def _blurred(x: Tensor, width: float) -> Tensor:
     return x
 
 
+def _named(schedule: Schedule) -> str:
+    """A schedule in words."""
+    if isinstance(schedule, DiscreteSchedule):
+        return f"{schedule.timesteps:,} timesteps"
+    return f"{type(schedule).__name__} (continuous)"
+
+
 def recognised(opened: Opened) -> dict[str, str]:
     """What was recognised of a model, by name, in words."""
     denoiser, codec = opened.denoiser, opened.codec
@@ -129,7 +156,7 @@ def recognised(opened: Opened) -> dict[str, str]:
         "model": opened.kind,
         "network": f"{networks}, {count:,} parameters" if count else networks,
         "weights sha256": opened.weights_sha256,
-        "noise": f"{type(schedule).__name__}, sigma/alpha from {float(schedule.ratio(schedule.end)):.3g} to "
+        "noise": f"{_named(schedule)}, sigma/alpha from {float(schedule.ratio(schedule.end)):.3g} to "
         f"{float(schedule.ratio(schedule.start)):.3g}",
     }
     predicts = getattr(denoiser, "predicts", None) or getattr(denoiser, "parametrisation", None)
@@ -140,7 +167,9 @@ def recognised(opened: Opened) -> dict[str, str]:
     if isinstance(codec, LatentCodec | MonaiCodec) and not isinstance(codec, IdentityCodec):
         said["scale of its latents"] = f"{codec.scale:.4g}"
     label = getattr(denoiser, "label", None)
-    said["conditioned on"] = "nothing" if label is None else f"class {label}"
+    guidance = getattr(denoiser, "guidance", 1.0)
+    guided = "" if guidance == 1.0 else f", guidance {guidance:g}"
+    said["conditioned on"] = "nothing" if label is None else f"class {label}{guided}"
     if opened.own is not None:
         sampler = opened.own.sampler
         exact = "" if opened.own.exact else " (ours nearest to it)"

@@ -54,8 +54,8 @@ RunFolders = Annotated[
 HEAVY = ("torch", "torchvision", "diffusers", "sklearn")
 """Packages of the extra ``torch``, which a light install lacks."""
 
-LONGEST = 400
-"""The most letters of a sentence on stderr."""
+LONGEST = 1000
+"""The most letters of a sentence on stderr; a command with its paths must never be cut."""
 
 
 def say(sentence: str) -> None:

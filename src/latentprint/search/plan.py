@@ -116,7 +116,7 @@ def even_grid(count: int, horizon: float = 1.0) -> tuple[float, ...]:
     """
     if count < 1:
         raise ValueError(f"a grid needs at least one noise level, got {count}")
-    return tuple(horizon * i / count for i in range(1, count + 1))
+    return (*(horizon * i / count for i in range(1, count)), horizon)  # T itself, whatever rounding says
 
 
 @dataclass(frozen=True)
