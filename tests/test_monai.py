@@ -293,7 +293,7 @@ def test_yaml_references_and_old_names(tmp_path: Path) -> None:
         "  in_channels: '@image_channels'\n  out_channels: '@image_channels'\n  num_channels: [8, 16]\n"
         "  attention_levels: [false, true]\n  num_res_blocks: 1\n  num_head_channels: 8\n  "
         "norm_num_groups: 8\n"
-        "noise:\n  _target_: generative.networks.schedulers.DDPMScheduler\n"
+        "noise:\n  _target_: DDPMScheduler\n"
         "trainer:\n  _target_: some.Trainer\n  code: $__import__('os').system('touch /tmp/never')\n"
     )
     old = dict[str, Tensor]()
@@ -329,7 +329,10 @@ def broken(config: dict[str, Any], **changes: Any) -> dict[str, Any]:
         (lambda c: broken(c, favourite=5), "favourite"),
         (lambda c: broken(c, spatial_dims=3), "safetensors files hold the weights"),
         (lambda c: broken(c, channels=[8, 32]), "0 of the folder's 1 safetensors files.*lacks"),
-        (lambda c: broken(c, _target_="monai.networks.nets.UNet"), "named are monai.networks.nets.UNet"),
+        (
+            lambda c: broken(c, _target_="monai.networks.nets.UNet"),
+            "nets.UNet is not known here",
+        ),
         (lambda c: {k: v for k, v in c.items() if k != "noise_scheduler"}, "scheduler.json"),
         (
             lambda c: c | {"noise_scheduler": scheduler("EulerScheduler")},

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from latentprint.adapters import from_module
 from latentprint.adapters.opened import Opened
-from latentprint.adapters.truth import RATIOS, beaten, denoising, recognised
+from latentprint.adapters.truth import RATIOS, Denoising, answer, beaten, denoising, recognised
 from latentprint.data import load
 from latentprint.denoiser import epsilon_from_denoised
 from latentprint.known import Memorised
@@ -72,6 +72,14 @@ def test_the_best_blur_is_never_worse_than_none(images: tuple[np.ndarray, np.nda
     for one in denoising(opened(Noise(torch.from_numpy(train))), train, heldout, CPU):
         spread = float(train[:8].std(ddof=1))
         assert one.blur < 1.2 * (one.ratio / spread) ** 2
+
+
+def test_the_first_question_is_answered_in_words() -> None:
+    good, bad = Denoising(0.3, 0.1, 0.2, 0.5), Denoising(1.0, 0.6, 0.7, 0.5)
+    assert answer((good, good)) == "yes: better than a plain blur at 2 of 2 noise levels"
+    assert answer((good, bad)).startswith("in part: ") and answer((bad,)).startswith("no: ")
+    known = Denoising(1.0, 0.01, 0.2, 0.5)
+    assert "at noise 1 training images come out 20 times better than held-out" in answer((good, known))
 
 
 def test_what_was_recognised_is_said(images: tuple[np.ndarray, np.ndarray]) -> None:

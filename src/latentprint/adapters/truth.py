@@ -143,7 +143,7 @@ def _named(schedule: Schedule) -> str:
     """A schedule in words."""
     if isinstance(schedule, DiscreteSchedule):
         return f"{schedule.timesteps:,} timesteps"
-    return f"{type(schedule).__name__} (continuous)"
+    return type(schedule).__name__
 
 
 def recognised(opened: Opened) -> dict[str, str]:
