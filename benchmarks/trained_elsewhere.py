@@ -1,4 +1,4 @@
-"""Networks of MONAI, denoising-diffusion-pytorch and diffusers, trained until they repeat digits, audited.
+"""Networks of MONAI, denoising-diffusion-pytorch and diffusers, trained until they repeat images, audited.
 
 Compares two audits of one network, trained through its library's own noise and saved as that library saves
 it: against the images that it was trained on, and against as many others, of which it is the clean twin. The
@@ -57,7 +57,7 @@ def made(kind: Callable[..., Any], **settings: Any) -> Any:
 def trained(network: nn.Module, noisy: Any, call: Any, images: Tensor, steps: int) -> None:
     """Adam on the squared error of the noise; ``noisy(x, e, k)`` is the library's own forward process."""
     rng = torch.Generator().manual_seed(0)
-    batch = images.repeat(-(-24 // len(images)), 1, 1, 1)
+    batch = torch.cat([images] * -(-24 // len(images)))
     optimiser = torch.optim.Adam(network.parameters(), betas=(0.9, 0.99))
     network.train()
     for step in range(steps):
@@ -96,6 +96,56 @@ def by_monai(folder: Path, images: Tensor, steps: int) -> None:
     }
     (folder / "inference.json").write_text(json.dumps(config))
     safetensors.torch.save_file(network.state_dict(), folder / "model.safetensors")
+
+
+def by_monai_volumes(folder: Path, images: Tensor, steps: int) -> None:
+    """A latent model of volumes in MONAI's form: AutoencoderKL and a network of three axes in its space."""
+    from monai.networks.nets import AutoencoderKL, DiffusionModelUNet
+    from monai.networks.schedulers import DDPMScheduler
+
+    common: dict[str, Any] = {
+        "spatial_dims": 3,
+        "attention_levels": [False, False],
+        "num_res_blocks": 1,
+        "norm_num_groups": 8,
+    }
+    outer = common | {"in_channels": 1, "out_channels": 1, "channels": [16, 16], "latent_channels": 2}
+    inner = common | {"in_channels": 2, "out_channels": 2, "channels": [16, 32], "num_head_channels": 8}
+    coder, network = made(AutoencoderKL, **outer), made(DiffusionModelUNet, **inner)
+    reconstructed(coder, images, 3 * steps)
+    with torch.no_grad():
+        latents = coder.encode(images)[0]
+    scale = float(1 / latents.std())
+    scheduler = DDPMScheduler(**NOISE)
+    trained(network, scheduler.add_noise, lambda x, k: network(x, timesteps=k), scale * latents, 3 * steps)
+    folder.mkdir()
+    config = {
+        "autoencoder": {"_target_": "monai.networks.nets.AutoencoderKL", **outer},
+        "network": {"_target_": "monai.networks.nets.DiffusionModelUNet", **inner},
+        "scheduler": {"_target_": "monai.networks.schedulers.DDPMScheduler", **NOISE},
+        "scale_factor": scale,
+        "transform": {"_target_": "ScaleIntensityRanged", "a_min": 0, "a_max": 255, "b_min": -1, "b_max": 1},
+    }
+    (folder / "inference.json").write_text(json.dumps(config))
+    safetensors.torch.save_file(coder.state_dict(), folder / "autoencoder.safetensors")
+    safetensors.torch.save_file(network.state_dict(), folder / "network.safetensors")
+
+
+def reconstructed(coder: Any, images: Tensor, steps: int) -> None:
+    """Adam on the squared error of what an autoencoder gives back, and a little of its divergence."""
+    optimiser = torch.optim.Adam(coder.parameters())
+    rng = torch.Generator().manual_seed(1)
+    for step in range(steps):
+        optimiser.param_groups[0]["lr"] = 4e-3 * (1 - step / steps)
+        mean, deviation = coder.encode(images)
+        noise = torch.empty_like(mean).normal_(generator=rng)
+        back = coder.decode(mean + deviation * noise)
+        divergence = (mean.square() + deviation.square() - 1 - 2 * deviation.log()).mean()
+        loss = (back - images).square().mean() + 1e-4 * divergence
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    coder.eval()
 
 
 def by_lucidrains(folder: Path, images: Tensor, steps: int) -> None:
@@ -139,14 +189,19 @@ def by_diffusers(folder: Path, images: Tensor, steps: int) -> None:
 
 LIBRARIES: dict[str, Callable[[Path, Tensor, int], None]] = {
     "monai": by_monai,
+    "monai-volumes": by_monai_volumes,
     "denoising-diffusion-pytorch": by_lucidrains,
     "diffusers": by_diffusers,
 }
 
 
+SOURCES = {"monai-volumes": "phantom3d:400:8"}
+"""Where the images come from; digits where nothing else is named."""
+
+
 def compare(library: str, count: int, steps: int, samples: int, place: Path) -> dict[str, Any]:
     """What the audit says of the network against its own images, and against ``count`` others."""
-    images = load("digits", seed=0, images=2 * count, heldout=0.2)
+    images = load(SOURCES.get(library, "digits"), seed=0, images=2 * count, heldout=0.2)
     stored = ((images.train.pixels[:, 0] + 1) * 127.5).round().astype(np.uint8)
     held = ((images.heldout.pixels[:, 0] + 1) * 127.5).round().astype(np.uint8)
     parts = {"own": stored[:count], "twin": stored[count:]}

@@ -16,7 +16,11 @@ import trained_elsewhere as there
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
-NEEDS = {"monai": "monai", "denoising-diffusion-pytorch": "denoising_diffusion_pytorch"}
+NEEDS = {
+    "monai": "monai",
+    "monai-volumes": "monai",
+    "denoising-diffusion-pytorch": "denoising_diffusion_pytorch",
+}
 
 
 @pytest.mark.timeout(600)
