@@ -223,6 +223,11 @@ def _unicode(text: str) -> bool:
     return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
+def real(path: Path) -> Path:
+    """The path without links, as far as it can be followed (``Path.resolve`` raises at a link to itself)."""
+    return Path(os.path.realpath(path))
+
+
 def make_folder(path: Path) -> None:
     """Make a folder and its missing parents, each readable only by its owner.
 

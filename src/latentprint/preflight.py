@@ -31,6 +31,7 @@ from latentprint.config import AuditConfig
 from latentprint.data import ImageSet, Split, near_duplicates
 from latentprint.denoiser import Denoiser, NetworkDenoiser
 from latentprint.detector import DetectorConfig, build_backbone
+from latentprint.files import real
 from latentprint.judge import Design
 from latentprint.networks import build_unet, parameters
 from latentprint.progress import duration
@@ -233,7 +234,7 @@ def _detectors(config: AuditConfig) -> tuple[tuple[str, DetectorConfig], ...]:
 
 
 def _existing(path: Path) -> Path:
-    return path if path.exists() else _existing(path.resolve().parent)
+    return path if path.exists() else _existing(real(path).parent)
 
 
 def _paced(work: Callable[[], object]) -> float:

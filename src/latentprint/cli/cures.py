@@ -199,11 +199,13 @@ def _require_place(out: Path, samples: Path) -> None:
     Raises:
         InputError: it is neither an .npz file nor, for a folder of samples, another folder.
     """
+    from latentprint.files import real
+
     if out.suffix.lower() == ".npz":
         return
     if not samples.is_dir() or out.is_file():
         raise InputError(f"--out must be an .npz, or for a folder of samples a folder; got {str(out)!r}")
-    if out.resolve() == samples.resolve():
+    if real(out) == real(samples):
         raise InputError(f"the images that pass are written to another folder than {str(samples)!r}")
 
 

@@ -42,10 +42,12 @@ def inject(
     FILE.
     """
     from latentprint.data.captions import captions
+    from latentprint.files import real
     from latentprint.marks import FingerprintSettings
     from latentprint.marks.folder import mark_folder
 
-    path = mark or folder.resolve().parent / f"{folder.resolve().name}.mark.json"
+    whole = real(folder)
+    path = mark or whole.parent / f"{whole.name}.mark.json"
     settings = FingerprintSettings(kind=fingerprint)
     told = captions(str(folder), (), None) or {}  # what is wrong with them is said before a mark is put in
     done = mark_folder(folder, path, kind=settings, seed=seed, image=image, pattern=files)

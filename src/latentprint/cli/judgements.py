@@ -156,7 +156,9 @@ def _names(runs: list[Path]) -> list[str]:
     Raises:
         InputError: a run is named twice.
     """
-    parts = [run.resolve().parts for run in runs]
+    from latentprint.files import real
+
+    parts = [real(run).parts for run in runs]
     if len(set(parts)) < len(parts):
         raise InputError("a run is named twice; a comparison is between different ones")
     for depth in range(1, max(map(len, parts))):

@@ -112,7 +112,7 @@ class _Note:
     name: str
     threshold: float
     epoch: int
-    shape: list[int]
+    shape: Annotated[list[Some], Field(min_length=3, max_length=4)]
     config: dict[str, object]
     tpr: Trials
     fpr: Trials

@@ -27,7 +27,7 @@ from latentprint.data import copies_of, image_sha256, stack
 from latentprint.data.files import KINDS, SUFFIXES, decode, file_listing
 from latentprint.data.listing import Preparation
 from latentprint.data.tree import Tree, folder_tree, sides
-from latentprint.files import FileError, read_json, to_json, write
+from latentprint.files import FileError, read_json, real, to_json, write
 from latentprint.fingerprint import FingerprintError, FingerprintKind, Sides, size
 from latentprint.marks.natural import Mask, Pixels
 from latentprint.marks.settings import FingerprintSettings, Kind
@@ -162,7 +162,7 @@ def mark_folder(
         )
     if not folder.is_dir():
         raise FingerprintError(f"{quoted(folder)} is not a folder of images")
-    if mark.resolve().is_relative_to(folder.resolve()):
+    if real(mark).is_relative_to(real(folder)):
         raise FingerprintError(
             "the mark's file and the original must lie outside the folder that is trained on"
         )
