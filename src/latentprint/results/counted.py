@@ -62,7 +62,7 @@ class Counted(Value):
     low: Chance
     high: Chance
     level: Level
-    expected: float
+    expected: Annotated[float, Field(ge=0)]
     p_value: Chance
     missable: Chance
     corrected: Corrected | None = None
