@@ -92,8 +92,9 @@ def require_memory(config: AuditConfig, shape: tuple[int, ...], place: torch.dev
 class Planned:
     """One stage: how many units of what, and the evaluations they take.
 
-    Attributes: stage: its name in run.json. about: the number is a bound or an order of magnitude, because
-        the stage itself decides how much it does.
+    Attributes:
+        stage: its name in run.json.
+        about: the number is a bound or an order of magnitude, as the stage decides how much it does.
     """
 
     stage: str

@@ -82,8 +82,9 @@ class Quick:
 def quick_look(config: AuditConfig, samples: Path | str, where: Where) -> Quick:
     """Compare generated images with the training images that the settings name.
 
-    Raises: InputError: either of them cannot be read, their shapes differ, or too few training images are
-        distinct.
+    Raises:
+        InputError: either of them cannot be read, their shapes differ, or too few training images are
+            distinct.
     """
     given, split = comparable(config, samples, where)
     chosen = np.sort(Streams(config.seed).generator("quick").permutation(len(given))[:MOST])

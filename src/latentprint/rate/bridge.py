@@ -57,9 +57,12 @@ COARSEST = 0.1
 class BridgeConfig:
     """Precision and effort.
 
-    Attributes: relative: relative standard error asked for. most: trajectories that may be spent on the
-        estimate. proposals: how many times t_k the second pilot starts from. candidates, tries: the first
-        pilot's times, and trajectories from each.
+    Attributes:
+        relative: relative standard error asked for.
+        most: trajectories that may be spent on the estimate.
+        proposals: how many times t_k the second pilot starts from.
+        candidates: the first pilot's times.
+        tries: trajectories of the first pilot from each of its times.
         pilot: trajectories per proposal of the second pilot. together: trajectories per round of the
             estimate.
         tolerance: of the adaptive integration down to the image (Dormand and Prince).
