@@ -71,7 +71,8 @@ class Counted(Value):
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
-        Trials(self.hits, self.samples)
+        for hits in (self.hits, self.identity_hits, self.presence_hits or 0):
+            Trials(hits, self.samples)
         return self
 
     @property

@@ -123,6 +123,12 @@ class Detector(Value):
     false_positive_rate: Chance | None = None
     pairs: Trials | None = None
 
+    @model_validator(mode="after")
+    def _measured(self) -> Self:
+        if not self.fpr.n:
+            raise ValueError("the rate of false alarms was measured on no image at all")
+        return self
+
 
 PRESENCE = Note("presence", "detector", Detector)
 IDENTITY = Note("identity", "detector", Detector)
