@@ -124,7 +124,11 @@ def read_text(path: Path, most: int) -> str:
         raise FileError(f"{quoted(path)} is not UTF-8 text") from error
 
 
-def read_json(path: Path, *, most: int = MAX_JSON, infinite: bool = False) -> dict[str, Any]:
+Raw = dict[str, Any]
+"""What a file holds as plain values, before anything has checked them."""
+
+
+def read_json(path: Path, *, most: int = MAX_JSON, infinite: bool = False) -> Raw:
     """The JSON object in a file; ``infinite`` accepts NaN and Infinity, which some programs write.
 
     Raises:
@@ -133,7 +137,7 @@ def read_json(path: Path, *, most: int = MAX_JSON, infinite: bool = False) -> di
     return parse_json(read_text(path, most), quoted(path), infinite=infinite)
 
 
-def parse_json(text: str, what: str, *, infinite: bool = False) -> dict[str, Any]:
+def parse_json(text: str, what: str, *, infinite: bool = False) -> Raw:
     """The JSON object in ``text``; ``what`` names it in the refusal.
 
     Raises:
@@ -148,7 +152,7 @@ def parse_json(text: str, what: str, *, infinite: bool = False) -> dict[str, Any
         raise FileError(f"{what} holds no JSON that can be read: {str(error)[:150]}") from error
     if not isinstance(value, dict):
         raise FileError(f"{what} must hold a JSON object, got {type(value).__name__}")
-    found = cast("dict[str, Any]", value)
+    found = cast(Raw, value)
     require_plain(found, what, infinite)
     return found
 

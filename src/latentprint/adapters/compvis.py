@@ -23,6 +23,7 @@ from torch import Tensor
 from latentprint.adapters.fields import a_number, a_whole, one_of, short
 from latentprint.adapters.openai import heads_of, settings_of
 from latentprint.adapters.statedict import Groups, Parts, Tensors, Told, averaged, without
+from latentprint.files import Raw
 from latentprint.networks import ModelError
 
 _NETWORK, _FIRST_STAGE, _CONDITION = "model.diffusion_model.", "first_stage_model.", "cond_stage_model."
@@ -91,7 +92,7 @@ def converted(groups: Groups, told: Told) -> Parts | None:
     return Parts(configs, weights, said)
 
 
-def _network(network: Tensors, flags: Mapping[str, Any]) -> dict[str, Any]:
+def _network(network: Tensors, flags: Mapping[str, Any]) -> Raw:
     """The settings of its U-Net."""
     if "image_size" not in flags:
         raise ModelError("its settings do not say image_size, the side of its latents; add it")
@@ -142,20 +143,20 @@ def _scale(flags: Mapping[str, Any], every: Tensors) -> tuple[float, str]:
     return 1.0, "the default of its code, for its tensors and its .yaml name none"
 
 
-def _settings(flags: Mapping[str, Any]) -> dict[str, Any]:
+def _settings(flags: Mapping[str, Any]) -> Raw:
     """The project's settings by name: those of its model, and of the U-Net within."""
     model = flags.get("model")
     params = cast(Any, model).get("params") if isinstance(model, dict) else flags
     if not isinstance(params, dict):
         params = dict(flags)
-    inner = cast(dict[str, Any], params).get("unet_config")
+    inner = cast(Raw, params).get("unet_config")
     unet = cast(Any, inner).get("params") if isinstance(inner, dict) else None
-    return {**(cast(dict[str, Any], unet) if isinstance(unet, dict) else {}), **cast(dict[str, Any], params)}
+    return {**(cast(Raw, unet) if isinstance(unet, dict) else {}), **cast(Raw, params)}
 
 
 def _autoencoder(
     first: Tensors, every: Tensors, flags: Mapping[str, Any], network: Mapping[str, Any]
-) -> tuple[dict[str, Any], Tensors, str]:
+) -> tuple[Raw, Tensors, str]:
     """(configuration, tensors by diffusers' names, what it is) of the first stage."""
     kept = {name: one for name, one in first.items() if not name.startswith("loss.")}
     shape = {name: tuple(one.shape) for name, one in kept.items()}
@@ -191,7 +192,7 @@ def _autoencoder(
         config |= dict(
             zip(("num_vq_embeddings", "vq_embed_dim"), shape["quantize.embedding.weight"], strict=True)
         )
-    named = cast(dict[str, Any], convert_ldm_vae_checkpoint(dict(kept), config))
+    named = cast(Raw, convert_ldm_vae_checkpoint(dict(kept), config))
     named = {name: one for name, one in named.items() if ".attn." not in name}
     for name, one in kept.items():
         if name.startswith("quantize."):

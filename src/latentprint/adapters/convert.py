@@ -27,7 +27,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import file_digest
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import safetensors.torch
 import torch
@@ -46,6 +46,7 @@ from latentprint.adapters.statedict import (
     one_of_them,
     wrapped,
 )
+from latentprint.files import Raw
 from latentprint.networks import ModelError
 from latentprint.networks.files import unpack
 
@@ -154,13 +155,13 @@ def _common(weights: Tensors) -> tuple[str, ...]:
     return (f"every name begins with {top!r}; --prefix {top} takes that off, where its network has it not",)
 
 
-def _plain(source: Path) -> tuple[dict[str, Tensor], dict[str, Any], tuple[str, ...]]:
+def _plain(source: Path) -> tuple[dict[str, Tensor], Raw, tuple[str, ...]]:
     """The same of safetensors, which need no other process."""
     read_header(source)
-    return safetensors.torch.load_file(source), dict[str, Any](read_metadata(source)), ()
+    return safetensors.torch.load_file(source), Raw(read_metadata(source)), ()
 
 
-def _read(source: Path) -> tuple[dict[str, Tensor], dict[str, Any], tuple[str, ...]]:
+def _read(source: Path) -> tuple[dict[str, Tensor], Raw, tuple[str, ...]]:
     """The tensors and plain values of a pickle by the keys that lead to them, and what was left out."""
     worker = Path(__file__).with_name("unpickle.py")
     with tempfile.TemporaryDirectory() as place:
@@ -178,7 +179,7 @@ def _read(source: Path) -> tuple[dict[str, Tensor], dict[str, Any], tuple[str, .
         tensors = safetensors.torch.load(out.read_bytes())
     classes = cast(list[str], answer["left"])
     seen = f"objects of {', '.join(classes)} were left unread" if classes else ""
-    return tensors, cast(dict[str, Any], answer["plain"]), (seen,) if seen else ()
+    return tensors, cast(Raw, answer["plain"]), (seen,) if seen else ()
 
 
 def _reason(answer: Mapping[str, object]) -> str:

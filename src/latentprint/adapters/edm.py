@@ -40,6 +40,7 @@ from latentprint.adapters.own import Own
 from latentprint.adapters.statedict import Groups, Parts, Told, plain_below, without
 from latentprint.adapters.timesteps import require_label
 from latentprint.denoiser import Denoiser, IdentityCodec, NetworkDenoiser, Parametrisation
+from latentprint.files import Raw
 from latentprint.networks import ModelError, load_model
 from latentprint.networks.saved import WEIGHTS
 from latentprint.networks.unet import VolumeUNet
@@ -88,7 +89,7 @@ def open_edm(folder: Path, asked: Asked) -> Opened:
     return _opened(folder, network, complete, denoiser, files, "edm", asked)
 
 
-_SILENT: dict[str, dict[str, Any]] = {
+_SILENT: dict[str, Raw] = {
     "SongUNet": {
         "model_channels": 128,
         "channel_mult": [1, 2, 2, 2],
@@ -102,7 +103,7 @@ _SILENT: dict[str, dict[str, Any]] = {
         "attn_resolutions": [32, 16, 8],
     },
 }
-_SILENT_TOO: dict[str, Any] = {
+_SILENT_TOO: Raw = {
     "model_type": "SongUNet",
     "label_dim": 0,
     "augment_dim": 0,
@@ -130,12 +131,12 @@ def converted(groups: Groups, told: Told) -> Parts | None:
             "by the command of docs/models.md, under 'An EDM snapshot', which keeps them beside its tensors"
         )
     kind = one_of(*_SILENT)(stated.get("model_type", "SongUNet"), "model_type")
-    values: dict[str, Any] = _SILENT_TOO | _SILENT[kind] | stated
+    values: Raw = _SILENT_TOO | _SILENT[kind] | stated
     one_of("EDMPrecond")(values["class"], "the class of the network")
     one_of("standard", "residual")(values["encoder_type"], "encoder_type")
     one_of("standard")(values["decoder_type"], "decoder_type")
     channels = a_whole(1, 64)(values.get("img_channels", 3), "img_channels")
-    network: dict[str, Any] = {
+    network: Raw = {
         "kind": kind,
         "sample_size": values["img_resolution"],
         "in_channels": channels,

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from latentprint.adapters.fields import short
 from latentprint.adapters.peek import is_average
-from latentprint.files import FileError
+from latentprint.files import FileError, Raw
 from latentprint.files import read_json as read_bounded
 from latentprint.networks import ModelError
 from latentprint.networks.files import Stated
@@ -85,7 +85,7 @@ def subfolder(folder: Path, name: str) -> Path:
     return path
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> Raw:
     """A JSON object of at most MAX_JSON bytes.
 
     Raises:

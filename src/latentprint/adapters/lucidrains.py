@@ -40,6 +40,7 @@ from latentprint.adapters.own import Own
 from latentprint.adapters.statedict import Groups, Parts, Tensors, Told, require_steps, without
 from latentprint.adapters.timesteps import DiscreteDenoiser, Predicts
 from latentprint.denoiser import IdentityCodec
+from latentprint.files import Raw
 from latentprint.networks import ModelError
 from latentprint.sampler import Ancestral, Sampler
 
@@ -85,7 +86,7 @@ def converted(groups: Groups, told: Told) -> Parts | None:
     else:
         return None
     settings, weights = settings_of(chosen), without("model.", chosen)
-    network = cast(dict[str, Any], settings["network"])
+    network = cast(Raw, settings["network"])
     said = (
         f"denoising-diffusion-pytorch (lucidrains): taken are {len(weights)} tensors of {whose}, {how}",
         f"dim {network['dim']}, dim_mults {tuple(network['dim_mults'])}, {network['channels']} channels; "
@@ -100,7 +101,7 @@ def _is_checkpoint(names: Tensors) -> bool:
     return "betas" in names and "model.init_conv.weight" in names
 
 
-def settings_of(tensors: Tensors) -> dict[str, Any]:
+def settings_of(tensors: Tensors) -> Raw:
     """The content of ``lucidrains.json``, from the tensors of a GaussianDiffusion (without a prefix)."""
     unet = without("model.", tensors)
     dim = int(unet["time_mlp.1.weight"].shape[1])

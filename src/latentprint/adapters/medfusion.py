@@ -41,6 +41,7 @@ from latentprint.adapters.own import Own
 from latentprint.adapters.statedict import Groups, Parts, Tensors, Told, plain_below, without
 from latentprint.adapters.timesteps import DiscreteDenoiser, Predicts, require_label
 from latentprint.denoiser import Codec, IdentityCodec
+from latentprint.files import Raw
 from latentprint.networks import ModelError
 from latentprint.networks.medfusion import MedfusionAutoencoder, MedfusionUNet
 from latentprint.sampler import Ancestral, Sampler
@@ -99,7 +100,7 @@ def converted(groups: Groups, told: Told) -> Parts | None:
     if settings.get("T", len(betas)) != len(betas):
         raise ModelError(f"its noise stops at T = {short(settings['T'])} of {len(betas)} timesteps: not read")
     network, weights = _unet(weights, settings)
-    config: dict[str, Any] = {
+    config: Raw = {
         "format": FORMAT,
         "network": network,
         "autoencoder": None,
@@ -132,7 +133,7 @@ def converted(groups: Groups, told: Told) -> Parts | None:
     return Parts({CONFIG: config}, parts, said)
 
 
-def _settings(told: Told) -> dict[str, Any]:
+def _settings(told: Told) -> Raw:
     """Plain settings of its DiffusionPipeline, of its network and noise, by name; --flags override them."""
     inner = [plain_below(told.plain, "hyper_parameters", one) for one in _INNER]
     return {**inner[0], **inner[1], **plain_below(told.plain, "hyper_parameters"), **(told.flags or {})}
@@ -155,7 +156,7 @@ def _unit(residual: bool) -> str:
     return f"block_seq.0.{'basic_block.' * residual}conv.weight"
 
 
-def _unet(weights: Tensors, settings: Mapping[str, Any]) -> tuple[dict[str, Any], Tensors]:
+def _unet(weights: Tensors, settings: Mapping[str, Any]) -> tuple[Raw, Tensors]:
     """(the settings of its U-Net, its tensors without those that only its training uses)."""
     shape = _shapes(weights)
     _require_no_attention(shape)
@@ -171,7 +172,7 @@ def _unet(weights: Tensors, settings: Mapping[str, Any]) -> tuple[dict[str, Any]
                 widths, kernels = [*widths, one[0]], [*kernels, one[2]]
         stated = settings.get("strides")
         fits = isinstance(stated, list) and len(cast(list[int], stated)) == len(widths) + 1
-        network: dict[str, Any] = {
+        network: Raw = {
             "dims": len(first) - 2,
             "widths": [first[0], *widths],
             "kernels": [first[2], *kernels],
@@ -201,7 +202,7 @@ def _unet(weights: Tensors, settings: Mapping[str, Any]) -> tuple[dict[str, Any]
     return network, kept
 
 
-def _autoencoder(weights: Tensors, settings: Mapping[str, Any]) -> tuple[dict[str, Any], Tensors]:
+def _autoencoder(weights: Tensors, settings: Mapping[str, Any]) -> tuple[Raw, Tensors]:
     """The same of its autoencoder."""
     kept = {n: v for n, v in weights.items() if not n.startswith(("perceiver.", "loss_fct.", "outc_ver."))}
     kept = {n: v for n, v in kept.items() if not n.startswith("discriminator")}

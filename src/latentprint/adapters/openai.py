@@ -19,6 +19,7 @@ import torch
 
 from latentprint.adapters.fields import Field, a_flag, a_whole, maybe, one_of, several, short
 from latentprint.adapters.statedict import Groups, Parts, Tensors, Told
+from latentprint.files import Raw
 from latentprint.networks import ModelError
 from latentprint.networks.openai import OpenAIUNet
 
@@ -46,7 +47,7 @@ OPENAI: dict[str, Field] = {
 }
 """The allowed settings of an ``OpenAIUNet``."""
 
-DEFAULTS: dict[str, Any] = {
+DEFAULTS: Raw = {
     "num_heads": 4,
     "num_heads_upsample": -1,
     "num_head_channels": -1,
@@ -127,7 +128,7 @@ def _average(told: Told) -> str:
     return "whether they are averaged (EMA) the file does not say"
 
 
-def heads_of(flags: Mapping[str, Any]) -> dict[str, Any]:
+def heads_of(flags: Mapping[str, Any]) -> Raw:
     """The settings of attention that flags give."""
     count = a_whole(-1, 1024)(_flag(flags, "num_heads"), "num_heads")
     above = a_whole(-1, 1024)(_flag(flags, "num_heads_upsample"), "num_heads_upsample")
@@ -149,7 +150,7 @@ def _shown(value: object) -> str:
     return repr(value) if value == "" else str(value)
 
 
-def settings_of(weights: Tensors, heads: Mapping[str, Any], size: object) -> dict[str, Any]:
+def settings_of(weights: Tensors, heads: Mapping[str, Any], size: object) -> Raw:
     """The settings of the ``OpenAIUNet`` of these tensors, except heads and size, which they do not show."""
     shape = {name: tuple(one.shape) for name, one in weights.items()}
     count = 1 + max(
@@ -161,7 +162,7 @@ def settings_of(weights: Tensors, heads: Mapping[str, Any], size: object) -> dic
     try:
         levels = [stages[place] for place in range(0, count, blocks)][::-1]
         widths = [stage["0.out_layers.3.weight"][0] for stage in levels]
-        network: dict[str, Any] = {
+        network: Raw = {
             "sample_size": size,
             "in_channels": shape[_FIRST][1],
             "out_channels": shape["out.2.weight"][0],
@@ -230,7 +231,7 @@ def _require_agreement(flags: Mapping[str, Any], network: Mapping[str, Any]) -> 
             raise ModelError(f"the flags say {name} {short(flags[name])}, but the weights show {value}")
 
 
-def _scheduler(flags: Mapping[str, Any], steps: int, learned: bool) -> dict[str, Any]:
+def _scheduler(flags: Mapping[str, Any], steps: int, learned: bool) -> Raw:
     kind = one_of("linear", "cosine")(_flag(flags, "noise_schedule"), "noise_schedule")
     start = a_flag(_flag(flags, "predict_xstart"), "predict_xstart")
     small = a_flag(_flag(flags, "sigma_small"), "sigma_small")

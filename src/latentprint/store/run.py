@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentprint.contracts import quoted
-from latentprint.files import disk, make_folder, plain, sweep, to_json, write
+from latentprint.files import Raw, disk, make_folder, plain, sweep, to_json, write
 from latentprint.store.lock import Lock, RunError
 from latentprint.store.parts import (
     Parts,
@@ -55,7 +55,7 @@ class StageState:
 class Run:
     """A run that this process may read, and write if `open` made it. Use it as a context manager."""
 
-    def __init__(self, path: Path, record: dict[str, Any], lock: Lock | None) -> None:
+    def __init__(self, path: Path, record: Raw, lock: Lock | None) -> None:
         self.path = path
         self._record = record
         self._lock = lock
