@@ -75,7 +75,7 @@ def test_pickles_are_refused_unread_with_the_way_out(model: Path, tmp_path: Path
     bad = model / "unet" / f"diffusion_pytorch_model{suffix}"
     bad.write_bytes(pickle.dumps(Bomb(mark)))
     for path in (model, bad):
-        with pytest.raises(ModelError, match=r"pickle.*latentprint convert"):
+        with pytest.raises(ModelError, match=r"(a pickle|their own code can read).*latentprint convert"):
             open_model(path)
     assert not mark.exists()
 
@@ -122,7 +122,8 @@ def test_custom_pipelines_are_refused_and_never_imported(model: Path, changes: d
 @pytest.mark.parametrize("name", ["MyUNet", "os.system", "UNet2DConditionModel", ["UNet2DModel"], None])
 def test_classes_come_from_the_table_alone(model: Path, name: Any) -> None:
     edit(model / "unet" / "config.json", _class_name=name)
-    with pytest.raises(ModelError, match="is not supported"):
+    conditioned = name == "UNet2DConditionModel"  # known, but what it looks at is not in the folder
+    with pytest.raises(ModelError, match="cross-attention" if conditioned else "is not supported"):
         open_model(model)
 
 
@@ -357,7 +358,7 @@ def test_two_files_of_weights_are_not_chosen_between(model: Path) -> None:
     for name in ("a.safetensors", "b.safetensors"):
         weights(model).with_name(name).write_bytes(weights(model).read_bytes())
     weights(model).unlink()
-    with pytest.raises(ModelError, match="several"):
+    with pytest.raises(ModelError, match=r"holds 2 files of weights \(a.safetensors, b.safetensors\)"):
         weight_files(model / "unet")
 
 
@@ -375,7 +376,7 @@ def test_the_converter_writes_tensors_and_never_runs_code(tmp_path: Path) -> Non
     convert(good, out, trusted=True)
     found = safetensors.torch.load_file(out)
     assert set(found) == {"a", "b"} and all(torch.equal(found[k], tensors[k]) for k in tensors)
-    with pytest.raises(ModelError, match="there already"):
+    with pytest.raises(ModelError, match="exists already"):
         convert(good, out, trusted=True)
     with pytest.raises(ModelError, match="cannot be converted"):
         convert(bad, tmp_path / "other.safetensors", trusted=True)

@@ -65,8 +65,11 @@ def refused(*arguments: object) -> str:
 
 def test_a_negative_seed_is_refused() -> None:
     for command in (["calibrate", "--quick"], ["audit", "digits"]):
-        said = refused(*command, "--seed", -1)
-        assert "seed" in said and "-1" in said
+        asked = [sys.executable, "-m", "latentprint", *command, "--seed", "-1"]
+        done = subprocess.run(asked, capture_output=True, text=True)
+        assert done.returncode == 2 and done.stdout == ""
+        (said,) = done.stderr.splitlines()
+        assert said.startswith("latentprint: ") and "seed" in said and "-1" in said
 
 
 def broken_folder(folder: Path) -> Path:

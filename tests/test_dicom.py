@@ -180,7 +180,7 @@ def test_folders_must_be_alike(tmp_path: Path) -> None:
     patients(tmp_path, {"a": 2})
     stored = np.zeros((4, 4), dtype=np.uint16)
     for tags, said in (
-        ({"BitsStored": 16, "PatientID": "z"}, "must be alike"),
+        ({"BitsStored": 16, "PatientID": "z"}, "must have the same size and values"),
         ({"BitsStored": 12, "PatientID": "z", "WindowCenter": 3, "WindowWidth": 9}, "--window none maps"),
         ({"BitsStored": 12}, "no PatientID"),
     ):

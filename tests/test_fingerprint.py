@@ -180,7 +180,7 @@ def test_copies_counts_what_stands_near_the_marked_image():
         (lambda: Circle((3, 3), math.nan), "positive number of pixels"),
         (lambda: Circle((3, 3), 2, grey=1.5), "grey must lie in"),
         (lambda: Circle((3, 3), 2, grey=math.nan), "grey must lie in"),
-        (lambda: CircleConfig(radius=(0.3, 0.2)), "no smaller"),
+        (lambda: CircleConfig(radius=(0.3, 0.2)), "must not fall"),
         (lambda: CircleConfig(radius=(-0.1, 0.2)), "positive"),
         (lambda: CircleConfig(unit="inches"), "'inches'"),
         (lambda: Circle((3.5, 3.5), 0.4).mask(8, 8), "covers no pixel"),

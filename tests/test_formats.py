@@ -360,10 +360,12 @@ def test_masks_beside_images_are_warned_of_and_left_out_by_a_pattern(tmp_path):
     assert masks([f"{i:03d}.png" for i in range(50)]) == masks(["a.png", "ab.png", "c.png", "d.png"]) == ""
 
 
-def test_a_folder_may_be_called_as_a_source_is(tmp_path, monkeypatch):
+def test_a_folder_called_as_a_source_is_must_be_told_apart(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     saved(tmp_path / "digits", drawn())
-    assert everything(load("digits", seed=0)) == hashes(drawn())
+    with pytest.raises(DataError, match=r"write \./digits"):
+        load("digits", seed=0)
+    assert everything(load("./digits", seed=0)) == hashes(drawn())
 
 
 def test_a_subfolder_that_cannot_be_read_is_refused(tmp_path, monkeypatch):

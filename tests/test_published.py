@@ -148,7 +148,7 @@ def test_latent_diffusion_under_a_class_with_and_without_guidance(tmp_path: Path
     done = convert(source, tmp_path / "model", trusted=True, flags=PROJECT)
     assert "6 classes (ClassEmbedder)" in done.said[0]
     asked = Asked(label=make.GUIDED["label"], guidance=make.GUIDED["scale"])
-    with pytest.raises(ModelError, match="names none"):
+    with pytest.raises(ModelError, match="this network has none"):
         open_model(tmp_path / "model", asked=asked)
     config = tmp_path / "model" / "unet" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"null_class": make.GUIDED["null"]}))

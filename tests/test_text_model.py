@@ -177,7 +177,7 @@ def changed(folder: Path, name: str, **values: Any) -> None:
             lambda f: (
                 (f / "text_encoder/model.safetensors").rename(f / "text_encoder/pytorch_model.bin") and None
             ),
-            "is a pickle",
+            "are a pickle",
         ),
     ],
 )

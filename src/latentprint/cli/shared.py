@@ -24,7 +24,15 @@ from latentprint.contracts import InputError, quoted, require_device
 from latentprint.signals import stopped
 
 Out = Annotated[Path, typer.Option("--out", help="Folder of the run; the same command again continues it.")]
-Seed = Annotated[int, typer.Option(min=0, help="Everything random follows from this number.")]
+
+
+def _seed(value: int) -> int:
+    if value < 0:
+        raise typer.BadParameter(f"a seed must be 0 or more, got {value}")
+    return value
+
+
+Seed = Annotated[int, typer.Option(callback=_seed, help="Everything random follows from this number.")]
 Json = Annotated[
     bool, typer.Option("--json", help="Print results as JSON on stdout, and nothing else there.")
 ]
