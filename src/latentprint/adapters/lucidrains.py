@@ -37,7 +37,7 @@ from latentprint.adapters.fields import (
 from latentprint.adapters.files import files_sha256, inside, load_into, read_json, read_tensors, weight_files
 from latentprint.adapters.opened import Asked, Opened, written_down
 from latentprint.adapters.own import Own
-from latentprint.adapters.statedict import Groups, Parts, Tensors, Told, require_steps, without
+from latentprint.adapters.statedict import Groups, Parts, Tensors, Told, require_steps, shapes_of, without
 from latentprint.adapters.timesteps import DiscreteDenoiser, Predicts
 from latentprint.denoiser import IdentityCodec
 from latentprint.files import Raw
@@ -228,7 +228,7 @@ def _network(folder: Path, settings: Mapping[str, object]) -> tuple[nn.Module, l
     try:
         with torch.device("meta"):
             blank = cast(nn.Module, kind(**settings))
-        expected = {name: tuple(one.shape) for name, one in blank.state_dict().items()}
+        expected = shapes_of(blank.state_dict())
     except Exception as error:  # the library's constructors raise errors of any type
         raise ModelError(f"the settings of the network do not fit together: {short(error)}") from error
     tensors = read_tensors(files, expected)

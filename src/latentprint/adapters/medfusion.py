@@ -38,7 +38,16 @@ from latentprint.adapters.fields import (
 from latentprint.adapters.files import files_sha256, inside, load_into, read_json, read_tensors, weight_files
 from latentprint.adapters.opened import Asked, Opened, written_down
 from latentprint.adapters.own import Own
-from latentprint.adapters.statedict import Groups, Parts, Tensors, Told, plain_below, without
+from latentprint.adapters.statedict import (
+    Groups,
+    Parts,
+    Tensors,
+    Told,
+    plain_below,
+    require_shapes,
+    shapes_of,
+    without,
+)
 from latentprint.adapters.timesteps import DiscreteDenoiser, Predicts, require_label
 from latentprint.denoiser import Codec, IdentityCodec
 from latentprint.files import Raw
@@ -139,10 +148,6 @@ def _settings(told: Told) -> Raw:
     return {**inner[0], **inner[1], **plain_below(told.plain, "hyper_parameters"), **(told.flags or {})}
 
 
-def _shapes(weights: Tensors) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(one.shape) for name, one in weights.items()}
-
-
 def _require_no_attention(shape: Mapping[str, tuple[int, ...]]) -> None:
     if any(".to_q." in name for name in shape):
         raise ModelError(
@@ -158,7 +163,7 @@ def _unit(residual: bool) -> str:
 
 def _unet(weights: Tensors, settings: Mapping[str, Any]) -> tuple[Raw, Tensors]:
     """(the settings of its U-Net, its tensors without those that only its training uses)."""
-    shape = _shapes(weights)
+    shape = shapes_of(weights)
     _require_no_attention(shape)
     residual = any(".basic_block." in name for name in shape)
     widths, kernels, blocks, run = list[int](), list[int](), 0, 0
@@ -206,7 +211,7 @@ def _autoencoder(weights: Tensors, settings: Mapping[str, Any]) -> tuple[Raw, Te
     """The same of its autoencoder."""
     kept = {n: v for n, v in weights.items() if not n.startswith(("perceiver.", "loss_fct.", "outc_ver."))}
     kept = {n: v for n, v in kept.items() if not n.startswith("discriminator")}
-    shape = _shapes(kept)
+    shape = shapes_of(kept)
     _require_no_attention(shape)
     codes = shape.get("quantizer.embedder.weight", (None,))[0]
     groups = settings.get("vae_num_groups", _GROUPS["vae" if codes is None else "vqvae"])
@@ -233,20 +238,15 @@ def _autoencoder(weights: Tensors, settings: Mapping[str, Any]) -> tuple[Raw, Te
 
 
 def _require_same(kind: type[nn.Module], values: Mapping[str, Any], weights: Tensors) -> None:
-    shape, expected = _shapes(weights), _expected(kind, values)
-    lacking, extra = sorted(set(expected) - set(shape)), sorted(set(shape) - set(expected))
-    other = sorted(name for name in set(shape) & set(expected) if shape[name] != expected[name])
-    if lacking or extra or other:
-        raise ModelError(
-            f"these are not the tensors of medfusion's network: {len(lacking)} are lacking, {len(extra)} are "
-            f"left over, {len(other)} have another shape, {short((lacking + extra + other)[0])} for one"
-        )
+    expected = shapes_of(_blank(kind, values).state_dict())
+    require_shapes(shapes_of(weights), expected, "these are not the tensors of medfusion's network")
 
 
-def _expected(kind: type[nn.Module], values: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+def _blank(kind: type[nn.Module], values: Mapping[str, Any]) -> nn.Module:
+    """The network without weights, and without memory for them."""
     try:
         with torch.device("meta"):
-            return {name: tuple(one.shape) for name, one in kind(**values).state_dict().items()}
+            return kind(**values)
     except (ValueError, IndexError) as error:
         raise ModelError(f"the settings of the network do not fit together: {short(error)}") from error
 
@@ -324,11 +324,8 @@ def _section(config: Mapping[str, Any], name: str) -> dict[str, object]:
 def _network(
     kind: type[nn.Module], settings: Mapping[str, Any], folder: Path
 ) -> tuple[nn.Module, list[Path]]:
-    files, expected = weight_files(folder), _expected(kind, settings)
-    tensors = read_tensors(files, expected)
-    with torch.device("meta"):
-        network = kind(**settings)
-    return load_into(network, tensors), files
+    files, network = weight_files(folder), _blank(kind, settings)
+    return load_into(network, read_tensors(files, shapes_of(network.state_dict()))), files
 
 
 def _space(

@@ -18,7 +18,15 @@ from typing import Any
 import torch
 
 from latentprint.adapters.fields import Field, a_flag, a_whole, maybe, one_of, several, short
-from latentprint.adapters.statedict import Groups, Parts, Tensors, Told
+from latentprint.adapters.statedict import (
+    Groups,
+    Parts,
+    Tensors,
+    Told,
+    require_shapes,
+    shapes_of,
+    without,
+)
 from latentprint.files import Raw
 from latentprint.networks import ModelError
 from latentprint.networks.openai import OpenAIUNet
@@ -156,7 +164,7 @@ def settings_of(weights: Tensors, heads: Mapping[str, Any], size: object) -> Raw
     count = 1 + max(
         (int(name.split(".")[1]) for name in shape if name.startswith("output_blocks.")), default=-1
     )
-    stages = [_below(shape, f"output_blocks.{place}.") for place in range(min(count, 200))]
+    stages = [without(f"output_blocks.{place}.", shape) for place in range(min(count, 200))]
     ups = [any(_rises(name) for name in stage) for stage in stages]
     blocks = ups.index(True) + 1 if any(ups) else max(1, count)
     try:
@@ -188,11 +196,6 @@ def settings_of(weights: Tensors, heads: Mapping[str, Any], size: object) -> Raw
     return network
 
 
-def _below(shape: Mapping[str, tuple[int, ...]], prefix: str) -> dict[str, tuple[int, ...]]:
-    """The shapes below ``prefix``."""
-    return {name.removeprefix(prefix): one for name, one in shape.items() if name.startswith(prefix)}
-
-
 def _rises(name: str) -> bool:
     """Whether a later part of a stage changes the side."""
     return name.endswith(".conv.weight") or _second(name)
@@ -207,16 +210,10 @@ def _require_same(network: Mapping[str, Any], shape: Mapping[str, tuple[int, ...
     values = {key: OPENAI[key](value, key) for key, value in network.items()}
     try:
         with torch.device("meta"):
-            expected = {n: tuple(one.shape) for n, one in OpenAIUNet(**values).state_dict().items()}
+            expected = shapes_of(OpenAIUNet(**values).state_dict())
     except ValueError as error:
         raise ModelError(f"the flags and the weights do not fit together: {error}") from error
-    lacking, extra = sorted(set(expected) - set(shape)), sorted(set(shape) - set(expected))
-    other = sorted(name for name in set(shape) & set(expected) if shape[name] != expected[name])
-    if lacking or extra or other:
-        raise ModelError(
-            f"the tensors are not those of openai's U-Net: {len(lacking)} are lacking, {len(extra)} are left "
-            f"over, {len(other)} have another shape, {short((lacking + extra + other)[0])} for one"
-        )
+    require_shapes(shape, expected, "the tensors are not those of openai's U-Net")
 
 
 def _require_agreement(flags: Mapping[str, Any], network: Mapping[str, Any]) -> None:

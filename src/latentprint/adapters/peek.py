@@ -17,10 +17,7 @@ from io import BytesIO
 from itertools import chain, islice
 from pathlib import Path
 
-from latentprint.adapters.unpickle import HARMLESS
-
-MOST_READ = 2**25
-"""The most bytes of a pickle that are read (32 MiB); torch's files keep tensors outside the pickle."""
+from latentprint.adapters.unpickle import HARMLESS, MOST_READ, pickle_in
 
 _MOST_OPCODES = 2_000_000
 _PICKLES = 4  # torch before 1.6 wrote three small ones ahead of the object
@@ -137,12 +134,7 @@ def names_in(file: Path) -> Names:
 
 def _pickle(file: Path) -> bytes:
     """The pickle itself: ``data.pkl`` in a zip of torch's, otherwise the file."""
-    if not zipfile.is_zipfile(file):
-        with file.open("rb") as stream:
-            return stream.read(MOST_READ)
-    with zipfile.ZipFile(file) as archive:
-        inner = next((name for name in archive.namelist() if name.endswith("data.pkl")), None)
-        if inner is None:
-            return b""
-        with archive.open(inner) as stream:
-            return stream.read(MOST_READ)
+    if (inner := pickle_in(str(file))) is not None:
+        return inner
+    with file.open("rb") as stream:
+        return stream.read(MOST_READ)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from torch import Tensor
 
@@ -15,6 +16,7 @@ from latentprint.adapters.fields import short
 from latentprint.adapters.peek import form_of, is_average, prefixes
 from latentprint.networks import ModelError
 
+Kind = TypeVar("Kind")
 Tensors = Mapping[str, Tensor]
 Groups = Mapping[str, Tensors]
 """The state dicts of a file, by the keys that lead to each ("model", "ema/ema_model")."""
@@ -132,8 +134,7 @@ def one_of_them(
             rest += [f"{others} tensors whose names do not begin with {prefix!r}"]
         where, average = f"{where}, {prefix!r}", average or is_average(prefix)
     said = (
-        f"taken: {where}, {len(weights)} tensors, "
-        f"{'averaged (EMA)' if average else 'not averaged: no EMA was found or asked for'}",
+        f"taken: {where}, {len(weights)} tensors, {_how(average)}",
         f"left: {', '.join(rest) if rest else 'nothing'}",
     )
     return weights, said
@@ -180,9 +181,12 @@ def wrapped(groups: Groups, told: Told, prefix: str | None) -> tuple[Groups, Tol
     for counter in ("step", "num_updates", "n_averaged"):  # of what holds the average, one level up
         above = prefix.rstrip(".").rpartition(".")[0]
         require_steps(weights.get(f"{above}.{counter}") if average and above else None)
-    how = "averaged (EMA)" if average else "not averaged: no EMA was found or asked for"
     place = " / ".join(one for one in (chosen, prefix.rstrip(".")) if one)
-    return {"": inner}, replace(told, how=f"{how}, under {place!r}")
+    return {"": inner}, replace(told, how=f"{_how(average)}, under {place!r}")
+
+
+def _how(average: bool) -> str:
+    return "averaged (EMA)" if average else "not averaged: no EMA was found or asked for"
 
 
 def require_steps(count: Tensor | None) -> None:
@@ -191,9 +195,27 @@ def require_steps(count: Tensor | None) -> None:
         raise ModelError(_UNTRAINED)
 
 
-def without(prefix: str, tensors: Tensors) -> dict[str, Tensor]:
-    """The tensors whose names begin with ``prefix``, by the rest of their names."""
-    return {name.removeprefix(prefix): one for name, one in tensors.items() if name.startswith(prefix)}
+def without(prefix: str, named: Mapping[str, Kind]) -> dict[str, Kind]:
+    """The tensors, or shapes, whose names begin with ``prefix``, by the rest of their names."""
+    return {name.removeprefix(prefix): one for name, one in named.items() if name.startswith(prefix)}
+
+
+def shapes_of(tensors: Tensors) -> dict[str, tuple[int, ...]]:
+    """The shapes of tensors by their names."""
+    return {name: tuple(one.shape) for name, one in tensors.items()}
+
+
+def require_shapes(
+    found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]], said: str
+) -> None:
+    """Check that names and shapes are those of a network; the refusal begins with ``said``."""
+    lacking, extra = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
+    other = sorted(name for name in set(found) & set(expected) if found[name] != expected[name])
+    if lacking or extra or other:
+        raise ModelError(
+            f"{said}: {len(lacking)} are lacking, {len(extra)} are left over, {len(other)} have another "
+            f"shape, {short((lacking + extra + other)[0])} for one"
+        )
 
 
 def averaged(weights: Tensors) -> dict[str, Tensor]:

@@ -29,6 +29,9 @@ HARMLESS = (
     "torch.optim.",
     "torch.nn.modules.loss.",
 )
+MOST_READ = 2**25
+"""The most bytes of a pickle that are read for its names (32 MiB); torch keeps tensors outside of it."""
+
 _KEPT_BY_LIGHTNING = (
     "functools.partial",
     "copyreg._reconstructor",
@@ -78,13 +81,16 @@ def flat(value: Any, path: tuple[str, ...], tensors: dict[str, Any], plain: dict
             flat(one, (*path, str(place)), tensors, plain)
 
 
-def _says(source: str, word: bytes) -> bool:
-    """Whether the first pickle of a file of torch's holds this word."""
+def pickle_in(source: str) -> bytes | None:
+    """The start of the pickle in a zip of torch's, empty if there is none; None: it is not a zip."""
     if not zipfile.is_zipfile(source):
-        return False
+        return None
     with zipfile.ZipFile(source) as archive:
-        inner = [name for name in archive.namelist() if name.endswith("data.pkl")]
-        return bool(inner) and word in archive.open(inner[0]).read(2**25)
+        inner = next((name for name in archive.namelist() if name.endswith("data.pkl")), None)
+        if inner is None:
+            return b""
+        with archive.open(inner) as stream:
+            return stream.read(MOST_READ)
 
 
 def _left(name: str, from_lightning: bool) -> bool:
@@ -101,7 +107,7 @@ def main(source: str, target: str) -> dict[str, Any]:
     import torch
     from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
-    from_lightning = _says(source, b"pytorch-lightning_version")
+    from_lightning = b"pytorch-lightning_version" in (pickle_in(source) or b"")
 
     try:
         try:

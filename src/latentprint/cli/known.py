@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from latentprint.cli.shared import Json, Seed, print_json
-from latentprint.contracts import InputError
 from latentprint.signals import interruptible
 
 if TYPE_CHECKING:
@@ -24,8 +23,6 @@ def calibrate(
     from latentprint.calibrate import calibrate as calibrated
 
     interruptible()
-    if seed < 0:
-        raise InputError(f"a seed must be 0 or more, got {seed}")
     report = calibrated(quick, seed, _say)
     if as_json:
         print_json(report.to_json())

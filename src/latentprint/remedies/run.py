@@ -104,8 +104,8 @@ def compare_remedies(
         done = len(units) - len(waiting)
         progress("remedies", done, len(units), "trainings")
         for rows in map(work, waiting):
-            for name, row in rows.items():
-                run.finish(name.replace(" ", "-"), noted(name.replace(" ", "-")).of(row))
+            for slug, row in rows.items():
+                run.finish(slug, noted(slug).of(row))
             done += 1
             progress("remedies", done, len(units), "trainings")
         rows = [_row(run, one, skipped) for one in config.remedies]
@@ -179,7 +179,7 @@ def _units(config: RemediesConfig, recipe: Recipe) -> tuple[list[_Unit], dict[st
 
 
 def _worked(unit: _Unit, *, ground: Ground, seed: int, folder: Path, say: Report) -> Mapping[str, Row]:
-    """The rows of a unit: one training, and each of its remedies applied to the model."""
+    """The rows of a unit by slug: one training, and each of its remedies applied to the model."""
     first = unit.remedies[0].name
     steps = unit.recipe.model.training.steps
 
@@ -188,7 +188,7 @@ def _worked(unit: _Unit, *, ground: Ground, seed: int, folder: Path, say: Report
             say(f"training: {first}", step, steps, "steps")
 
     made = trained(unit.recipe, seed, folder / unit.remedies[0].slug, told)
-    return {one.name: _measured(one, made, unit.recipe, ground) for one in unit.remedies}
+    return {one.slug: _measured(one, made, unit.recipe, ground) for one in unit.remedies}
 
 
 def _measured(remedy: Remedy, made: Trained, recipe: Recipe, ground: Ground) -> Row:

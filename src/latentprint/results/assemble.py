@@ -133,7 +133,7 @@ def _agreement(stored: Stored) -> Agreement | None:
     if not embedding or AGREEMENT.name not in stored.notes:
         return None
     alike = np.array_equal(embedding["id"], searched["id"])
-    require(alike, "agreement", "they are of the images of the search")
+    require(alike, AGREEMENT.name, "they are of the images of the search")
     one, other = searched["identity_hit"].astype(bool), embedding["hit"].astype(bool)
     cases = {
         "both": one & other,
@@ -308,7 +308,7 @@ def _membership(stored: Stored) -> Membership | None:
     if noted.note is not None:
         return Membership(scores=(), auc=None, low=None, high=None, level=LEVEL, note=noted.note)
     kept = [stored.rows(MEMBERSHIP.part(name)) for name in ("train", "heldout", "target")]
-    require(min(len(rows["id"]) for rows in kept[:2]) >= 2, "membership", "both sides have two images")
+    require(min(len(rows["id"]) for rows in kept[:2]) >= 2, MEMBERSHIP.name, "both sides have two images")
     inside, outside, own = ({name: rows[name] for name in SCORES} for rows in kept)
     likely = [stored.rows(LIKELIHOOD.part(name)) for name in ("train", "heldout", "target")]
     if all(rows and len(rows["nats"]) >= n for rows, n in zip(likely, (2, 2, 1), strict=True)):

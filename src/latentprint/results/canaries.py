@@ -141,8 +141,8 @@ def canaries(stored: Stored, errors: Trials, often: int) -> tuple[Canaries, Epsi
     plan = settings.plan(noted.horizon, errors)
     found = dict(scan(stored.probe(CANARY_SEARCH.name), plan, range(m + 1)))
     shown = samples["canary"]
-    require(bool((shown <= m).all()), "samples.model", f"there are {m:,} canaries and the private image")
-    require(len(rows["copies"]) >= m and bool((rows["copies"] >= 1).all()), "canaries", f"there are {m:,}")
+    require(bool((shown <= m).all()), SAMPLES.name, f"there are {m:,} canaries and the private image")
+    require(len(rows["copies"]) >= m and bool((rows["copies"] >= 1).all()), CANARIES.name, f"there are {m:,}")
     hits, n = np.bincount(shown[shown >= 0], minlength=m + 1), len(shown)
     member, copies = rows["member"].astype(np.bool_), rows["copies"].astype(np.int64)
     images = tuple(
