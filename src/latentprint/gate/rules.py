@@ -215,10 +215,17 @@ def _copies(results: Results, limits: CopiesLimits) -> Mapping[str, Said]:
     misses."""
     found = needed(results.whole_set, _NOT_COMPARED)
     alarms = needed(found.false_alarms, "There were too few images never trained on to measure false alarms.")
-    each = 1 - (1 - limits.level) / 2
-    copies = found.copies.trials
-    low, high = max(0.0, copies.lower(each) - alarms.trials.upper(each)), copies.upper(each)
+    low, high = _beyond(found.copies.trials, alarms.trials, limits.level)
     return {"at_most": _compare("The share of copies", low, high, limits.at_most)}
+
+
+def _beyond(seen: Trials, alarms: Trials, level: float) -> tuple[float, float]:
+    """The rate of ``seen`` that the rate of ``alarms`` cannot explain, at least; and its own at most.
+
+    Both hold together at ``level`` (Bonferroni).
+    """
+    each = 1 - (1 - level) / 2
+    return max(0.0, seen.lower(each) - alarms.upper(each)), seen.upper(each)
 
 
 def _memorised(results: Results, limits: MemorisedLimits) -> Mapping[str, Said]:
@@ -234,8 +241,7 @@ def _prompts(results: Results, limits: PromptLimits) -> Mapping[str, Said]:
     found = needed(results.prompts, "The model takes no prompts.")
     back = needed(found.came_back, "Prompts were not asked one by one.")
     held = needed(found.heldout, "No held-out image has a prompt to compare with.")
-    each = 1 - (1 - limits.level) / 2
-    low, high = max(0.0, back.lower(each) - held.upper(each)), back.upper(each)
+    low, high = _beyond(back, held, limits.level)
     what = "The share of prompts that give their own image back"
     return {"at_most": _compare(what, low, high, limits.at_most)}
 
@@ -272,8 +278,7 @@ def _tiers(results: Results, limits: TierLimits) -> Mapping[str, Said]:
     copies = "1 copy" if limits.copies == 1 else f"{limits.copies:,} copies"
     back = needed(tiers.get(limits.copies), f"No marked image has {copies} in the training set.")
     out = needed(tiers.get(0), "No marked image was left out of the training.")
-    each = 1 - (1 - limits.level) / 2
-    low, high = max(0.0, back.lower(each) - out.upper(each)), back.upper(each)
+    low, high = _beyond(back, out, limits.level)
     what = f"The share of marked images with {copies} that come back in {found.samples:,} images"
     return {"at_most": _compare(what, low, high, limits.at_most)}
 
