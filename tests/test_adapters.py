@@ -560,7 +560,7 @@ def test_a_quantised_latent_model_samples_as_its_pipeline(tmp_path: Path) -> Non
     network = unet(in_channels=2, out_channels=2)
     scheduler = scheduler_of("DDIMScheduler", clip_sample=False)
     opened = open_model(saved(tmp_path, network, scheduler, "LDMPipeline", vqvae=vae))
-    assert isinstance(opened.codec, LatentCodec) and opened.codec.quantised
+    assert isinstance(opened.codec, LatentCodec) and opened.codec.kind == "VQModel"
     pipeline = diffusers.LDMPipeline(vae, network, scheduler)
     pipeline.set_progress_bar_config(disable=True)
     theirs = pipeline(2, torch.Generator().manual_seed(7), num_inference_steps=10, output_type="np").images

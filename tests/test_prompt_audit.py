@@ -16,6 +16,7 @@ from sklearn.datasets import load_digits
 from latentprint import resolve, run_audit
 from latentprint.contracts import InputError
 from latentprint.gate import judge, read_policy
+from latentprint.preflight import check
 from latentprint.results import Results
 from latentprint.results.read import read_results
 from latentprint.store import Run
@@ -132,6 +133,21 @@ def test_a_policy_may_limit_how_many_prompts_give_their_image_back(
     policy = f'name = "p"\n[prompts]\nat_most = {limit}\nlevel = 0.95\n'
     (one,) = judge(read_results(run), read_policy(policy)).outcomes
     assert one.answer == expected and "prompts that give their own image back" in one.reason
+
+
+def test_check_says_what_the_prompts_cost(data: Path, models: dict[str, Path], run: Path) -> None:
+    record = json.loads((run / "run.json").read_text())
+    noted = {name: stage["payload"].get("network_evaluations") for name, stage in record["stages"].items()}
+    spent = {name: evaluations for name, evaluations in noted.items() if evaluations}
+    over = {"prompts": {"ask": ["a plain photo"]}, "given": {"base": str(models["base"])}}
+    merged = {**SETTINGS, **over, "data": {**SETTINGS["data"], "source": str(data)}}
+    merged["prompts"] = {**SETTINGS["prompts"], **over["prompts"]}
+    found = check(resolve(merged, preset="demo"), run, model=models["tuned"], target=5)
+    planned = {one.stage: one for one in found.costs if one.evaluations is not None}
+    assert {name for name in planned if planned[name].evaluations} == set(spent)
+    exact = {name: one.evaluations for name, one in planned.items() if not one.about}
+    assert exact == {name: spent[name] for name in exact} and "prompts.train" in exact
+    assert any("memory" in line for line in found.lines())
 
 
 def test_the_run_says_what_it_stored(run: Path) -> None:

@@ -17,6 +17,8 @@ from test_own_sampler import ours
 from latentprint.adapters import Asked, ModelError, Opened, open_model
 from latentprint.adapters.text.opening import with_prompt
 
+pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
+
 PROMPT = "a photo of the digit seven"
 
 PIPELINES = {
@@ -26,6 +28,10 @@ PIPELINES = {
     "PixArtSigmaPipeline": lambda: tiny.pixart(sigma=True),
     "StableDiffusion3Pipeline": tiny.sd3,
     "SD3 without T5": lambda: tiny.sd3(t5=False),
+    "FluxPipeline": tiny.flux,
+    "Flux without shifting": lambda: tiny.flux(shifting=False),
+    "SanaPipeline": tiny.sana,
+    "Sana by Euler's steps": lambda: tiny.sana(euler=True),
 }
 
 
@@ -36,8 +42,11 @@ def noise(opened: Opened) -> torch.Tensor:
 def images_of(pipeline: Any, start: torch.Tensor, prompt: str, guidance: float, **given: Any) -> torch.Tensor:
     """The pipeline's own images in [-1, 1], (n, C, H, W)."""
     side = start.shape[-1] * 2
-    if "PixArt" in type(pipeline).__name__:
+    name = type(pipeline).__name__
+    if "PixArt" in name or "Sana" in name:
         given |= {"use_resolution_binning": False}
+    if "Flux" in name:
+        start = pipeline._pack_latents(start, *start.shape)
     with tiny.Silent():
         made = pipeline(
             [prompt] * len(start),
@@ -126,6 +135,55 @@ def test_a_lora_gives_the_images_of_the_pipeline_that_loads_it(
         found = ours_of(with_prompt(opened, PROMPT, guidance), start)
         assert float((found - images_of(pipeline, start, PROMPT, guidance)).abs().max()) < 1e-4
         assert float((found - ours_of(with_prompt(plain, PROMPT, guidance), start)).abs().max()) > 1e-3
+
+
+@pytest.mark.parametrize("name", ["StableDiffusion3Pipeline", "FluxPipeline", "SanaPipeline"])
+def test_a_lora_of_a_transformer_gives_the_images_of_the_pipeline(name: str, tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model_state_dict
+
+    pipeline = PIPELINES[name]()
+    folder = tiny.saved(pipeline, tmp_path / "model")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(2)
+        targets = ["to_k", "to_q", "to_v", "to_out.0"]
+        adapter = LoraConfig(r=2, lora_alpha=4, target_modules=targets, init_lora_weights=False)
+        pipeline.transformer.add_adapter(adapter)
+    layers = get_peft_model_state_dict(pipeline.transformer)
+    told = pipeline.transformer.peft_config["default"].to_dict()
+    pipeline.save_lora_weights(
+        tmp_path, transformer_lora_layers=layers, transformer_lora_adapter_metadata=told
+    )
+    opened, plain = (
+        with_prompt(open_model(folder, asked=Asked(steps=4, lora=lora)), PROMPT, 3.0)
+        for lora in (tmp_path, None)
+    )
+    start = noise(opened)
+    found = ours_of(opened, start)
+    assert float((found - images_of(pipeline, start, PROMPT, 3.0)).abs().max()) < 1e-4
+    assert float((found - ours_of(plain, start)).abs().max()) > 1e-3
+
+
+def test_a_flux_that_was_distilled_to_do_without_guidance_takes_none(tmp_path: Path) -> None:
+    pipeline = tiny.flux(distilled=False, shifting=False)
+    opened = open_model(tiny.saved(pipeline, tmp_path), asked=Asked(steps=4))
+    assert opened.text is not None and opened.text.guidance == 1.0
+    start, asked = noise(opened), with_prompt(opened, PROMPT, 1.0)
+    expected = images_of(pipeline, start, PROMPT, 3.5)  # which it does not see
+    assert float((ours_of(asked, start) - expected).abs().max()) < 1e-4
+    with pytest.raises(ModelError, match="distilled to do without; leave --guidance out"):
+        with_prompt(opened, PROMPT, 3.5)
+    with pytest.raises(ModelError, match="distilled to do without"):
+        open_model(tmp_path, asked=Asked(guidance=3.5))
+
+
+@pytest.mark.parametrize("name", ["SanaPipeline", "FluxPipeline"])
+def test_words_beyond_what_the_model_reads_are_counted(name: str, tmp_path: Path) -> None:
+    opened = open_model(tiny.saved(PIPELINES[name](), tmp_path))
+    assert opened.text is not None
+    kept, cut = ("a" * 298, 2) if name == "SanaPipeline" else (" ".join(["photo"] * 511), 2)
+    longer = kept + ("bc" if name == "SanaPipeline" else " heart heart")
+    assert opened.text.lost([PROMPT, kept, longer]) == (0, 0, cut)
+    assert torch.equal(opened.text.rows(longer)["hidden"][:, -1], opened.text.rows(kept)["hidden"][:, -1])
 
 
 def test_older_forms_of_a_lora_change_the_same_weights(folder: Path, tmp_path: Path) -> None:

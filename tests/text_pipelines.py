@@ -9,11 +9,15 @@ from typing import Any
 import diffusers
 import torch
 import transformers
+from tokenizers.processors import TemplateProcessing
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTextModelWithProjection,
     CLIPTokenizer,
+    Gemma2Config,
+    Gemma2Model,
+    GemmaTokenizer,
     T5Config,
     T5EncoderModel,
     T5TokenizerFast,
@@ -52,6 +56,18 @@ def t5_tokenizer() -> T5TokenizerFast:
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *((f"\u2581{one}", -2.0) for one in WORDS)]
     pieces += [(letter, -9.0) for letter in "\u2581abcdefghijklmnopqrstuvwxyz"]
     return T5TokenizerFast(vocab=pieces, extra_ids=0, model_max_length=LENGTH)
+
+
+def gemma_tokenizer() -> GemmaTokenizer:
+    """Each letter is a token, after the token of the beginning."""
+    vocabulary = {name: i for i, name in enumerate(("<pad>", "<eos>", "<bos>", "<unk>", "<mask>"))}
+    for one in map(chr, range(32, 127)):
+        vocabulary.setdefault(one, len(vocabulary))
+    vocabulary["\u2581"] = len(vocabulary)
+    made = GemmaTokenizer(vocab=vocabulary, merges=[], model_max_length=4096)
+    begins = TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 2)])
+    made.backend_tokenizer.post_processor = begins
+    return made
 
 
 def _clip(kind: Any, width: int = 32) -> Any:
@@ -208,6 +224,99 @@ def sd3(t5: bool = True) -> Any:
                 tokenizer_3=t5_tokenizer() if t5 else None,
                 transformer=_awake(network),
                 scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
+            )
+        )
+
+
+def flux(distilled: bool = True, shifting: bool = True) -> Any:
+    """Flux; ``distilled`` with the scale of guidance as an input (dev), or without (schnell)."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)
+        network = diffusers.FluxTransformer2DModel(
+            in_channels=16,
+            num_layers=1,
+            num_single_layers=1,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=32,
+            pooled_projection_dim=32,
+            guidance_embeds=distilled,
+            axes_dims_rope=(4, 4, 8),
+        )
+        scheduler = diffusers.FlowMatchEulerDiscreteScheduler(
+            shift=3.0 if shifting else 1.0, use_dynamic_shifting=shifting
+        )
+        return _quiet(
+            diffusers.FluxPipeline(
+                vae=vae(shift_factor=0.06, scaling_factor=1.5),
+                text_encoder=_clip(CLIPTextModel),
+                text_encoder_2=_t5(),
+                tokenizer=clip_tokenizer(),
+                tokenizer_2=t5_tokenizer(),
+                transformer=_awake(network),
+                scheduler=scheduler,
+            )
+        )
+
+
+def sana(euler: bool = False) -> Any:
+    """Sana with either of the schedulers that its converter writes."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(8)
+        network = diffusers.SanaTransformer2DModel(
+            in_channels=32,
+            out_channels=32,
+            num_attention_heads=2,
+            attention_head_dim=8,
+            num_layers=2,
+            num_cross_attention_heads=2,
+            cross_attention_head_dim=8,
+            cross_attention_dim=16,
+            caption_channels=16,
+            sample_size=16,
+            qk_norm="rms_norm_across_heads",
+        )
+        compressing = diffusers.AutoencoderDC(
+            latent_channels=32,
+            attention_head_dim=2,
+            encoder_block_types=("ResBlock", "EfficientViTBlock"),
+            decoder_block_types=("ResBlock", "EfficientViTBlock"),
+            encoder_block_out_channels=(8, 32),
+            decoder_block_out_channels=(8, 32),
+            encoder_layers_per_block=(1, 1),
+            decoder_layers_per_block=(1, 1),
+            encoder_qkv_multiscales=((), (5,)),
+            decoder_qkv_multiscales=((), (5,)),
+            upsample_block_type="interpolate",
+            downsample_block_type="Conv",
+            scaling_factor=0.41407,
+        )
+        tokens = gemma_tokenizer()
+        gemma = Gemma2Model(
+            Gemma2Config(
+                vocab_size=len(tokens),
+                hidden_size=16,
+                intermediate_size=24,
+                num_hidden_layers=2,
+                num_attention_heads=2,
+                num_key_value_heads=1,
+                head_dim=8,
+                initializer_range=0.3,
+            )
+        ).eval()
+        flow = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 3.0}
+        scheduler = (
+            diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
+            if euler
+            else diffusers.DPMSolverMultistepScheduler(**flow)
+        )
+        return _quiet(
+            diffusers.SanaPipeline(
+                vae=compressing,
+                text_encoder=gemma,
+                tokenizer=tokens,
+                transformer=_awake(network),
+                scheduler=scheduler,
             )
         )
 

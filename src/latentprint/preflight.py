@@ -25,6 +25,7 @@ from latentprint.adapters import Opened
 from latentprint.adapters.truth import Denoising, answer, beaten, denoising, recognised
 from latentprint.audit.context import Where
 from latentprint.audit.costs import planned
+from latentprint.audit.prompts import asks_of
 from latentprint.audit.recipe import subject
 from latentprint.audit.stages import snapshots_due
 from latentprint.config import AuditConfig
@@ -168,6 +169,7 @@ def check(
                 heldout=len(split.heldout),
                 bits=split.train.bit_depth is not None and (given is None or given.pixels),
                 checkpoints=snapshots_due(config.model.training.steps, config.checkpoints.keep),
+                asks=asks_of(config, given, split, injection),
             )
         ),
     ]
@@ -187,6 +189,7 @@ def check(
     if given is None:
         facts["network parameters"] = size
     else:
+        facts["memory"] = "" if about.room is None else about.room.words
         levels = denoising(given.opened, split.train.pixels, split.heldout.pixels, place)
         facts |= recognised(given.opened) | {"does it take noise off these images": answer(levels)}
         facts |= {f"error at noise {one.ratio:.2g}": _error(one) for one in levels}

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from diffusers.models.autoencoders.autoencoder_dc import AutoencoderDC
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.autoencoders.vq_model import VQModel
 from diffusers.models.transformers.dit_transformer_2d import DiTTransformer2DModel
@@ -25,6 +26,7 @@ from latentprint.adapters.fields import (
     a_number,
     a_size,
     a_whole,
+    either,
     maybe,
     nothing,
     one_of,
@@ -130,6 +132,31 @@ VQ: dict[str, Field] = _AUTOENCODER | {
     "lookup_from_codebook": a_flag,
 }
 
+_KERNELS = several(several(a_whole(1, 63), 0, _LEVELS), 1, _LEVELS)
+_BLOCK, _NORM = one_of("ResBlock", "EfficientViTBlock"), one_of("rms_norm", "batch_norm")
+
+AUTOENCODER_DC: dict[str, Field] = {
+    "in_channels": a_whole(1, 16),
+    "latent_channels": a_whole(1, 256),
+    "attention_head_dim": _CHANNEL,
+    "encoder_block_types": either(_BLOCK, several(_BLOCK, 1, _LEVELS)),
+    "decoder_block_types": either(_BLOCK, several(_BLOCK, 1, _LEVELS)),
+    "encoder_block_out_channels": several(_CHANNEL, 1, _LEVELS),
+    "decoder_block_out_channels": several(_CHANNEL, 1, _LEVELS),
+    "encoder_layers_per_block": several(a_whole(0, 64), 1, _LEVELS),
+    "decoder_layers_per_block": several(a_whole(0, 64), 1, _LEVELS),
+    "encoder_qkv_multiscales": _KERNELS,
+    "decoder_qkv_multiscales": _KERNELS,
+    "upsample_block_type": one_of("pixel_shuffle", "interpolate"),
+    "downsample_block_type": one_of("pixel_unshuffle", "Conv"),
+    "decoder_norm_types": either(_NORM, several(_NORM, 1, _LEVELS)),
+    "decoder_act_fns": either(_ACTIVATION, several(_ACTIVATION, 1, _LEVELS)),
+    "encoder_out_shortcut": a_flag,
+    "decoder_in_shortcut": a_flag,
+    "decoder_conv_act_fn": _ACTIVATION,
+    "scaling_factor": a_number(1e-6, 1e6),
+}
+
 DIT: dict[str, Field] = TRANSFORMER | {"norm_type": one_of("ada_norm_zero")}
 
 EDM: dict[str, Field] = {
@@ -154,6 +181,7 @@ _KINDS: dict[str, tuple[Callable[..., nn.Module], dict[str, Field]]] = {
     "UNet2DModel": (UNet2DModel, UNET),
     "AutoencoderKL": (AutoencoderKL, AUTOENCODER_KL),
     "VQModel": (VQModel, VQ),
+    "AutoencoderDC": (AutoencoderDC, AUTOENCODER_DC),
     "DiTTransformer2DModel": (DiTTransformer2DModel, DIT),
     **CONDITIONAL,
     "OpenAIUNet": (OpenAIUNet, OPENAI),

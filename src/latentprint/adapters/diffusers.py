@@ -24,10 +24,10 @@ from torch import nn
 from latentprint.adapters.build import read_network, sides
 from latentprint.adapters.fields import number, short
 from latentprint.adapters.files import files_sha256, inside, read_json, subfolder
-from latentprint.adapters.latent import LatentCodec
+from latentprint.adapters.latent import AUTOENCODERS, LatentCodec
 from latentprint.adapters.opened import Asked, Opened, written_down
 from latentprint.adapters.own import own_sampler
-from latentprint.adapters.schedulers import SCHEDULERS, Network, complete, denoiser_of, hint
+from latentprint.adapters.schedulers import SCHEDULERS, Network, complete, denoiser_of, hint, mu_of
 from latentprint.adapters.text.opening import is_text, open_text
 from latentprint.adapters.timesteps import require_label
 from latentprint.denoiser import Codec, IdentityCodec
@@ -51,8 +51,8 @@ _PIPELINES = (
 _PARTS: dict[str, tuple[str, ...]] = {
     "unet": ("UNet2DModel",),
     "transformer": ("DiTTransformer2DModel",),
-    "vae": ("AutoencoderKL", "VQModel"),
-    "vqvae": ("AutoencoderKL", "VQModel"),
+    "vae": tuple(AUTOENCODERS),
+    "vqvae": tuple(AUTOENCODERS),
 }
 _NOTES = ("id2label", "requires_safety_checker", "force_zeros_for_empty_prompt")
 """Entries of a pipeline's index that are not parts and change nothing here."""
@@ -89,7 +89,7 @@ def open_diffusers(folder: Path, asked: Asked) -> Opened:
     if parts["network"].name == "unet_ema":
         notes += ("the averaged weights (unet_ema) were taken",)
     nearest = hint(scheduler, denoiser)
-    mu = _mu(scheduler, shape, config)
+    mu = mu_of(scheduler, shape, int(config.get("patch_size", 1)))
     own = own_sampler(scheduler, denoiser, sampler_from(nearest), asked.steps, pipeline, mu, asked.most)
     if network.guidance != 1.0:
         notes += (f"guidance {network.guidance:g}: each evaluation is two passes through the network",)
@@ -123,20 +123,6 @@ def _network(module: nn.Module, config: Mapping[str, Any], asked: Asked) -> Netw
         guidance,
         variance=transformer and channels[1] == 2 * channels[0],
     )
-
-
-def _mu(scheduler: Mapping[str, Any], shape: tuple[int, ...], config: Mapping[str, Any]) -> float | None:
-    """The time shift of a flow that depends on resolution: a straight line in the number of patches."""
-    if not scheduler.get("use_dynamic_shifting"):
-        return None
-    patches = (shape[1] // int(config.get("patch_size", 1))) * (shape[2] // int(config.get("patch_size", 1)))
-    few, many = scheduler.get("base_image_seq_len", 256), scheduler.get("max_image_seq_len", 4096)
-    low, high = (
-        number(scheduler.get(key, usual), key, -100.0, 100.0)
-        for key, usual in (("base_shift", 0.5), ("max_shift", 1.15))
-    )
-    first, last = (number(one, "an image_seq_len", 1, 1e9) for one in (few, many))
-    return low + (high - low) * (patches - first) / max(1.0, last - first)
 
 
 def is_diffusers(folder: Path) -> bool:

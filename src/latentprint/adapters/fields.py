@@ -67,6 +67,13 @@ def nothing(value: object, name: str) -> None:
         raise ModelError(f"{name} is not supported and must be null, got {short(value)}")
 
 
+def never(value: object, name: str) -> bool:
+    """False, because true is not supported."""
+    if value is not False:
+        raise ModelError(f"{name} is not supported and must be false, got {short(value)}")
+    return value
+
+
 def maybe(field: Field) -> Field:
     """Null, or a value for ``field``."""
     return lambda value, name: None if value is None else field(value, name)

@@ -1,18 +1,18 @@
-"""The space of a latent model: images to latents and back, by a variational or vector-quantised autoencoder.
+"""The space of a latent model: images to latents and back, by an autoencoder.
 
     encode   z = (mu(image) - shift) scale      mu: the mean of q(z | image) for an AutoencoderKL,
     decode   image = decoder(z / scale + shift)     the latents before quantisation for a VQModel,
-                                                    which decode quantises
+                                                    which decode quantises; an AutoencoderDC's latents
 
 The mean is used and not a draw. So x_p has one latent, and an audit does not depend on an unrecorded draw.
 
-Source: Rombach et al. 2022, section 3.1 and appendix G; diffusers, AutoencoderKL and VQModel (scaling_factor,
-shift_factor).
+Source: Rombach et al. 2022, section 3.1 and appendix G; Chen et al. 2025 (AutoencoderDC); diffusers, the
+three classes (scaling_factor, shift_factor).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -26,14 +26,28 @@ USUAL = (0.1, 10.0)
 """The standard deviations of latents that a model can have been trained on, with a margin on both sides."""
 
 
+AUTOENCODERS: dict[str, Callable[[Any], Tensor]] = {
+    "AutoencoderKL": lambda found: found.latent_dist.mean,
+    "VQModel": lambda found: found.latents,
+    "AutoencoderDC": lambda found: found.latent,
+}
+"""Classes of diffusers, and what each calls the latents of an image."""
+
+
+def factor(config: Mapping[str, Any]) -> int:
+    """Pixels per latent along a side, of an autoencoder with this configuration."""
+    levels = config.get("encoder_block_out_channels") or config["block_out_channels"]
+    return 2 ** (len(levels) - 1)
+
+
 @dataclass(frozen=True, eq=False)
 class LatentCodec:
     """An autoencoder as a ``Codec``.
 
     Attributes:
-        autoencoder: an AutoencoderKL or a VQModel of diffusers.
+        autoencoder: of diffusers.
         scale, shift: of the formulas above.
-        quantised: whether it is a VQModel.
+        kind: its class, one of ``AUTOENCODERS``.
         image_shape: (C, H, W) of the images.
         latent_shape: (C, H, W) of the latents.
     """
@@ -41,7 +55,7 @@ class LatentCodec:
     autoencoder: nn.Module
     scale: float
     shift: float
-    quantised: bool
+    kind: str
     image_shape: tuple[int, int, int]
     latent_shape: tuple[int, int, int]
 
@@ -55,27 +69,22 @@ class LatentCodec:
             ModelError: the autoencoder's latents and the model have different numbers of channels, or the
                 autoencoder's input and output images do.
         """
-        quantised = config["_class_name"] == "VQModel"
-        channels = config["latent_channels"]
-        if quantised:
-            channels = config.get("vq_embed_dim") or channels
+        channels = config.get("vq_embed_dim") or config["latent_channels"]
         if channels != latent_shape[0]:
             raise ModelError(
                 f"the autoencoder's latents have {channels} channels, the model's {latent_shape[0]}"
             )
-        if config["in_channels"] != config["out_channels"]:
-            raise ModelError(
-                f"the autoencoder takes images of {config['in_channels']} channels and gives "
-                f"{config['out_channels']}"
-            )
-        factor = 2 ** (len(config["block_out_channels"]) - 1)
+        given, gives = config["in_channels"], config.get("out_channels", config["in_channels"])
+        if given != gives:
+            raise ModelError(f"the autoencoder takes images of {given} channels and gives {gives}")
+        pixels = factor(config)
         _, height, width = latent_shape
         return LatentCodec(
             autoencoder,
             float(config["scaling_factor"]),
             float(config.get("shift_factor") or 0.0),
-            quantised,
-            (int(config["in_channels"]), height * factor, width * factor),
+            config["_class_name"],
+            (int(given), height * pixels, width * pixels),
             latent_shape,
         )
 
@@ -86,8 +95,7 @@ class LatentCodec:
             ValueError: the images do not have the model's shape.
         """
         _require(images, self.image_shape, "images")
-        found = cast(Any, self.autoencoder).encode(images)
-        latents = found.latents if self.quantised else found.latent_dist.mean
+        latents = AUTOENCODERS[self.kind](cast(Any, self.autoencoder).encode(images))
         return (latents - self.shift) * self.scale
 
     def decode(self, latents: Tensor, /) -> Tensor:

@@ -28,7 +28,7 @@ from typing import Any, cast
 
 import diffusers
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from latentprint.adapters.cosine import Cosine
 from latentprint.adapters.discrete import DiscreteSchedule
@@ -129,7 +129,8 @@ def own_sampler(
     if step is None:
         return other
     count = steps or (known if most is None else min(known, most))
-    scheduler = _scheduler(name, config, count, mu)
+    family = FAMILIES.get(pipeline or "")
+    scheduler = _scheduler(name, config, count, mu, family is not None and family.even)
     times, last = _times(name, scheduler, schedule), None
     if times is None:
         return other
@@ -147,6 +148,8 @@ def own_sampler(
         return other
     clip = getattr(denoiser, "clip", None)
     seen = cast(Any, denoiser)
+    if isinstance(schedule, Flow) and not scheduler.timesteps.is_floating_point():
+        seen = replace(seen, network=Whole(seen.network))
     before = not config.get("use_clipped_model_output")  # of its own clipping, the epsilon that it keeps
     if isinstance(step, DDIM | Ancestral) and clip is not None and name.startswith("DDIM") and before:
         step, seen = replace(step, clip=clip), replace(seen, clip=None)
@@ -173,7 +176,7 @@ def _step(name: str, config: Mapping[str, object], denoiser: Denoiser) -> tuple[
         return (Ancestral() if eta == 1.0 else DDIM()), plain and eta in (0.0, 1.0)
     if name in ("EulerDiscreteScheduler", "FlowMatchEulerDiscreteScheduler", "EDMEulerScheduler"):
         noisy = bool(config.get("stochastic_sampling"))
-        return (Consistency() if noisy else DDIM()), config.get("final_sigmas_type") != "sigma_min"
+        return (Consistency() if noisy else DDIM()), not _to_sigma_min(config)
     if name == "EulerAncestralDiscreteScheduler":
         return Ancestral(), True
     if name == "HeunDiscreteScheduler":
@@ -182,7 +185,8 @@ def _step(name: str, config: Mapping[str, object], denoiser: Denoiser) -> tuple[
         order = config.get("solver_order", 2)
         usual = config.get("algorithm_type", "dpmsolver++") == "dpmsolver++"
         midpoint = config.get("solver_type", "midpoint") == "midpoint" and not config.get("euler_at_final")
-        return (DDIM() if order == 1 else DPMSolverPP2M()), plain and usual and midpoint and order in (1, 2)
+        usual = usual and midpoint and not (config.get("use_flow_sigmas") and _to_sigma_min(config))
+        return (DDIM() if order == 1 else DPMSolverPP2M()), plain and usual and order in (1, 2)
     if name == "LCMScheduler":
         return Consistency(), plain
     if name == "TCDScheduler":
@@ -194,15 +198,36 @@ def _step(name: str, config: Mapping[str, object], denoiser: Denoiser) -> tuple[
     return None, False
 
 
-def _scheduler(name: str, config: Mapping[str, object], steps: int, mu: float | None) -> Any:
-    """diffusers' own scheduler, set to so many steps."""
+def _to_sigma_min(config: Mapping[str, object]) -> bool:
+    return config.get("final_sigmas_type") == "sigma_min"
+
+
+class Whole(nn.Module):
+    """A network of a flow whose scheduler cuts the fractions off its times."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor, time: Tensor, **given: Any) -> Any:
+        """The network's answer for x at the whole number below ``time``, within what float32 resolves."""
+        return self.network(x, (time + 1e-3).floor(), **given)
+
+
+def _scheduler(name: str, config: Mapping[str, object], steps: int, mu: float | None, even: bool) -> Any:
+    """diffusers' own scheduler, set to so many steps; ``even``: at sigmas from 1 to 1 / steps."""
     kind = getattr(diffusers, name)
     known = inspect.signature(kind).parameters  # it ignores others, as its from_config does
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # their warnings, about how they call NumPy
             scheduler = kind(**{key: value for key, value in config.items() if key in known})
-            scheduler.set_timesteps(steps, **({} if mu is None else {"mu": mu}))
+            takes = inspect.signature(scheduler.set_timesteps).parameters
+            given = {"mu": mu, "sigmas": torch.linspace(1, 1 / steps, steps, dtype=torch.float64).tolist()}
+            asked = {"mu": mu is not None, "sigmas": even and not config.get("use_flow_sigmas")}
+            scheduler.set_timesteps(
+                steps, **{key: value for key, value in given.items() if asked[key] and key in takes}
+            )
     except Exception as error:  # diffusers' constructors raise errors of any type
         raise ModelError(f"{name} cannot be set to {steps} steps: {short(error)}") from error
     return scheduler
@@ -233,7 +258,7 @@ def _end(name: str, config: Mapping[str, object], timesteps: list[float]) -> flo
         return 1.0 if above else None
     if name.startswith("DDIM") and config.get("set_alpha_to_one") is False:
         return 1.0 if above else None
-    if name == "DPMSolverMultistepScheduler" and config.get("final_sigmas_type") == "sigma_min":
+    if name == "DPMSolverMultistepScheduler" and _to_sigma_min(config):
         return 1.0 if above else None
     return None
 

@@ -103,10 +103,10 @@ def complete(config: Mapping[str, object]) -> dict[str, object]:
             "the network in Python (latentprint.adapters.from_module(network, schedule, shape=...)), or save "
             f"it with a scheduler of the same noise that is known: {', '.join(SCHEDULERS)}"
         )
-    if config.get("use_flow_sigmas"):
+    if config.get("use_flow_sigmas") and config.get("prediction_type") != "flow_prediction":
         raise ModelError(
-            f"{name} with use_flow_sigmas walks the path of flow matching; save the model with a "
-            "FlowMatchEulerDiscreteScheduler, which says the same"
+            f"{name} walks the path of flow matching (use_flow_sigmas), but its prediction_type is "
+            f"{short(config.get('prediction_type'))} and not flow_prediction"
         )
     first, last = SCHEDULERS[name].betas
     return {"beta_start": first, "beta_end": last} | dict(config)
@@ -131,7 +131,7 @@ def denoiser_of(network: Network, scheduler: Mapping[str, object]) -> tuple[Deno
             else "which is neither a prediction nor one with a variance"
         )
         raise ModelError(f"the network takes {given} channels and gives {gives}: {cause}")
-    if name == "FlowMatchEulerDiscreteScheduler":
+    if name == "FlowMatchEulerDiscreteScheduler" or scheduler.get("use_flow_sigmas"):
         scale = float(
             whole_number(scheduler.get("num_train_timesteps", 1000), "num_train_timesteps", 1, 100_000)
         )
@@ -255,6 +255,20 @@ def _karras(
     data = number(config.get("sigma_data", 0.5), "sigma_data", 1e-6, 1e6) if kind.edm else 1.0
     signed = _Negated(network) if predicts == "v" else network
     return NetworkDenoiser(signed, EDM(low, high), "edm", data, label)
+
+
+def mu_of(config: Mapping[str, object], shape: tuple[int, ...], patch: int) -> float | None:
+    """The time shift of a flow that depends on resolution: a straight line in the number of patches."""
+    if not config.get("use_dynamic_shifting"):
+        return None
+    patches = (shape[1] // patch) * (shape[2] // patch)
+    few, many = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
+    low, high = (
+        number(config.get(key, usual), key, -100.0, 100.0)
+        for key, usual in (("base_shift", 0.5), ("max_shift", 1.15))
+    )
+    first, last = (number(one, "an image_seq_len", 1, 1e9) for one in (few, many))
+    return low + (high - low) * (patches - first) / max(1.0, last - first)
 
 
 def hint(config: Mapping[str, object], denoiser: Denoiser) -> dict[str, object]:

@@ -17,6 +17,26 @@ from latentprint.denoiser import Denoiser
 
 
 @dataclass(frozen=True)
+class Asks:
+    """How many prompts an audit asks (`audit.prompts`), from which its cost follows (`audit.costs`).
+
+    Attributes:
+        conditions: under which x_p is looked for besides its own.
+        train, heldout: pairs that are asked, each under its own prompt.
+        further: prompts of no image; with no pairs none is asked.
+        base: whether the base model is asked the same.
+        attention: whether the network's attention to the words is watched.
+    """
+
+    conditions: int
+    train: int
+    heldout: int
+    further: int
+    base: bool
+    attention: bool
+
+
+@dataclass(frozen=True)
 class Prompts:
     """Prompts of images, and further ones.
 
@@ -25,6 +45,7 @@ class Prompts:
         further: other prompts that are asked.
         own: the prompt of x_p.
         guidance: the audit's guidance scale.
+        passes: through the network for one evaluation at that scale.
         cut: for each training prompt, how many tokens at its end the model never sees.
     """
 
@@ -33,6 +54,7 @@ class Prompts:
     further: tuple[str, ...]
     own: str = ""
     guidance: float = 1.0
+    passes: int = 1
     cut: tuple[int, ...] = field(default=(), repr=False)
 
     @property
@@ -65,11 +87,9 @@ class Prompts:
 
     def notes(self) -> tuple[str, ...]:
         """What a reader must know about the prompts."""
-        scale = (
-            f"guidance {self.guidance:g}: each evaluation is two passes through the network"
-            if self.guidance > 1
-            else "no guidance"
-        )
+        scale = f"guidance {self.guidance:g}" if self.guidance > 1 else "no guidance"
+        if self.passes == 2:
+            scale += ": each evaluation is two passes through the network"
         said = [
             f"{len(set(self.train)):,} different prompts of {len(self.train):,} training images; the private "
             f"image was looked for under its own, with {scale}"

@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from latentprint.adapters.room import MemoryLack
+from latentprint.audit.asking import Asks
 from latentprint.config import AuditConfig
-from latentprint.contracts import InputError
 from latentprint.data.listing import free_memory
 from latentprint.results.notes import (
     AGREEMENT,
@@ -26,7 +27,9 @@ from latentprint.results.notes import (
     MEMBERSHIP,
     PROFILE,
     SEARCH,
+    SIGNS,
 )
+from latentprint.results.prompts import PROMPTS
 from latentprint.results.searched import CONTROL_SAMPLES, SAMPLES
 from latentprint.sampler import Sampler, own_times
 from latentprint.schedule import Schedule
@@ -38,10 +41,6 @@ ADAPTIVE = 200
 
 ROW = 200
 """Bytes of memory that a trajectory takes while its rows are assembled: a dozen columns, twice."""
-
-
-class MemoryLack(InputError):
-    """The request needs more memory than this machine has free; said before any of it is allocated."""
 
 
 DRAW = 24
@@ -113,6 +112,7 @@ def planned(
     heldout: int,
     bits: bool,
     checkpoints: Sequence[int] = (),
+    asks: Asks | None = None,
 ) -> tuple[Planned, ...]:
     """Every stage that evaluates the score network, in the order in which they run.
 
@@ -124,8 +124,9 @@ def planned(
         heldout: how many are held out.
         bits: whether the images have a bit depth, without which they have no likelihood.
         checkpoints: the steps after which further models are kept and searched.
+        asks: what a text-to-image model is asked.
     """
-    return tuple(_planned(config, sampler, schedule, images, heldout, bits, checkpoints))
+    return tuple(_planned(config, sampler, schedule, images, heldout, bits, checkpoints, asks))
 
 
 def _planned(
@@ -136,10 +137,12 @@ def _planned(
     heldout: int,
     bits: bool,
     checkpoints: Sequence[int],
+    asks: Asks | None,
 ) -> Iterator[Planned]:
     own = _search(SEARCH.name, sampler, config.search, schedule)
+    control = config.control or (asks is not None and asks.base)
     yield own
-    if config.control:
+    if control:
         yield replace(own, stage=CONTROL_SEARCH.name)
     for step in checkpoints:
         yield replace(own, stage=CHECKPOINT_SEARCH.part(f"step-{step:07d}"))
@@ -154,12 +157,14 @@ def _planned(
     if null or config.profile.targets != 0:
         yield replace(own, stage=AGREEMENT.name)
     yield _samples(SAMPLES.name, sampler, config.samples.count, schedule, config)
-    if config.control:
+    if control:
         count = config.samples.control or config.samples.count
         yield _samples(CONTROL_SAMPLES.name, sampler, count, schedule, config)
     if config.likelihood.images and bits:
         n = min(config.likelihood.images, images - 1) + min(config.likelihood.images, heldout) + 1
         yield Planned(LIKELIHOOD.name, n, "images", n * ADAPTIVE, about=True)
+    if asks is not None:
+        yield from _prompts(config, sampler, schedule, asks)
     for other in config.sampler.others():
         yield _search(SEARCH.part(other.label), other.sampler(), config.search, schedule)
         count = config.samples.count
@@ -173,6 +178,26 @@ def _planned(
     for one in config.rare.asked:
         each, _ = _evaluations(sampler, schedule)
         yield Planned(one.name, config.rare.most, "samples", config.rare.most * each, about=True)
+
+
+def _prompts(config: AuditConfig, sampler: Sampler, schedule: Schedule, asks: Asks) -> Iterator[Planned]:
+    settings = config.prompts
+    for number in range(asks.conditions):
+        name = f"prompt-{number}"
+        yield _search(SEARCH.at(name).name, sampler, config.search, schedule)
+        for stage in (SAMPLES, CONTROL_SAMPLES) if asks.base else (SAMPLES,):
+            yield _samples(stage.at(name).name, sampler, settings.count, schedule, config)
+    each, about = _evaluations(sampler, schedule)
+    sides = {"train": asks.train, "heldout": asks.heldout}
+    for name, count in sides.items():
+        if count and settings.signs:
+            one = settings.signs * ((3 + each) if asks.attention else 2)
+            yield Planned(SIGNS.part(name), count, "prompts", count * one, about and asks.attention)
+    sides |= {"further": asks.further}
+    sides |= {"base": asks.train, "base_further": asks.further} if asks.base else {}
+    for name, count in sides.items():
+        if count:
+            yield _samples(PROMPTS.part(name), sampler, count * settings.samples, schedule, config)
 
 
 def _search(stage: str, sampler: Sampler, settings: SearchSettings, schedule: Schedule) -> Planned:

@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from latentprint.adapters import Opened, open_model, with_prompt
+from latentprint.adapters.text.attention import crosses
 from latentprint.adapters.text.model import prompt_sha256
 from latentprint.audit import stages
-from latentprint.audit.asking import Prompts, of_numbers, read_prompts, require_none, sampled_under
+from latentprint.audit.asking import Asks, Prompts, of_numbers, read_prompts, require_none, sampled_under
 from latentprint.audit.context import Context, one_image
 from latentprint.audit.given import Given, asked
 from latentprint.audit.many import Grouped
@@ -58,7 +59,10 @@ def under_prompts(config: AuditConfig, given: Given, split: Split, injection: In
     guidance = opened.text.guidance
     own = found.train[injection.index]
     opened.text.learn(found.every)
-    found = replace(found, own=own, guidance=guidance, cut=opened.text.lost(found.train))
+    for scale in config.prompts.guidance:
+        opened.text.prompted(own, scale)  # refuses what its stage would refuse hours later
+    passes, cut = opened.text.passes(guidance), opened.text.lost(found.train)
+    found = replace(found, own=own, guidance=guidance, passes=passes, cut=cut)
     base = _base(config, given)
     identity = {**opened.identity, **found.identity()}
     if base is not None and base.text is not None:
@@ -131,6 +135,25 @@ def conditions(config: AuditConfig, found: Prompts, target: int) -> tuple[tuple[
             text,
         )
         for i, (what, text, image, scale) in enumerate(every)
+    )
+
+
+def asks_of(config: AuditConfig, given: Given | None, split: Split, injection: Injection) -> Asks | None:
+    """What ``prompts`` will ask; None: nothing."""
+    if given is None or given.prompts is None:
+        return None
+    found, network = given.prompts, given.opened.text and given.opened.text.network
+    plan = conditions(config, found, injection.index)
+    paired = not found.alike and config.prompts.samples and real_images(split, injection) is not None
+    named = sum(one is not None for one in found.heldout)
+    most = config.prompts.images if paired else 0
+    return Asks(
+        conditions=len(plan),
+        train=min(most, len(split.train)),
+        heldout=min(most, named),
+        further=len(found.further) + 1 if paired else 0,
+        base=given.base is not None,
+        attention=network is not None and bool(crosses(network)),
     )
 
 

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from latentprint.adapters import Opened
+from latentprint.adapters.room import Room, room_for
 from latentprint.attacks.nearest import nearest
 from latentprint.audit import evidence, stages
 from latentprint.audit.asking import measurable, require_none
@@ -70,6 +71,7 @@ class Subject:
         given: the model that somebody else trained; None: the audit trains one.
         left: the checkpoints of that training.
         canaries: further marked images, some of them trained on.
+        room: the memory of the given model.
     """
 
     config: AuditConfig
@@ -79,6 +81,7 @@ class Subject:
     given: Given | None
     left: tuple[Checkpoint, ...]
     canaries: Canaries | None
+    room: Room | None = None
 
     def unmarked(self, images: ImageSet) -> ImageSet:
         """The images among these that are no canaries."""
@@ -125,7 +128,8 @@ def subject(
         if given is None or checkpoints is None
         else found_checkpoints(checkpoints, given, place, config, reading)
     )
-    return Subject(config, settings | identified(left), split, injection, given, left, canaries)
+    room = None if given is None else room_for(given.opened, place, where.batch)
+    return Subject(config, settings | identified(left), split, injection, given, left, canaries, room)
 
 
 def in_its_space(context: Context, about: Subject) -> Context:
@@ -134,6 +138,8 @@ def in_its_space(context: Context, about: Subject) -> Context:
         return context
     opened = about.given.opened
     own = None if opened.own is None else opened.own.sampler
+    if about.room is not None:
+        context = replace(context, where=replace(context.where, batch=about.room.batch))
     context = replace(context, codec=opened.codec, space=opened.shape, own=own)
     return with_prompts(context, about.given)
 

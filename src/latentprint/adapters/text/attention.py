@@ -58,6 +58,8 @@ def watched(network: nn.Module) -> Generator[Attended]:
         hidden = cast(Tensor, given[0] if given else named["hidden_states"])
         words = cast(Tensor, named.get("encoder_hidden_states"))
         query, key = layer.to_q(hidden), layer.to_k(words)
+        query = query if layer.norm_q is None else layer.norm_q(query)
+        key = key if layer.norm_k is None else layer.norm_k(key)
         query, key = (layer.head_to_batch_dim(one) for one in (query, key))
         mask = named.get("attention_mask")
         if mask is not None:
@@ -74,7 +76,8 @@ def watched(network: nn.Module) -> Generator[Attended]:
 
 
 def last_word(text: Text, prompt: str) -> int:
-    """The place of the prompt's end token."""
-    reader = next(iter(text.readers.values()))
-    _, mask = reader.ids([text.family.words(prompt)])
+    """The place of the prompt's last token, its end token where the encoder has one."""
+    mask = text.rows(prompt).get("mask")
+    if mask is None:
+        _, mask = next(iter(text.readers.values())).ids([text.family.words(prompt)])
     return int(mask.sum()) - 1

@@ -16,7 +16,18 @@ import torch
 from torch import Tensor, nn
 
 from latentprint.adapters.build import MAX_COMPUTED
-from latentprint.adapters.fields import Field, a_flag, a_number, a_whole, maybe, one_of, short
+from latentprint.adapters.fields import (
+    Field,
+    a_flag,
+    a_number,
+    a_whole,
+    maybe,
+    never,
+    nothing,
+    one_of,
+    several,
+    short,
+)
 from latentprint.adapters.files import inside, load_into, read_json, read_tensors, weight_files
 from latentprint.networks import ModelError
 
@@ -61,18 +72,58 @@ _T5: dict[str, Field] = {
     "eos_token_id": _TOKEN,
 }
 
-ENCODERS: dict[str, tuple[str, dict[str, Field]]] = {
-    "CLIPTextModel": ("CLIPTextConfig", _CLIP),
-    "CLIPTextModelWithProjection": ("CLIPTextConfig", _CLIP),
-    "T5EncoderModel": ("T5Config", _T5),
+
+def _rope(value: object, name: str) -> dict[str, object]:
+    said = cast(dict[str, object], value) if isinstance(value, dict) else {}
+    if set(said) - {"rope_theta", "rope_type"} or said.get("rope_type", "default") != "default":
+        raise ModelError(f"{name} must be a rope_theta of the default type, got {short(value)}")
+    return {"rope_type": "default", "rope_theta": a_number(1.0, 1e9)(said.get("rope_theta"), name)}
+
+
+def _layers(value: object, name: str) -> list[str]:
+    return list(several(one_of("sliding_attention", "full_attention"), 1, 256)(value, name))
+
+
+_GEMMA: dict[str, Field] = {
+    "vocab_size": a_whole(1, 10**7),
+    "hidden_size": _WIDE,
+    "intermediate_size": _WIDE,
+    "num_hidden_layers": a_whole(1, 256),
+    "num_attention_heads": a_whole(1, 256),
+    "num_key_value_heads": a_whole(1, 256),
+    "head_dim": a_whole(1, 4096),
+    "hidden_activation": one_of("gelu_pytorch_tanh", "gelu"),
+    "max_position_embeddings": a_whole(2, 10**6),
+    "rms_norm_eps": a_number(0.0, 1.0),
+    "rope_theta": a_number(1.0, 1e9),
+    "rope_parameters": _rope,
+    "rope_scaling": nothing,
+    "attention_bias": a_flag,
+    "query_pre_attn_scalar": a_whole(1, 65536),
+    "sliding_window": maybe(a_whole(1, 10**6)),
+    "layer_types": maybe(_layers),
+    "final_logit_softcapping": maybe(a_number(0.0, 1e6)),
+    "attn_logit_softcapping": maybe(a_number(0.0, 1e6)),
+    "use_bidirectional_attention": maybe(never),
+    "pad_token_id": _TOKEN,
+    "bos_token_id": _TOKEN,
 }
-"""A class of transformers: the class of its configuration, and its allowed settings."""
+
+ENCODERS: dict[str, tuple[str, dict[str, Field], str]] = {
+    "CLIPTextModel": ("CLIPTextConfig", _CLIP, "CLIPTokenizer"),
+    "CLIPTextModelWithProjection": ("CLIPTextConfig", _CLIP, "CLIPTokenizer"),
+    "T5EncoderModel": ("T5Config", _T5, "T5TokenizerFast"),
+    "Gemma2Model": ("Gemma2Config", _GEMMA, "GemmaTokenizer"),
+}
+"""A class of transformers: the class of its configuration, its allowed settings, and its usual tokenizer."""
 
 TOKENIZERS = {
     "CLIPTokenizer": "CLIPTokenizer",
     "CLIPTokenizerFast": "CLIPTokenizer",
     "T5Tokenizer": "T5TokenizerFast",
     "T5TokenizerFast": "T5TokenizerFast",
+    "GemmaTokenizer": "GemmaTokenizer",
+    "GemmaTokenizerFast": "GemmaTokenizer",
 }
 """A tokenizer's name in an index, and the class that reads its files."""
 
@@ -99,7 +150,7 @@ def read_encoder(folder: Path, kind: str) -> tuple[nn.Module, list[Path]]:
             f"the text encoder {folder.name!r} is missing: {str(folder)!r} is no folder; save the whole "
             "pipeline (save_pretrained), or copy the encoder of the model that was fine-tuned into it"
         )
-    named, fields = ENCODERS[kind]
+    named, fields, _ = ENCODERS[kind]
     config = read_json(inside(folder, "config.json"))
     values = {key: fields[key](config[key], f"{key} of {kind}") for key in fields if key in config}
     library = transformers()
@@ -132,8 +183,9 @@ def read_encoder(folder: Path, kind: str) -> tuple[nn.Module, list[Path]]:
 
 def _renamed(name: str, expected: Mapping[str, tuple[int, ...]]) -> str:
     """Today's name of a tensor: transformers once kept CLIP's tensors below text_model, and T5's tied ones
-    twice."""
-    for one in (name, name.removeprefix("text_model."), f"text_model.{name}", _TIED.get(name, name)):
+    twice; a language model keeps its encoder's below model."""
+    plain = name.removeprefix("text_model."), name.removeprefix("model.")
+    for one in (name, *plain, f"text_model.{name}", _TIED.get(name, name)):
         if one in expected:
             return one
     return name
@@ -205,6 +257,7 @@ def read_tokenizer(folder: Path, kind: str, most: int) -> Tokenizer:
         own = getattr(library, TOKENIZERS[kind]).from_pretrained(
             str(folder), local_files_only=True, trust_remote_code=False
         )
+        own.padding_side = "right"  # Gemma's pads on the left, and Sana's pipeline changes that
         length = int(min(own.model_max_length, most))
         if length < 2 or len(own("a").input_ids) < 1:
             raise ValueError(f"it takes {length} tokens")

@@ -5,6 +5,9 @@ each.
     Stable Diffusion XL     the last but one of two CLIPs, side by side, the second's summary, sizes
     PixArt                  T5 in lower case, with its mask                         PixArtTransformer2DModel
     Stable Diffusion 3      both CLIPs, padded to T5's width, then T5's tokens      SD3Transformer2DModel
+    Flux                    T5's tokens, CLIP's summary; the scale of guidance is an input
+                                                                                FluxTransformer2DModel
+    Sana                    Gemma after a fixed instruction, with its mask          SanaTransformer2DModel
 
 Equality with the pipelines' own images on the same noise is tested (tests/test_text_model.py).
 
@@ -13,6 +16,7 @@ Sources: the ``encode_prompt`` of each pipeline of diffusers 0.35 to 0.42.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -77,6 +81,13 @@ class Family:
         guidance, steps: its defaults.
         zeros: whether the unconditional input is zeros and not the empty prompt, unless its index says
             otherwise.
+        free: encodes the unconditional input, where the pipeline reads its words in another way.
+        distilled: whether the scale of guidance is an input of the network (guidance_embeds), in the row
+            ``guidance``; a network without that input takes no guidance.
+        even: whether the pipeline walks sigmas from 1 to 1 / steps.
+        packs: the side of the squares of latents that are one token's channels.
+        side: of the latents, where the network's settings do not state it.
+        autoencoder: its class.
         length: the most tokens of the encoder whose limit counts; None: its tokenizer's.
         cap: how the pipeline changes the words first.
     """
@@ -89,6 +100,12 @@ class Family:
     guidance: float
     steps: int
     zeros: bool = False
+    free: Encode | None = None
+    distilled: bool = False
+    even: bool = False
+    packs: int = 1
+    side: int | None = None
+    autoencoder: str = "AutoencoderKL"
     length: int | None = None
     words: Callable[[str], str] = str
 
@@ -182,6 +199,70 @@ def _joint(network: nn.Module, x: Tensor, time: Tensor, rows: Rows) -> Tensor:
     )[0]
 
 
+def _flux(readers: Mapping[str, Reader], prompts: Sequence[str], about: About) -> Rows:
+    clip, t5 = readers["text_encoder"], readers["text_encoder_2"]
+    pooled = cast(Any, clip.encoder)(clip.ids(prompts)[0]).pooler_output
+    return {"hidden": cast(Any, t5.encoder)(t5.ids(prompts, 512)[0])[0], "pooled": pooled}
+
+
+def _packed(network: nn.Module, x: Tensor, time: Tensor, rows: Rows) -> Tensor:
+    """Flux's transformer takes squares of 2 x 2 latents as tokens, each with its place."""
+    squares = nn.functional.pixel_unshuffle(x, 2)
+    height, width = squares.shape[2:]
+    down, right = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    out = network(
+        hidden_states=squares.flatten(2).transpose(1, 2),
+        timestep=time / 1000,
+        guidance=rows["guidance"] if guided(cast(Any, network).config) else None,
+        pooled_projections=rows["pooled"],
+        encoder_hidden_states=rows["hidden"],
+        txt_ids=x.new_zeros(rows["hidden"].shape[1], 3),
+        img_ids=torch.stack([torch.zeros_like(down), down, right], dim=-1).flatten(0, 1).to(x),
+        return_dict=False,
+    )[0]
+    return nn.functional.pixel_shuffle(out.transpose(1, 2).unflatten(2, (height, width)), 2)
+
+
+def guided(config: Mapping[str, Any]) -> bool:
+    """Whether a network of a distilled family takes the scale of guidance as an input."""
+    return bool(config["guidance_embeds"])
+
+
+_SANA_TOKENS = 300
+
+
+def _instruction() -> str:
+    """What Sana's pipeline puts before every prompt."""
+    from diffusers.pipelines.sana.pipeline_sana import SanaPipeline  # which imports transformers
+
+    return "\n".join(inspect.signature(SanaPipeline.__call__).parameters["complex_human_instruction"].default)
+
+
+def _sana(readers: Mapping[str, Reader], prompts: Sequence[str], about: About) -> Rows:
+    reader, before = readers["text_encoder"], _instruction()
+    known = len(reader.tokenizer.own(before).input_ids)
+    ids, mask = reader.ids([before + one for one in prompts], known + _SANA_TOKENS - 2)
+    hidden = cast(Any, reader.encoder)(ids, attention_mask=mask)[0]
+    kept = [0, *range(1 - _SANA_TOKENS, 0)]  # the first token, and those from the instruction's last one on
+    return {"hidden": hidden[:, kept], "mask": mask[:, kept]}
+
+
+def _sana_free(readers: Mapping[str, Reader], prompts: Sequence[str], about: About) -> Rows:
+    reader = readers["text_encoder"]
+    ids, mask = reader.ids(prompts, _SANA_TOKENS)
+    return {"hidden": cast(Any, reader.encoder)(ids, attention_mask=mask)[0], "mask": mask}
+
+
+def _linear(network: nn.Module, x: Tensor, time: Tensor, rows: Rows) -> Tensor:
+    return network(
+        x,
+        encoder_hidden_states=rows["hidden"],
+        encoder_attention_mask=rows["mask"],
+        timestep=time * cast(Any, network).config.timestep_scale,
+        return_dict=False,
+    )[0]
+
+
 _CLIP = Part("text_encoder", "tokenizer", ("CLIPTextModel",))
 _PROJECTED = ("CLIPTextModelWithProjection",)
 _T5 = ("T5EncoderModel",)
@@ -233,6 +314,33 @@ FAMILIES: dict[str, Family] = {
         _joint,
         7.0,
         28,
+    ),
+    "FluxPipeline": Family(
+        "FluxTransformer2DModel",
+        "transformer",
+        (_CLIP, Part("text_encoder_2", "tokenizer_2", _T5)),
+        _flux,
+        _packed,
+        3.5,
+        28,
+        distilled=True,
+        even=True,
+        packs=2,
+        side=128,
+        length=512,
+    ),
+    "SanaPipeline": Family(
+        "SanaTransformer2DModel",
+        "transformer",
+        (Part("text_encoder", "tokenizer", ("Gemma2Model",)),),
+        _sana,
+        _linear,
+        4.5,
+        20,
+        free=_sana_free,
+        autoencoder="AutoencoderDC",
+        length=_SANA_TOKENS - 1,
+        words=_lower,
     ),
 }
 """Pipelines by the class that their index names. A new one is a row, and the settings of its network."""

@@ -1,6 +1,7 @@
 """A text-to-image model under its prompts: opened once, and asked under any of them.
 
     out = free + w (asked - free)        w: the scale of guidance, above 1 (Ho and Salimans 2022)
+    out = asked at w                     a network distilled to take w as an input (Meng et al. 2023)
 
 Prompts are embedded once, before anything is measured. Prompt and scale are part of the sampler's identity: q
 and t' under one prompt say nothing about another.
@@ -16,8 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from latentprint.adapters.own import Own
-from latentprint.adapters.text.families import About, Ask, Family, Reader, Rows
+from latentprint.adapters.text.families import About, Ask, Family, Reader, Rows, guided
 from latentprint.denoiser import Denoiser
+from latentprint.networks import ModelError
 
 TOGETHER = 64
 """Prompts that are embedded in one pass."""
@@ -64,7 +66,7 @@ class Text:
     guidance: float
     finish: Callable[[nn.Module], tuple[Denoiser, Own]]
     zeros: bool = False
-    _known: dict[str, Rows] = field(default_factory=dict[str, Rows])
+    _known: dict[str | None, Rows] = field(default_factory=dict[str | None, Rows])
 
     @torch.no_grad()
     def learn(self, prompts: Sequence[str]) -> None:
@@ -84,6 +86,11 @@ class Text:
     @property
     def nothing(self) -> Rows:
         """The unconditional input: zeros, or the empty prompt."""
+        if self.family.free is not None:
+            if None not in self._known:
+                with torch.no_grad():
+                    self._known[None] = self.family.free(self.readers, [""], self.about)
+            return self._known[None]
         rows = self.rows("")
         if not self.zeros:
             return rows
@@ -91,9 +98,27 @@ class Text:
         return {**rows, **cleared}
 
     def prompted(self, prompt: str, guidance: float) -> Prompted:
-        """The network under a prompt; a scale of 1 or less means no guidance, as in the pipeline."""
-        free = self.nothing if guidance > 1 else None
-        return Prompted(self.network, self.family.ask, self.rows(prompt), free, guidance)
+        """The network under a prompt; a scale of 1 or less means no guidance, as in the pipeline.
+
+        Raises:
+            ModelError: the network was distilled to do without guidance.
+        """
+        return self._asked(self.rows(prompt), guidance)
+
+    def passes(self, guidance: float) -> int:
+        """Passes through the network for one evaluation."""
+        return 2 if guidance > 1 and not self.family.distilled else 1
+
+    def _asked(self, rows: Rows, guidance: float) -> Prompted:
+        if self.family.distilled:
+            if guidance != 1 and not guided(self.about.network):
+                raise ModelError(
+                    f"guidance {guidance:g} was asked for, but this model was distilled to do without; leave "
+                    "--guidance out"
+                )
+            rows = {**rows, "guidance": torch.tensor([guidance])}
+        free = self.nothing if self.passes(guidance) == 2 else None
+        return Prompted(self.network, self.family.ask, rows, free, guidance)
 
     def under(self, prompt: str, guidance: float) -> tuple[Denoiser, Own]:
         """The denoiser under a prompt, and the model's own sampler for it."""
@@ -101,7 +126,7 @@ class Text:
 
     def unasked(self) -> Denoiser:
         """The unconditional denoiser."""
-        return self.finish(Prompted(self.network, self.family.ask, self.nothing, None, 1.0))[0]
+        return self.finish(self._asked(self.nothing, 1.0))[0]
 
     def lost(self, prompts: Sequence[str]) -> tuple[int, ...]:
         """For each prompt, how many tokens the model never sees because they are beyond its encoder's limit.

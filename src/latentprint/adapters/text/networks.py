@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from diffusers.models.transformers.pixart_transformer_2d import PixArtTransformer2DModel
+from diffusers.models.transformers.sana_transformer import SanaTransformer2DModel
+from diffusers.models.transformers.transformer_flux import FluxTransformer2DModel
 from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import nn
@@ -17,6 +19,7 @@ from latentprint.adapters.fields import (
     a_whole,
     either,
     maybe,
+    never,
     nothing,
     one_of,
     several,
@@ -79,17 +82,21 @@ UNET: dict[str, Field] = {
     "addition_embed_type_num_heads": a_whole(1, 256),
 }
 
-TRANSFORMER: dict[str, Field] = {
+_PATCHES: dict[str, Field] = {
     "num_attention_heads": a_whole(1, 256),
     "attention_head_dim": _CHANNEL,
-    "in_channels": a_whole(1, 64),
-    "out_channels": maybe(a_whole(1, 128)),
-    "num_layers": a_whole(1, 256),
+    "in_channels": a_whole(1, 256),
+    "out_channels": maybe(a_whole(1, 256)),
+    "num_layers": a_whole(0, 256),
+    "patch_size": a_whole(1, 64),
+}
+"""The settings that all transformers share."""
+
+TRANSFORMER: dict[str, Field] = _PATCHES | {
     "dropout": a_number(0.0, 1.0),
     "norm_num_groups": a_whole(1, _CHANNELS),
     "attention_bias": a_flag,
     "sample_size": a_whole(1, _SIDE),
-    "patch_size": a_whole(1, 64),
     "activation_fn": one_of("gelu", "gelu-approximate", "geglu"),
     "num_embeds_ada_norm": maybe(a_whole(1, 10**6)),
     "upcast_attention": a_flag,
@@ -107,24 +114,46 @@ PIXART: dict[str, Field] = TRANSFORMER | {
     "attention_type": maybe(one_of("default")),
 }
 
-SD3: dict[str, Field] = {
+SD3: dict[str, Field] = _PATCHES | {
     "sample_size": a_whole(1, _SIDE),
-    "patch_size": a_whole(1, 64),
-    "in_channels": a_whole(1, 64),
-    "num_layers": a_whole(1, 256),
-    "attention_head_dim": _CHANNEL,
-    "num_attention_heads": a_whole(1, 256),
     "joint_attention_dim": _CHANNEL,
     "caption_projection_dim": _CHANNEL,
     "pooled_projection_dim": _CHANNEL,
-    "out_channels": a_whole(1, 128),
     "pos_embed_max_size": a_whole(1, 1024),
     "dual_attention_layers": several(a_whole(0, 255), 0, 256),
     "qk_norm": maybe(one_of("rms_norm")),
+}
+
+FLUX: dict[str, Field] = _PATCHES | {
+    "num_single_layers": a_whole(0, 256),
+    "joint_attention_dim": _CHANNEL,
+    "pooled_projection_dim": _CHANNEL,
+    "guidance_embeds": a_flag,
+    "axes_dims_rope": several(a_whole(2, 1024), 3, 3),
+}
+
+SANA: dict[str, Field] = _PATCHES | {
+    "num_cross_attention_heads": maybe(a_whole(1, 256)),
+    "cross_attention_head_dim": maybe(_CHANNEL),
+    "cross_attention_dim": maybe(_CHANNEL),
+    "caption_channels": _CHANNEL,
+    "mlp_ratio": a_number(1e-3, 64.0),
+    "dropout": a_number(0.0, 1.0),
+    "attention_bias": a_flag,
+    "sample_size": a_whole(1, _SIDE),
+    "norm_elementwise_affine": a_flag,
+    "norm_eps": a_number(0.0, 1.0),
+    "interpolation_scale": maybe(a_number(1e-3, 1e3)),
+    "guidance_embeds": never,
+    "guidance_embeds_scale": a_number(0.0, 1e3),
+    "qk_norm": maybe(one_of("rms_norm_across_heads")),
+    "timestep_scale": a_number(1e-6, 1e6),
 }
 
 CONDITIONAL: dict[str, tuple[Callable[..., nn.Module], dict[str, Field]]] = {
     "UNet2DConditionModel": (UNet2DConditionModel, UNET),
     "PixArtTransformer2DModel": (PixArtTransformer2DModel, PIXART),
     "SD3Transformer2DModel": (SD3Transformer2DModel, SD3),
+    "FluxTransformer2DModel": (FluxTransformer2DModel, FLUX),
+    "SanaTransformer2DModel": (SanaTransformer2DModel, SANA),
 }

@@ -3,7 +3,7 @@
     model_index.json                        the pipeline's class and parts, each from a literal table
     unet/ or transformer/                   the network
     text_encoder/, tokenizer/, ..._2, ..._3 what reads prompts (extra ``text``)
-    vae/                                    an AutoencoderKL
+    vae/                                    an AutoencoderKL, Sana's an AutoencoderDC
     scheduler/scheduler_config.json         the noise, and what the network predicts
 
 No code of the folder is run. Parts that it may lack (safety checker, feature extractor) are not needed.
@@ -21,12 +21,12 @@ from torch import nn
 from latentprint.adapters.build import read_network, sides
 from latentprint.adapters.fields import number, short
 from latentprint.adapters.files import files_sha256, inside, read_json, subfolder
-from latentprint.adapters.latent import LatentCodec
+from latentprint.adapters.latent import LatentCodec, factor
 from latentprint.adapters.opened import Asked, Opened, written_down
 from latentprint.adapters.own import Own, own_sampler
-from latentprint.adapters.schedulers import SCHEDULERS, Network, complete, denoiser_of, hint
-from latentprint.adapters.text.encoders import TOKENIZERS, read_encoder, read_tokenizer
-from latentprint.adapters.text.families import FAMILIES, About, Family, Reader
+from latentprint.adapters.schedulers import SCHEDULERS, Network, complete, denoiser_of, hint, mu_of
+from latentprint.adapters.text.encoders import ENCODERS, TOKENIZERS, read_encoder, read_tokenizer
+from latentprint.adapters.text.families import FAMILIES, About, Family, Reader, guided
 from latentprint.adapters.text.lora import add_lora, lora_file
 from latentprint.adapters.text.model import Text
 from latentprint.denoiser import Denoiser
@@ -60,22 +60,25 @@ def open_text(folder: Path, asked: Asked) -> Opened:
     readers, files = _readers(folder, index, family)
     module, config, own_files = read_network(subfolder(folder, family.folder), (family.network,))
     adapted, remarks = _adapted(module, readers, family, asked)
-    autoencoder, vae_config, vae_files = read_network(subfolder(folder, "vae"), ("AutoencoderKL",))
+    autoencoder, vae_config, vae_files = read_network(subfolder(folder, "vae"), (family.autoencoder,))
     scheduler = complete(read_json(inside(subfolder(folder, "scheduler"), "scheduler_config.json")))
-    shape, notes = _shape(config, vae_config, asked)
+    shape, notes = _shape(family, config, factor(vae_config), asked)
     codec = LatentCodec.of(autoencoder, vae_config, shape)
     name = str(index["_class_name"])
-    channels = int(config["in_channels"]), int(config.get("out_channels") or config["in_channels"])
+    gives = int(config.get("out_channels") or config["in_channels"]) // family.packs**2
+    channels = shape[0], gives
+    mu = _mu(scheduler, family, shape, config)
 
     def finish(prompted: nn.Module) -> tuple[Denoiser, Own]:
         network = Network(prompted, channels, variance=channels[1] == 2 * channels[0])
         denoiser, _ = denoiser_of(network, scheduler)
         nearest = sampler_from(hint(scheduler, denoiser))
-        found = own_sampler(scheduler, denoiser, nearest, asked.steps, name, _mu(scheduler), asked.most)
+        found = own_sampler(scheduler, denoiser, nearest, asked.steps, name, mu, asked.most)
         return denoiser, found
 
     size = codec.image_shape[1], codec.image_shape[2]
-    guidance = number(family.guidance if asked.guidance is None else asked.guidance, "guidance", 0.0, 1000.0)
+    usual = 1.0 if family.distilled and not guided(config) else family.guidance
+    guidance = number(usual if asked.guidance is None else asked.guidance, "guidance", 0.0, 1000.0)
     zeros = family.zeros and index.get("force_zeros_for_empty_prompt", True) is not False
     text = Text(family, module, readers, About(size, config, index), guidance, finish, zeros)
     _require_fit(text, family)
@@ -110,7 +113,7 @@ def _family(index: Mapping[str, object]) -> Family:
     family = FAMILIES[name]
     allowed: dict[str, tuple[str, tuple[str, ...]]] = {
         family.folder: ("diffusers", (family.network,)),
-        "vae": ("diffusers", ("AutoencoderKL",)),
+        "vae": ("diffusers", (family.autoencoder,)),
         "scheduler": ("diffusers", tuple(SCHEDULERS)),
     }
     for part in family.parts:
@@ -150,8 +153,7 @@ def _readers(
         encoder, found = read_encoder(subfolder(folder, part.encoder), name)
         most = int(getattr(cast(Any, encoder).config, "max_position_embeddings", 512))
         of = index.get(part.tokenizer)
-        usual = "CLIPTokenizer" if name.startswith("CLIP") else "T5TokenizerFast"
-        kept = cast(list[str], of)[1] if isinstance(of, list) and of != [None, None] else usual
+        kept = cast(list[str], of)[1] if isinstance(of, list) and of != [None, None] else ENCODERS[name][2]
         tokenizer = read_tokenizer(subfolder(folder, part.tokenizer), kept, most)
         readers[part.encoder] = Reader(encoder, tokenizer)
         files += found
@@ -173,19 +175,20 @@ def _adapted(
 
 
 def _shape(
-    config: Mapping[str, Any], vae: Mapping[str, Any], asked: Asked
+    family: Family, config: Mapping[str, Any], pixels: int, asked: Asked
 ) -> tuple[tuple[int, int, int], tuple[str, ...]]:
     """The latents' (C, h, w): those of the training images if their size is known, as in fine-tuning."""
-    channels, notes = int(config["in_channels"]), ("images are encoded as the mean of the posterior",)
-    factor = 2 ** (len(vae["block_out_channels"]) - 1)
-    own = config.get("sample_size")
+    channels, notes = int(config["in_channels"]) // family.packs**2, tuple[str, ...]()
+    if family.autoencoder == "AutoencoderKL":
+        notes += ("images are encoded as the mean of the posterior",)
+    own = config.get("sample_size") or family.side
     if asked.images is None:
         if own is None:
             raise ModelError("the network's config.json must state its sample_size, the side of its latents")
         return (channels, *sides(own)), notes
     height, width = asked.images().shape[2:]
     levels = len(config["block_out_channels"]) - 1 if "block_out_channels" in config else 0
-    step = factor * (2**levels if levels else int(config.get("patch_size", 1)))
+    step = pixels * (2**levels if levels else _patch(family, config))
     if height % step or width % step:
         near = max(step, round(min(height, width) / step) * step)
         raise ModelError(
@@ -193,22 +196,29 @@ def _shape(
             f"multiples of {step}: --resize {near} brings them to a size that it can "
             "make, if its training did the same"
         )
-    shape = (channels, height // factor, width // factor)
+    shape = (channels, height // pixels, width // pixels)
     if own is not None and shape[1:] != sides(own):
-        usual = " x ".join(str(side * factor) for side in sides(own))
+        usual = " x ".join(str(side * pixels) for side in sides(own))
         notes += (
             f"the network's own size is {usual} pixels; it was asked for the size of the training images",
         )
     return shape, notes
 
 
-def _mu(scheduler: Mapping[str, Any]) -> float | None:
-    if scheduler.get("use_dynamic_shifting"):
+def _patch(family: Family, config: Mapping[str, Any]) -> int:
+    """The side of the squares of latents that are one token of a transformer."""
+    return family.packs * int(config.get("patch_size", 1))
+
+
+def _mu(
+    scheduler: Mapping[str, Any], family: Family, shape: tuple[int, int, int], config: Mapping[str, Any]
+) -> float | None:
+    if scheduler.get("use_dynamic_shifting") and family.folder != "transformer":
         raise ModelError(
             "the scheduler shifts its times by the size of the image (use_dynamic_shifting), which is not"
             " supported for this pipeline"
         )
-    return None
+    return mu_of(scheduler, shape, _patch(family, config))
 
 
 def _notes(index: Mapping[str, object]) -> tuple[str, ...]:
@@ -220,8 +230,8 @@ def _require_fit(text: Text, family: Family) -> None:
     """Refuse encoders whose output does not fit the network."""
     rows = text.rows("")
     settings = text.about.network
-    wanted = settings.get("caption_channels") or settings.get("joint_attention_dim")
-    wanted = wanted or settings.get("cross_attention_dim")
+    names = ("caption_channels", "joint_attention_dim", "cross_attention_dim")
+    wanted = next((settings[name] for name in names if settings.get(name)), None)
     width = rows["hidden"].shape[-1]
     if isinstance(wanted, int) and width != wanted:
         raise ModelError(
