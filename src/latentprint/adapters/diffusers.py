@@ -28,7 +28,7 @@ from latentprint.adapters.latent import AUTOENCODERS, LatentCodec
 from latentprint.adapters.opened import Asked, Opened, written_down
 from latentprint.adapters.own import own_sampler
 from latentprint.adapters.schedulers import SCHEDULERS, Network, complete, denoiser_of, hint, mu_of
-from latentprint.adapters.text.opening import is_text, open_text
+from latentprint.adapters.text.opening import open_text, whole_of
 from latentprint.adapters.timesteps import require_label
 from latentprint.denoiser import Codec, IdentityCodec
 from latentprint.networks import ModelError
@@ -65,8 +65,9 @@ def open_diffusers(folder: Path, asked: Asked) -> Opened:
         ModelError: the folder holds a pickle instead of safetensors, custom code, another kind of model,
             unsupported settings, or damaged files; or the label is missing, not needed or unknown.
     """
-    if is_text(folder):
-        return open_text(folder, asked)
+    whole = whole_of(folder, asked.beside)
+    if whole is not None:
+        return open_text(folder, whole, asked)
     pipeline, parts = _pipeline(folder), _parts(folder)
     _require_named(folder, parts)
     module, config, files = read_network(parts["network"], NETWORKS)

@@ -284,8 +284,10 @@ def prefixes_of(stated: set[str], expected: set[str]) -> list[str]:
     return sorted(found, key=lambda head: (not is_average(head), head))
 
 
-def files_sha256(files: Sequence[Path], root: Path) -> str:
-    """The sha256 of one file; of several, that of the lines ``sha256  name``, sorted by name.
+def files_sha256(files: Sequence[Path], *roots: Path) -> str:
+    """The sha256 of one file; of several, that of the lines ``sha256  name``, sorted by file.
+
+    A name is relative to the first of the roots that the file is in.
 
     Raises:
         ModelError: a file cannot be read.
@@ -299,5 +301,6 @@ def files_sha256(files: Sequence[Path], root: Path) -> str:
                     digest.update(chunk)
         except OSError as error:
             raise ModelError(f"{file.name!r} cannot be read: {error.strerror}") from error
+        root = next(one for one in roots if file.is_relative_to(one))
         lines.append(f"{digest.hexdigest()}  {file.relative_to(root).as_posix()}")
     return lines[0][:64] if len(lines) == 1 else sha256("\n".join(lines).encode()).hexdigest()

@@ -22,6 +22,7 @@ from latentprint.adapters.files import FLAG, PICKLES, read_header
 from latentprint.adapters.lucidrains import CONFIG as LUCIDRAINS
 from latentprint.adapters.medfusion import CONFIG as MEDFUSION
 from latentprint.adapters.peek import form_of, is_average, names_in, prefixes
+from latentprint.adapters.text.lora import NAMES as LORAS
 from latentprint.networks import ModelError
 
 Kind = Literal["latentprint", "diffusers", "edm", "monai", "lucidrains", "medfusion", "samples"]
@@ -113,6 +114,11 @@ def _network_config(place: Path, names: Sequence[str]) -> bool:
 
 def _looks_like(folder: Path, names: Sequence[str]) -> str:
     """Library, file, what is missing and the command that helps, as the end of a sentence."""
+    if lora := next((name for name in names if name in LORAS), None):
+        return (
+            f"holds a LoRA ({lora}), which changes a model and is none: name the model that it was trained "
+            f"on, and the LoRA: --model BASE --lora {shlex.quote(str(folder))}"
+        )
     pickles = [name for name in names if name.lower().endswith(PICKLES) and not _aside(name)]
     tensors = [name for name in names if name.lower().endswith(".safetensors")]
     if pickles and not tensors:

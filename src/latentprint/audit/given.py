@@ -168,10 +168,17 @@ def asked(config: AuditConfig, label: int | None, images: Callable[[], Split] | 
     sampler, said = config.sampler, config.given.value_range
     pixels = None if images is None else lambda: images().train.pixels
     unit = None if said is None else said == "0,1"
-    lora = None if config.given.lora is None else Path(config.given.lora)
+    lora, base = (None if one is None else Path(one) for one in (config.given.lora, config.given.base))
     steps = sampler.own_steps, sampler.at_most
     return Asked(
-        label, sampler.guidance, *steps, pixels, unit, lora=lora, lora_weight=config.given.lora_weight
+        label,
+        sampler.guidance,
+        *steps,
+        pixels,
+        unit,
+        lora=lora,
+        lora_weight=config.given.lora_weight,
+        beside=base,
     )
 
 

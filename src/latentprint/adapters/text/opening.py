@@ -7,12 +7,15 @@
     scheduler/scheduler_config.json         the noise, and what the network predicts
 
 No code of the folder is run. Parts that it may lack (safety checker, feature extractor) are not needed.
+
+A checkpoint of diffusers' training scripts holds only what was trained (unet/, unet_ema/, text_encoder/). Its
+other parts and its index are those of the model that the training began with, or of the folder around it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -43,7 +46,41 @@ _LEFT_OUT = {
 """Parts that do not change what the model generates, with a note for the reader on each."""
 
 
-def is_text(folder: Path) -> bool:
+AVERAGED = "_ema"
+"""What the scripts add to the name of the folder of averaged weights."""
+
+
+def whole_of(folder: Path, beside: Path | None) -> Path | None:
+    """The folder of the whole text-to-image model that ``folder`` is or is a checkpoint of; None: it is
+    neither.
+
+    Raises:
+        ModelError: it is a checkpoint of one, and nothing says where its other parts are.
+    """
+    if _is_text(folder):
+        return folder
+    networks = [one for family in FAMILIES.values() for one in _networks(folder, family)]
+    kinds = {read_json(inside(one, "config.json")).get("_class_name") for one in networks}
+    if inside(folder, INDEX).is_file() or not kinds & {family.network for family in FAMILIES.values()}:
+        return None
+    around = folder.resolve().parent
+    for one in (beside, around):
+        if one is not None and _is_text(one):
+            return one
+    raise ModelError(
+        f"{folder.name!r} is a checkpoint of a text-to-image model and holds its network alone; name the "
+        "model that its training began with, whose other parts it shares and which is the control too: "
+        "--base FOLDER"
+    )
+
+
+def _networks(folder: Path, family: Family) -> list[Path]:
+    """The folders of the network, averaged weights first."""
+    both = (subfolder(folder, family.folder + end) for end in (AVERAGED, ""))
+    return [one for one in both if inside(one, "config.json").is_file()]
+
+
+def _is_text(folder: Path) -> bool:
     """Whether the folder's index names a text encoder or a tokenizer."""
     if not inside(folder, INDEX).is_file():
         return False
@@ -51,17 +88,22 @@ def is_text(folder: Path) -> bool:
     return any(name.startswith(("text_encoder", "tokenizer")) for name in index)
 
 
-def open_text(folder: Path, asked: Asked) -> Opened:
-    """The text-to-image model in ``folder``, under the empty prompt; ``Opened.text`` asks it under others."""
-    index = read_json(inside(folder, INDEX))
+def open_text(folder: Path, whole: Path, asked: Asked) -> Opened:
+    """The text-to-image model in ``folder``, under the empty prompt; ``Opened.text`` asks it under others.
+
+    ``whole`` has the parts that ``folder`` lacks (`whole_of`).
+    """
+    index = read_json(inside(whole, INDEX))
     family = _family(index)
     if asked.label is not None:
         raise ModelError("a label was given, but this model is conditioned on text: give prompts (--prompts)")
-    readers, files = _readers(folder, index, family)
-    module, config, own_files = read_network(subfolder(folder, family.folder), (family.network,))
+    where = _Where(folder, whole)
+    readers, files = _readers(where, index, family)
+    place = next(iter(_networks(folder, family)), subfolder(folder, family.folder))
+    module, config, own_files = read_network(place, (family.network,))
     adapted, remarks = _adapted(module, readers, family, asked)
-    autoencoder, vae_config, vae_files = read_network(subfolder(folder, "vae"), (family.autoencoder,))
-    scheduler = complete(read_json(inside(subfolder(folder, "scheduler"), "scheduler_config.json")))
+    autoencoder, vae_config, vae_files = read_network(where.part("vae"), (family.autoencoder,))
+    scheduler = complete(read_json(inside(where.part("scheduler"), "scheduler_config.json")))
     shape, notes = _shape(family, config, factor(vae_config), asked)
     codec = LatentCodec.of(autoencoder, vae_config, shape)
     name = str(index["_class_name"])
@@ -84,6 +126,8 @@ def open_text(folder: Path, asked: Asked) -> Opened:
     _require_fit(text, family)
     denoiser, own = text.under("", guidance)
     said = denoiser_of(Network(module, channels, variance=channels[1] == 2 * channels[0]), scheduler)[1]
+    if place.name.endswith(AVERAGED):
+        remarks += (f"the averaged weights ({place.name}) were taken",)
     used = [*files, *own_files, *vae_files]
     return Opened(
         denoiser=denoiser,
@@ -91,9 +135,9 @@ def open_text(folder: Path, asked: Asked) -> Opened:
         shape=shape,
         image_shape=codec.image_shape,
         sampler_hint=hint(scheduler, denoiser),
-        weights_sha256=files_sha256([file.resolve() for file in used], folder.resolve()),
+        weights_sha256=where.sha256(used),
         kind="diffusers text-to-image",
-        notes=(*said, *notes, *_notes(index), *remarks),
+        notes=(*said, *notes, *_notes(index), *where.notes(), *remarks),
         networks=(module, autoencoder, *(reader.encoder for reader in readers.values())),
         identity={"schedule": written_down(denoiser.schedule), "pipeline": name, **adapted},
         own=own,
@@ -140,8 +184,35 @@ def _family(index: Mapping[str, object]) -> Family:
     return family
 
 
+@dataclass(frozen=True)
+class _Where:
+    """Where the parts of a model are: in its folder, or in the whole model that it is a checkpoint of."""
+
+    folder: Path
+    whole: Path
+    lent: list[str] = field(default_factory=list[str])
+
+    def part(self, name: str) -> Path:
+        """The folder of a part."""
+        own = subfolder(self.folder, name)
+        if own.is_dir() or self.folder == self.whole:
+            return own
+        self.lent.append(name)
+        return subfolder(self.whole, name)
+
+    def sha256(self, files: Sequence[Path]) -> str:
+        """Identifies these weights, wherever the folders are."""
+        return files_sha256([one.resolve() for one in files], self.folder.resolve(), self.whole.resolve())
+
+    def notes(self) -> tuple[str, ...]:
+        """What was not in its own folder."""
+        if not self.lent:
+            return ()
+        return (f"a checkpoint; {', '.join(self.lent)} are those of the model that its training began with",)
+
+
 def _readers(
-    folder: Path, index: Mapping[str, object], family: Family
+    where: _Where, index: Mapping[str, object], family: Family
 ) -> tuple[dict[str, Reader], list[Path]]:
     readers, files = dict[str, Reader](), list[Path]()
     for part in family.parts:
@@ -150,11 +221,11 @@ def _readers(
         if part.optional and not named:
             continue
         name = cast(list[str], kind)[1] if named else part.classes[0]
-        encoder, found = read_encoder(subfolder(folder, part.encoder), name)
+        encoder, found = read_encoder(where.part(part.encoder), name)
         most = int(getattr(cast(Any, encoder).config, "max_position_embeddings", 512))
         of = index.get(part.tokenizer)
         kept = cast(list[str], of)[1] if isinstance(of, list) and of != [None, None] else ENCODERS[name][2]
-        tokenizer = read_tokenizer(subfolder(folder, part.tokenizer), kept, most)
+        tokenizer = read_tokenizer(where.part(part.tokenizer), kept, most)
         readers[part.encoder] = Reader(encoder, tokenizer)
         files += found
     return readers, files
