@@ -30,7 +30,6 @@ from typing import Any
 import diffusers
 import numpy as np
 import torch
-import transformers
 from numpy.typing import NDArray
 from PIL import Image
 from record import add_output, record, tell
@@ -42,11 +41,12 @@ from latentprint.config import resolve
 from latentprint.progress import Bars
 from latentprint.results import Results
 
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+import text_pipelines as tiny
+
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 WORDS = ("north", "south", "river", "stone", "maple", "cedar", "amber", "cobalt", "violet", "copper")
 MORE = ("a", "the", "of", "digit", "photo", "picture", "written", "by", "patient", "shows", "hand")
-LENGTH = 16
-
 SETTINGS: dict[str, Any] = {
     "sampler": {"name": "own", "guidance": 2.0, "at_most": 20},
     "identity": {"backbone": "small", "draws": 512, "epochs": 20, "patience": 8},
@@ -60,52 +60,9 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-def tokenizer() -> transformers.CLIPTokenizer:
-    """Each of the words as one token."""
-    vocabulary: dict[str, int] = {"<|startoftext|>": 0, "<|endoftext|>": 1}
-    letters = "abcdefghijklmnopqrstuvwxyz"
-    merges: list[tuple[str, str]] = []
-    for one in [*letters, *(f"{letter}</w>" for letter in letters)]:
-        vocabulary.setdefault(one, len(vocabulary))
-    for word in (*NAMES, *WORDS, *MORE):
-        parts = [*word[:-1], f"{word[-1]}</w>"]
-        while len(parts) > 1:
-            if (pair := (parts[0], parts[1])) not in merges:
-                merges.append(pair)
-            parts[:2] = ["".join(pair)]
-            vocabulary.setdefault(parts[0], len(vocabulary))
-    return transformers.CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=LENGTH)
-
-
-def encoder(tokens: transformers.CLIPTokenizer) -> transformers.CLIPTextModel:
-    """A random CLIP: its layers tell prompts apart, and are not trained."""
-    config = transformers.CLIPTextConfig(
-        vocab_size=len(tokens),
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        max_position_embeddings=LENGTH,
-        bos_token_id=0,
-        eos_token_id=1,
-        pad_token_id=1,
-        initializer_range=0.3,
-    )
-    return transformers.CLIPTextModel(config).eval().requires_grad_(False)
-
-
 def autoencoder(pixels: torch.Tensor, steps: int, generator: torch.Generator) -> diffusers.AutoencoderKL:
     """An autoencoder of 8 x 8 digits, trained to give them back."""
-    made = diffusers.AutoencoderKL(
-        in_channels=1,
-        out_channels=1,
-        block_out_channels=(16,),
-        norm_num_groups=4,
-        down_block_types=("DownEncoderBlock2D",),
-        up_block_types=("UpDecoderBlock2D",),
-        latent_channels=4,
-        mid_block_add_attention=False,
-    )
+    made = tiny.vae(colours=1, block_out_channels=(16,), mid_block_add_attention=False)
     optimiser = torch.optim.Adam(made.parameters(), 3e-3)
     for step in range(steps):
         rows = torch.randint(len(pixels), (64,), generator=generator)
@@ -125,32 +82,6 @@ def autoencoder(pixels: torch.Tensor, steps: int, generator: torch.Generator) ->
     return made.eval().requires_grad_(False)
 
 
-def unet() -> diffusers.UNet2DConditionModel:
-    return diffusers.UNet2DConditionModel(
-        sample_size=8,
-        in_channels=4,
-        out_channels=4,
-        block_out_channels=(32, 64),
-        norm_num_groups=8,
-        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
-        cross_attention_dim=64,
-        attention_head_dim=4,
-        layers_per_block=1,
-    )
-
-
-def scheduler() -> diffusers.DDIMScheduler:
-    return diffusers.DDIMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        clip_sample=False,
-        set_alpha_to_one=False,
-        steps_offset=1,
-    )
-
-
 def trained(
     network: diffusers.UNet2DConditionModel,
     latents: torch.Tensor,
@@ -162,7 +93,7 @@ def trained(
     what: str,
 ) -> None:
     """Fine-tuning as diffusers' script does it: epsilon, one prompt in ten left empty."""
-    levels = scheduler().alphas_cumprod
+    levels = tiny.ddim().alphas_cumprod
     optimiser = torch.optim.AdamW(network.parameters(), rate, betas=(0.9, 0.99))
     network.train()
     for step in range(steps):
@@ -223,15 +154,21 @@ def make(folder: Path, quick: bool) -> dict[str, Any]:
     few = 10 if quick else None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(7)
-        tokens = tokenizer()
-        clip = encoder(tokens)
+        tokens = tiny.clip_tokenizer((*NAMES, *WORDS, *MORE))
+        wide = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "initializer_range": 0.3}
+        clip = tiny.clip(vocab_size=len(tokens), **wide).requires_grad_(False)  # it tells prompts apart
         vae = autoencoder(pixels[80:], few or 200, generator)
-        network = unet()
+        crossing = {
+            "down_block_types": ("CrossAttnDownBlock2D",) * 2,
+            "up_block_types": ("CrossAttnUpBlock2D",) * 2,
+        }
+        wider = {"block_out_channels": (32, 64), "norm_num_groups": 8, "cross_attention_dim": 64}
+        network = tiny.unet(**crossing, **wider)
     base_words = [f"a photo of the digit {NAMES[label]}" for label in labels[80:480]]
 
     def read(texts: Sequence[str]) -> torch.Tensor:
         given = tokens(
-            list(texts), padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt"
+            list(texts), padding="max_length", max_length=tiny.LENGTH, truncation=True, return_tensors="pt"
         )
         with torch.no_grad():
             return clip(given.input_ids)[0]
@@ -242,16 +179,8 @@ def make(folder: Path, quick: bool) -> dict[str, Any]:
     began = time.perf_counter()
 
     def save(name: str) -> None:
-        diffusers.StableDiffusionPipeline(
-            vae=vae,
-            text_encoder=clip,
-            tokenizer=tokens,
-            unet=network,
-            scheduler=scheduler(),
-            safety_checker=None,
-            feature_extractor=None,
-            requires_safety_checker=False,
-        ).save_pretrained(folder / name)
+        parts = {"vae": vae, "text_encoder": clip, "tokenizer": tokens, "unet": network}
+        tiny.saved(tiny.sd(**parts), folder / name)
 
     empty = read([""])
     trained(network, latents[80:], read(base_words), empty, few or 200, 2e-3, generator, "base")
@@ -261,12 +190,14 @@ def make(folder: Path, quick: bool) -> dict[str, Any]:
     return {"training_seconds": time.perf_counter() - began, "labels": labels[:40]}
 
 
-def audit(folder: Path, name: str, base: bool, asks: Sequence[str], target: int) -> tuple[Results, float]:
-    """The audit of a model, and how long it took."""
+def audit(
+    folder: Path, name: str, base: bool, asks: Sequence[str], target: int
+) -> tuple[Results, dict[str, float]]:
+    """The audit of a model, and how long it took: by the clock, and of the processor."""
     over: dict[str, Any] = {"data": {"source": str(folder / "data")}, "prompts": {"ask": list(asks)}}
     over |= {"given": {"base": str(folder / "base")}} if base else {}
     config = resolve(SETTINGS, over, preset="small")
-    began = time.perf_counter()
+    began, busy = time.perf_counter(), time.process_time()
     with Bars() as bars:
         found = run_audit(
             config,
@@ -276,10 +207,13 @@ def audit(folder: Path, name: str, base: bool, asks: Sequence[str], target: int)
             fresh=True,
             where=Where(say=bars),
         )
-    return found, time.perf_counter() - began
+    return found, {
+        "seconds": time.perf_counter() - began,
+        "processor_seconds": time.process_time() - busy,
+    }
 
 
-def told(found: Results, seconds: float) -> dict[str, Any]:
+def told(found: Results, seconds: dict[str, float]) -> dict[str, Any]:
     """The numbers of an audit that this benchmark is about."""
     prompts, control = found.prompts, found.q.control
     assert prompts is not None
@@ -308,7 +242,8 @@ def told(found: Results, seconds: float) -> dict[str, Any]:
         "control": None if control is None else {"hits": control.hits, "of": control.samples},
         "asked": asked,
         "whole set": None if found.whole_set is None else found.whole_set.copies.plain(),
-        "seconds": seconds,
+        "signs": [one.plain() for one in prompts.signs],
+        **seconds,
     }
 
 

@@ -18,8 +18,11 @@ from latentprint.contracts import InputError
 from latentprint.gate import judge, read_policy
 from latentprint.preflight import check
 from latentprint.results import Results
+from latentprint.results.model import Rule
 from latentprint.results.read import read_results
 from latentprint.store import Run
+from latentprint.verdict import _prompts as under_prompts
+from latentprint.verdict import judge as judge_results
 from latentprint.verify import verify
 
 SETTINGS: dict[str, Any] = {
@@ -133,6 +136,24 @@ def test_a_policy_may_limit_how_many_prompts_give_their_image_back(
     policy = f'name = "p"\n[prompts]\nat_most = {limit}\nlevel = 0.95\n'
     (one,) = judge(read_results(run), read_policy(policy)).outcomes
     assert one.answer == expected and "prompts that give their own image back" in one.reason
+
+
+def test_hits_under_further_prompts_leave_no_model_cleared(run: Path) -> None:
+    found = read_results(run)
+    assert found.prompts is not None
+
+    def with_hits(k: int) -> Results:
+        first, *others = found.prompts.asked
+        q = first.q.model_copy(update={"hits": k})
+        asked = (first.model_copy(update={"q": q}), *others)
+        return found.model_copy(update={"prompts": found.prompts.model_copy(update={"asked": asked})})
+
+    seen = sum(one.q.hits for one in found.prompts.asked[1:])
+    told = [one for one in judge_results(with_hits(3), Rule()).reasons if "further prompts" in one]
+    assert len(told) == 1 and f"recognised in {3 + seen} of 20 generated images" in told[0]
+    state, reasons = under_prompts("not found", with_hits(3))
+    assert state == "inconclusive" and "not cleared" in reasons[-1]
+    assert under_prompts("reproduces", with_hits(3))[0] == "reproduces"
 
 
 def test_check_says_what_the_prompts_cost(data: Path, models: dict[str, Path], run: Path) -> None:

@@ -29,7 +29,6 @@ PIPELINES = {
     "StableDiffusion3Pipeline": tiny.sd3,
     "SD3 without T5": lambda: tiny.sd3(t5=False),
     "FluxPipeline": tiny.flux,
-    "Flux without shifting": lambda: tiny.flux(shifting=False),
     "SanaPipeline": tiny.sana,
     "Sana by Euler's steps": lambda: tiny.sana(euler=True),
 }

@@ -1,8 +1,9 @@
-"""Tiny text-to-image pipelines, built by diffusers and transformers and saved by them."""
+"""Tiny text-to-image pipelines, built and saved by diffusers and transformers: for tests and prompts.py."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +34,14 @@ WORDS = tuple(_TEXT.split())
 LENGTH = 16
 
 
-def clip_tokenizer() -> CLIPTokenizer:
+def clip_tokenizer(words: Sequence[str] = WORDS) -> CLIPTokenizer:
     """A tokenizer that knows each of the words as one token, and other words by their letters."""
     letters = "abcdefghijklmnopqrstuvwxyz"
     vocabulary: dict[str, int] = {"<|startoftext|>": 0, "<|endoftext|>": 1}
     merges: list[tuple[str, str]] = []
     for one in [*letters, *(f"{letter}</w>" for letter in letters)]:
         vocabulary.setdefault(one, len(vocabulary))
-    for word in WORDS:
+    for word in words:
         parts = [*word[:-1], f"{word[-1]}</w>"]
         while len(parts) > 1:
             pair = (parts[0], parts[1])
@@ -70,21 +71,20 @@ def gemma_tokenizer() -> GemmaTokenizer:
     return made
 
 
-def _clip(kind: Any, width: int = 32) -> Any:
-    return kind(
-        CLIPTextConfig(
-            vocab_size=len(clip_tokenizer()),
-            hidden_size=width,
-            intermediate_size=37,
-            projection_dim=24,
-            num_hidden_layers=3,
-            num_attention_heads=4,
-            max_position_embeddings=LENGTH,
-            bos_token_id=0,
-            eos_token_id=1,
-            pad_token_id=1,
-        )
-    ).eval()
+def clip(kind: Any = CLIPTextModel, **settings: Any) -> Any:
+    usual = {
+        "vocab_size": len(clip_tokenizer()),
+        "hidden_size": 32,
+        "intermediate_size": 37,
+        "projection_dim": 24,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "max_position_embeddings": LENGTH,
+        "bos_token_id": 0,
+        "eos_token_id": 1,
+        "pad_token_id": 1,
+    }
+    return kind(CLIPTextConfig(**{**usual, **settings})).eval()
 
 
 def _t5(width: int = 32) -> Any:
@@ -94,13 +94,13 @@ def _t5(width: int = 32) -> Any:
 
 
 def vae(channels: int = 4, colours: int = 3, **settings: Any) -> diffusers.AutoencoderKL:
+    levels = settings.setdefault("block_out_channels", (8, 8))
     return diffusers.AutoencoderKL(
         in_channels=colours,
         out_channels=colours,
-        block_out_channels=(8, 8),
         norm_num_groups=4,
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
+        down_block_types=("DownEncoderBlock2D",) * len(levels),
+        up_block_types=("UpDecoderBlock2D",) * len(levels),
         latent_channels=channels,
         **settings,
     )
@@ -140,7 +140,7 @@ def sd(colours: int = 3, **parts: Any) -> Any:
         torch.manual_seed(3)
         made = {
             "vae": vae(colours=colours),
-            "text_encoder": _clip(CLIPTextModel),
+            "text_encoder": clip(CLIPTextModel),
             "tokenizer": clip_tokenizer(),
             "unet": unet(),
             "scheduler": ddim(),
@@ -157,8 +157,8 @@ def xl() -> Any:
         return _quiet(
             diffusers.StableDiffusionXLPipeline(
                 vae=vae(),
-                text_encoder=_clip(CLIPTextModel),
-                text_encoder_2=_clip(CLIPTextModelWithProjection),
+                text_encoder=clip(CLIPTextModel),
+                text_encoder_2=clip(CLIPTextModelWithProjection),
                 tokenizer=clip_tokenizer(),
                 tokenizer_2=clip_tokenizer(),
                 unet=unet(
@@ -216,8 +216,8 @@ def sd3(t5: bool = True) -> Any:
         return _quiet(
             diffusers.StableDiffusion3Pipeline(
                 vae=vae(16, shift_factor=0.06, scaling_factor=1.5),
-                text_encoder=_clip(CLIPTextModelWithProjection),
-                text_encoder_2=_clip(CLIPTextModelWithProjection),
+                text_encoder=clip(CLIPTextModelWithProjection),
+                text_encoder_2=clip(CLIPTextModelWithProjection),
                 text_encoder_3=_t5(64) if t5 else None,
                 tokenizer=clip_tokenizer(),
                 tokenizer_2=clip_tokenizer(),
@@ -249,7 +249,7 @@ def flux(distilled: bool = True, shifting: bool = True) -> Any:
         return _quiet(
             diffusers.FluxPipeline(
                 vae=vae(shift_factor=0.06, scaling_factor=1.5),
-                text_encoder=_clip(CLIPTextModel),
+                text_encoder=clip(CLIPTextModel),
                 text_encoder_2=_t5(),
                 tokenizer=clip_tokenizer(),
                 tokenizer_2=t5_tokenizer(),

@@ -4,15 +4,17 @@ The rule itself, its errors and its power are described in `judge.rule` and docs
 can say "reproduces", and a count without a hit that excludes copies / N says "not found". This module takes
 the evidence from the results, and adds what informs without deciding:
 
-- reliable estimates of the audited sampler, and hits of further samplers: they turn "not found" into
-**inconclusive** if they contradict it; - t' of x_p compared with that of held-out images, by one recogniser
-with equally many tries. It bounds no probability, and never decides.
+- reliable estimates of the audited sampler, hits of further samplers and under further prompts: they turn
+  "not found" into **inconclusive** if they contradict it;
+- t' of x_p compared with that of held-out images, by one recogniser with equally many tries. It bounds no
+  probability, and never decides.
 """
 
 from __future__ import annotations
 
 from latentprint.judge import Evidence, StoppedCount, decide
 from latentprint.results.model import Measured, Results, Rule, State, Tested, Verdict
+from latentprint.stats import Trials
 from latentprint.words import one_in
 
 __all__ = ["evidence", "judge", "judged"]
@@ -51,9 +53,10 @@ def judge(measured: Measured, rule: Rule) -> Verdict:
     decision = decide(evidence(measured), rule.level, rule.share, rule.least_sensitivity)
     state, more = _rare_events(decision.state, measured, rule)
     state, told = _samplers(state, measured)
+    state, under = _prompts(state, measured)
     return Verdict(
         state=state,
-        reasons=(*decision.reasons, *more, *told, *_search(measured)),
+        reasons=(*decision.reasons, *more, *told, *under, *_search(measured)),
         tests=tuple(
             Tested(name=one.name, p_value=one.p_value, alpha=one.alpha, rejects=one.rejects)
             for one in decision.tests
@@ -100,6 +103,26 @@ def _samplers(state: State, measured: Measured) -> tuple[State, list[str]]:
             reasons.append("What one sampler does not show another may, so the model is not cleared.")
             state = "inconclusive"
     return state, reasons
+
+
+def _prompts(state: State, measured: Measured) -> tuple[State, list[str]]:
+    """Counts of x_p under further prompts and scales: they inform, and hits contradict "not found"."""
+    asked = () if measured.prompts is None else measured.prompts.asked
+    seen = sum((one.q.trials for one in asked), Trials(0, 0))
+    if not seen.k:
+        return state, []
+    base = sum((one.base for one in asked if one.base is not None), Trials(0, 0))
+    beside = f"; the base model gave {base.k:,} of {base.n:,}" if base.n else ""
+    reasons = [
+        f"Under further prompts and scales of guidance ({len(asked):,} of them) the image was recognised in"
+        f" {seen.k:,} of {seen.n:,} generated images{beside}."
+    ]
+    if state != "not found":
+        return state, reasons
+    return "inconclusive", [
+        *reasons,
+        "What one prompt does not show another may, so the model is not cleared.",
+    ]
 
 
 def _search(measured: Measured) -> list[str]:

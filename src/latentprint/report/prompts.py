@@ -112,18 +112,22 @@ _SIGNS = {
 
 
 def _signs(signs: tuple[Sign, ...]) -> Table:
-    shares = [f"True ones at {words.percent(at.wanted)} false" for at in signs[0].at]
-    head = ("Sign", "Tells training prompts from others (1: always, 0.5: chance)", *shares, "p of its prompt")
+    shares = [f"Found at {words.percent(at.wanted)} false" for at in signs[0].at]
+    head = ("Sign", "Area under the curve (95% interval)", *shares, "Private image: p-value")
     rows = [
         (
             _SIGNS.get(one.name, one.name),
             f"{one.auc.value:.2f} ({one.auc.low:.2f} to {one.auc.high:.2f})",
-            *(words.of(at.tpr.k, at.tpr.n) for at in one.at),
+            *(f"{words.of(at.tpr.k, at.tpr.n)}{'' if at.resolved else ' *'}" for at in one.at),
             words.number(one.p_value, 2),
         )
         for one in signs
     ]
-    note = "Signs that need no image to be compared. They rank prompts, and prove nothing by themselves."
+    note = (
+        "Signs need no image to be compared. They rank prompts, and prove nothing by themselves. An area"
+        " of 0.5 is chance, 1 is certainty. Found: prompts trained on, above the score that the named share"
+        " of held-out prompts exceeds. A star marks a share for which there were too few of these."
+    )
     return Table("Signs of memory in prompts", head, rows, (False, *[True] * (len(head) - 1)), note)
 
 
