@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 from scipy import linalg
 
+from latentprint.files import FileError
 from latentprint.metrics import (
     InceptionFeatures,
     Moments,
@@ -133,11 +134,11 @@ def test_moments_refuse_what_has_none():
 def test_inception_weights_are_read_by_path_and_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     module = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
     file = tmp_path / "weights.safetensors"
-    with pytest.raises(MetricError, match="cannot be read: No such file"):
+    with pytest.raises(FileError, match="could not be read: it does not exist"):
         _ = InceptionFeatures(file, "0" * 64).network
     save_file({"fc.weight": torch.zeros(2)}, file)
     digest = sha256(file.read_bytes()).hexdigest()
-    with pytest.raises(MetricError, match=f"has sha256 {digest}, not the 0000"):
+    with pytest.raises(FileError, match=f"has sha256 {digest}, not the '0000"):
         _ = InceptionFeatures(file, "0" * 64).network
     with pytest.raises(MetricError, match="does not hold torch-fidelity's Inception network"):
         _ = InceptionFeatures(file, digest).network

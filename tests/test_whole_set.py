@@ -19,6 +19,7 @@ from latentprint.attacks.planted import CHANGES, planted
 from latentprint.attacks.whole_set import Copies, Reference, StraddleError, require_apart
 from latentprint.data import DataError, load
 from latentprint.execute import MemorySink
+from latentprint.files import FileError
 from latentprint.known import Memorised
 from latentprint.results.criteria import CRITERIA, apart, calibrated, present
 from latentprint.results.whole_set import Rows, WholeSet, told, whole_set
@@ -338,10 +339,10 @@ def test_a_descriptor_by_path_and_hash_is_one_criterion_more(tmp_path: Path) -> 
         c.name for c in present(rows)
     }
     for settings, said in (
-        (DescriptorSettings(path, "0" * 64), "not 000"),
-        (DescriptorSettings(str(tmp_path / "none"), digest), "cannot be read"),
+        (DescriptorSettings(path, "0" * 64), "not the '000"),
+        (DescriptorSettings(str(tmp_path / "none"), digest), "does not exist"),
     ):
-        with pytest.raises(DescriptorError, match=said):
+        with pytest.raises(FileError, match=said):
             descriptor(settings, torch.device("cpu"))
     (tmp_path / "pickle.safetensors").write_bytes(b"\x80\x04.")
     other = DescriptorSettings(str(tmp_path / "pickle.safetensors"), sha256(b"\x80\x04.").hexdigest())

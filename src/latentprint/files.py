@@ -102,6 +102,23 @@ def read(path: Path, most: int) -> bytes:
     return content
 
 
+MAX_WEIGHTS = 2**30
+"""The most bytes of a file of weights that settings name (1 GiB)."""
+
+
+def read_weights(path: Path, digest: str) -> bytes:
+    """The bytes of a file of weights that settings name together with its sha256.
+
+    Raises:
+        FileError: it cannot be read (`read`), or has another hash.
+    """
+    content = read(path, MAX_WEIGHTS)
+    found = hashlib.sha256(content).hexdigest()
+    if found != digest.lower():
+        raise FileError(f"{quoted(path)} has sha256 {found}, not the {quoted(digest)} that was asked for")
+    return content
+
+
 def sha256_of(path: Path) -> str:
     """Hash of a file of any size, which is read in parts.
 

@@ -113,10 +113,20 @@ def _documents(folder: Path) -> Iterator[Case]:
 
 
 def of_document(
-    part: str, file: str, document: Any, readings: dict[str, Read], *, noticed: tuple[str, ...] = ()
+    part: str,
+    file: str,
+    document: Any,
+    readings: dict[str, Read],
+    *,
+    noticed: tuple[str, ...] = (),
+    most: int | None = None,
 ) -> Iterator[Case]:
-    """Every value of a JSON document of ``part`` replaced in every way, before every reader."""
-    for path in places(document):
+    """Every value of a JSON document of ``part`` replaced in every way, before every reader.
+
+    Of more than ``most`` values as many, evenly spaced.
+    """
+    every = list(places(document))
+    for path in every[:: 1 if most is None else -(-len(every) // most)]:
         for kind in KINDS:
             if same(document, path, kind):
                 continue

@@ -37,16 +37,18 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import documents
+import foreign
 import images
 import inputs
 import models
 import torch
 from mutations import Case
 
-from latentprint.cli.shared import LONGEST, refusal
+from latentprint.cli.shared import refusal, say
 
 SECONDS = 30
 MEMORY = 4 * 2**30
+LETTERS = 400
 BATCH = 100
 _MEMORY_SENTENCE = "the memory of this machine or device is not enough"
 
@@ -57,6 +59,7 @@ def prepared(folder: Path) -> None:
     models.prepared(folder)
     images.prepared(folder / "images")
     inputs.prepared(folder)
+    foreign.prepared(folder)
 
 
 def cases(folder: Path) -> Iterator[Case]:
@@ -64,6 +67,7 @@ def cases(folder: Path) -> Iterator[Case]:
     yield from documents.cases(folder)
     yield from models.cases(folder)
     yield from inputs.cases(folder)
+    yield from foreign.cases(folder)
     for case in images.cases(folder / "images"):
         yield Case(
             case.group,
@@ -104,8 +108,8 @@ def fault(case: Case, folder: Path) -> str | None:
                 sentence = None if isinstance(error, TimeoutError) else refusal(error)
                 if sentence is None:
                     return "traceback: " + traceback.format_exc()[-900:]
-                line = " ".join(f"latentprint: {sentence}".split())
-                print(line if len(line) <= LONGEST else line[: LONGEST - 3] + "...", file=err)
+                with contextlib.redirect_stderr(err):
+                    say(sentence)
                 code = 2
     finally:
         signal.alarm(0)
@@ -116,10 +120,10 @@ def fault(case: Case, folder: Path) -> str | None:
         return "too slow"
     if _MEMORY_SENTENCE in said:
         return "too much memory"
-    one_line = said.startswith("latentprint: ") and "\n" not in said and len(said) <= LONGEST
+    one_line = said.startswith("latentprint: ") and "\n" not in said and len(said) <= LETTERS
     answered = bool(out.getvalue()) and not said  # gate's answer 2: could not judge, a reason for each rule
     if code == 2 and not one_line and not answered:
-        return f"refusal of {len(said)} letters: {said[:200]}"
+        return f"refusal of {len(said)} letters: {said}"
     if code == 0 and case.noticed:
         return "not noticed"
     return None

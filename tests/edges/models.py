@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -57,22 +57,23 @@ def prepared(folder: Path) -> None:
         (folder / name / "model_index.json").write_text(json.dumps({"_class_name": "DDPMPipeline", **index}))
 
 
-@cache
-def _config(**said: Any) -> Any:
-    settings = {"data": {"source": "digits", "images": 20}, "sampler": {"name": "own"}, "given": said}
-    return resolve(settings, preset="demo")
+def given(name: str, images: Mapping[str, Any] | None = None, **said: Any) -> Callable[[Path], int]:
+    """``--model`` as an audit opens it, its first evaluations included; ``said`` is told of it.
 
+    The digits are the images it is compared with, read as ``images`` says.
+    """
+    data = {"source": "digits", "images": 20, **(images or {})}
 
-@cache
-def _digits() -> Any:
-    return read_images(_config(), None, False)
+    @cache
+    def config() -> Any:
+        return resolve({"data": data, "sampler": {"name": "own"}, "given": said}, preset="demo")
 
-
-def given(name: str, **said: Any) -> Callable[[Path], int]:
-    """``--model`` as an audit opens it, its first evaluations included; ``said`` is told of it."""
+    @cache
+    def digits() -> Any:
+        return read_images(config(), None, False)
 
     def read(folder: Path) -> int:
-        open_given(folder / name, None, None, torch.device("cpu"), _config(**said), _digits)
+        open_given(folder / name, None, None, torch.device("cpu"), config(), digits)
         return 0
 
     return read

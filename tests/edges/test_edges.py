@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -127,36 +129,76 @@ def test_a_strangers_folder_runs_nothing(tmp_path: Path) -> None:
     assert code == 0 and (tmp_path / "out.safetensors").exists() and not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize(
-    "given",
-    [
-        ["--help"],
-        ["audit", "--help"],
-        ["audit", "nosuch"],
-        ["audit", "digits", "--preset", "nosuch"],
-        ["audit", "digits", "--device", "meta"],
-        ["audit", "digits", "--model", "nosuch"],
-        ["audit", "digits", "--target", "nosuch.png"],
-        ["check", "digits", "--labels", "nosuch.csv"],
-        ["gate", "nosuch", "--policy", "nosuch"],
-        ["compare", "nosuch", "nosuch"],
-        ["audit", "digits", "--config", ""],
-        ["filter", "nosuch", "--train", "digits"],
-        ["remedies", "nosuch"],
-        ["forecast", "nosuch"],
-        ["convert", "nosuch", "nosuch"],
-    ],
-)
-def test_what_needs_no_torch_is_said_without_it(given: list[str]) -> None:
+QUICK = """
+--help
+--version
+audit --help
+audit nosuch
+audit digits --preset nosuch
+audit digits --device meta
+audit digits --model nosuch
+audit digits --target nosuch.png
+audit digits --images 0
+audit digits --tries 0
+audit digits --search nosuch
+audit digits --samples 0
+audit digits --samples nosuch
+audit digits --sampler heun:x
+audit digits --sampler paper:3
+audit digits --checkpoints 9999999999999999999
+audit digits --seed -1
+audit digits --guidance x
+audit digits --value-range 3
+audit digits --resize 0
+audit digits --convert nosuch
+audit digits --stored-range x
+audit digits --orientation nosuch
+audit digits --fingerprint nosuch
+audit digits --label -1
+audit digits --i-trust-this-code
+audit digits --executor nosuch
+audit digits --processes 0
+audit digits --config nosuch.toml
+audit digits --quick
+check digits --labels nosuch.csv
+check digits --tries 0
+demo --device nosuch
+gate nosuch --policy nosuch
+compare nosuch nosuch
+verify nosuch
+report nosuch
+card nosuch
+dossier nosuch
+inject nosuch --fingerprint nosuch
+calibrate --seed -1
+filter nosuch --train digits
+filter . --train digits --share 2
+remedies nosuch
+remedies digits --only nosuch
+remedies digits --only ,
+remedies digits --images 0
+forecast nosuch
+forecast digits --until 0
+convert nosuch nosuch
+"""
+
+
+def test_what_needs_no_torch_is_said_without_it(tmp_path: Path) -> None:
     """Imports of torch take seconds; the rest is said in under half of one."""
     program = (
-        "import sys; from latentprint.cli import answer; code = answer(sys.argv[1:]);"
-        "print(sorted({'torch', 'scipy', 'sklearn', 'diffusers'} & set(sys.modules)), file=sys.stderr);"
-        "sys.exit(code)"
+        "import sys; from latentprint.cli import answer\n"
+        "for line in sys.argv[1].strip().splitlines():\n"
+        "    code = answer(line.split())\n"
+        "    heavy = {'torch', 'scipy', 'sklearn', 'diffusers', 'torchvision'} & set(sys.modules)\n"
+        "    print(f'{line}: {code} {sorted(heavy)}', file=sys.stderr)\n"
     )
-    done = subprocess.run([sys.executable, "-c", program, *given], capture_output=True, text=True)
-    assert done.returncode == (0 if "--help" in given else 2)
-    assert done.stderr.strip().splitlines()[-1] == "[]"
+    line = [sys.executable, "-P", "-c", program, QUICK]
+    done = subprocess.run(line, capture_output=True, text=True, cwd=tmp_path)
+    said = [one for one in done.stderr.splitlines() if not one.startswith("latentprint: ")]
+    wanted = {
+        one: 0 if one.endswith("--help") or one == "--version" else 2 for one in QUICK.split("\n") if one
+    }
+    assert said == [f"{one}: {code} []" for one, code in wanted.items()]
 
 
 def test_a_run_that_is_killed_ends_in_the_same_bytes() -> None:
@@ -165,3 +207,22 @@ def test_a_run_that_is_killed_ends_in_the_same_bytes() -> None:
     done = subprocess.run(program, capture_output=True, text=True, timeout=580)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.startswith("3 kills, every run ended in the same bytes")
+
+
+@pytest.mark.parametrize("kind", ["disk", "file"])
+def test_an_audit_on_a_full_disk_ends_in_a_sentence_and_goes_on(tmp_path: Path, kind: str) -> None:
+    """A file system that grows by half each time, or files that may: exit 2 until there is room."""
+    import full
+
+    (tmp_path / "settings.toml").write_text(full.SETTINGS)
+    code, said = full.audited(tmp_path / "expected", tmp_path / "settings.toml")
+    assert code == 0, said
+    program = [sys.executable, full.__file__, str(tmp_path), kind]
+    if kind == "disk":
+        may = ["unshare", "-m", "sh", "-c", 'mount -t tmpfs none "$1"', "sh", str(tmp_path)]
+        if shutil.which("unshare") is None or subprocess.run(may, capture_output=True).returncode:
+            pytest.skip("no file system can be mounted here")
+        program = ["unshare", "-m", *program]
+    done = subprocess.run(program, capture_output=True, text=True, timeout=580)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert len(json.loads(done.stdout)) >= 2

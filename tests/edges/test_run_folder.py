@@ -24,7 +24,12 @@ PUBLIC = ("dossier.html", "dossier.json", "report.html", "results.json")
 
 SMALL: dict[str, Any] = {
     "model": {
-        "network": {"channels": [8, 8], "layers_per_block": 1, "middle_attention": False, "norm_groups": 4},
+        "network": {
+            "channels": [8, 8, 8],
+            "layers_per_block": 1,
+            "middle_attention": False,
+            "norm_groups": 4,
+        },
         "training": {"steps": 12, "batch": 8, "checkpoint_seconds": 0.0},
     },
     "presence": {"epochs": 2, "draws": 128},
@@ -73,6 +78,7 @@ def test_only_what_is_made_to_be_passed_on_can_be_read_by_others(finished: Path)
         assert answer(["dossier", str(finished), "--policy", str(finished.parent / "policy.toml")]) == 0
     finally:
         os.umask(before)
+    assert "padded to 32 x 32" in (finished / "report.html").read_text()
     assert stat.S_IMODE(finished.stat().st_mode) == 0o700
     for path in finished.rglob("*"):
         mode = stat.S_IMODE(path.stat().st_mode)

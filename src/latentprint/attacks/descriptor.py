@@ -13,7 +13,6 @@ Source: Pizzi, Roy, Ravindra, Goyal, Douze 2022, "A Self-Supervised Descriptor f
 from __future__ import annotations
 
 from collections.abc import Callable
-from hashlib import sha256
 from pathlib import Path
 from typing import Annotated
 
@@ -24,10 +23,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor, nn
 from torch.nn import functional
-from torchvision.models import resnet50
 
 from latentprint.contracts import InputError
 from latentprint.detector.model import three_channels
+from latentprint.files import read_weights
 from latentprint.settings import STRICT
 
 _MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -62,18 +61,15 @@ def descriptor(settings: DescriptorSettings, device: torch.device) -> Callable[[
     """Images (n, C, H, W) in [-1, 1] -> unit vectors (n, d); None if no descriptor is asked for.
 
     Raises:
-        DescriptorError: the file cannot be read, has another hash, or has other layers.
+        FileError: the file cannot be read, or has another hash.
+        DescriptorError: it has other layers.
     """
     if settings.weights is None:
         return None
+    from torchvision.models import resnet50
+
     path = Path(settings.weights)
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise DescriptorError(f"the descriptor {path.name!r} cannot be read: {error.strerror}") from error
-    digest = sha256(content).hexdigest()
-    if digest != str(settings.sha256).lower():
-        raise DescriptorError(f"the descriptor {path.name!r} has sha256 {digest}, not {settings.sha256}")
+    content = read_weights(path, str(settings.sha256))
     try:
         tensors = {_named(name): value for name, value in load(content).items()}
         outputs, inputs = tensors["fc.weight"].shape

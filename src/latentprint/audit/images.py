@@ -13,8 +13,9 @@ from latentprint.contracts import InputError
 from latentprint.data import ImageSet, Overlap, Split, copies_of, load, near_duplicates, nifti
 from latentprint.data.files import read_image
 from latentprint.data.listing import Preparation
-from latentprint.fingerprint import FingerprintError, Injection, inject
+from latentprint.fingerprint import FingerprintError, Injection, inject, size
 from latentprint.marks import Canaries, as_found, draw_canaries, locate
+from latentprint.networks import UNetConfig
 from latentprint.results.model import Data, LeftOut
 from latentprint.streams import Streams
 
@@ -67,6 +68,18 @@ def facts(config: AuditConfig, split: Split) -> Data:
         remarks=tuple(one for one in split.remarks if overlap is None or one != str(overlap)),
         identities=None if train.identities is None else len(set(train.identities)),
         heldout_identities=None if heldout.identities is None else len(set(heldout.identities)),
+    )
+
+
+def padding(network: UNetConfig, shape: tuple[int, ...]) -> tuple[str, ...]:
+    """What is done about sides that the network to be trained cannot halve; shape is (C, *S)."""
+    halvings = len(network.channels) - 1
+    padded = [side + -side % 2**halvings for side in shape[1:]]
+    if padded == list(shape[1:]):
+        return ()
+    return (
+        f"their sides ({size(shape[1:])}) cannot be halved {halvings} times, as the network does: inside it "
+        f"they are padded to {size(padded)} by repeating the border, and its answer is cropped",
     )
 
 

@@ -34,7 +34,7 @@ from latentprint.audit.costs import require_memory
 from latentprint.audit.distance import distance, extractor
 from latentprint.audit.estimates import estimates
 from latentprint.audit.given import Given, as_it_is, given_images, named, open_given, take_model
-from latentprint.audit.images import read_images, with_canaries
+from latentprint.audit.images import padding, read_images, with_canaries
 from latentprint.audit.likelihoods import likelihood
 from latentprint.audit.membership import membership, require_scores
 from latentprint.audit.pool import pool
@@ -50,6 +50,7 @@ from latentprint.detector import Identities
 from latentprint.detector.contrast import require_images
 from latentprint.detector.embedding import EmbeddingDetector
 from latentprint.execute import ids_held
+from latentprint.files import read_weights
 from latentprint.fingerprint import Injection
 from latentprint.marks import Canaries
 from latentprint.metrics.frechet import Extractor
@@ -107,6 +108,7 @@ def subject(
             raise InputError('the sampler "own" and guidance belong to a model that is given (--model)')
         chosen = stages.images(config, where.root, where.download, target)
         split, injection, canaries = with_canaries(config, *chosen)
+        split = replace(split, notes=(*split.notes, *padding(config.model.network, split.train.shape)))
         require_scores(config)
         require_none(config, given=False)
         settings = plain(config) | ({} if target is None else {"target": named(target)})
@@ -119,6 +121,9 @@ def subject(
         settings = given.settings(config)
         if given.prompts is not None and checkpoints is not None:
             raise InputError("--checkpoints is for models that take no prompts; audit each folder by itself")
+    for named_in in (config.descriptor, config.fid):
+        if named_in.weights is not None and named_in.sha256 is not None:
+            read_weights(Path(named_in.weights), named_in.sha256)
     require_memory(config, split.train.shape, place, trains=given is None)
     require_targets(config, len(split.train))
     if _compares(config):

@@ -66,11 +66,12 @@ def _quick(options: AuditOptions) -> None:
     """Print what a first look at generated images finds."""
     if options.given_samples is None:
         raise InputError("--quick is for generated images: name their folder or file with --samples")
-    from latentprint.audit import Where
-    from latentprint.audit.quick import quick_look
     from latentprint.config import resolve
 
     settings = resolve(options.settings(), preset=options.preset)
+    from latentprint.audit import Where
+    from latentprint.audit.quick import quick_look
+
     where = Where(options.device, root=options.root, download=options.download)
     found = quick_look(settings, options.given_samples, where)
     if options.as_json:
@@ -82,16 +83,17 @@ def _quick(options: AuditOptions) -> None:
 @taking(AuditOptions)
 def check(options: AuditOptions) -> None:
     """What ``audit`` with these options would run and cost here; exit 1 if something deserves attention."""
-    from latentprint.config import resolve
-    from latentprint.preflight import check as preflight
-
     if options.given_samples is not None:
         raise InputError(
             "check measures a network, and an audit of generated images (--samples) uses none; run the audit"
             " itself, it takes minutes"
         )
+    from latentprint.config import resolve
+
     interruptible()
     config = resolve(options.settings(), preset=options.preset)
+    from latentprint.preflight import check as preflight
+
     found = preflight(
         config,
         options.folder,
@@ -117,13 +119,14 @@ def _audit(
     spread: str = "local",
     processes: int = 1,
 ) -> None:
-    from latentprint.audit import Where, run_audit  # torch is imported only where it is needed
     from latentprint.config import resolve
-    from latentprint.progress import Bars
-    from latentprint.spread import executor
 
     interruptible()
     settings = resolve(options.settings(), preset=options.preset)
+    from latentprint.audit import Where, run_audit  # seconds, which a bad setting need not wait for
+    from latentprint.progress import Bars
+    from latentprint.spread import executor
+
     model, out = options.opened(), options.folder
     with executor(spread, device=options.device) as over_units, Bars() as bars:
         results = run_audit(

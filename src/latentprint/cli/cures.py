@@ -26,7 +26,9 @@ def remedies(
     ] = False,
     config: Annotated[Path | None, typer.Option(help="Settings as TOML; they override the preset's.")] = None,
     preset: Annotated[str, typer.Option(help="Settings to start from, as for audit.")] = "small",
-    images: Annotated[int | None, typer.Option(help="Train on this many images, drawn by the seed.")] = None,
+    images: Annotated[
+        int | None, typer.Option(min=1, help="Train on this many images, drawn by the seed.")
+    ] = None,
     fingerprints: Annotated[
         int,
         typer.Option(min=1, help="About how many marked images each training gets; as many are left out."),
@@ -49,12 +51,13 @@ def remedies(
     Every row has the same images, marks, seeds and measures. The same command again continues.
     """
     require_begun(data, preset, config)
+    names = None if only is None else tuple(part.strip() for part in only.split(",") if part.strip())
+    if names is not None:
+        from latentprint.remedies.table import require_known
+
+        require_known(names)
     from latentprint.config import resolve
     from latentprint.files import read_toml
-    from latentprint.progress import Bars
-    from latentprint.remedies import RemediesConfig, compare_remedies
-    from latentprint.remedies.rows import told
-    from latentprint.spread import executor
 
     interruptible()
     settings = [_QUICK] if quick else []
@@ -62,8 +65,13 @@ def remedies(
     # The options given here override the file.
     data_named: dict[str, object] = {"source": data, **({} if images is None else {"images": images})}
     over: list[dict[str, object]] = [*settings, {"seed": seed, "data": data_named}]
-    names = None if only is None else tuple(part.strip() for part in only.split(",") if part.strip())
-    wanted = RemediesConfig(resolve(*over, preset=preset), fingerprints, names)
+    audit = resolve(*over, preset=preset)
+    from latentprint.progress import Bars
+    from latentprint.remedies import RemediesConfig, compare_remedies
+    from latentprint.remedies.rows import told
+    from latentprint.spread import executor
+
+    wanted = RemediesConfig(audit, fingerprints, names)
     folder = out or Path("remedies") / (Path(data).name or "data").replace(":", "-")
     with executor(spread) as over_units, Bars() as bars:
         # A progress bar cannot be sent to another machine; there only finished rows are counted.
@@ -79,25 +87,20 @@ def remedies(
 
 def forecast(
     data: Annotated[str, typer.Argument(help="The training images, as for audit.")],
-    until: Annotated[int, typer.Option("--until", help="Steps to train and look at.")] = 200,
+    until: Annotated[int, typer.Option("--until", min=1, help="Steps to train and look at.")] = 200,
     config: Annotated[Path | None, typer.Option(help="Settings as TOML; they override the preset's.")] = None,
     preset: Annotated[str, typer.Option(help="Settings to start from, as for audit.")] = "small",
-    images: Annotated[int | None, typer.Option(help="Train on this many images, drawn by the seed.")] = None,
+    images: Annotated[
+        int | None, typer.Option(min=1, help="Train on this many images, drawn by the seed.")
+    ] = None,
     seed: Seed = 0,
     root: Annotated[Path | None, typer.Option(help="Folder of the MedMNIST files.")] = None,
     as_json: Json = False,
 ) -> None:
     """From the first steps of a training on DATA: when does it begin to memorise, and what would help?"""
     require_begun(data, preset, config)
-    from dataclasses import asdict
-
-    from latentprint.audit.images import read_images
     from latentprint.config import resolve
     from latentprint.files import read_toml
-    from latentprint.progress import Bars
-    from latentprint.remedies.forecast import forecast as forecasted
-    from latentprint.remedies.table import Recipe
-    from latentprint.remedies.training import looks_along
 
     interruptible()
     named: dict[str, object] = {"source": data, **({} if images is None else {"images": images})}
@@ -106,6 +109,14 @@ def forecast(
     most = audit.model.training.steps
     if not 1 <= until <= most:
         raise InputError(f"a forecast looks at 1 to {most:,} steps, which the training has; got {until:,}")
+    from dataclasses import asdict
+
+    from latentprint.audit.images import read_images
+    from latentprint.progress import Bars
+    from latentprint.remedies.forecast import forecast as forecasted
+    from latentprint.remedies.table import Recipe
+    from latentprint.remedies.training import looks_along
+
     split = read_images(audit, root, download=False)
     held = split.heldout.pixels
     with Bars() as bars:
@@ -146,7 +157,8 @@ def filter_(
         ),
     ] = None,
     images: Annotated[
-        int | None, typer.Option(help="How many of them it was trained on, drawn by the seed as in audit.")
+        int | None,
+        typer.Option(min=1, help="How many of them it was trained on, drawn by the seed as in audit."),
     ] = None,
     share: Annotated[
         float,
@@ -168,6 +180,10 @@ def filter_(
         raise InputError(
             f"{quoted(samples)} does not exist; generated images are a folder, .zip, .npz or .npy"
         )
+    if not 0 < share < 1:
+        raise InputError(f"--share is a share of good images, between 0 and 1, got {share}")
+    if out is not None:
+        _require_place(out, samples)
     import numpy as np
 
     from latentprint.adapters.samples import open_samples
@@ -175,8 +191,6 @@ def filter_(
     from latentprint.data import load
 
     interruptible()
-    if out is not None:
-        _require_place(out, samples)
     found = open_samples(samples)
     sieve = filter_for(
         load(train, seed=seed, images=images, root=root), whole=images is None, share=share, seed=seed

@@ -9,21 +9,32 @@ from __future__ import annotations
 import inspect
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 
 from latentprint.cli.prompts import PromptOptions
-from latentprint.cli.shared import Device, Json, require_begun
+from latentprint.cli.shared import (
+    Device,
+    Json,
+    given,
+    not_negative,
+    require_begun,
+    sampler_table,
+    stored_range,
+    whole_number,
+)
 from latentprint.contracts import InputError, quoted
 
 if TYPE_CHECKING:
     from latentprint.adapters import Opened
 
 Options = TypeVar("Options")
+
+FOREIGN = "--i-trust-this-code and --model-argument are for --model package.module:factory"
 
 
 @dataclass(frozen=True)
@@ -38,7 +49,9 @@ class AuditOptions(PromptOptions):
     preset: Annotated[
         str, typer.Option(help="Settings to start from: small (2 CPU cores), paper (a GPU), demo.")
     ] = "small"
-    images: Annotated[int | None, typer.Option(help="Train on this many images, drawn by the seed.")] = None
+    images: Annotated[
+        int | None, typer.Option(min=1, help="Train on this many images, drawn by the seed.")
+    ] = None
     samples: Annotated[
         str | None,
         typer.Option(
@@ -47,12 +60,10 @@ class AuditOptions(PromptOptions):
             metavar="N|PATH",
         ),
     ] = None
-    tries: Annotated[int | None, typer.Option(help="Tries per noise level, the paper's M.")] = None
+    tries: Annotated[int | None, typer.Option(min=1, help="Tries per noise level, the paper's M.")] = None
     search: Annotated[
-        str | None,
-        typer.Option(
-            "--search", help="How t' is found: exhaustive, bisection, sequential, subsample or range."
-        ),
+        Literal["exhaustive", "bisection", "sequential", "subsample", "range"] | None,
+        typer.Option("--search", help="How t' is found."),
     ] = None
     checkpoints: Annotated[
         str | None,
@@ -72,11 +83,10 @@ class AuditOptions(PromptOptions):
         ),
     ] = None
     value_range: Annotated[
-        str | None,
+        Literal["0,1", "-1,1"] | None,
         typer.Option(
             "--value-range",
             help="With --model: the range of its images, 0,1 or -1,1, if its files do not say.",
-            metavar="0,1|-1,1",
         ),
     ] = None
     targets: Annotated[
@@ -88,7 +98,9 @@ class AuditOptions(PromptOptions):
     control: Annotated[
         bool | None, typer.Option(help="Also train the same recipe without the private image.")
     ] = None
-    seed: Annotated[int | None, typer.Option(help="Everything random follows from this number.")] = None
+    seed: Annotated[
+        int | None, typer.Option(callback=not_negative, help="Everything random follows from this number.")
+    ] = None
     root: Annotated[Path | None, typer.Option(help="Folder of the MedMNIST files.")] = None
     download: Annotated[bool, typer.Option("--download", help="Fetch a missing MedMNIST file.")] = False
     device: Device = "cpu"
@@ -118,10 +130,12 @@ class AuditOptions(PromptOptions):
             metavar="N|FILE",
         ),
     ] = None
-    resize: Annotated[int | None, typer.Option(help="Resize images to squares of this side.")] = None
+    resize: Annotated[
+        int | None, typer.Option(min=1, max=4096, help="Resize images to squares of this side.")
+    ] = None
     convert: Annotated[
-        str | None,
-        typer.Option(help="Convert every image to rgb or grey, as training scripts do.", metavar="rgb|grey"),
+        Literal["rgb", "grey"] | None,
+        typer.Option(help="Convert every image to rgb or grey, as training scripts do."),
     ] = None
     stored_range: Annotated[
         str | None,
@@ -148,7 +162,7 @@ class AuditOptions(PromptOptions):
         typer.Option("--window", help="How DICOM and NIfTI values are mapped: file, none, or CENTRE,WIDTH."),
     ] = None
     orientation: Annotated[
-        str | None,
+        Literal["ras", "closest", "stored"] | None,
         typer.Option("--orientation", help="NIfTI axes: ras (refuses oblique ones), closest, or stored."),
     ] = None
     patient: Annotated[
@@ -172,7 +186,7 @@ class AuditOptions(PromptOptions):
         typer.Option("--volumes", help="DICOM files are slices of series, or have frames: volumes."),
     ] = None
     fingerprint: Annotated[
-        str | None,
+        Literal["circle", "cross", "box", "text", "lead", "patch", "natural", "none"] | None,
         typer.Option(
             help="The mark: circle, cross, box, text, lead, patch (injected), natural (with --region), none"
             " (c_id alone). Default: circle; with --model none."
@@ -188,12 +202,15 @@ class AuditOptions(PromptOptions):
     ] = None
     label: Annotated[
         int | None,
-        typer.Option("--label", help="With --model: the class to audit, if the model is class-conditional."),
+        typer.Option(
+            "--label", min=0, help="With --model: the class to audit, if the model is class-conditional."
+        ),
     ] = None
     fingerprints: Annotated[
         int | None,
         typer.Option(
             "--fingerprints",
+            min=0,
             help="Also mark 2 N other images and train on about half of them, drawn by coin. This shows how"
             " typical the private image is, and gives a lower bound on epsilon.",
             metavar="N",
@@ -205,7 +222,8 @@ class AuditOptions(PromptOptions):
         """Refuse what can be refused at once, before torch is imported.
 
         Raises:
-            InputError: a preset, source, model, target or device that does not exist.
+            InputError: a preset, source, model, target or device that does not exist, or text that is no
+                number, range or sampler.
         """
         require_begun(self.data, self.preset, self.config, self.device)
         text = self.target or ""
@@ -215,6 +233,17 @@ class AuditOptions(PromptOptions):
         for option, name in files.items():
             if name and not os.path.exists(name):
                 raise InputError(f"{option} {quoted(name)} does not exist")
+        if self.given_samples is None and self.samples is not None and whole_number(self.samples) < 1:
+            raise InputError("--samples takes a number of images, 1 or more, or generated images, got 0")
+        _ = (
+            self.kept,
+            self.scales,
+            self.ranked,
+            sampler_table(self.sampler or []),
+            stored_range(self.stored_range),
+        )
+        if self.model is None and (self.trusted or self.arguments):
+            raise InputError(FOREIGN)
 
     @property
     def given_samples(self) -> Path | None:
@@ -239,17 +268,17 @@ class AuditOptions(PromptOptions):
         Raises:
             InputError: the user did not say that the code is trusted, or it makes no model.
         """
+        if self.model is None:
+            return None
         from latentprint.adapters import arguments_of, from_factory, is_factory  # torch, only where needed
 
         if is_factory(self.model):
             if self.trusted:
                 print(f"Running the code of {self.model}, as you said that you trust it.", file=sys.stderr)
-            return from_factory(str(self.model), arguments_of(self.arguments or []), trusted=self.trusted)
+            return from_factory(self.model, arguments_of(self.arguments or []), trusted=self.trusted)
         if self.trusted or self.arguments:
-            raise InputError(
-                "--i-trust-this-code and --model-argument are for --model package.module:factory"
-            )
-        return None if self.model is None else Path(self.model)
+            raise InputError(FOREIGN)
+        return Path(self.model)
 
     @property
     def folder(self) -> Path:
@@ -303,8 +332,8 @@ class AuditOptions(PromptOptions):
         own: dict[str, object] = {}
         if self.model is not None and not self.sampler and "sampler" not in file and ":" not in self.model:
             own |= own_settings(self.preset)
-        tables = {name: _given(values) for name, values in options.items()}
-        return merge(merge(own, file), tables | _given({"seed": self.seed, "control": self.control}))
+        tables = {name: given(values) for name, values in options.items()}
+        return merge(merge(own, file), tables | given({"seed": self.seed, "control": self.control}))
 
     @property
     def ranked(self) -> Any:
@@ -327,58 +356,6 @@ class AuditOptions(PromptOptions):
     def kind(self) -> str | None:
         """The kind of fingerprint; a region alone means a natural one."""
         return "natural" if self.fingerprint is None and self.region is not None else self.fingerprint
-
-
-def _given(options: Mapping[str, object]) -> dict[str, object]:
-    """The options that are not None."""
-    return {name: value for name, value in options.items() if value is not None}
-
-
-def stored_range(text: str | None) -> list[float] | None:
-    """The two numbers of ``--stored-range``.
-
-    Raises:
-        InputError: the text is not LOW,HIGH.
-    """
-    if text is None:
-        return None
-    try:
-        low, high = (float(part) for part in text.split(","))
-    except ValueError as error:
-        raise InputError(f"--stored-range is LOW,HIGH, as 0,4095, got {quoted(text)}") from error
-    return [low, high]
-
-
-def whole_number(text: str) -> int:
-    """The whole number that ``text`` is known to be.
-
-    Raises:
-        InputError: it is larger than anything that is counted here.
-    """
-    if len(text) > 18:
-        raise InputError(f"a whole number of up to 18 digits is needed, got {quoted(text)}")
-    return int(text)
-
-
-def sampler_table(named: list[str]) -> dict[str, object]:
-    """The settings of samplers named on the command line: the first is the audit's own.
-
-    Raises:
-        InputError: the number of steps is not one.
-    """
-    if not named:
-        return {}
-    if named[0].partition(":")[0] == "own":
-        return _given({"name": named[0], "beside": named[1:] or None})
-    name, *rest = named[0].split(":", 2)
-    if rest and not rest[0].isdecimal():
-        raise InputError(f"a sampler is NAME, NAME:STEPS or NAME:STEPS:SPACING, got {quoted(named[0])}")
-    if rest and name == "paper":
-        raise InputError(f"the paper's sampler has its own steps, got {quoted(named[0])}; name it 'paper'")
-    own = dict(
-        zip(("name", "steps", "spacing"), (name, *map(whole_number, rest[:1]), *rest[1:]), strict=False)
-    )
-    return {**own, **_given({"beside": named[1:] or None})}
 
 
 def _name(data: str) -> str:

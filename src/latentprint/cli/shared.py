@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,13 +26,18 @@ from latentprint.signals import stopped
 Out = Annotated[Path, typer.Option("--out", help="Folder of the run; the same command again continues it.")]
 
 
-def _seed(value: int) -> int:
-    if value < 0:
-        raise typer.BadParameter(f"a seed must be 0 or more, got {value}")
+def not_negative(value: int | None) -> int | None:
+    """A seed as it was given.
+
+    Raises:
+        typer.BadParameter: it is below 0, or larger than 63 bits.
+    """
+    if value is not None and not 0 <= value < 2**63:
+        raise typer.BadParameter(f"a seed is a whole number from 0 to 2^63 - 1, got {quoted(value)}")
     return value
 
 
-Seed = Annotated[int, typer.Option(callback=_seed, help="Everything random follows from this number.")]
+Seed = Annotated[int, typer.Option(callback=not_negative, help="Everything random follows from this number.")]
 Json = Annotated[
     bool, typer.Option("--json", help="Print results as JSON on stdout, and nothing else there.")
 ]
@@ -156,3 +161,55 @@ def print_json(value: Any) -> None:
     """One JSON object on stdout."""
     json.dump(value, sys.stdout, indent=2)
     print()
+
+
+def given(options: Mapping[str, object]) -> dict[str, object]:
+    """The options that are not None."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def stored_range(text: str | None) -> list[float] | None:
+    """The two numbers of ``--stored-range``.
+
+    Raises:
+        InputError: the text is not LOW,HIGH.
+    """
+    if text is None:
+        return None
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError as error:
+        raise InputError(f"--stored-range is LOW,HIGH, as 0,4095, got {quoted(text)}") from error
+    return [low, high]
+
+
+def whole_number(text: str) -> int:
+    """The whole number that ``text`` is known to be.
+
+    Raises:
+        InputError: it is larger than anything that is counted here.
+    """
+    if len(text) > 18:
+        raise InputError(f"a whole number of up to 18 digits is needed, got {quoted(text)}")
+    return int(text)
+
+
+def sampler_table(named: list[str]) -> dict[str, object]:
+    """The settings of samplers named on the command line: the first is the audit's own.
+
+    Raises:
+        InputError: the number of steps is not one.
+    """
+    if not named:
+        return {}
+    if named[0].partition(":")[0] == "own":
+        return given({"name": named[0], "beside": named[1:] or None})
+    name, *rest = named[0].split(":", 2)
+    if rest and not rest[0].isdecimal():
+        raise InputError(f"a sampler is NAME, NAME:STEPS or NAME:STEPS:SPACING, got {quoted(named[0])}")
+    if rest and name == "paper":
+        raise InputError(f"the paper's sampler has its own steps, got {quoted(named[0])}; name it 'paper'")
+    own = dict(
+        zip(("name", "steps", "spacing"), (name, *map(whole_number, rest[:1]), *rest[1:]), strict=False)
+    )
+    return {**own, **given({"beside": named[1:] or None})}

@@ -17,7 +17,6 @@ from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import resnet18, resnet50
 
 from latentprint.contracts import InputError
 from latentprint.streams import Streams
@@ -95,10 +94,16 @@ def build_backbone(name: Backbone, streams: Streams, purpose: str, axes: int = 2
         if name == "small":
             small = Small(axes)
             return Classifier(small, small.width)
-        network = (resnet50 if name == "resnet50" else resnet18)(weights=None) if axes == 2 else _resnet(name)
+        network = _flat(name) if axes == 2 else _resnet(name)
         width = network.fc.in_features
         network.fc = nn.Identity()  # pyright: ignore[reportAttributeAccessIssue]
         return Classifier(network, width)
+
+
+def _flat(name: Backbone) -> Any:
+    from torchvision import models  # seconds, and settings do not need it
+
+    return getattr(models, name)(weights=None)
 
 
 def _resnet(name: Backbone) -> Any:

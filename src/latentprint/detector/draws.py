@@ -16,7 +16,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torchvision.transforms import AugMix
 
 from latentprint.data import ImageSet, near_duplicates
 from latentprint.detector.model import DetectorError
@@ -141,6 +140,8 @@ def augmix(images: Pixels, rng: Rng) -> Pixels:
     torchvision draws from torch's global generator, which is seeded here from ``rng`` and restored
     afterwards.
     """
+    from torchvision.transforms import AugMix
+
     out = np.empty_like(images)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(int(rng.integers(2**63)))

@@ -17,7 +17,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
-from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Protocol, cast
@@ -28,6 +27,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from latentprint.contracts import InputError
+from latentprint.files import read_weights
 from latentprint.networks.files import unpack
 
 
@@ -193,16 +193,10 @@ class InceptionFeatures:
         """The network, read once.
 
         Raises:
-            MetricError: the file is missing, has another hash or network, or torch-fidelity is not installed.
+            FileError: the file cannot be read, or has another hash.
+            MetricError: it has another network, or torch-fidelity is not installed.
         """
-        try:
-            found = sha256(self.weights.read_bytes()).hexdigest()
-        except OSError as error:
-            raise MetricError(
-                f"the Inception weights {self.weights} cannot be read: {error.strerror}"
-            ) from error
-        if found != self.sha256.lower():
-            raise MetricError(f"{self.weights} has sha256 {found}, not the {self.sha256} that was asked for")
+        read_weights(self.weights, self.sha256)
         try:
             from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
         except ImportError as error:

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from diffusers.models.unets.unet_2d import UNet2DModel
 from torch import nn
 
 from latentprint.contracts import InputError
@@ -46,6 +45,8 @@ def save_model(folder: Path, denoiser: NetworkDenoiser) -> None:
         FileError: the disk is full or the folder cannot be written.
     """
     network = denoiser.network
+    from diffusers.models.unets.unet_2d import UNet2DModel
+
     if isinstance(network, VolumeUNet):
         config, weights = json.dumps({"_target_": _MONAI} | network.config), network.inner.state_dict()
     elif isinstance(network, UNet2DModel):
@@ -101,6 +102,8 @@ def refuse_pickles(folder: Path) -> None:
 
 
 def _network(folder: Path, config: Mapping[str, object], tensors: dict[str, torch.Tensor]) -> nn.Module:
+    from diffusers.models.unets.unet_2d import UNet2DModel
+
     if config.get("_target_") == _MONAI:
         return _of_volumes(folder, config, tensors)
     if config.get("_class_name") != "UNet2DModel":

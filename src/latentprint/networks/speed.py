@@ -19,11 +19,9 @@ from contextlib import contextmanager
 from typing import Any, Literal, cast
 
 import torch
-from diffusers.models.unets.unet_2d import UNet2DModel
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from latentprint.networks.inference import inference_form
 from latentprint.settings import STRICT
 
 
@@ -190,6 +188,10 @@ def for_evaluation(network: nn.Module, how: Evaluation, batch: int) -> Evaluated
     network as it was trained: the compiler itself fuses what that form joins by hand, and so do a GPU's own
     kernels in bfloat16.
     """
+    from diffusers.models.unets.unet_2d import UNet2DModel
+
+    from latentprint.networks.inference import inference_form
+
     on_cpu = isinstance(network, UNet2DModel) and network.device.type == "cpu"
     if not how.compile and (how.precision == "float32" or on_cpu):
         return Evaluated(inference_form(network), how, batch)

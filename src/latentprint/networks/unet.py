@@ -11,10 +11,9 @@ Sources: von Platen et al. 2022 (diffusers); Cardoso et al. 2022 (MONAI); Ho et 
 
 from __future__ import annotations
 
-from typing import Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, cast
 
 import torch
-from diffusers.models.unets.unet_2d import UNet2DModel
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import nn
@@ -22,6 +21,9 @@ from torch import nn
 from latentprint.contracts import InputError
 from latentprint.settings import STRICT
 from latentprint.streams import Streams
+
+if TYPE_CHECKING:
+    from diffusers.models.unets.unet_2d import UNet2DModel  # seconds, and settings do not need it
 
 Width = Annotated[int, Field(ge=1, le=8192)]
 
@@ -98,7 +100,7 @@ class VolumeUNet(nn.Module):
         return self.inner(x, time, class_labels=class_labels)
 
 
-Network = UNet2DModel | VolumeUNet
+Network: TypeAlias = "UNet2DModel | VolumeUNet"
 """The networks that this library trains."""
 
 
@@ -125,6 +127,8 @@ def multiple_of(network: nn.Module) -> int:
 
     28 = 4 x 7 can be halved twice; other sides are padded (``NetworkDenoiser``, ``multiple``).
     """
+    from diffusers.models.unets.unet_2d import UNet2DModel
+
     if isinstance(network, VolumeUNet):
         return 2 ** (len(network.config["channels"]) - 1)
     halves = isinstance(network, UNet2DModel)
@@ -144,6 +148,8 @@ def build_unet(config: UNetConfig, channels: int, size: int | tuple[int, ...], s
         ValueError: ``channels`` or a side is not positive.
         InputError: of volumes, see ``VolumeUNet`` and ``volume_settings``.
     """
+    from diffusers.models.unets.unet_2d import UNet2DModel
+
     sides = (size, size) if isinstance(size, int) else size
     if channels < 1 or min(sides) < 1:
         raise ValueError(f"images need positive channels and sides, got {channels} channels of {sides}")

@@ -27,7 +27,7 @@ from latentprint.remedies.measure import Ground
 from latentprint.remedies.picture import picture
 from latentprint.remedies.private import PrivateError
 from latentprint.remedies.rows import NotTried, Row, Table, noted
-from latentprint.remedies.table import REMEDIES, Recipe, Remedy, RemedyError
+from latentprint.remedies.table import REMEDIES, Recipe, Remedy, RemedyError, require_known
 from latentprint.remedies.training import Trained, trained
 from latentprint.results.stored import Stored
 from latentprint.settings import plain
@@ -57,10 +57,8 @@ class RemediesConfig:
     names: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        known = [one.name for one in REMEDIES]
-        for name in self.names or ():
-            if name not in known:
-                raise RemedyError(f"{name!r} is not a remedy; the remedies are {', '.join(known)}")
+        if self.names is not None:
+            require_known(self.names)
 
     @property
     def remedies(self) -> tuple[Remedy, ...]:

@@ -9,21 +9,21 @@ Sources: Chen, Liu, Xu 2024 (anti-memorisation guidance); Abadi et al. 2016 (DP-
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from latentprint.attacks.filter import Filter
-from latentprint.attacks.whole_set import Reference
-from latentprint.config import ModelSettings
-from latentprint.contracts import InputError
+from latentprint.contracts import InputError, quoted
 from latentprint.data import near_duplicates
-from latentprint.denoiser import Denoiser
-from latentprint.remedies.private import require_opacus
-from latentprint.remedies.sampling import Away
-from latentprint.training import TrainConfig
+
+if TYPE_CHECKING:  # they import torch, which takes seconds, and an unknown name is refused before
+    from latentprint.attacks.filter import Filter
+    from latentprint.config import ModelSettings
+    from latentprint.denoiser import Denoiser
+    from latentprint.training import TrainConfig
 
 Pixels = NDArray[np.float32]
 
@@ -118,6 +118,8 @@ def _smaller(recipe: Recipe) -> Recipe:
 
 
 def _private(recipe: Recipe) -> Recipe:
+    from latentprint.remedies.private import require_opacus
+
     require_opacus()
     return replace(recipe, epsilon=10.0)
 
@@ -126,7 +128,16 @@ def _guided(recipe: Recipe) -> Recipe:
     return _trained(recipe, guided=True)
 
 
+def _away(model: Denoiser, recipe: Recipe) -> Denoiser:
+    from latentprint.remedies.sampling import Away
+
+    return Away.of(model, recipe.train, recipe.heldout)
+
+
 def _sieve(recipe: Recipe) -> Filter:
+    from latentprint.attacks.filter import Filter
+    from latentprint.attacks.whole_set import Reference
+
     return Filter.of(Reference(recipe.train), recipe.heldout)
 
 
@@ -143,8 +154,20 @@ REMEDIES = (
     Remedy(
         "guidance away",
         "samples are led away from training images (after AMG)",
-        denoiser=lambda model, recipe: Away.of(model, recipe.train, recipe.heldout),
+        denoiser=_away,
     ),
     Remedy("filter", "samples that are copies are kept back", sieve=_sieve),
 )
 """In the order of the table. The others are compared with the first."""
+
+
+def require_known(names: Iterable[str]) -> None:
+    """Refuse names that are not in the table, and no name at all.
+
+    Raises:
+        RemedyError: one is not.
+    """
+    known, asked = [one.name for one in REMEDIES], list(names)
+    for name in asked or [""]:
+        if name not in known:
+            raise RemedyError(f"{quoted(name)} is not a remedy; the remedies are {', '.join(known)}")
