@@ -194,6 +194,7 @@ def test_a_search_without_a_question_is_one_sentence(settings: Path, tmp_path: P
     assert "--search" in refused(*own, "--search", "magic")
     for text, said in (
         ("[search]\nlevels = 0", "levels = 0"),
+        ("[model.network]\nchannels = [8192, 8192]\nnorm_groups = 8", "GiB of memory for its"),
         ("[baseline]\nlevels = 0", "levels = 0"),
         ("[profile]\ntries = 0", "profile.tries = 0"),
         ("[search]\nmethod = 'range'\nlow = 0.9\nhigh = 0.1", "lies in"),

@@ -7,14 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from latentprint import AuditConfig, InputError, load, resolve, run_audit
-from latentprint.audit.costs import ADAPTIVE, planned
+from latentprint.audit.costs import ADAPTIVE, least_weights, planned
 from latentprint.audit.stages import snapshots_due
+from latentprint.networks import UNetConfig, build_unet, parameters
 from latentprint.preflight import check
 from latentprint.sampler import RungeKutta
 from latentprint.settings import read
 from latentprint.stats import samples_to_decide
+from latentprint.streams import Streams
 
 SETTINGS = {
     "data": {"source": "digits", "images": 24},
@@ -155,3 +158,16 @@ def test_splitting_is_refused_beside_a_sampler_that_chooses_its_steps() -> None:
     with pytest.raises(InputError, match=r"fixed number of steps.*would be enough"):
         resolve(settings, preset="demo")
     assert resolve({"sampler": {"name": RungeKutta.name}}, preset="demo").sampler.name == RungeKutta.name
+
+
+@pytest.mark.parametrize("axes", [2, 3])
+@pytest.mark.parametrize(("channels", "layers"), [((8,), 1), ((32, 64), 1), ((64, 8), 3), ((8, 16, 32), 2)])
+def test_a_network_has_no_fewer_weights_than_are_asked_for(
+    axes: int, channels: tuple[int, ...], layers: int
+) -> None:
+    if axes == 3:
+        pytest.importorskip("monai")
+    config = UNetConfig(channels, layers, norm_groups=4)
+    with torch.device("meta"):
+        found = parameters(build_unet(config, 1, (16,) * axes, Streams(0)))
+    assert 0.5 * found < least_weights(config, axes) <= found

@@ -15,7 +15,9 @@ import torch
 from latentprint.adapters.room import MemoryLack
 from latentprint.audit.asking import Asks
 from latentprint.config import AuditConfig
+from latentprint.contracts import quoted
 from latentprint.data.listing import free_memory
+from latentprint.networks import UNetConfig
 from latentprint.results.notes import (
     AGREEMENT,
     BASELINE,
@@ -47,11 +49,24 @@ DRAW = 24
 """Bytes of memory that an image of an epoch takes while the order is drawn: its index, three times."""
 
 
+def least_weights(network: UNetConfig, axes: int) -> int:
+    """How many weights the network has at least, in its convolutions of 3^axes places alone.
+
+    A level of c channels has L = layers_per_block blocks of two convolutions on the way down and L + 1 on
+    the way up, whose first one also takes what the way down left; one more convolution changes the side. The
+    middle has two blocks.
+    """
+    each = 5 * network.layers_per_block + 3
+    squares = [channels**2 for channels in network.channels]
+    return 3**axes * (each * sum(squares) + 4 * squares[-1])
+
+
 def require_memory(config: AuditConfig, shape: tuple[int, ...], place: torch.device, *, trains: bool) -> None:
     """Refuse a training or rows that do not fit into the free memory, by an estimate on the low side.
 
     A training step keeps the output of each residual block in float32, a handful of times (convolutions,
-    normalisations, gradients). The output has its level's channels at the level's size.
+    normalisations, gradients). The output has its level's channels at the level's size. Of a weight it
+    keeps five numbers: itself, its gradient, two moments of Adam, its average.
     """
     free = free_memory()
     room = torch.cuda.mem_get_info(place)[0] if place.type == "cuda" else free
@@ -61,6 +76,13 @@ def require_memory(config: AuditConfig, shape: tuple[int, ...], place: torch.dev
         math.prod(sides) // 2 ** (len(sides) * level) * channels
         for level, channels in enumerate(network.channels)
     ]
+    weights = least_weights(network, len(sides))
+    if trains and 4 * 5 * weights > room:
+        raise MemoryLack(
+            f"training a network of model.network.channels = {quoted(list(network.channels))} needs at least"
+            f" {4 * 5 * weights / 2**30:,.1f} GiB of memory for its {weights:,} weights, and"
+            f" {room / 2**30:,.1f} GiB are free: fewer channels or levels need less"
+        )
     image = 4 * 4 * network.layers_per_block * sum(pixels)
     if trains and batch * image > room:
         raise MemoryLack(

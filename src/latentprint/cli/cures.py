@@ -111,6 +111,9 @@ def forecast(
         raise InputError(f"a forecast looks at 1 to {most:,} steps, which the training has; got {until:,}")
     from dataclasses import asdict
 
+    from torch import device
+
+    from latentprint.audit.costs import require_memory
     from latentprint.audit.images import read_images
     from latentprint.progress import Bars
     from latentprint.remedies.forecast import forecast as forecasted
@@ -118,6 +121,7 @@ def forecast(
     from latentprint.remedies.training import looks_along
 
     split = read_images(audit, root, download=False)
+    require_memory(audit, split.train.shape, device("cpu"), trains=True)
     held = split.heldout.pixels
     with Bars() as bars:
         looks = looks_along(

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from latentprint.audit.costs import require_memory
 from latentprint.audit.images import read_images
 from latentprint.config import AuditConfig
 from latentprint.contracts import Map
@@ -90,6 +91,7 @@ def compare_remedies(
     if not audit.fingerprint.injected:
         raise RemedyError("remedies are compared by drawn marks, and a natural one cannot be put elsewhere")
     split = read_images(audit, root, download)
+    require_memory(audit, split.train.shape, torch.device("cpu"), trains=True)
     recipe, ground = _prepared(config, split)
     units, skipped = _units(config, recipe)
     settings = {"remedies": plain(audit), "fingerprints": config.fingerprints}
