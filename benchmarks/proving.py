@@ -204,7 +204,7 @@ def main() -> None:
             counts = json.loads(COUNTS.read_text())
             if not a.summarise:
                 todo = list(cases(counts, RECIPES, a.images))
-                work(folder, file, todo, a.only, Effort(relative=0.2, most=20_000), a.flow)
+                work(folder, file, todo, a.only, Effort(relative=0.2, most=50_000), a.flow)
         tell(summary(lines(file), counts), a)
 
 

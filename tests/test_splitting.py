@@ -1,5 +1,6 @@
 """Splitting on maps whose q is a formula: balls, half-spaces, two modes, a coin hidden in the noise."""
 
+import json
 import math
 import sys
 from collections.abc import Callable
@@ -216,24 +217,90 @@ def test_more_noise_than_may_be_held_is_refused_with_the_number_before_anything_
     assert f"{2000 * 2.4 * 784_784 * 4 / 2**30:.1f} GiB, and 4.0 GiB are allowed" in found.diagnostic
 
 
-def test_larger_replicates_stay_within_the_memory(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(sys.modules["latentprint.rate.splitting"], "_tilted", lambda *_: None)
-    score, inside = ball(torch.full((6,), 1.2), 0.5)
-    room = levels.held(6, 8 * 99, 10)  # of eight replicates, 99 particles each where 100 are the least
-    found = [
-        splitting(
-            Identity(6),
-            score,
-            inside,
-            sampler=SAMPLER,
-            seed=0,
-            config=SplittingConfig(particles=50, replicates=4, most=20_000, memory=memory),
+def test_replicates_along_fixed_levels_are_unbiased():
+    centre, replicates = torch.full((5,), 1.2), 400
+    radius = ball_radius(centre, 1e-4)
+    score, inside = ball(centre, radius)
+    g = torch.Generator().manual_seed(0)
+    land = levels.Landscape(Identity(5), score, inside, torch.device("cpu"))
+    first = levels.first_population(land, replicates, 50, g)
+    ladder = [levels.Rung(ball_radius(centre, q), 0.5) for q in (0.1, 0.01, 0.001)]
+    *_, last = levels.descend(land, first, ladder, chain=10, g=g)
+    assert bool(last.done.all())
+    found = last.log_q.exp()  # some may have died out, and are 0
+    error = float(found.std()) / math.sqrt(replicates)
+    assert float(found.mean()) == pytest.approx(1e-4, abs=3 * error)
+    assert error < 0.2e-4
+
+
+def without(*_: object) -> None:
+    """A tilt that is not believed."""
+
+
+def test_where_no_tilt_is_believed_the_replicates_answer(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sys.modules["latentprint.rate.splitting"], "_tilted", without)
+    held, cases = 0, 12
+    for seed in range(cases):
+        q = 10 ** -(3.4 + seed / cases)
+        centre = torch.randn(6, generator=torch.Generator().manual_seed(seed))
+        score, inside = ball(centre, ball_radius(centre, q))
+        config = SplittingConfig(relative=0.25, particles=100)
+        found = splitting(Identity(6), score, inside, sampler=SAMPLER, seed=seed, config=config)
+        assert found.reliable, found.diagnostic
+        assert found.details["stage"] == "levels"
+        assert found.details["replicates"] >= 24
+        held += found.holds(q)
+    assert held >= cases - 2  # of 12 at 95 %, three or more miss in 2 of 100
+
+
+class Stopped(Exception):
+    pass
+
+
+@pytest.mark.parametrize("tilt_works", [True, False])
+def test_an_interrupted_estimate_continues_to_the_same_numbers(
+    monkeypatch: pytest.MonkeyPatch, tilt_works: bool
+):
+    if not tilt_works:
+        monkeypatch.setattr(sys.modules["latentprint.rate.splitting"], "_tilted", without)
+    centre = torch.full((6,), 1.0)
+    score, inside = ball(centre, ball_radius(centre, 3e-4))
+    parts, seen = dict[str, str](), list[int]()
+
+    def asked(most_new: int) -> rate.Rate:
+        new = 0
+
+        def kept(name: str, make: Callable[[], dict[str, object]]) -> dict[str, object]:
+            nonlocal new
+            if name not in parts:
+                if new == most_new:
+                    raise Stopped
+                new += 1
+                parts[name] = json.dumps(make(), allow_nan=False)
+            return json.loads(parts[name])
+
+        def heard(done: int, total: int) -> None:
+            seen.append(done)
+            assert done <= total
+
+        config = SplittingConfig(relative=0.25, particles=60, most=40_000)
+        return splitting(
+            Identity(6), score, inside, sampler=SAMPLER, seed=3, config=config, kept=kept, progress=heard
         )
-        for memory in (2**30, room)
-    ]
-    assert found[0].details["particles"] >= 100
-    assert "particles" not in found[1].details
-    assert "for 99 there is room in" in found[1].diagnostic
+
+    for _ in range(40):
+        try:
+            pieces = asked(1)
+            break
+        except Stopped:
+            continue
+    else:
+        raise AssertionError("it never ended")
+    assert seen == sorted(seen)  # what is kept is not spent again
+    parts.clear()
+    whole = asked(100)
+    assert pieces == whole
+    assert len(parts) == 1 if tilt_works else len(parts) > 3
 
 
 def test_bad_input_is_refused_with_a_sentence():

@@ -3,14 +3,18 @@
     q = P(z in Omega) = prod_j P(z in A_j | z in A_{j-1}),    z ~ N(0, I)
     A_j = {score(z) <= L_j or z in Omega}
 
-Each level L_j is a quantile of the scores in A_{j-1}, so each factor is about ``share``. The population of
-A_j grows from the survivors by chains of preconditioned Crank-Nicolson moves
+The population of A_j grows from the survivors by chains of preconditioned Crank-Nicolson moves
 
     z' = sqrt(1 - b^2) z + b xi,    accepted where z' lies in A_j,
 
 which leave N(0, I) restricted to A_j unchanged. All states of all chains are kept (Au and Beck's chains;
 called waste-free by Dau and Chopin 2022). Every A_j contains Omega whatever its score, so a poor score costs
-precision, never correctness. Replicates share only the step b, which follows their joint acceptance rate.
+precision, never correctness. Replicates share only the step b.
+
+Where the levels are not known, L_j is a quantile of the scores in A_{j-1}, so that each factor is about
+``share``, and b follows the joint acceptance rate. Such a quantile comes from the particles it is used on,
+and few of those are independent: on balls of known q the product was up to 60 % too large. With levels and
+steps that were fixed beforehand it is unbiased (the normalising constant of a particle filter).
 
 Sources: S. Au, J. Beck, Prob. Eng. Mech. 16 (2001); S. Cotter, G. Roberts, A. Stuart, D. White, Stat. Sci. 28
 (2013); I. Papaioannou et al., Prob. Eng. Mech. 41 (2015) (step from acceptance); H. Dau, N. Chopin, JRSS B 84
@@ -18,7 +22,7 @@ Sources: S. Au, J. Beck, Prob. Eng. Mech. 16 (2001); S. Cotter, G. Roberts, A. S
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -108,6 +112,7 @@ class Population:
         done: (replicates,) whether the last factor, the share of Omega itself, is included.
         stalled: (replicates,) whether no level below the last could be found.
         ancestors: (replicates, particles) which first particle each descends from.
+        bounds: (replicates,) the level L_j; NaN where there was none.
         step, acceptance: of the moves of this level. level: the number of levels so far.
     """
 
@@ -117,6 +122,7 @@ class Population:
     done: Tensor
     stalled: Tensor
     ancestors: Tensor
+    bounds: Tensor
     step: float
     acceptance: float
     level: int
@@ -138,6 +144,7 @@ def first_population(land: Landscape, replicates: int, particles: int, g: torch.
         done=none,
         stalled=none,
         ancestors=torch.arange(particles).repeat(replicates, 1),
+        bounds=torch.full((replicates,), math.nan, dtype=torch.float64),
         step=0.5,
         acceptance=1.0,
         level=0,
@@ -163,12 +170,43 @@ def climb(
     """
     while population.level < most:
         population = _finish(population, share)
-        active = (~(population.done | population.stalled)).nonzero()[:, 0]
-        if not len(active):
+        if bool((population.done | population.stalled).all()):
             break
-        population = _next(land, population, active, share=share, chain=chain, target=target, g=g)
+        population = _next(land, population, chain=chain, g=g, share=share, target=target)
         yield population
     yield _finish(population, share)
+
+
+@dataclass(frozen=True)
+class Rung:
+    """A level that was fixed beforehand, and the step b of its moves."""
+
+    bound: float
+    step: float
+
+
+def rungs(walked: Sequence[Population]) -> tuple[Rung, ...]:
+    """Fixed levels from populations that found theirs: the median over replicates, while most had one."""
+    found = list[Rung]()
+    for one in walked:
+        own = one.bounds[one.bounds.isfinite()]
+        if 2 * len(own) <= len(one.bounds):
+            break
+        bound = min(float(own.median()), found[-1].bound if found else math.inf)
+        found.append(Rung(bound, one.step))
+    return tuple(found)
+
+
+def descend(
+    land: Landscape, population: Population, ladder: Sequence[Rung], *, chain: int, g: torch.Generator
+) -> Iterator[Population]:
+    """Along fixed levels; in the last population every replicate is done. One that dies out has q = 0."""
+    for rung in ladder:
+        population = _next(land, population, chain=chain, g=g, rung=rung)
+        yield population
+    hits = (population.scores == -math.inf).double().mean(1)
+    log_q = torch.where(population.done, population.log_q, population.log_q + hits.log())
+    yield replace(population, log_q=log_q, done=torch.ones_like(population.done))
 
 
 def _finish(p: Population, share: float) -> Population:
@@ -182,35 +220,40 @@ def _finish(p: Population, share: float) -> Population:
 def _next(
     land: Landscape,
     p: Population,
-    active: Tensor,
     *,
-    share: float,
     chain: int,
-    target: float,
     g: torch.Generator,
+    rung: Rung | None = None,
+    share: float = 0.0,
+    target: float = 0.0,
 ) -> Population:
-    """One level: quantile, survivors, chains."""
-    particles = p.scores.shape[1]
-    keep = max(1, int(share * particles))
-    levels = p.scores[active].sort(dim=1).values[:, keep - 1]
-    alive = p.scores[active] <= levels[:, None]
+    """One level, fixed or a quantile: survivors, chains."""
+    active, particles = (~(p.done | p.stalled)).nonzero()[:, 0], p.scores.shape[1]
+    if rung is None:
+        bounds = p.scores[active].sort(dim=1).values[:, max(1, int(share * particles)) - 1]
+    else:
+        bounds = torch.full((len(active),), rung.bound, dtype=torch.float64)
+    alive = p.scores[active] <= bounds[:, None]
     survivors = alive.sum(1)
-    # a quantile that keeps everyone, because all scores are equal, leads nowhere
-    stuck = survivors == particles
-    stalled = p.stalled.clone()
-    stalled[active[stuck]] = True
-    active, levels, alive, survivors = (v[~stuck] for v in (active, levels, alive, survivors))
-    if not len(active):
-        return replace(p, stalled=stalled, level=p.level + 1)
-    log_q = p.log_q.clone()
+    log_q, stalled, done = p.log_q.clone(), p.stalled.clone(), p.done.clone()
     log_q[active] += (survivors.double() / particles).log()
+    # A quantile that keeps everyone (all scores are equal) leads nowhere. A fixed level may keep no one.
+    ends = survivors == (particles if rung is None else 0)
+    (stalled if rung is None else done)[active[ends]] = True
+    active, bounds, alive = (v[~ends] for v in (active, bounds, alive))
+    taken = torch.full_like(p.bounds, math.nan).index_put((active,), bounds)
+    new = replace(p, log_q=log_q, stalled=stalled, done=done, bounds=taken, level=p.level + 1)
+    if not len(active):
+        return new
     seeds = -(-particles // chain)
     chosen = torch.stack([_choose(row.nonzero()[:, 0], seeds, g) for row in alive])
     rows = active[:, None].expand_as(chosen)
     start = (p.z[rows, chosen], p.scores[rows, chosen], p.ancestors[rows, chosen])
-    new = replace(p, z=p.z.clone(), scores=p.scores.clone(), ancestors=p.ancestors.clone())
-    step, accepted = _walk(land, start, new, active, levels, chain, target, g)
-    return replace(new, log_q=log_q, stalled=stalled, step=step, acceptance=accepted, level=p.level + 1)
+    new = replace(new, z=p.z.clone(), scores=p.scores.clone(), ancestors=p.ancestors.clone())
+    if rung is not None:
+        new = replace(new, step=rung.step)
+    step, accepted = _walk(land, start, new, active, bounds, chain, None if rung else target, g)
+    return replace(new, step=step, acceptance=accepted)
 
 
 def _choose(alive: Tensor, count: int, g: torch.Generator) -> Tensor:
@@ -226,10 +269,12 @@ def _walk(
     active: Tensor,
     levels: Tensor,
     chain: int,
-    target: float,
+    target: float | None,
     g: torch.Generator,
 ) -> tuple[float, float]:
     """Chains of ``chain`` states from each start, written move by move into the active rows of ``into``.
+
+    The step b follows the acceptance rate ``target``; None: it stays.
 
     Returns the final step b and the mean acceptance rate.
     """
@@ -244,8 +289,9 @@ def _walk(
             z = torch.where(accept[..., None], proposal, z)
             scores = torch.where(accept, proposed, scores)
             rates.append(float(accept.double().mean()))
-            # Robbins-Monro on log b: gains of 1/sqrt(move) settle within a level, and can follow the next
-            step = min(0.99, max(1e-4, step * math.exp((rates[-1] - target) / math.sqrt(move))))
+            if target is not None:
+                # Robbins-Monro on log b: gains of 1/sqrt(move) settle within a level, and can follow the next
+                step = min(0.99, max(1e-4, step * math.exp((rates[-1] - target) / math.sqrt(move))))
         first = move * seeds
         size = min(seeds, particles - first)
         into.z[active, first : first + size] = z[:, :size]

@@ -4,46 +4,66 @@ The sampler is a deterministic map of Gaussian noise, so q = P(z in Omega) for z
 estimate is made in stages, and each of them can be the last:
 
     pilot    independent samples. If some of them hit, q is counted with fresh samples (Clopper-Pearson).
-    levels   subset simulation in replicates: a first q and particles in Omega.
+    levels   subset simulation in eight replicates: a first q, fixed levels, and particles in Omega.
     tilt     importance sampling from a Gaussian fitted to those particles: an average of i.i.d. weights.
-    more     if the tilt fails: replicates large enough for the asked precision; interval from their spread.
+             Given up on after a thousand weights if they promise no answer.
+    more     rounds of eight fresh replicates along the fixed levels, each unbiased, as many as their spread
+             asks for: q is their mean.
     count    if the score does not lead to Omega but the pilot saw it: q is counted after all.
 
-Every stage has diagnostics (Pareto k, effective samples, uncovered particles, lost ancestors, replicates that
-stall or disagree, the pilot's own count). If no stage passes its own, no number is offered. Sources: Au and
-Beck 2001; Cotter et al. 2013; Papaioannou et al. 2015; Vehtari et al. 2024.
+The mean of n replicates has the relative error sqrt(v / n), where v is their relative variance; of log-normal
+ones v = exp(s^2) - 1, with s the spread of their logarithms. The larger of the two decides how many there
+are, and below how many no number is offered.
+
+Every stage has diagnostics (Pareto k, effective samples, uncovered particles, the spread of replicates, the
+pilot's own count). If no stage passes its own, no number is offered. Every stage is a part
+that an interrupted estimate keeps. Sources: Au and Beck 2001; Cotter et al. 2013; Papaioannou et al. 2015;
+Vehtari et al. 2024.
 """
 
 import math
+import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from latentprint import keys
-from latentprint.rate.estimator import Progress, silent
+from latentprint.rate.estimator import Kept, Progress, anew, silent
 from latentprint.rate.levels import (
     Inside,
     Landscape,
     Population,
     Pushforward,
+    Rung,
     Score,
     climb,
+    descend,
     first_population,
     held,
+    rungs,
 )
 from latentprint.rate.result import Rate, unreliable
-from latentprint.rate.tilt import Tilt, fit_tilt, log_weights, uncovered
-from latentprint.rate.weights import Floats, Offered, Weighted, offered, weighted
+from latentprint.rate.tilt import tilted
+from latentprint.rate.weights import Offered, offered, weighted
 from latentprint.stats import Trials
 
-LARGEST_SPREAD = 1.0
-"""Standard deviation of the logarithms of replicates above which their mean is not believed. It falls with
-the root of the number of particles, so it is known beforehand if no affordable number would be enough.
+LEAST_REPLICATES = 24
+"""Fewest replicates whose mean is believed: of fewer log-normal ones the interval is too short."""
+
+WIDEST = 0.25
+"""Relative error of the mean of all replicates above which it is not believed. The largest carry it then, and
+its error is not known either: with 0.25 nominal 95 % intervals of log-normal replicates hold in 92 to 94 %.
 """
+
+ENOUGH_HITS = 8
+"""Hits of the pilot at which counting is the cheaper way."""
+
+COUNTED_TOGETHER = 4096
+"""Samples of a part of the count, whatever the batch."""
 
 
 @dataclass(frozen=True)
@@ -54,13 +74,12 @@ class SplittingConfig:
     Attributes:
         relative: relative standard error asked for.
         most: samples that may be spent in all.
-        particles, replicates: of the first levels. The replicates after a failed tilt are sized by what it
-            found.
+        particles, replicates: of a round.
         share: share that each level keeps. chain: states per chain. acceptance: rate that the step is steered
             to.
         levels: most levels; with share 0.1, q below 1e-40 is given up on.
         batch: samples per call of the sampler. It changes no result.
-        memory: bytes of noise that may be held at once. If the first levels need more, nothing is started.
+        memory: bytes of noise that may be held at once. If a round needs more, nothing is started.
     """
 
     relative: float = 0.15
@@ -88,31 +107,29 @@ class SplittingConfig:
             )
 
 
-@dataclass
-class _Work:
-    """What the stages share: the landscape, the generator, and what was learnt so far."""
+@dataclass(frozen=True)
+class _Round:
+    """What a round of replicates found.
 
-    land: Landscape
-    config: SplittingConfig
-    level: float
-    g: torch.Generator
-    progress: Progress
-    pilot: Trials
-    failures: tuple[str, ...] = ()
-    notes: tuple[tuple[str, Any], ...] = ()
+    Attributes:
+        log_q: the logarithm of each replicate's product of factors, so far where it did not arrive.
+        arrived: whether the last factor, the share of Omega itself, is included.
+        stalled: whether all samples of a replicate shared one score.
+        ladder: each level's (bound, step), where most replicates had one.
+        levels: how many there were, for the replicate that had most.
+        ancestors: first particles that the last population of a replicate descends from, mean.
+        hits: first particles in Omega, of all replicates together.
+        samples: spent.
+    """
 
-    def failed(self, why: str) -> None:
-        self.failures += (why,)
-
-    def say(self) -> None:
-        """Samples spent so far, and the most that may be."""
-        self.progress(self.land.samples, max(self.config.most, self.land.samples))
-
-    def note(self, **facts: Any) -> None:
-        self.notes += tuple(facts.items())
-
-    def left(self) -> int:
-        return self.config.most - self.land.samples
+    log_q: list[float]
+    arrived: list[bool]
+    stalled: list[bool]
+    ladder: list[tuple[float, float]]
+    levels: int
+    ancestors: float
+    hits: int
+    samples: int
 
 
 @dataclass(frozen=True)
@@ -122,6 +139,39 @@ class _Estimate:
     sentence: str
     trials: Trials | None = None
     freedom: float | None = None
+
+
+@dataclass
+class _Work:
+    """What the stages share: the sampler, what was spent, and what was learnt so far."""
+
+    push: Pushforward
+    score: Score
+    inside: Inside
+    config: SplittingConfig
+    level: float
+    seed: int
+    device: torch.device
+    progress: Progress
+    kept: Kept
+    spent: int = 0
+    failures: list[str] = field(default_factory=list[str])
+    notes: dict[str, Any] = field(default_factory=dict[str, Any])
+
+    def land(self) -> Landscape:
+        return Landscape(self.push, self.score, self.inside, self.device, self.config.batch)
+
+    def generator(self, part: str) -> torch.Generator:
+        """Every part has noise of its own, so that it does not depend on what was made before it."""
+        return torch.Generator().manual_seed(keys.key(self.seed, f"splitting.{part}") >> 1)
+
+    def say(self, land: Landscape) -> None:
+        """Samples spent so far, and the most that may be."""
+        spent = self.spent + land.samples
+        self.progress(spent, max(self.config.most, spent))
+
+    def left(self) -> int:
+        return self.config.most - self.spent
 
 
 def splitting(
@@ -135,6 +185,7 @@ def splitting(
     config: SplittingConfig | None = None,
     device: torch.device | str = "cpu",
     progress: Progress = silent,
+    kept: Kept = anew,
 ) -> Rate:
     """q of the sampler ``push``, by splitting in its noise.
 
@@ -143,41 +194,37 @@ def splitting(
         inside: images -> (n,) bool, membership in Omega. It need not agree with the score.
         sampler: description of the sampler and its step count; part of the result.
         device: where ``push`` works. Noise is drawn on the CPU, so that the result does not depend on it.
+        kept: keeps each part, so that an interrupted estimate continues.
 
     Raises:
         ValueError: a score that is not finite, answers of the wrong shape, or a sampler without noise.
     """
     settings = config or SplittingConfig()
     if push.latent < 1:
+        raise ValueError(f"splitting moves in the sampler's noise, and this one has {push.latent} numbers")
+    particles = settings.replicates * settings.particles
+    if settings.most < 2 * particles:
         raise ValueError(
-            f"splitting moves in the sampler's noise; this sampler has {push.latent} numbers of it"
+            f"{settings.most} samples are too few to split: {2 * particles} would be enough to begin"
         )
-    if settings.most < 2 * settings.replicates * settings.particles:
-        raise ValueError(
-            f"{settings.most} samples are too few to split; at least "
-            f"{2 * settings.replicates * settings.particles} would be enough to begin"
-        )
-    g = torch.Generator().manual_seed(keys.key(seed, "splitting") >> 1)
-    needed = held(push.latent, settings.replicates * settings.particles, settings.chain)
+    needed = held(push.latent, particles, settings.chain)
     if needed > settings.memory:
         return unreliable(
             "splitting",
-            f"{settings.replicates * settings.particles:,} particles of {push.latent:,} numbers of noise "
-            f"take {needed / 2**30:.1f} GiB, and {settings.memory / 2**30:.1f} GiB are allowed; a sampler of "
-            "fewer steps would be enough",
+            f"{particles:,} particles of {push.latent:,} numbers of noise take {needed / 2**30:.1f} GiB, and"
+            f" {settings.memory / 2**30:.1f} GiB are allowed; a sampler of fewer steps would be enough",
             level=level,
             network_evaluations=0,
             sampler=sampler,
         )
-    land = Landscape(push, score, inside, torch.device(device), settings.batch)
-    work = _Work(land, settings, level, g, progress, Trials(0, 0))
+    work = _Work(push, score, inside, settings, level, seed, torch.device(device), progress, kept)
     found = _stages(work)
-    cost = land.samples * push.evaluations
-    details = dict(work.notes) | {"samples": land.samples, "config": asdict(settings)}
+    cost = work.spent * push.evaluations
+    facts = work.notes | {"samples": work.spent, "config": asdict(settings)}
     if found is None:
         why = "; ".join(work.failures)
         return unreliable(
-            "splitting", why, level=level, network_evaluations=cost, sampler=sampler, details=details
+            "splitting", why, level=level, network_evaluations=cost, sampler=sampler, details=facts
         )
     return Rate(
         method="splitting",
@@ -190,215 +237,183 @@ def splitting(
         network_evaluations=cost,
         sampler=sampler,
         trials=found.trials,
-        details=details | {"stage": found.stage},
+        details=facts | {"stage": found.stage},
         freedom=found.freedom,
     )
 
 
 def _stages(work: _Work) -> _Estimate | None:
     c = work.config
-    first = first_population(work.land, c.replicates, c.particles, work.g)
-    hits = int((first.scores == -math.inf).sum())
-    work.pilot = Trials(hits, first.scores.numel())
-    work.note(pilot_hits=hits, pilot_samples=work.pilot.n)
-    if hits >= 8:
-        return _count(work)
-    grown = _climb(work, first)
-    if bool(grown.done.any()):
-        work.note(
-            levels=grown.level,
-            acceptance=grown.acceptance,
-            step=grown.step,
-            ancestors=_ancestors(grown),
-            replicate_log_q=[round(x, 4) for x in grown.log_q[grown.done].tolist()],
-        )
-        found = _tilted(work, grown) or _replicated(work, grown)
-        if found is not None and not _contradicts_pilot(work, found):
+    part = work.kept("first", partial(_first, work))
+    first, tilt = _Round(**part["round"]), part["tilt"]
+    pilot = Trials(first.hits, c.replicates * c.particles)
+    work.spent += part["samples"]
+    work.notes |= {"pilot_hits": pilot.k, "pilot_samples": pilot.n}
+    if pilot.k >= ENOUGH_HITS:
+        return _count(work, pilot)
+    if any(first.arrived):
+        work.notes |= {
+            "levels": first.levels,
+            "ancestors": first.ancestors,
+            "replicate_log_q": [round(x, 4) for x in _arrived(first)],
+        }
+        found = _tilted(work, tilt) or _replicated(work, first)
+        if found is not None and not _contradicts(work, pilot, found):
             return found
     else:
-        work.failed(_never_reached(work, grown))
-    return _count(work) if work.pilot.k else None
+        work.failures.append(_never_reached(work, first))
+    return _count(work, pilot) if pilot.k else None
 
 
-def _climb(work: _Work, first: Population) -> Population:
-    c, last = work.config, first
-    for last in climb(
-        work.land, first, share=c.share, chain=c.chain, target=c.acceptance, most=c.levels, g=work.g
-    ):
-        work.say()
-        if work.left() < last.scores.numel():
-            break
-    return last
+def _first(work: _Work) -> dict[str, object]:
+    """The first round, and the tilt that its particles give."""
+    land, tilt = work.land(), None
+    found, grown = _climbed(work, land)
+    if sum(found.arrived) >= 2:
+        groups = [grown.z[r][grown.scores[r] == -math.inf] for r in range(len(grown.z)) if found.arrived[r]]
+        levels = weighted(np.array(_arrived(found)))
+        target, g = work.config.relative, work.generator("tilt")
+        tilt = tilted(land, groups, levels, target, work.left(), work.level, g, partial(work.say, land))
+    return {"round": asdict(found), "tilt": tilt, "samples": land.samples}
 
 
-def _never_reached(work: _Work, grown: Population) -> str:
-    if bool(grown.stalled.all()):
+def _climbed(work: _Work, land: Landscape) -> tuple[_Round, Population]:
+    """The first round, from fresh noise up to Omega; if it hits often enough it stays where it is."""
+    c, g = work.config, work.generator("first")
+    last = begun = first_population(land, c.replicates, c.particles, g)
+    hits, walked = int((begun.scores == -math.inf).sum()), list[Population]()
+    if hits < ENOUGH_HITS:
+        for last in climb(land, begun, share=c.share, chain=c.chain, target=c.acceptance, most=c.levels, g=g):
+            walked.append(replace(last, z=last.z[:0]))
+            work.say(land)
+            if work.left() - land.samples < last.scores.numel():
+                break
+    found = _Round(
+        log_q=last.log_q.tolist(),
+        arrived=last.done.tolist(),
+        stalled=last.stalled.tolist(),
+        ladder=[(rung.bound, rung.step) for rung in rungs(walked)],
+        levels=last.level,
+        ancestors=sum(len(row.unique()) for row in last.ancestors) / len(last.ancestors),
+        hits=hits,
+        samples=land.samples,
+    )
+    return found, last
+
+
+def _never_reached(work: _Work, found: _Round) -> str:
+    if all(found.stalled):
         return "all samples share one score, so no level leads towards the region"
-    deepest = float(grown.log_q.min()) / math.log(10)
-    if work.left() < grown.scores.numel():
+    deepest = min(found.log_q) / math.log(10)
+    if work.left() < work.config.replicates * work.config.particles:
         return (
-            f"the {work.config.most:,} samples allowed were spent after {grown.level} levels, "
+            f"the {work.config.most:,} samples allowed were spent after {found.levels} levels, "
             f"at a probability of 1e{deepest:.0f}; more of them would be enough where anything hits"
         )
     return (
-        f"no sample reached the region in {grown.level} levels, down to a probability of 1e{deepest:.0f}: "
+        f"no sample reached the region in {found.levels} levels, down to a probability of 1e{deepest:.0f}: "
         "nothing seems able to hit it, or the score does not lead to it"
     )
 
 
-def _ancestors(p: Population) -> float:
-    """Mean over replicates of the distinct first particles that the last population descends from."""
-    return sum(len(row.unique()) for row in p.ancestors) / len(p.ancestors)
-
-
-def _count(work: _Work) -> _Estimate | None:
+def _count(work: _Work, pilot: Trials) -> _Estimate | None:
     """Plain counting with fresh samples. The pilot fixes how many, hence Clopper-Pearson holds."""
-    guess = work.pilot.rate
-    n = math.ceil(1 / (guess * work.config.relative**2))
+    n = math.ceil(1 / (pilot.rate * work.config.relative**2))
     if n > work.left():
-        work.failed(f"counting would need about {n} samples and {max(work.left(), 0)} are left")
+        work.failures.append(f"counting would need about {n} samples and {max(work.left(), 0)} are left")
         return None
-    k, done = 0, 0
-    while done < n:
-        size = min(n - done, work.config.batch)
-        z = torch.randn(size, work.land.push.latent, generator=work.g)  # noqa: TID251
-        k += int((work.land(z) == -math.inf).sum())
-        work.say()
-        done += size
+
+    def some(begin: int, size: int) -> dict[str, object]:
+        land = work.land()
+        z = torch.randn(size, work.push.latent, generator=work.generator(f"count.{begin}"))  # noqa: TID251
+        hits = int((land(z) == -math.inf).sum())
+        work.say(land)
+        return {"hits": hits}
+
+    k = 0
+    for begin in range(0, n, COUNTED_TOGETHER):
+        size = min(n - begin, COUNTED_TOGETHER)
+        k += work.kept(f"count.{begin}", partial(some, begin, size))["hits"]
+        work.spent += size
     trials = Trials(k, n)
-    low, high = trials.interval(work.level)
     said = f"counted: {k} of {n} fresh samples in the region"
-    return _Estimate(Offered(trials.rate, low, high), "count", said, trials)
+    return _Estimate(Offered(trials.rate, *trials.interval(work.level)), "count", said, trials)
 
 
-def _groups(p: Population) -> list[Tensor]:
-    return [p.z[r][p.scores[r] == -math.inf] for r in range(len(p.z)) if bool(p.done[r])]
-
-
-def _tilted(work: _Work, grown: Population) -> _Estimate | None:
-    groups = _groups(grown)
-    if len(groups) < max(2, len(grown.done) // 2):
-        work.failed(f"only {len(groups)} of {len(grown.done)} replicates reached the region")
+def _tilted(work: _Work, tilt: Mapping[str, Any] | None) -> _Estimate | None:
+    if tilt is None:
         return None
-    tilt = fit_tilt(groups, work.land.remembered)
-    drawn, summary = _draw(work, tilt)
-    outside = uncovered(tilt, groups, drawn) if summary.log_mean > -math.inf else 1.0
-    work.note(
-        tilt=tilt.fitted_by,
-        effective=summary.effective,
-        pareto_k=summary.pareto_k,
-        uncovered=outside,
-        tilt_samples=summary.n,
-    )
-    why = _tilt_fails(work, grown, summary, outside)
-    if why is not None:
-        work.failed(why)
+    work.notes |= tilt["notes"]
+    if tilt["failed"] is not None:
+        work.failures.append(tilt["failed"])
         return None
-    found = offered(summary.log_mean, summary.error, summary.freedom, work.level)
-    if isinstance(found, str):
-        work.failed(found)
+    return _Estimate(Offered(**tilt["numbers"]), "tilt", tilt["said"], freedom=tilt["freedom"])
+
+
+def _replicated(work: _Work, first: _Round) -> _Estimate | None:
+    """Fresh replicates along the first round's levels, until their mean is as precise as asked."""
+    c, ladder = work.config, [Rung(*rung) for rung in first.ladder]
+    logs, spent = list[float](), 0
+
+    def one(number: int) -> dict[str, object]:
+        land, g = work.land(), work.generator(f"round.{number}")
+        begun = first_population(land, c.replicates, c.particles, g)
+        last = begun
+        for last in descend(land, begun, ladder, chain=c.chain, g=g):  # noqa: B007 (the last one is wanted)
+            work.say(land)
+        finite = [log if math.isfinite(log) else None for log in last.log_q.tolist()]
+        return {"log_q": finite, "samples": land.samples}
+
+    begun = _arrived(first)
+    price = c.replicates * c.particles * (1 + len(ladder))
+    while len(logs) < (wanted := _wanted(logs or begun, c.relative)):
+        least = max(LEAST_REPLICATES, _wanted(logs or begun, WIDEST))
+        affordable = len(logs) + work.left() // price * c.replicates
+        if affordable < least:
+            work.failures.append(
+                f"{min(least, wanted):,} replicates of {c.particles} particles would be enough, and samples"
+                f" are left for {affordable:,} of them"
+            )
+            return None
+        if affordable == len(logs):
+            break
+        part = work.kept(f"round.{spent}", partial(one, spent))
+        logs += [-math.inf if log is None else log for log in part["log_q"]]
+        work.spent += part["samples"]
+        spent += 1
+    summary = weighted(np.array(logs))
+    work.notes |= {"replicates": summary.n, "effective_replicates": summary.effective}
+    numbers = offered(summary.log_mean, summary.error, summary.freedom, work.level)
+    if isinstance(numbers, str):
+        work.failures.append(numbers)
         return None
-    high = min(1.0, found.high / (1 - outside))  # a part that may be out of reach is missing from the mean
     said = (
-        f"importance sampling around the particles: effective sample size {summary.effective:.0f} of "
-        f"{summary.n}, Pareto k {summary.pareto_k:.2f}, {outside:.1%} of the particles out of its reach"
+        f"{summary.n} replicates of {c.particles} particles along fixed levels, worth"
+        f" {summary.effective:.0f} equal ones"
     )
-    return _Estimate(replace(found, high=high), "tilt", said, freedom=max(summary.freedom, 1.0))
+    return _Estimate(numbers, "levels", said, freedom=summary.freedom)
 
 
-def _draw(work: _Work, tilt: Tilt) -> tuple[Floats, Weighted]:
-    """Rounds until the asked precision, or until it is clear that it is out of reach."""
-    target = work.config.relative
-    drawn = log_weights(work.land, tilt, min(1000, max(work.left(), 2)), work.g)
-    while True:
-        summary = weighted(drawn)
-        needed = summary.n * (summary.error / target) ** 2 if summary.log_mean > -math.inf else math.inf
-        hopeless = summary.n >= 2000 and (needed > 20_000 or summary.effective < 5)
-        settled = summary.error <= target and summary.effective >= 50
-        if settled or hopeless or work.left() < 1000 or summary.n >= 30_000:
-            return drawn, summary
-        work.say()
-        drawn = np.concatenate([drawn, log_weights(work.land, tilt, 1000, work.g)])
+def _arrived(found: _Round) -> list[float]:
+    return [log for log, there in zip(found.log_q, found.arrived, strict=True) if there]
 
 
-def _tilt_fails(work: _Work, grown: Population, summary: Weighted, outside: float) -> str | None:
-    if (why := summary.distrusted()) is not None:
-        return f"of the tilt {why}"
-    if outside > 0.1:
-        return f"{outside:.0%} of the particles in the region lie out of the tilt's reach"
-    logs = grown.log_q[grown.done].numpy()
-    centre, error = _log_mean(logs)
-    gap = summary.log_mean - centre
-    if abs(gap) > 3 * math.hypot(error, summary.error) + math.log(2):
-        return f"the tilt and the levels disagree by a factor of {math.exp(abs(gap)):.1f}"
-    return None
+def _wanted(logs: list[float], relative: float) -> int:
+    """Replicates whose mean has this relative error, by the spread of these; LEAST_REPLICATES at least."""
+    there = [log for log in logs if math.isfinite(log)]
+    if len(there) < 2:
+        return sys.maxsize
+    spread = min(float(np.std(there, ddof=1)), 5.0)  # beyond 5 no number is affordable
+    summary = weighted(np.array(logs))
+    variance = max(math.expm1(spread**2), summary.n * summary.error**2)
+    return max(LEAST_REPLICATES, math.ceil(variance / relative**2))
 
 
-def _log_mean(logs: Floats) -> tuple[float, float]:
-    """Logarithm of the mean of exp(logs), and its relative error over replicates."""
-    top = float(logs.max())
-    values = np.exp(logs - top)
-    mean = float(values.mean())
-    error = float(values.std(ddof=1)) / (mean * math.sqrt(len(values))) if len(values) > 1 else math.inf
-    return top + math.log(mean), error
-
-
-def _replicated(work: _Work, grown: Population) -> _Estimate | None:
-    """Fresh replicates, sized by the spread of the first ones; the interval comes from the fresh ones."""
-    c, replicates = work.config, 2 * work.config.replicates
-    first = grown.log_q[grown.done].numpy()
-    if len(first) < len(grown.done) // 2:
-        work.failed(f"only {len(first)} of {len(grown.done)} replicates reached the region")
-        return None
-    spread = float(first.std(ddof=1)) if len(first) > 1 else math.inf
-    per_particle = work.land.samples / work.pilot.n
-    wanted = c.particles * max(4.0, (spread / (c.relative * math.sqrt(replicates))) ** 2)
-    affordable = work.left() / (1.2 * per_particle * replicates)
-    room = c.memory / held(work.land.push.latent, replicates, c.chain)
-    particles = int(min(wanted, affordable, room))
-    if particles < 2 * c.particles:
-        work.failed(
-            f"larger replicates need {2 * c.particles} particles each; for {max(0, int(affordable))} "
-            f"samples are left, for {int(room)} there is room in {c.memory / 2**30:.1f} GiB"
-        )
-        return None
-    if not spread * math.sqrt(c.particles / particles) <= LARGEST_SPREAD:
-        work.failed(
-            f"the logarithms of the first replicates spread by {spread:.2f}, too far for those that "
-            f"{max(work.left(), 0):,} more samples allow"
-        )
-        return None
-    work.land.remembered.clear()
-    more = _climb(work, first_population(work.land, replicates, particles, work.g))
-    logs = more.log_q[more.done].numpy()
-    if len(logs) < replicates:
-        work.failed(f"only {len(logs)} of {replicates} replicates reached the region")
-        return None
-    centre, error = _log_mean(logs)
-    deviation = float(logs.std(ddof=1))
-    ancestors = _ancestors(more)
-    work.note(replicates=replicates, particles=particles, spread=deviation, last_ancestors=ancestors)
-    if deviation > LARGEST_SPREAD:
-        work.failed(
-            f"replicates disagree: their logarithms spread by {deviation:.2f}, {LARGEST_SPREAD:g} is the most"
-        )
-        return None
-    if ancestors < 3:
-        work.failed(f"a replicate descends from {ancestors:.1f} of its first particles, 3 are needed")
-        return None
-    found = offered(centre, error, replicates - 1, work.level)
-    if isinstance(found, str):
-        work.failed(found)
-        return None
-    said = f"{replicates} replicates of {particles} particles, their logarithms spread by {deviation:.2f}"
-    return _Estimate(found, "levels", said, freedom=replicates - 1)
-
-
-def _contradicts_pilot(work: _Work, found: _Estimate) -> bool:
-    low, high = work.pilot.interval(0.999)
+def _contradicts(work: _Work, pilot: Trials, found: _Estimate) -> bool:
+    low, high = pilot.interval(0.999)
     if found.numbers.high < low or found.numbers.low > high:
-        work.failed(
-            f"the {found.stage} stage gave {found.numbers.rate:.2g} but {work.pilot.k} of {work.pilot.n} "
+        work.failures.append(
+            f"the {found.stage} stage gave {found.numbers.rate:.2g} but {pilot.k} of {pilot.n} "
             "independent samples hit"
         )
         return True

@@ -110,6 +110,7 @@ def _splitting(s: Subject, e: Effort) -> Rate:
         config=SplittingConfig(relative=e.relative, most=e.most),
         device=s.device,
         progress=e.progress,
+        kept=e.kept,
     )
 
 
