@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 import json
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -112,11 +114,26 @@ def test_phantom_volumes_follow_from_the_seed_and_differ() -> None:
 # --- networks and recognisers ---------------------------------------------------------------------------
 
 
-def test_the_network_is_monais_and_its_files_load_with_monai(tmp_path: Path) -> None:
+def by_patches(network: torch.nn.Module, side: int) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """A network applied to volumes whose cubes of ``side`` voxels a side are its channels, cube by cube."""
+
+    def call(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        places = list(itertools.product(range(side), repeat=3))
+        parts = [x[:, :, d::side, h::side, w::side] for d, h, w in places]
+        answer, out = network(torch.stack(parts, 2).flatten(1, 2), t), torch.empty_like(x)
+        for at, (d, h, w) in enumerate(places):
+            out[:, :, d::side, h::side, w::side] = answer.unflatten(1, (-1, side**3))[:, :, at]
+        return out
+
+    return call
+
+
+@pytest.mark.parametrize("patch_size", [1, 2])
+def test_the_network_is_monais_and_its_files_load_with_monai(tmp_path: Path, patch_size: int) -> None:
     nets = pytest.importorskip("monai.networks.nets")
     from safetensors.torch import load_file
 
-    config = UNetConfig((8, 16), layers_per_block=1, norm_groups=8)
+    config = UNetConfig((8, 16), layers_per_block=1, norm_groups=8, patch_size=patch_size)
     network, again = (build_unet(config, 1, (8, 8, 8), Streams(2)) for _ in range(2))
     with torch.no_grad():  # MONAI's last layer begins at zero
         for one in (network, again):
@@ -131,12 +148,12 @@ def test_the_network_is_monais_and_its_files_load_with_monai(tmp_path: Path) -> 
         with torch.random.fork_rng(devices=[]):
             theirs = getattr(nets, settings.pop("_target_").rpartition(".")[2])(**settings)
         theirs.load_state_dict(load_file(tmp_path / "diffusion_pytorch_model.safetensors"))
-        assert torch.equal(theirs.eval()(x, t), network(x, t))
+        assert torch.equal(by_patches(theirs.eval(), patch_size)(x, t), network(x, t))
         back = load_model(tmp_path)
         level = torch.full((2,), 0.3, dtype=torch.float64)
         assert torch.equal(back(x, level), denoiser(x, level))
         odd = x[..., :7, :5]  # filled up with the voxels at the border, and cut back
-        full = torch.nn.functional.pad(odd, (0, 1, 0, 1, 0, 0), mode="replicate")
+        full = torch.nn.functional.pad(odd, (0, -5 % multiple_of(network), 0, 1, 0, 0), mode="replicate")
         assert torch.equal(back(odd, level), denoiser(full, level)[..., :7, :5]) or torch.allclose(
             back(odd, level), denoiser(full, level)[..., :7, :5], atol=1e-5
         )
@@ -148,6 +165,8 @@ def test_the_network_is_monais_and_its_files_load_with_monai(tmp_path: Path) -> 
         open_model(tmp_path, asked=Asked(images=lambda: x[:, :, 0].numpy()))
     with pytest.raises(InputError, match="middle_attention true"):
         build_unet(UNetConfig((8,), middle_attention=False, norm_groups=8), 1, (8, 8, 8), Streams(0))
+    with pytest.raises(InputError, match="patch_size at 1"):
+        build_unet(UNetConfig((8,), norm_groups=8, patch_size=2), 1, 8, Streams(0))
     broken = json.loads((tmp_path / "config.json").read_text()) | {"channels": [8, 24]}
     (tmp_path / "config.json").write_text(json.dumps(broken))
     with pytest.raises(InputError, match="do not fit"):

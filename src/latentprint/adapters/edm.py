@@ -195,13 +195,11 @@ def open_own(folder: Path, asked: Asked) -> Opened:
 
 def _of_volumes(folder: Path, asked: Asked) -> Opened:
     denoiser = load_model(folder)
-    config = cast(VolumeUNet, denoiser.network).config
+    network = cast(VolumeUNet, denoiser.network)
     require_label(None, asked.label)
-    size = images_of(asked, 3).shape[2:]
-    files = [inside(folder, WEIGHTS)]
-    return _opened(
-        folder, denoiser.network, config | {"sample_size": size}, denoiser, files, "latentprint", asked
-    )
+    own = {"in_channels": network.channels, "out_channels": network.channels}
+    config = network.config | own | {"sample_size": images_of(asked, 3).shape[2:]}
+    return _opened(folder, network, config, denoiser, [inside(folder, WEIGHTS)], "latentprint", asked)
 
 
 def _opened(

@@ -4,7 +4,8 @@
     diffusion_pytorch_model.safetensors   its weights           } UNet2DModel.from_pretrained
     latentprint.json                      schedule, parametrisation, sigma_data; written last
 
-For a network for volumes, the configuration and the names of the weights are MONAI's.
+For a network for volumes, the configuration and the names of the weights are MONAI's. latentprint.json holds
+its patch size, if that is not 1.
 
 Weights are only read from safetensors. A pickle can run any code while it is read, so pickles never are.
 """
@@ -55,7 +56,9 @@ def save_model(folder: Path, denoiser: NetworkDenoiser) -> None:
         raise ModelError(f"only networks of build_unet can be saved, got {type(network).__name__}")
     write(folder / CONFIG, config.encode())
     write(folder / WEIGHTS, pack(weights))
-    about = {"schema": SCHEMA, **denoiser.config()}
+    about: dict[str, object] = {"schema": SCHEMA, **denoiser.config()}
+    if isinstance(network, VolumeUNet) and network.patch_size != 1:
+        about["patch_size"] = network.patch_size
     write(folder / ABOUT, (json.dumps(about, indent=2) + "\n").encode())
 
 
@@ -75,7 +78,9 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> NetworkDenoi
         raise ModelError(f"{folder / ABOUT} must be of schema {SCHEMA!r}, got {about.get('schema')!r}")
     if not isinstance(about.get("schedule"), dict):
         raise ModelError(f"{folder / ABOUT} does not describe a model: its schedule is not a table")
-    network = _network(folder, config, tensors).to(device).eval().requires_grad_(False)
+    network = (
+        _network(folder, config, tensors, about.get("patch_size", 1)).to(device).eval().requires_grad_(False)
+    )
     try:
         return NetworkDenoiser(
             network,
@@ -101,11 +106,13 @@ def refuse_pickles(folder: Path) -> None:
         )
 
 
-def _network(folder: Path, config: Mapping[str, object], tensors: dict[str, torch.Tensor]) -> nn.Module:
+def _network(
+    folder: Path, config: Mapping[str, object], tensors: dict[str, torch.Tensor], patch_size: object
+) -> nn.Module:
     from diffusers.models.unets.unet_2d import UNet2DModel
 
     if config.get("_target_") == _MONAI:
-        return _of_volumes(folder, config, tensors)
+        return _of_volumes(folder, config, tensors, patch_size)
     if config.get("_class_name") != "UNet2DModel":
         raise ModelError(f"{folder / CONFIG} must be of a UNet2DModel, got {config.get('_class_name')!r}")
     try:
@@ -122,7 +129,9 @@ def _network(folder: Path, config: Mapping[str, object], tensors: dict[str, torc
     return network
 
 
-def _of_volumes(folder: Path, config: Mapping[str, object], tensors: dict[str, torch.Tensor]) -> VolumeUNet:
+def _of_volumes(
+    folder: Path, config: Mapping[str, object], tensors: dict[str, torch.Tensor], patch_size: object
+) -> VolumeUNet:
     names = {
         "channels": "channels",
         "layers_per_block": "num_res_blocks",
@@ -131,13 +140,14 @@ def _of_volumes(folder: Path, config: Mapping[str, object], tensors: dict[str, t
         "head_channels": "num_head_channels",
     }
     try:
-        channels = config.get("in_channels")
-        shape = read(UNetConfig, {ours: config.get(theirs) for ours, theirs in names.items()})
-        settings = volume_settings(shape, channels if isinstance(channels, int) else 0)
+        inside = config.get("in_channels")
+        values: dict[str, object] = {ours: config.get(theirs) for ours, theirs in names.items()}
+        shape = read(UNetConfig, values | {"patch_size": patch_size})
+        settings = volume_settings(shape, inside // shape.patch_size**3 if isinstance(inside, int) else 0)
         if {"_target_": _MONAI} | settings != dict(config):
             raise ValueError("it has settings that this library does not write")
         with torch.device("meta"):
-            network = VolumeUNet(**settings)
+            network = VolumeUNet(shape.patch_size, **settings)
         network.inner.load_state_dict({name: one.float() for name, one in tensors.items()}, assign=True)
     except (SettingsError, ValueError, RuntimeError) as error:
         if isinstance(error, InputError) and not isinstance(error, SettingsError):

@@ -39,6 +39,8 @@ class UNetConfig:
         middle_attention: whether the innermost, middle block attends; MONAI's, for volumes, always does.
         norm_groups: groups of the group normalisation; divides every entry of ``channels``.
         head_channels: channels of one attention head, if there is attention.
+        patch_size: of volumes, the side of the cubes whose voxels are channels inside the network. Its
+            outermost level then has fewer places and is cheaper.
 
     Raises:
         ValueError: ``attention`` has another length, or numbers that do not divide evenly.
@@ -50,6 +52,7 @@ class UNetConfig:
     middle_attention: bool = True
     norm_groups: Width = 32
     head_channels: Width = 8
+    patch_size: Annotated[int, Field(ge=1, le=16)] = 1
 
     def __post_init__(self) -> None:
         if self.attention and len(self.attention) != len(self.channels):
@@ -81,9 +84,13 @@ SMALL28 = UNetConfig((32, 64, 64), layers_per_block=1, middle_attention=False, n
 
 
 class VolumeUNet(nn.Module):
-    """MONAI's three-dimensional ``DiffusionModelUNet``, with the settings that it does not store itself."""
+    """MONAI's three-dimensional ``DiffusionModelUNet``, with the settings that it does not store itself.
 
-    def __init__(self, **config: Any) -> None:
+    It sees cubes of ``patch_size`` voxels a side as channels: its first level has a place for each cube
+    (sub-pixel convolution, Shi et al. 2016).
+    """
+
+    def __init__(self, patch_size: int = 1, **config: Any) -> None:
         super().__init__()
         try:
             from monai.networks.nets.diffusion_model_unet import DiffusionModelUNet
@@ -92,12 +99,20 @@ class VolumeUNet(nn.Module):
                 "volumes are learnt by MONAI's network, which is not installed: pip install "
                 "'latentprint[monai]'"
             ) from error
-        self.config = config
+        self.config, self.patch_size = config, patch_size
         self.inner = DiffusionModelUNet(**config)
 
     def forward(self, x: torch.Tensor, time: torch.Tensor, class_labels: torch.Tensor | None = None) -> Any:
         """Volumes (B, C, D, H, W) and times (B,) -> (B, C, D, H, W)."""
-        return self.inner(x, time, class_labels=class_labels)
+        from monai.networks.utils import pixelshuffle, pixelunshuffle
+
+        out = self.inner(pixelunshuffle(x, 3, self.patch_size), time, class_labels=class_labels)
+        return pixelshuffle(out, 3, self.patch_size)
+
+    @property
+    def channels(self) -> int:
+        """The channels of a volume."""
+        return self.config["in_channels"] // self.patch_size**3
 
 
 Network: TypeAlias = "UNet2DModel | VolumeUNet"
@@ -110,10 +125,11 @@ def volume_settings(config: UNetConfig, channels: int) -> dict[str, object]:
         raise InputError(
             "the network for volumes, MONAI's, attends in its middle: leave middle_attention true"
         )
+    inside = channels * config.patch_size**3
     return {
         "spatial_dims": 3,
-        "in_channels": channels,
-        "out_channels": channels,
+        "in_channels": inside,
+        "out_channels": inside,
         "channels": list(config.channels),
         "num_res_blocks": config.layers_per_block,
         "attention_levels": list(config.attention or (False,) * len(config.channels)),
@@ -130,7 +146,7 @@ def multiple_of(network: nn.Module) -> int:
     from diffusers.models.unets.unet_2d import UNet2DModel
 
     if isinstance(network, VolumeUNet):
-        return 2 ** (len(network.config["channels"]) - 1)
+        return network.patch_size * 2 ** (len(network.config["channels"]) - 1)
     halves = isinstance(network, UNet2DModel)
     return 2 ** (len(network.config["block_out_channels"]) - 1) if halves else 1
 
@@ -146,7 +162,7 @@ def build_unet(config: UNetConfig, channels: int, size: int | tuple[int, ...], s
 
     Raises:
         ValueError: ``channels`` or a side is not positive.
-        InputError: of volumes, see ``VolumeUNet`` and ``volume_settings``.
+        InputError: of volumes, see ``VolumeUNet`` and ``volume_settings``; of images, a patch size over 1.
     """
     from diffusers.models.unets.unet_2d import UNet2DModel
 
@@ -157,7 +173,9 @@ def build_unet(config: UNetConfig, channels: int, size: int | tuple[int, ...], s
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(int(streams.generator("network.weights").integers(2**63)))
         if len(sides) == 3:
-            return VolumeUNet(**volume_settings(config, channels))
+            return VolumeUNet(config.patch_size, **volume_settings(config, channels))
+        if config.patch_size > 1:
+            raise InputError("the network for images takes single pixels: leave patch_size at 1")
         return UNet2DModel(
             sample_size=cast(tuple[int, int], size),
             in_channels=channels,
