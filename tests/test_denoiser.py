@@ -99,25 +99,26 @@ def test_a_network_that_predicts_rightly_denoises_rightly(schedule, parametrisat
     x, clean, e = known_pair(schedule, t)
     alpha, sigma, d = schedule.alpha(t)[:, None], schedule.sigma(t)[:, None], 0.3
     r, n = sigma / alpha, (alpha**2 + sigma**2).sqrt()
-    # Karras et al. 2022, Eq. 8: the target of F is (x_0 - c_skip u) / c_out
+    m = -0.7  # the mean of the data
+    # Karras et al. 2022, Eq. 8, less the mean: the target of F is (x_0 - m - c_skip (u - m)) / c_out
     c_skip, c_out, c_in = d**2 / (r**2 + d**2), r * d / (r**2 + d**2).sqrt(), 1 / (r**2 + d**2).sqrt()
     answers = {
         "epsilon": e,
         "v": (alpha * e - sigma * clean) / n,
         "sample": clean,
-        "edm": (clean - c_skip * x / alpha) / c_out,
+        "edm": (clean - m - c_skip * (x / alpha - m)) / c_out,
     }
     network = Knows(answers[parametrisation], wrap=True)
-    denoiser = NetworkDenoiser(network, schedule, parametrisation, sigma_data=d, label=7)
+    denoiser = NetworkDenoiser(network, schedule, parametrisation, sigma_data=d, label=7, mean_data=m)
     torch.testing.assert_close(denoiser(x, t), clean, rtol=1e-11, atol=1e-12)
-    given = c_in * x / alpha if parametrisation == "edm" else x
+    given = c_in * (x / alpha - m) if parametrisation == "edm" else x
     time = r[:, 0].log() / 4 if parametrisation == "edm" else 1000 * t / schedule.start
     torch.testing.assert_close(network.seen["x"], given, rtol=1e-13, atol=0)
     torch.testing.assert_close(network.seen["time"], time, rtol=1e-13, atol=1e-15)
     assert network.seen["labels"].tolist() == [7, 7, 7]
     # the weight makes the error in D the plain error of the network's output
     off = answers[parametrisation] + 0.1
-    wrong = NetworkDenoiser(Knows(off), schedule, parametrisation, sigma_data=d)(x, t)
+    wrong = NetworkDenoiser(Knows(off), schedule, parametrisation, sigma_data=d, mean_data=m)(x, t)
     loss = denoiser.weight(t) * ((wrong - clean) ** 2).sum(dim=1)
     torch.testing.assert_close(loss, torch.full((3,), 3 * 0.1**2, dtype=F64), rtol=1e-9, atol=0)
 
@@ -188,6 +189,8 @@ def test_settings_that_mean_nothing_are_refused():
         NetworkDenoiser(Knows(None), VP(), "eps")
     with pytest.raises(ValueError, match="sigma_data must be a positive number"):
         NetworkDenoiser(Knows(None), VP(), "edm", sigma_data=0.0)
+    with pytest.raises(ValueError, match="mean_data must be a finite number"):
+        NetworkDenoiser(Knows(None), VP(), "edm", mean_data=float("nan"))
     with pytest.raises(ValueError, match="needs t above 0"):
         NetworkDenoiser(Knows(None), VP(), "edm")(numbers(1, 3), torch.tensor(0.0, dtype=F64))
     with pytest.raises(ValueError, match=r"network was given shape \(1, 3\) and returned \(1, 2\)"):
@@ -199,6 +202,7 @@ def test_configuration_is_plain():
     assert config == {
         "parametrisation": "v",
         "sigma_data": 0.5,
+        "mean_data": 0.0,
         "label": 3,
         "schedule": {"name": "subvp", "beta_min": 0.1, "beta_max": 20.0, "end": 1e-3},
     }

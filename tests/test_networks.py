@@ -108,7 +108,7 @@ def test_parameters_are_counted():
 
 @pytest.mark.parametrize("schedule", [SubVP(beta_max=15.0), VE(sigma_max=20.0)])
 def test_a_saved_model_comes_back_whole(tmp_path: Path, schedule: SubVP | VE):
-    model = NetworkDenoiser(tiny().eval(), schedule, "edm", sigma_data=0.7)
+    model = NetworkDenoiser(tiny().eval(), schedule, "edm", sigma_data=0.7, mean_data=-0.2)
     save_model(tmp_path, model)
     found = load_model(tmp_path)
     assert found.config() == model.config() and found.schedule == schedule

@@ -172,15 +172,16 @@ class NetworkDenoiser:
         "epsilon"         x                  1000 t / T      epsilon
         "v"               x                  1000 t / T      v
         "sample"          x                  1000 t / T      D itself
-        "edm"             c_in x / alpha     log(r) / 4      D = c_skip x / alpha + c_out F,  r = sigma/alpha
+        "edm"             c_in u             log(r) / 4      D = m + c_skip u + c_out F,  u = x / alpha - m
 
-    with Karras et al. 2022, table 1, column EDM: c_skip = d^2 / (r^2 + d^2), c_out = r d / sqrt(r^2 + d^2),
-    c_in = 1 / sqrt(r^2 + d^2); d = ``sigma_data`` is the standard deviation of the data. Time reaches the
+    with r = sigma/alpha and Karras et al. 2022, table 1, column EDM: c_skip = d^2 / (r^2 + d^2), c_out = r d
+    / sqrt(r^2 + d^2), c_in = 1 / sqrt(r^2 + d^2). d = ``sigma_data`` and m = ``mean_data`` are the standard
+    deviation and mean of the data; Karras et al. take m = 0. Time reaches the
     network as a tensor (B,) of x's type; ``label``, if given, as ``class_labels``, int64 (B,). Sides that are
     not multiples of ``multiple`` are padded by repeating the border, and the answer is cropped.
 
     Raises:
-        ValueError: unknown parametrisation, or sigma_data is not positive.
+        ValueError: unknown parametrisation, sigma_data is not positive, or mean_data not finite.
     """
 
     network: nn.Module
@@ -189,6 +190,7 @@ class NetworkDenoiser:
     sigma_data: float = 0.5
     label: int | None = None
     multiple: int = 1
+    mean_data: float = 0.0
 
     def __post_init__(self) -> None:
         if self.parametrisation not in get_args(Parametrisation):
@@ -196,12 +198,15 @@ class NetworkDenoiser:
             raise ValueError(f"a parametrisation is one of {names}; got {self.parametrisation!r}")
         if not (math.isfinite(self.sigma_data) and self.sigma_data > 0):
             raise ValueError(f"sigma_data must be a positive number, got {self.sigma_data}")
+        if not math.isfinite(self.mean_data):
+            raise ValueError(f"mean_data must be a finite number, got {self.mean_data}")
 
     def __call__(self, x: Tensor, t: Tensor, /) -> Tensor:
         if self.parametrisation == "edm":
             skip, out, scale = self.preconditioning(t)
-            u = x / expand(self.schedule.alpha(t), x)
-            return expand(skip, x) * u + expand(out, x) * self._predict(expand(scale, x) * u, t)
+            u = x / expand(self.schedule.alpha(t), x) - self.mean_data
+            centred = expand(skip, x) * u + expand(out, x) * self._predict(expand(scale, x) * u, t)
+            return centred + self.mean_data
         prediction = self._predict(x, t)
         if self.parametrisation == "epsilon":
             return denoised_from_epsilon(self.schedule, x, prediction, t)
@@ -265,6 +270,7 @@ class NetworkDenoiser:
         return {
             "parametrisation": self.parametrisation,
             "sigma_data": self.sigma_data,
+            "mean_data": self.mean_data,
             "label": self.label,
             "schedule": self.schedule.config(),
         }

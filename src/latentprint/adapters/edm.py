@@ -181,13 +181,14 @@ def open_own(folder: Path, asked: Asked) -> Opened:
     own = about.get("label")
     chosen = require_label(config.get("num_class_embeds"), own if asked.label is None else asked.label)
     data = number(about.get("sigma_data", 0.5), "sigma_data", 1e-6, 1e6)
+    mean = number(about.get("mean_data", 0.0), "mean_data", -1e6, 1e6)
     schedule = about.get("schedule")
     if not isinstance(schedule, dict):
         raise ModelError(f"{OWN} must hold a schedule")
     try:
         found = schedule_from(cast(dict[str, object], schedule))
         predicts = cast(Parametrisation, about.get("parametrisation"))
-        denoiser = NetworkDenoiser(network, found, predicts, data, chosen)
+        denoiser = NetworkDenoiser(network, found, predicts, data, chosen, mean_data=mean)
     except (TypeError, ValueError, OverflowError, ArithmeticError) as error:
         raise ModelError(f"{OWN} does not describe a model: {short(error)}") from error
     return _opened(folder, network, config, denoiser, files, "latentprint", asked)

@@ -2,7 +2,7 @@
 
     config.json                           the network's shape   } diffusers' own format: the folder loads with
     diffusion_pytorch_model.safetensors   its weights           } UNet2DModel.from_pretrained
-    latentprint.json                      schedule, parametrisation, sigma_data; written last
+    latentprint.json                      schedule, parametrisation, sigma_data, mean_data; written last
 
 For a network for volumes, the configuration and the names of the weights are MONAI's. latentprint.json holds
 its patch size, if that is not 1.
@@ -89,6 +89,7 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> NetworkDenoi
             float(about["sigma_data"]),
             about["label"],
             multiple_of(network),
+            float(about.get("mean_data", 0.0)),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(f"{folder / ABOUT} does not describe a model: {error}") from error

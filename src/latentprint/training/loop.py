@@ -177,6 +177,8 @@ class _Run:
         team: Team,
     ) -> _Run:
         spread = config.sigma_data if config.sigma_data is not None else float(pixels.std(dtype=np.float64))
+        measured = float(pixels.mean(dtype=np.float64))
+        centre = measured if config.mean_data == "measured" else config.mean_data
         network = network.to(device, memory_format=layout(network, config.speed)).train()  # pyright: ignore[reportCallIssue]
         mean = copy.deepcopy(network).eval().requires_grad_(False)
         optimiser = torch.optim.AdamW(
@@ -188,7 +190,12 @@ class _Run:
         )
         # Constant images have no spread; any positive number can serve as their unit.
         denoiser = NetworkDenoiser(
-            network, schedule, config.parametrisation, spread or 1.0, multiple=multiple_of(network)
+            network,
+            schedule,
+            config.parametrisation,
+            spread or 1.0,
+            multiple=multiple_of(network),
+            mean_data=centre,
         )
         identity: dict[str, object] = {
             "seed": streams.seed,

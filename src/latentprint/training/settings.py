@@ -63,6 +63,8 @@ class TrainConfig:
             fade.
         parametrisation: what the network predicts, see `latentprint.denoiser.NetworkDenoiser`.
         sigma_data: standard deviation of the data, for "edm"; None measures it on the training images.
+        mean_data: mean of the data, for "edm"; "measured" takes that of the training images. Where images are
+            mostly background, the network then has less to learn.
         weighting, times: see `latentprint.training.objective`.
         log_ratio_mean, log_ratio_std: of log(sigma/alpha), for times "lognormal".
         precision: "bfloat16" runs the network, not the optimiser, in half precision (autocast).
@@ -87,6 +89,7 @@ class TrainConfig:
     ema: Decay = 0.9999
     parametrisation: Parametrisation = "epsilon"
     sigma_data: Positive | None = None
+    mean_data: float | Literal["measured"] = 0.0
     weighting: Literal["output", "likelihood"] = "output"
     times: Literal["uniform", "lognormal"] = "uniform"
     log_ratio_mean: float = -0.8
