@@ -70,8 +70,8 @@ def require_memory(config: AuditConfig, shape: tuple[int, ...], place: torch.dev
     """
     free = free_memory()
     room = torch.cuda.mem_get_info(place)[0] if place.type == "cuda" else free
-    sides = shape[1:]
     network, batch = config.model.network, config.model.training.batch
+    sides = [side // network.patch_size for side in shape[1:]]
     pixels = [
         math.prod(sides) // 2 ** (len(sides) * level) * channels
         for level, channels in enumerate(network.channels)

@@ -78,9 +78,8 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> NetworkDenoi
         raise ModelError(f"{folder / ABOUT} must be of schema {SCHEMA!r}, got {about.get('schema')!r}")
     if not isinstance(about.get("schedule"), dict):
         raise ModelError(f"{folder / ABOUT} does not describe a model: its schedule is not a table")
-    network = (
-        _network(folder, config, tensors, about.get("patch_size", 1)).to(device).eval().requires_grad_(False)
-    )
+    network = _network(folder, config, tensors, about.get("patch_size", 1)).to(device).eval()
+    network.requires_grad_(False)
     try:
         return NetworkDenoiser(
             network,
