@@ -232,6 +232,7 @@ def told(found: Results, seconds: dict[str, float]) -> dict[str, Any]:
         "tests": [one.plain() for one in found.verdict.tests],
         "prompts": prompts.sentence,
         "own": sorted(one.image for one in prompts.each if one.own and one.image is not None),
+        "cut off": sum(one.cut > 0 for one in prompts.each),
         "p_value": prompts.p_value,
         "base_p": prompts.base_p,
         "x_p": {

@@ -36,6 +36,17 @@ LENGTH = 16
 
 def clip_tokenizer(words: Sequence[str] = WORDS) -> CLIPTokenizer:
     """A tokenizer that knows each of the words as one token, and other words by their letters."""
+    order, split = tuple(words), tuple(words)
+    for _ in words:  # an earlier word's pairs may split a later one, which then goes before it
+        made = _clip_tokenizer(order)
+        split = tuple(word for word in order if len(made(word).input_ids) != 3)
+        if not split:
+            return made
+        order = (*split, *(word for word in order if word not in split))
+    raise ValueError(f"no order of the words keeps {split} whole")
+
+
+def _clip_tokenizer(words: Sequence[str]) -> CLIPTokenizer:
     letters = "abcdefghijklmnopqrstuvwxyz"
     vocabulary: dict[str, int] = {"<|startoftext|>": 0, "<|endoftext|>": 1}
     merges: list[tuple[str, str]] = []
