@@ -61,6 +61,12 @@ def as_metadata_of_each_folder(images: Path) -> None:
     written(images / "sub" / "metadata.csv", [("c.png", TEXTS[NAMES[2]])], ("file_name", "text"))
 
 
+def as_any_column(images: Path) -> None:
+    """A column of any name, as the scripts read it, and the first of several captions."""
+    rows = [{"file_name": name, "findings": [text, "other words"]} for name, text in TEXTS.items()]
+    (images / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+
+
 def as_texts(images: Path) -> None:
     for name, text in TEXTS.items():
         (images / name).with_suffix(".txt").write_text(f"{text}\n", encoding="utf-8")
@@ -68,7 +74,7 @@ def as_texts(images: Path) -> None:
 
 @pytest.mark.parametrize(
     "form",
-    [as_csv, as_named_csv, as_json_lines, as_metadata, as_metadata_of_each_folder, as_texts],
+    [as_csv, as_named_csv, as_json_lines, as_metadata, as_metadata_of_each_folder, as_any_column, as_texts],
 )
 def test_every_form_gives_the_same_prompts(images: Path, form: Any) -> None:
     assert captions(str(images), NAMES, form(images)) == TEXTS
@@ -77,6 +83,12 @@ def test_every_form_gives_the_same_prompts(images: Path, form: Any) -> None:
 def test_a_name_without_its_folder_is_enough_where_one_image_ends_so(images: Path) -> None:
     file = written(images.parent / "p.csv", [(Path(n).name, t) for n, t in TEXTS.items()])
     assert captions(str(images), NAMES, file) == TEXTS
+
+
+def test_a_table_in_another_format_is_named(images: Path) -> None:
+    (images.parent / "p.parquet").write_bytes(b"PAR1")
+    with pytest.raises(DataError, match=r"must be a table of prompts .*to_csv"):
+        captions(str(images), NAMES, images.parent / "p.parquet")
 
 
 def test_where_nothing_lies_beside_the_images_there_are_none(images: Path) -> None:

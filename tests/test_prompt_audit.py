@@ -168,7 +168,9 @@ def test_check_says_what_the_prompts_cost(data: Path, models: dict[str, Path], r
     assert {name for name in planned if planned[name].evaluations} == set(spent)
     exact = {name: one.evaluations for name, one in planned.items() if not one.about}
     assert exact == {name: spent[name] for name in exact} and "prompts.train" in exact
-    assert any("memory" in line for line in found.lines())
+    assert any("memory" in line and "batches of" in line for line in found.lines())
+    assert "prompt-0: Its own prompt, guidance 1" in found.lines()
+    assert "conditioned on: prompts, guidance 4" in found.lines()
 
 
 def test_the_run_says_what_it_stored(run: Path) -> None:

@@ -25,7 +25,7 @@ from latentprint.adapters import Opened
 from latentprint.adapters.truth import Denoising, answer, beaten, denoising, recognised
 from latentprint.audit.context import Where
 from latentprint.audit.costs import planned
-from latentprint.audit.prompts import asks_of
+from latentprint.audit.prompts import asks_of, conditions
 from latentprint.audit.recipe import subject
 from latentprint.audit.stages import snapshots_due
 from latentprint.config import AuditConfig
@@ -36,6 +36,7 @@ from latentprint.files import real
 from latentprint.judge import Design
 from latentprint.networks import build_unet, parameters
 from latentprint.progress import duration
+from latentprint.results.prompts import condition_words
 from latentprint.stats import samples_to_decide
 from latentprint.streams import Streams
 from latentprint.training import train
@@ -189,6 +190,10 @@ def check(
     if given is None:
         facts["network parameters"] = size
     else:
+        if given.prompts is not None:
+            for note, _ in conditions(config, given.prompts, injection.index):
+                said = condition_words(note.what, note.image)
+                facts[note.name] = f"{said}, guidance {note.guidance:g}"
         facts["memory"] = "" if about.room is None else about.room.words
         levels = denoising(given.opened, split.train.pixels, split.heldout.pixels, place)
         facts |= recognised(given.opened) | {"does it take noise off these images": answer(levels)}

@@ -30,6 +30,7 @@ Kind = Literal["latentprint", "diffusers", "edm", "monai", "lucidrains", "medfus
 _PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".npz", ".npy")
 _WEIGHTS = (*PICKLES, ".safetensors", ".h5", ".onnx", ".msgpack")
 _MOST_LISTED = 20_000
+_LORAS = tuple(Path(name).stem for name in LORAS)
 
 
 def recognise(path: str | os.PathLike[str]) -> Kind:
@@ -114,7 +115,13 @@ def _network_config(place: Path, names: Sequence[str]) -> bool:
 
 def _looks_like(folder: Path, names: Sequence[str]) -> str:
     """Library, file, what is missing and the command that helps, as the end of a sentence."""
-    if lora := next((name for name in names if name in LORAS), None):
+    if lora := next((name for name in names if name.rpartition(".")[0] in _LORAS), None):
+        if not lora.endswith(".safetensors"):
+            return (
+                f"holds a LoRA as a pickle: `latentprint convert {shlex.quote(str(folder / lora))} "
+                f"lora.safetensors {FLAG}` writes its tensors, and --model BASE --lora lora.safetensors adds "
+                "them"
+            )
         return (
             f"holds a LoRA ({lora}), which changes a model and is none: name the model that it was trained "
             f"on, and the LoRA: --model BASE --lora {shlex.quote(str(folder))}"

@@ -113,7 +113,7 @@ def _measured(opened: Opened, place: torch.device) -> tuple[int, int]:
 @torch.no_grad()
 def _line(work: Callable[[Tensor], object], shape: tuple[int, ...], place: torch.device) -> tuple[int, int]:
     one, two = (held(lambda n=n: work(torch.zeros(n, *shape, device=place))) for n in (1, 2))
-    each = max(two - one, one // 2)
+    each = max(two - one, one // 2)  # another kernel for two images must not make an image look free
     return max(0, one - each), each
 
 

@@ -170,6 +170,8 @@ def recognised(opened: Opened) -> dict[str, str]:
     guidance = getattr(denoiser, "guidance", 1.0)
     guided = "" if guidance == 1.0 else f", guidance {guidance:g}"
     said["conditioned on"] = "nothing" if label is None else f"class {label}{guided}"
+    if opened.text is not None:
+        said["conditioned on"] = f"prompts, guidance {opened.text.guidance:g}"
     if opened.own is not None:
         sampler = opened.own.sampler
         exact = "" if opened.own.exact else " (ours nearest to it)"

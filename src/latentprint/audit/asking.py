@@ -90,10 +90,12 @@ class Prompts:
         scale = f"guidance {self.guidance:g}" if self.guidance > 1 else "no guidance"
         if self.passes == 2:
             scale += ": each evaluation is two passes through the network"
-        said = [
-            f"{len(set(self.train)):,} different prompts of {len(self.train):,} training images; the private "
-            f"image was looked for under its own, with {scale}"
-        ]
+        count = len(set(self.train))
+        some = f"{count:,} different prompts of {len(self.train):,} training images"
+        if count == 1:
+            some = f"the {len(self.train):,} training images share one prompt"
+            some += "" if self.own else ", the empty one"
+        said = [f"{some}; the private image was looked for under its own, with {scale}"]
         if cut := sum(one > 0 for one in self.cut):
             said.append(
                 f"{cut:,} of the prompts are longer than the text encoder reads, and were cut off at their "

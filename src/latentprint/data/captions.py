@@ -1,7 +1,8 @@
 """The prompts of images, in the forms that fine-tuning scripts read.
 
     FILE.csv          file name, prompt; a first line may name the columns (file_name,text)
-    metadata.jsonl    {"file_name": ..., "text": ...} a line, beside the images, or metadata.csv  (datasets)
+    metadata.jsonl    {"file_name": ..., "text": ...} a line, beside the images, or metadata.csv  (datasets);
+                      of a list of captions the first, as the scripts take it where they do not draw
     photo.txt         beside photo.png                                                            (kohya)
 
 Every image needs a prompt, and every prompt an image. If one is missing, the model was trained on another
@@ -14,6 +15,7 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
+from typing import cast
 
 from latentprint.contracts import quoted
 from latentprint.data.files import SUFFIXES
@@ -22,6 +24,9 @@ from latentprint.data.tree import Tree, folder_tree, zip_tree
 from latentprint.files import FileError, parse_json, read_text
 
 METADATA = ("metadata.jsonl", "metadata.csv")
+
+FORMS = (".csv", ".jsonl", ".json", ".txt")
+"""Endings of a file of prompts; all but JSON lines are read as CSV."""
 
 MAX_PROMPT = 10_000
 """The most characters of one prompt."""
@@ -50,6 +55,11 @@ def captions(source: str, names: Sequence[str], file: Path | None) -> Mapping[st
     held = tree.with_suffix(SUFFIXES).names if tree is not None else tuple(names)
     if file is not None and not file.is_dir():
         where = quoted(file)
+        if file.suffix.lower() not in FORMS:
+            raise DataError(
+                f"{where} must be a table of prompts ({', '.join(FORMS)}) or a folder with one; pandas "
+                'writes one: frame[["file_name", "text"]].to_csv("prompts.csv", index=False)'
+            )
         found = _table(file, file.name, "")
     else:
         within = folder_tree(file) if file is not None else tree
@@ -132,6 +142,11 @@ def _json_lines(text: str, name: str) -> list[tuple[str, str]]:
         except FileError as error:
             raise DataError(str(error)) from error
         image, prompt = (next((entry[k] for k in keys if k in entry), None) for keys in (_NAMES, _TEXTS))
+        if prompt is None:  # the scripts take any column, if there is one besides the file's name
+            others = [one for key, one in entry.items() if key not in _NAMES]
+            prompt = others[0] if len(others) == 1 else None
+        if isinstance(prompt, list):
+            prompt = next(iter(cast(list[object], prompt)), None)
         if not isinstance(image, str) or not isinstance(prompt, str):
             raise DataError(
                 f'line {number} of {quoted(name)} must hold a file_name and a text, as {{"file_name": '

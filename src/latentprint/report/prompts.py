@@ -10,13 +10,11 @@ from latentprint import words
 from latentprint.report.blocks import Block, Pairs, Points, Section, Table
 from latentprint.report.public import RunFacts, said
 from latentprint.results import Results
-from latentprint.results.prompts import ByPrompt, Condition, Sign
+from latentprint.results.prompts import ByPrompt, Condition, Sign, condition_words
 from latentprint.stats import Trials
 
 SHOWN = 50
 """Prompts shown in the page; results.json has all."""
-
-_WHAT = {"own": "Its own prompt", "empty": "The empty prompt", "further": "A further prompt"}
 
 
 def prompts_section(results: Results, _: RunFacts) -> Section | None:
@@ -56,7 +54,7 @@ def prompts_section(results: Results, _: RunFacts) -> Section | None:
 
 
 def _asked(one: Condition) -> list[str]:
-    what = f"The prompt of image {one.image:,}" if one.what == "other" else _WHAT[one.what]
+    what = condition_words(one.what, one.image)
     base = "not asked" if one.base is None else words.of(one.base.k, one.base.n)
     seen = words.of(one.q.hits, one.q.samples)
     return [what, f"{one.guidance:g}", _level(one.t_prime.value), seen, base]

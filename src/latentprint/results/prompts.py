@@ -39,6 +39,14 @@ Columns = Mapping[str, NDArray[Any]]
 _binomial = cast(Any, scipy_stats).binom
 
 
+_WHAT = {"own": "Its own prompt", "empty": "The empty prompt", "further": "A further prompt"}
+
+
+def condition_words(what: What, image: int | None) -> str:
+    """A condition under which x_p is looked for, in words that name no words of a prompt."""
+    return f"The prompt of image {image:,}" if what == "other" else _WHAT[what]
+
+
 class ConditionNote(Value):
     """A prompt under which x_p was looked for: a hash of its words, its image, and the name of its rows."""
 

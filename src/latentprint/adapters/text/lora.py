@@ -148,7 +148,10 @@ def _place(key: str, parts: Mapping[str, nn.Module], network: str) -> tuple[str,
                 name, side = key.removesuffix(f".{end}"), what
                 break
     if not side:
-        raise ModelError(f"the LoRA holds the tensor {short(key)}, which is not supported")
+        raise ModelError(
+            f"the LoRA holds the tensor {short(key)}, which is no part of one (lora_A, lora_B, alpha) and is "
+            "not supported; a file of whole weights belongs into the folder of a model"
+        )
     for prefix, of in _KOHYA.items():
         if name.startswith(prefix):
             part, flat = of or network, name.removeprefix(prefix)

@@ -89,7 +89,8 @@ class Text:
         if self.family.free is not None:
             if None not in self._known:
                 with torch.no_grad():
-                    self._known[None] = self.family.free(self.readers, [""], self.about)
+                    free = self.family.free(self.readers, [""], self.about)
+                self._known[None] = {name: one.cpu() for name, one in free.items()}
             return self._known[None]
         rows = self.rows("")
         if not self.zeros:

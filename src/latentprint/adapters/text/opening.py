@@ -59,9 +59,7 @@ def whole_of(folder: Path, beside: Path | None) -> Path | None:
     """
     if _is_text(folder):
         return folder
-    networks = [one for family in FAMILIES.values() for one in _networks(folder, family)]
-    kinds = {read_json(inside(one, "config.json")).get("_class_name") for one in networks}
-    if inside(folder, INDEX).is_file() or not kinds & {family.network for family in FAMILIES.values()}:
+    if inside(folder, INDEX).is_file() or not any(_is_network(folder, one) for one in FAMILIES.values()):
         return None
     around = folder.resolve().parent
     for one in (beside, around):
@@ -72,6 +70,11 @@ def whole_of(folder: Path, beside: Path | None) -> Path | None:
         "model that its training began with, whose other parts it shares and which is the control too: "
         "--base FOLDER"
     )
+
+
+def _is_network(folder: Path, family: Family) -> bool:
+    kinds = [read_json(inside(one, "config.json")).get("_class_name") for one in _networks(folder, family)]
+    return family.network in kinds
 
 
 def _networks(folder: Path, family: Family) -> list[Path]:
