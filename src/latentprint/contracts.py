@@ -44,9 +44,13 @@ def quoted(value: object, most: int = 120) -> str:
         return "a number of very many digits"  # Python itself refuses to write thousands of digits
     name = isinstance(value, str | PurePath)
     text = str(value) if name else " ".join(repr(value).split())
-    if len(text) > most:
-        text = f"{text[: most // 2 - 2]}...{text[-(most // 2 - 2) :]}"
+    text = shortened(text, most)
     return repr(text) if name else text
+
+
+def shortened(text: str, most: int = 120) -> str:
+    """The text, without its middle if it has more than ``most`` letters."""
+    return text if len(text) <= most else f"{text[: most // 2 - 2]}...{text[-(most // 2 - 2) :]}"
 
 
 def require_device(name: str) -> str:

@@ -20,7 +20,7 @@ from typing import Annotated, Any, TypeVar, Union, cast, get_args, get_origin, g
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-from latentprint.contracts import InputError, quoted
+from latentprint.contracts import InputError, quoted, shortened
 from latentprint.files import parse_toml
 
 STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -83,7 +83,7 @@ def sentence(error: ValidationError, kind: type[Any] | None = None) -> str:
     if first["type"] == "dataclass_type":
         return f"{name} needs a table of settings, got {value}"
     if (own := first.get("ctx", {}).get("error")) is not None:
-        return f"{name} cannot be used: {own}"
+        return f"{name} cannot be used: {shortened(str(own), 250)}"
     said = [one["msg"] for one in every if _place(one["loc"], kind)[0] == name]
     wanted = " or ".join(dict.fromkeys(re.sub(r"^\w+ should (be|have) ", "", text) for text in said))
     return f"{name} = {value} cannot be used: it should be {wanted}"

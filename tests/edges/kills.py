@@ -134,6 +134,8 @@ def run(kills: int, seed: int, executor: str, processes: int, place: Path, steps
     """
     import torch
 
+    import latentprint.audit  # noqa: F401  what the children need not import each time
+
     torch.set_num_threads(1)
     at, hit, runs = random.Random(seed), Counter[str](), 0
     settings, said, out = place / "settings.toml", place / "said", place / "killed"

@@ -69,6 +69,8 @@ def ended(*given: str, **how: object) -> tuple[int, list[str]]:
         (["audit", "digits", "--samples", "9" * 5000], "18 digits"),
         (["audit", "digits", "--seed", "9" * 5000], "seed"),
         (["card", "x" * 300], "x"),
+        (["audit", "digits", "--executor", "x" * 5000], "x..."),
+        (["audit", "digits", "--preset", "demo", "--value-range", "0,1"], "--model"),
     ],
 )
 def test_a_refusal_is_one_line_and_exit_2(given: list[str], words: str) -> None:

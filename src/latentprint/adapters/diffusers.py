@@ -22,7 +22,7 @@ from typing import Any, cast
 from torch import nn
 
 from latentprint.adapters.build import read_network, sides
-from latentprint.adapters.fields import number, short
+from latentprint.adapters.fields import number, short, some
 from latentprint.adapters.files import files_sha256, inside, read_json, subfolder
 from latentprint.adapters.latent import AUTOENCODERS, LatentCodec
 from latentprint.adapters.opened import Asked, Opened, written_down
@@ -181,7 +181,7 @@ def _require_known(index: Mapping[str, object]) -> None:
     if not isinstance(name, str) or name not in _PIPELINES:
         raise ModelError(
             f"{of} is not supported, and custom pipeline code is never run; supported are "
-            f"{', '.join(_PIPELINES)}; any other network can be audited in Python with from_module, or by "
+            f"{some(_PIPELINES, name)}; any other network can be audited in Python with from_module, or by "
             "--model package.module:factory --i-trust-this-code"
         )
     for part, value in index.items():
@@ -202,7 +202,7 @@ def _require_known(index: Mapping[str, object]) -> None:
         if allowed is None:
             raise ModelError(f"the pipeline's part {short(part)} is not supported")
         if kind not in allowed:
-            raise ModelError(f"part {part!r} is of class {short(kind)}; supported are {', '.join(allowed)}")
+            raise ModelError(f"part {part!r} is of class {short(kind)}; supported are {some(allowed, kind)}")
 
 
 def _scheduler_config(folder: Path, scheduler: Path, beside: Path | None) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from difflib import get_close_matches
 from typing import Any, cast
 
 from latentprint.networks import ModelError
@@ -17,6 +18,15 @@ def short(value: object) -> str:
     text = "a very large number" if isinstance(value, int) and abs(value) >= 10**40 else str(value)
     text = " ".join(text.split())
     return repr(text if len(text) <= 100 else f"{text[:97]}...")
+
+
+def some(names: Iterable[str], like: object, most: int = 3) -> str:
+    """Names for a sentence: those most like what came, and how many more there are."""
+    every = list(names)
+    if len(every) <= most:
+        return ", ".join(every)
+    first = get_close_matches(short(like), every, most, cutoff=0.0)
+    return f"{', '.join(first)} and {len(every) - most} more (docs/models.md)"
 
 
 def whole_number(value: object, name: str, low: int, high: int) -> int:

@@ -143,8 +143,9 @@ def weight_files(folder: Path, usual_name: str = WEIGHTS) -> list[Path]:
         return [inside(folder, others[0])]
     if others:
         raise ModelError(
-            f"{str(folder)!r} holds {len(others)} files of weights ({', '.join(others[:5])}), and which of "
-            f"them generates images is not written: name that one {usual_name!r}, or leave it alone there"
+            f"{str(folder)!r} holds {len(others)} files of weights ({', '.join(map(short, others[:2]))}"
+            f"{', ...' if others[2:] else ''}), and which of them generates images is not written: name that "
+            f"one {usual_name!r}, or leave it alone there"
         )
     if pickle := next((n for n in names if n.lower().endswith(PICKLES)), None):
         whole = next((one for one in (folder.parent, folder) if (one / "model_index.json").exists()), folder)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from latentprint.adapters.cosine import Cosine
 from latentprint.adapters.discrete import DiscreteSchedule, alphas_cumprod, discrete_schedule
-from latentprint.adapters.fields import number, short, whole_number
+from latentprint.adapters.fields import number, short, some, whole_number
 from latentprint.adapters.function import FunctionDenoiser
 from latentprint.adapters.timesteps import ConsistencyDenoiser, DiscreteDenoiser, Predicts
 from latentprint.denoiser import Denoiser, NetworkDenoiser
@@ -101,7 +101,7 @@ def complete(config: Mapping[str, object]) -> dict[str, object]:
         raise ModelError(
             f"the scheduler is of class {short(name)}, whose noise is not known here; if you know it, audit "
             "the network in Python (latentprint.adapters.from_module(network, schedule, shape=...)), or save "
-            f"it with a scheduler of the same noise that is known: {', '.join(SCHEDULERS)}"
+            f"it with a scheduler of the same noise that is known: {some(SCHEDULERS, name)}"
         )
     if config.get("use_flow_sigmas") and config.get("prediction_type") != "flow_prediction":
         raise ModelError(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from latentprint.config import AuditConfig
-from latentprint.contracts import InputError, Map, require_device
+from latentprint.contracts import InputError, Map, require_device, shortened
 from latentprint.denoiser import Codec, Denoiser, IdentityCodec
 from latentprint.execute import Progress
 from latentprint.progress import Report, silent
@@ -131,9 +131,8 @@ def open_device(name: str) -> torch.device:
         device = torch.device(require_device(name))
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise InputError(
-            f"the device {name!r} cannot be used here: {str(error).splitlines()[0][:200]}"
-        ) from error
+        said = shortened(str(error).splitlines()[0].partition(". ")[0])
+        raise InputError(f"the device {name!r} cannot be used here: {said}") from error
     # By default torch lets convolutions round to TF32; here only the settings may allow it
     # (``config.speed``).
     torch.backends.cudnn.allow_tf32 = False

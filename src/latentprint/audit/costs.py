@@ -14,6 +14,7 @@ import torch
 
 from latentprint.adapters.room import MemoryLack
 from latentprint.audit.asking import Asks
+from latentprint.audit.images import padded
 from latentprint.config import AuditConfig
 from latentprint.contracts import quoted
 from latentprint.data.listing import free_memory
@@ -71,7 +72,7 @@ def require_memory(config: AuditConfig, shape: tuple[int, ...], place: torch.dev
     free = free_memory()
     room = torch.cuda.mem_get_info(place)[0] if place.type == "cuda" else free
     network, batch = config.model.network, config.model.training.batch
-    sides = [side // network.patch_size for side in shape[1:]]
+    sides = [side // network.patch_size for side in padded(network, shape[1:])]
     pixels = [
         math.prod(sides) // 2 ** (len(sides) * level) * channels
         for level, channels in enumerate(network.channels)

@@ -72,15 +72,24 @@ def facts(config: AuditConfig, split: Split) -> Data:
 
 
 def padding(network: UNetConfig, shape: tuple[int, ...]) -> tuple[str, ...]:
-    """What is done about sides that the network to be trained cannot halve; shape is (C, *S)."""
-    halvings = len(network.channels) - 1
-    padded = [side + -side % 2**halvings for side in shape[1:]]
-    if padded == list(shape[1:]):
+    """What is done about sides that do not fit the network to be trained; shape is (C, *S)."""
+    sides = padded(network, shape[1:])
+    if sides == shape[1:]:
         return ()
     return (
-        f"their sides ({size(shape[1:])}) cannot be halved {halvings} times, as the network does: inside it "
-        f"they are padded to {size(padded)} by repeating the border, and its answer is cropped",
+        f"their sides ({size(shape[1:])}) are not multiples of {_multiple(network)}, as its network needs them: "
+        f"there they are padded to {size(sides)} by repeating the border, and what it answers is cropped",
     )
+
+
+def padded(network: UNetConfig, sides: tuple[int, ...]) -> tuple[int, ...]:
+    """The sides of what the network to be trained sees of images with these sides."""
+    return tuple(side + -side % _multiple(network) for side in sides)
+
+
+def _multiple(network: UNetConfig) -> int:
+    """`networks.multiple_of` of the network that these settings describe."""
+    return network.patch_size * 2 ** (len(network.channels) - 1)
 
 
 def left_out(overlap: Overlap) -> LeftOut:

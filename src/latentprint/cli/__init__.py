@@ -10,6 +10,7 @@ import typer
 
 from latentprint.cli import audits, cures, inject, judgements, known, models, reproduce
 from latentprint.cli.shared import Usage, answered, say
+from latentprint.contracts import shortened
 
 app = typer.Typer(
     name="latentprint",
@@ -68,6 +69,7 @@ def answer(arguments: Sequence[str]) -> int:
     try:
         code = _command()(list(arguments) or ["--help"], standalone_mode=False, prog_name="latentprint")
     except Usage as error:
-        say(error.format_message())  # pyright: ignore[reportAttributeAccessIssue]
+        message: str = error.format_message()  # pyright: ignore[reportAttributeAccessIssue]
+        say(shortened(message, 380))
         return 2
     return code if isinstance(code, int) else 0

@@ -244,6 +244,8 @@ class AuditOptions(PromptOptions):
         )
         if self.model is None and (self.trusted or self.arguments):
             raise InputError(FOREIGN)
+        if self.model is None and (self.value_range or self.lora_weight is not None):
+            raise InputError("--value-range and --lora-weight belong to a model that is given (--model)")
 
     @property
     def given_samples(self) -> Path | None:

@@ -20,7 +20,7 @@ from typing import Annotated, Any
 
 import typer
 
-from latentprint.contracts import InputError, quoted, require_device
+from latentprint.contracts import InputError, quoted, require_device, shortened
 from latentprint.signals import stopped
 
 Out = Annotated[Path, typer.Option("--out", help="Folder of the run; the same command again continues it.")]
@@ -115,7 +115,9 @@ Usage: type[Exception] = typer.BadParameter.__bases__[0]
 def refusal(error: Exception) -> str | None:
     """The sentence for an error caused by the user or the machine; None for any other error."""
     if isinstance(error, InputError):
-        return str(error)
+        # What a library said may repeat all that it was given.
+        said = "" if isinstance(error.__cause__, InputError | None) else str(error.__cause__)
+        return str(error).replace(said, shortened(said)) if len(said) > 120 else str(error)
     if isinstance(error, OSError) and error.errno is not None:
         from latentprint.files import reason
 

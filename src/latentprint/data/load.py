@@ -142,7 +142,8 @@ def require_source(text: str) -> None:
         raise DataError(f"no source was named; supported are {SOURCES}")
     if not named and not os.path.exists(text):
         raise DataError(
-            f"{quoted(text)} is neither a file or folder that exists nor a source; supported are {SOURCES}"
+            f"{quoted(text, 60)} is neither a file or folder that exists nor a source; supported are "
+            f"{SOURCES}"
         )
 
 

@@ -20,7 +20,7 @@ from typing import cast
 import torch
 from torch import nn
 
-from latentprint.contracts import InputError
+from latentprint.contracts import InputError, quoted
 from latentprint.denoiser import NetworkDenoiser
 from latentprint.files import FileError, read_json, write
 from latentprint.networks.files import pack, unpack
@@ -75,7 +75,7 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> NetworkDenoi
     except FileError as error:
         raise ModelError(f"there is no whole model in {folder}: {error}") from error
     if about.get("schema") != SCHEMA:
-        raise ModelError(f"{folder / ABOUT} must be of schema {SCHEMA!r}, got {about.get('schema')!r}")
+        raise ModelError(f"{folder / ABOUT} must be of schema {SCHEMA!r}, got {quoted(about.get('schema'))}")
     if not isinstance(about.get("schedule"), dict):
         raise ModelError(f"{folder / ABOUT} does not describe a model: its schedule is not a table")
     network = _network(folder, config, tensors, about.get("patch_size", 1)).to(device).eval()
@@ -114,7 +114,8 @@ def _network(
     if config.get("_target_") == _MONAI:
         return _of_volumes(folder, config, tensors, patch_size)
     if config.get("_class_name") != "UNet2DModel":
-        raise ModelError(f"{folder / CONFIG} must be of a UNet2DModel, got {config.get('_class_name')!r}")
+        got = quoted(config.get("_class_name"))
+        raise ModelError(f"{folder / CONFIG} must be of a UNet2DModel, got {got}")
     try:
         _require_bounded(config)
         with torch.device("meta"):  # neither memory nor random weights until they are known to fit

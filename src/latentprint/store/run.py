@@ -305,8 +305,8 @@ def _require_ours(folder: Path) -> None:
     foreign = sorted(entry.name for entry in folder.iterdir() if entry.name not in ("lock", ".run.json.tmp"))
     if foreign:
         raise RunError(
-            f"{quoted(folder)} is not empty and holds no run (there is {foreign[0]!r}, but no run.json); "
-            "name an empty or new folder"
+            f"{quoted(folder)} is not empty and holds no run (there is {quoted(foreign[0])}, but no "
+            "run.json); name an empty or new folder"
         )
 
 

@@ -207,13 +207,23 @@ class Tokens:
 
 @dataclass(frozen=True, eq=False)
 class Tokenizer:
-    """A tokenizer of transformers with the most tokens that its encoder takes."""
+    """A tokenizer of transformers.
+
+    Attributes:
+        most: tokens of a prompt that its encoder takes.
+        known: tokens that its encoder knows; they are numbered from 0.
+    """
 
     own: Any
     most: int
+    known: int
 
     def __call__(self, prompts: Sequence[str], length: int | None = None) -> Tokens:
-        """Prompts padded and cut to ``length`` tokens (None: the most that the encoder takes)."""
+        """Prompts padded and cut to ``length`` tokens (None: the most that the encoder takes).
+
+        Raises:
+            ModelError: a token that the encoder does not know.
+        """
         size = length or self.most
         level = transformers().logging.get_verbosity()
         transformers().logging.set_verbosity_error()  # the report says what is cut off
@@ -224,6 +234,11 @@ class Tokenizer:
             lost = tuple(max(0, len(self.own(one).input_ids) - size) for one in prompts)
         finally:
             transformers().logging.set_verbosity(level)
+        if len(cut.input_ids) and (highest := int(cut.input_ids.max())) >= self.known:
+            raise ModelError(
+                f"the tokenizer gives token {highest:,}, and the text encoder knows {self.known:,} from 0 on:"
+                " they are not of one model"
+            )
         return Tokens(cut.input_ids, cut.attention_mask, lost)
 
 
@@ -238,8 +253,8 @@ _FILES = (
 )
 
 
-def read_tokenizer(folder: Path, kind: str, most: int) -> Tokenizer:
-    """The tokenizer of class ``kind`` in a folder; its encoder takes at most ``most`` tokens."""
+def read_tokenizer(folder: Path, kind: str, most: int, known: int) -> Tokenizer:
+    """The tokenizer of class ``kind`` in a folder, for an encoder as `Tokenizer` describes it."""
     files = [inside(folder, name) for name in _FILES]
     there = [file for file in files if file.is_file()]
     if not there:
@@ -263,4 +278,4 @@ def read_tokenizer(folder: Path, kind: str, most: int) -> Tokenizer:
             raise ValueError(f"it takes {length} tokens")
     except Exception as error:  # parsers of transformers raise errors of any type
         raise ModelError(f"the tokenizer {folder.name!r} cannot be read: {short(error)}") from error
-    return Tokenizer(own, length)
+    return Tokenizer(own, length, known)

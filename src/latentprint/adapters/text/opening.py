@@ -22,7 +22,7 @@ from typing import Any, cast
 from torch import nn
 
 from latentprint.adapters.build import read_network, sides
-from latentprint.adapters.fields import number, short
+from latentprint.adapters.fields import number, short, some
 from latentprint.adapters.files import files_sha256, inside, read_json, subfolder
 from latentprint.adapters.latent import LatentCodec, factor
 from latentprint.adapters.opened import Asked, Opened, written_down
@@ -154,7 +154,7 @@ def _family(index: Mapping[str, object]) -> Family:
     if not isinstance(name, str) or name not in FAMILIES:
         raise ModelError(
             f"a {short(name)} is not supported, and the code of a pipeline is never run; supported are "
-            f"{', '.join(FAMILIES)}. Generate images with the prompts that you will publish it for, and "
+            f"{some(FAMILIES, name)}. Generate images with the prompts that you will publish it for, and "
             "audit these: --samples FOLDER"
         )
     family = FAMILIES[name]
@@ -182,7 +182,7 @@ def _family(index: Mapping[str, object]) -> Family:
         if library != of or kind not in classes:
             raise ModelError(
                 f"part {part!r} is of class {short(kind)} from {short(library)}; supported are "
-                f"{', '.join(classes)} from {of}, and no other code is run"
+                f"{some(classes, kind)} from {of}, and no other code is run"
             )
     return family
 
@@ -225,10 +225,11 @@ def _readers(
             continue
         name = cast(list[str], kind)[1] if named else part.classes[0]
         encoder, found = read_encoder(where.part(part.encoder), name)
-        most = int(getattr(cast(Any, encoder).config, "max_position_embeddings", 512))
+        settings = cast(Any, encoder).config
+        most, known = int(getattr(settings, "max_position_embeddings", 512)), int(settings.vocab_size)
         of = index.get(part.tokenizer)
         kept = cast(list[str], of)[1] if isinstance(of, list) and of != [None, None] else ENCODERS[name][2]
-        tokenizer = read_tokenizer(where.part(part.tokenizer), kept, most)
+        tokenizer = read_tokenizer(where.part(part.tokenizer), kept, most, known)
         readers[part.encoder] = Reader(encoder, tokenizer)
         files += found
     return readers, files
