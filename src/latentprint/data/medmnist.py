@@ -17,6 +17,7 @@ from contextlib import redirect_stdout
 from hashlib import md5
 from pathlib import Path
 
+from latentprint.contracts import quoted
 from latentprint.data.archive import Stored, open_arrays
 from latentprint.data.images import DataError
 
@@ -55,7 +56,8 @@ def open_medmnist(name: str, root: Path | None, *, download: bool) -> dict[str, 
     """
     official = (MD5 | VOLUMES).get(name)
     if official is None:
-        raise DataError(f"there is no MedMNIST set {name!r}; the sets are {', '.join([*MD5, *VOLUMES])}")
+        known = ", ".join([*MD5, *VOLUMES])
+        raise DataError(f"there is no MedMNIST set {quoted(name, 60)}; the sets are {known}")
     folder = root or Path(os.environ.get("MEDMNIST_ROOT") or Path("~/.medmnist")).expanduser()
     path = folder / (f"{name}.npz" if name in MD5 else f"{name}_64.npz")
     if not path.is_file():

@@ -69,7 +69,7 @@ class Tree:
         ]
         if self.names and not any(fits):
             raise DataError(
-                f"none of the {len(self.names)} files in {self.where} matches --files {pattern!r}"
+                f"none of the {len(self.names)} files in {self.where} matches --files {quoted(pattern)}"
             )
         return self.only([name for name, one in zip(self.names, fits, strict=True) if one])
 

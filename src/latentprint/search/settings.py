@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from latentprint.contracts import InputError, Probe
+from latentprint.contracts import InputError, Probe, quoted
 from latentprint.keys import generator
 from latentprint.search.boundary import TPrime
 from latentprint.search.methods import (
@@ -217,5 +217,7 @@ def parse_targets(text: str) -> Targets:
     except ValueError:
         numbers = []
     if not numbers:
-        raise TargetError(f"targets are 'all', a number of images, or places such as 3,14,15; got {text!r}")
+        raise TargetError(
+            f"targets are 'all', a number of images, or places such as 3,14,15; got {quoted(text)}"
+        )
     return tuple(numbers) if "," in said else numbers[0]

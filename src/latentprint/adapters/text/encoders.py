@@ -274,7 +274,8 @@ def read_tokenizer(folder: Path, kind: str, most: int, known: int) -> Tokenizer:
         )
         own.padding_side = "right"  # Gemma's pads on the left, and Sana's pipeline changes that
         length = int(min(own.model_max_length, most))
-        if length < 2 or len(own("a").input_ids) < 1:
+        padded = own(["a"], padding="max_length", max_length=length, truncation=True)
+        if length < 2 or len(own("a").input_ids) < 1 or len(padded.input_ids[0]) != length:
             raise ValueError(f"it takes {length} tokens")
     except Exception as error:  # parsers of transformers raise errors of any type
         raise ModelError(f"the tokenizer {folder.name!r} cannot be read: {short(error)}") from error
