@@ -145,6 +145,7 @@ audit digits --tries 0
 audit digits --search nosuch
 audit digits --samples 0
 audit digits --samples nosuch
+audit digits --samples . --tries 3
 audit digits --sampler heun:x
 audit digits --sampler paper:3
 audit digits --checkpoints 9999999999999999999

@@ -246,6 +246,12 @@ class AuditOptions(PromptOptions):
             raise InputError(FOREIGN)
         if self.model is None and (self.value_range or self.lora_weight is not None):
             raise InputError("--value-range and --lora-weight belong to a model that is given (--model)")
+        asked = ("tries", "search", "checkpoints", "sampler", "targets", "control")
+        if self.given_samples is not None and (said := [one for one in asked if getattr(self, one)]):
+            raise InputError(
+                f"--{said[0]} is asked of a model, and generated images (--samples) come without one: "
+                "leave it out"
+            )
 
     @property
     def given_samples(self) -> Path | None:
