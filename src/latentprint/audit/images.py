@@ -77,8 +77,8 @@ def padding(network: UNetConfig, shape: tuple[int, ...]) -> tuple[str, ...]:
     if sides == shape[1:]:
         return ()
     return (
-        f"their sides ({size(shape[1:])}) are not multiples of {_multiple(network)}, as its network needs them: "
-        f"there they are padded to {size(sides)} by repeating the border, and what it answers is cropped",
+        f"their sides ({size(shape[1:])}) are not multiples of {_multiple(network)}, as the network needs: "
+        f"in it they are padded to {size(sides)} by repeating the border, and what it answers is cropped",
     )
 
 
