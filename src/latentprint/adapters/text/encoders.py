@@ -52,7 +52,7 @@ _CLIP: dict[str, Field] = {
     "attention_dropout": a_number(0.0, 1.0),
     "pad_token_id": _TOKEN,
     "bos_token_id": _TOKEN,
-    "eos_token_id": _TOKEN,
+    "eos_token_id": a_whole(0, 10**7),  # where it stands the prompt is summed up
 }
 
 _T5: dict[str, Field] = {
