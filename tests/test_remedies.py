@@ -127,6 +127,25 @@ def test_remedies_change_what_they_say() -> None:
     assert BY_NAME["weight decay"].recipe(plain).model.training.weight_decay == 1.0
 
 
+def test_an_embedding_finds_what_distance_does_not() -> None:
+    """Lighter, and shifted by a pixel: too far in pixels, alike to the embedding."""
+    plain = recipe()
+    with pytest.raises(RemedyError, match="no settings of one"):
+        BY_NAME["deduplication by embedding"].recipe(plain)
+    audit = resolve(TINY, preset="demo")
+    short = replace(audit.embedding, epochs=5, draws=256)
+    plain = replace(plain, embedding=short, kind=audit.fingerprint.drawn(plain.heldout))
+    lighter = np.clip(plain.train[:6] * 0.9 + 0.1, -1, 1)
+    twice = replace(plain, train=np.concatenate([plain.train, lighter]))
+    with pytest.raises(RemedyError, match="nothing can be removed"):
+        BY_NAME["deduplication"].recipe(twice)
+    left = BY_NAME["deduplication by embedding"].recipe(twice).train
+    # The first of two that are alike is kept.
+    kept = [any(np.array_equal(one, other) for other in left) for one in twice.train]
+    assert sum(kept[60:]) <= 2
+    assert sum(kept[:60]) >= 55
+
+
 def test_early_stopping_keeps_the_weights_of_the_lowest_loss(tmp_path: Path) -> None:
     """A learning rate at which the loss rises again: what is kept is better than the end."""
     wild = recipe(steps=240, batch=32, learning_rate=8e-3)

@@ -93,7 +93,7 @@ def compare_remedies(
     split = read_images(audit, root, download)
     require_memory(audit, split.train.shape, torch.device("cpu"), trains=True)
     recipe, ground = _prepared(config, split)
-    units, skipped = _units(config, recipe)
+    units, skipped = _units(config, recipe, progress)
     settings = {"remedies": plain(audit), "fingerprints": config.fingerprints}
     data = {"train": split.train.manifest, "heldout": split.heldout.manifest}
     with Run.open(out, settings | {"data": data}, fresh=fresh) as run:
@@ -146,7 +146,15 @@ def _prepared(config: RemediesConfig, split: Any) -> tuple[Recipe, Ground]:
     inside = np.searchsorted(places, drawn.origin)
     marked = np.where(drawn.member, inside, len(train) + np.cumsum(~drawn.member) - 1)
     more = aside if split.drawn else aside[:0]
-    recipe = Recipe(train, aside, more, audit.model)
+    recipe = Recipe(
+        train,
+        aside,
+        more,
+        audit.model,
+        embedding=audit.embedding,
+        kind=audit.fingerprint.drawn(aside),
+        seed=audit.seed,
+    )
     ground = Ground(
         np.concatenate([train, drawn.images[~drawn.member]]),
         marked.astype(np.int64),
@@ -162,11 +170,12 @@ def _prepared(config: RemediesConfig, split: Any) -> tuple[Recipe, Ground]:
     return recipe, ground
 
 
-def _units(config: RemediesConfig, recipe: Recipe) -> tuple[list[_Unit], dict[str, str]]:
+def _units(config: RemediesConfig, recipe: Recipe, progress: Report) -> tuple[list[_Unit], dict[str, str]]:
     """The trainings, and for remedies that cannot be tried here the reason."""
     shared = tuple(one for one in config.remedies if one.recipe is None)
     units, skipped = [_Unit(recipe, shared)], dict[str, str]()
-    for one in config.remedies:
+    for done, one in enumerate(config.remedies, 1):
+        progress("preparing remedies", done, len(config.remedies), "remedies")
         if one.recipe is None:
             continue
         try:

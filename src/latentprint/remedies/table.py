@@ -23,6 +23,8 @@ if TYPE_CHECKING:  # they import torch, which takes seconds, and an unknown name
     from latentprint.attacks.filter import Filter
     from latentprint.config import ModelSettings
     from latentprint.denoiser import Denoiser
+    from latentprint.detector.embedding import EmbeddingConfig
+    from latentprint.fingerprint import FingerprintKind
     from latentprint.training import TrainConfig
 
 Pixels = NDArray[np.float32]
@@ -41,6 +43,8 @@ class Recipe:
         heldout: (m, C, H, W), for comparison during training; nothing is measured on these.
         more: further images that may be trained on.
         model: network and training.
+        embedding, kind, seed: how an embedding of these images is fitted; ``kind`` draws its masks. None: it
+            is not.
         early: keep the weights with the lowest loss on ``heldout``, and end once the loss only rises.
         epsilon: train with differential privacy, to this epsilon at ``delta``.
     """
@@ -49,6 +53,9 @@ class Recipe:
     heldout: Pixels
     more: Pixels
     model: ModelSettings
+    embedding: EmbeddingConfig | None = None
+    kind: FingerprintKind | None = None
+    seed: int = 0
     early: bool = False
     epsilon: float | None = None
 
@@ -98,6 +105,34 @@ def _distinct(recipe: Recipe) -> Recipe:
     return replace(recipe, train=np.delete(recipe.train, later, axis=0))
 
 
+def _unlike(recipe: Recipe) -> Recipe:
+    """Without the images that an embedding finds more like an earlier one than any stranger is like any.
+
+    The threshold needs no rate: it is the largest similarity of a held-out image with a training image.
+    """
+    import torch
+
+    from latentprint.detector.contrast import fit_embedding
+    from latentprint.streams import Streams
+
+    if recipe.embedding is None or recipe.kind is None:
+        raise RemedyError("images are found alike by an embedding, and no settings of one were given")
+    both = np.concatenate([recipe.train, recipe.heldout])
+    *_, last = fit_embedding(both, recipe.kind, recipe.embedding, Streams(recipe.seed))
+    assert last.detector is not None  # the last state of a fit holds it
+    own, others = (last.detector.vectors(torch.from_numpy(one)) for one in (recipe.train, recipe.heldout))
+    limit, kept = float((others @ own.T).max()), list[int]()
+    for i, row in enumerate(own @ own.T):
+        if not kept or float(row[kept].max()) <= limit:
+            kept.append(i)
+    if len(kept) == len(own):
+        raise RemedyError(
+            f"none of the {len(own):,} training images is more like another than held-out images are, so"
+            " nothing can be removed"
+        )
+    return replace(recipe, train=recipe.train[kept])
+
+
 def _more(recipe: Recipe) -> Recipe:
     count = min(len(recipe.more), len(recipe.train))
     if count < len(recipe.train) // 4:
@@ -144,6 +179,7 @@ def _sieve(recipe: Recipe) -> Filter:
 REMEDIES = (
     Remedy("none", "no remedy"),
     Remedy("deduplication", "near copies among the training images removed", _distinct),
+    Remedy("deduplication by embedding", "images an embedding finds alike removed", _unlike),
     Remedy("augmentation", "half of the images seen shifted or mirrored", lambda r: _trained(r, augment=0.5)),
     Remedy("early stopping", "ended at the lowest loss on held-out images", lambda r: replace(r, early=True)),
     Remedy("smaller network", "half the channels", _smaller),
