@@ -1,6 +1,6 @@
 """Remedies side by side on 100 digits: the table of docs/remedies.md.
 
-Compared are eleven remedies with the same images, marks, seed and measures; what is asked is whether guided
+Compared are twelve remedies with the same images, marks, seed and measures; what is asked is whether guided
 training lowers the hits of marked images tenfold at a Frechet distance no more than 10 % above no remedy's.
 
     python benchmarks/remedies.py --work runs/remedies [--seed 0] [--only guided,filter]

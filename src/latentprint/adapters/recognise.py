@@ -123,7 +123,7 @@ def _looks_like(folder: Path, names: Sequence[str]) -> str:
                 "them"
             )
         return (
-            f"holds a LoRA ({lora}), which changes a model and is none: name the model that it was trained "
+            f"holds a LoRA ({lora}), which only changes a model: name the model that it was trained "
             f"on, and the LoRA: --model BASE --lora {shlex.quote(str(folder))}"
         )
     pickles = [name for name in names if name.lower().endswith(PICKLES) and not _aside(name)]
