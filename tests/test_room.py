@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import text_pipelines as tiny
 import torch
 from diffusers.models.attention_processor import AttnProcessor
 
-from latentprint.adapters import Asked, Opened, open_model
+from latentprint.adapters import Asked, ModelError, Opened, open_model
 from latentprint.adapters.room import SHARE, MemoryLack, Room, held, room_for
 from latentprint.contracts import InputError
 
@@ -54,6 +55,14 @@ def test_a_batch_is_what_half_of_the_free_memory_holds(opened: Opened) -> None:
     assert f"batches of {room.batch}" in room.words
     with pytest.raises(MemoryLack, match="to make one image"):
         room_for(opened, CPU, 256, free=whole.each)
+
+
+def test_parts_that_do_not_fit_together_are_named_before_anything_is_measured(tmp_path: Path) -> None:
+    folder = tiny.saved(tiny.flux(), tmp_path)
+    config = folder / "transformer" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"axes_dims_rope": [4, 4, 4]}))
+    with pytest.raises(ModelError, match="does not answer for an image of its own shape"):
+        room_for(open_model(folder), CPU, 256)
 
 
 def test_attention_is_sliced_where_one_image_does_not_fit_otherwise(tmp_path: Path) -> None:

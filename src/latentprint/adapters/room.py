@@ -17,9 +17,11 @@ from torch import Tensor, nn
 from torch.utils import _pytree as trees
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from latentprint.adapters.fields import short
 from latentprint.adapters.opened import Opened
 from latentprint.contracts import InputError
 from latentprint.data.listing import free_memory
+from latentprint.networks import ModelError
 
 SHARE = 0.5
 """Of the free memory, for tensors."""
@@ -68,6 +70,7 @@ def room_for(opened: Opened, place: torch.device, most: int, free: int | None = 
 
     Raises:
         MemoryLack: not even one image fits.
+        ModelError: network or decoder does not answer, as their parts do not fit together.
     """
     if free is None:
         free = torch.cuda.mem_get_info(place)[0] if place.type == "cuda" else free_memory()
@@ -106,8 +109,17 @@ def _measured(opened: Opened, place: torch.device) -> tuple[int, int]:
     def denoise(x: Tensor) -> object:
         return denoiser(x, torch.full((len(x),), denoiser.schedule.start, dtype=torch.float64))
 
-    found = [_line(work, opened.shape, place) for work in (denoise, codec.decode)]
-    return max(found, key=sum)
+    try:
+        return max((_line(work, opened.shape, place) for work in (denoise, codec.decode)), key=sum)
+    except torch.OutOfMemoryError as error:
+        raise MemoryLack(
+            f"the device's memory does not hold two images at the same time: {short(error)}"
+        ) from error
+    except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise ModelError(
+            f"the model does not answer for an image of its own shape {opened.image_shape}, so its parts or "
+            f"settings are not of one model: {short(error)}"
+        ) from error
 
 
 @torch.no_grad()

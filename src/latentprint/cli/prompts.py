@@ -45,8 +45,9 @@ class PromptOptions:
         str | None,
         typer.Option(
             "--lora",
-            help="Add this LoRA (.safetensors) to the model; the model without it is the control.",
-            metavar="FILE",
+            help="Add this LoRA (.safetensors, or its folder) to the model; the model without it"
+            " is the control.",
+            metavar="FILE|FOLDER",
         ),
     ] = None
     lora_weight: Annotated[
@@ -56,7 +57,8 @@ class PromptOptions:
         str | None,
         typer.Option(
             "--base",
-            help="The model that a text-to-image model was fine-tuned from: the control.",
+            help="The model that a text-to-image model was fine-tuned from: the control. A checkpoint takes"
+            " the parts that it lacks from there.",
             metavar="FOLDER",
         ),
     ] = None
