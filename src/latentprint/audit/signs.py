@@ -8,8 +8,8 @@ worth.
     ending       attention to the end token at the last step                           Chen et al. 2025
 
 A higher value means that the pair is more likely memorised. None of these proves that an image comes back;
-they are measured on training prompts and on held-out ones to see what they are worth. The last two need a
-U-Net: a transformer that attends to words and image at once has no such weights.
+they are measured on training prompts and on held-out ones to see what they are worth. The last two need
+layers that attend to the words alone; a transformer that attends to words and image at once has none.
 
 Sources: Wen et al. 2024, "Detecting, Explaining, and Mitigating Memorization in Diffusion Models", section 3;
 ``adapters.text.attention``. The alignment is ours: the share of the difference that all noises have in
