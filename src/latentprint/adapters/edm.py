@@ -221,7 +221,7 @@ def _opened(
             f"the network takes {config['in_channels']} channels and gives {config['out_channels']}"
         )
     size: Any = config["sample_size"]
-    axes = cast(tuple[int, ...], size) if config.get("spatial_dims") == 3 else sides(size)
+    axes: tuple[int, ...] = sides(size) if isinstance(size, int) else tuple(size)
     shape = (int(config["in_channels"]), *axes)
     edm = kind == "edm"
     count = (asked.steps or STEPS) - 1 if edm else asked.steps or 32

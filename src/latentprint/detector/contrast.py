@@ -158,17 +158,17 @@ def nearest_others(queries: Pixels, pool: Pixels, chunk: int = 64) -> NDArray[np
     Copies are images within a root-mean-square difference of `latentprint.data.NEAR`. -1 if the pool has
     nothing else.
     """
-    flat = pool.reshape(len(pool), -1).astype(np.float64)
-    squares = (flat**2).sum(axis=1)
-    out = np.full(len(queries), -1, np.int64)
-    for first in range(0, len(queries), chunk):
-        part = queries[first : first + chunk].reshape(-1, flat.shape[1]).astype(np.float64)
-        apart = ((part**2).sum(axis=1)[:, None] + squares - 2 * part @ flat.T) / flat.shape[1]
-        apart[apart <= NEAR**2 + 1e-12] = np.inf
-        found = apart.argmin(axis=1)
-        some = np.isfinite(apart[np.arange(len(part)), found])
-        out[first : first + chunk][some] = found[some]
-    return out
+    one, other = (images.reshape(len(images), -1) for images in (queries, pool))
+    apart = np.empty((len(one), len(other)))
+    for i in range(0, len(one), chunk):
+        a = one[i : i + chunk].astype(np.float64)
+        for j in range(0, len(other), chunk):
+            b = other[j : j + chunk].astype(np.float64)
+            squares = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1)
+            apart[i : i + chunk, j : j + chunk] = (squares - 2 * a @ b.T) / one.shape[1]
+    apart[apart <= NEAR**2 + 1e-12] = np.inf
+    found = apart.argmin(axis=1)
+    return np.where(np.isfinite(apart[np.arange(len(one)), found]), found, -1).astype(np.int64)
 
 
 def _different(images: Pixels) -> NDArray[np.bool_]:

@@ -87,8 +87,10 @@ def split(units: NDArray[np.int64], rng: Rng, test: float = 0.20) -> Parts:
 
 def marked(images: Pixels, kind: FingerprintKind, rng: Rng) -> Pixels:
     """Every image (n, C, *sides) with its own fingerprint."""
-    parts = [kind.draw(images.shape[2:], rng).apply(image)[None] for image in images]
-    return np.concatenate(parts) if parts else images
+    out = np.empty_like(images)
+    for place, image in enumerate(images):
+        out[place] = kind.draw(images.shape[2:], rng).apply(image)
+    return out
 
 
 def half_marked(
@@ -114,22 +116,20 @@ def returned(images: Pixels, others: Pixels, noise: float, rng: Rng) -> Pixels:
     """Images (n, C, *sides) as reverse diffusion would return them; ``others`` are blended in."""
     if not len(images):
         return images
-    column = _each(images)
-    weight = rng.uniform(0, _BLEND, column)
-    rival = others[rng.integers(len(others), size=len(images))]
-    spread = rng.uniform(0, noise, column) * rng.standard_normal(images.shape)
-    return np.clip((1 - weight) * images + weight * rival + spread, -1, 1).astype(np.float32)
-
-
-def _each(images: Pixels) -> tuple[int, ...]:
-    """The shape of one number per image."""
-    return (len(images), *(1,) * (images.ndim - 1))
+    weight = rng.uniform(0, _BLEND, len(images))
+    rival = rng.integers(len(others), size=len(images))
+    spread, out = rng.uniform(0, noise, len(images)), np.empty_like(images)
+    for place, (w, y, s, image) in enumerate(zip(weight, rival, spread, images, strict=True)):
+        out[place] = np.clip((1 - w) * image + w * others[y] + s * rng.standard_normal(image.shape), -1, 1)
+    return out
 
 
 def noisy(images: Pixels, noise: float, rng: Rng) -> Pixels:
     """Additive Gaussian noise of a deviation uniform in [0, noise] per image."""
-    spread = rng.uniform(0, noise, _each(images)) * rng.standard_normal(images.shape)
-    return np.clip(images + spread, -1, 1).astype(np.float32)
+    spread, out = rng.uniform(0, noise, len(images)), np.empty_like(images)
+    for place, (s, image) in enumerate(zip(spread, images, strict=True)):  # in float64, one at a time
+        out[place] = np.clip(image + s * rng.standard_normal(image.shape), -1, 1)
+    return out
 
 
 def augmix(images: Pixels, rng: Rng) -> Pixels:

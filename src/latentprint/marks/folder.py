@@ -62,7 +62,7 @@ class Recorded:
 
     def mask(self, *sides: int) -> Mask:
         """L, resized to the images of the audit."""
-        if len(sides) != 2:
+        if len(sides) != self.region.ndim:
             raise FingerprintError(f"the mark of an image does not fit volumes of {size(sides)}")
         rows, columns = (
             (np.arange(side) * whole // side) for side, whole in zip(sides, self.region.shape, strict=True)

@@ -96,11 +96,7 @@ class FingerprintSettings(CircleConfig):
             return box(numbers[: len(sides)], numbers[len(sides) :], sides)
         path = Path(self.region)
         if not path.is_file():
-            axes = (
-                ("slice,row,column", "depth,height,width")
-                if len(sides) > 2
-                else ("row,column", "height,width")
-            )
+            axes = (*("slice", "row", "column")[-len(sides) :], *("depth", "height", "width")[-len(sides) :])
             raise FingerprintError(
                 f"a region is {','.join(axes)} in pixels, or the file of a mask; got {self.region!r}"
             )

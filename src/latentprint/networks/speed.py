@@ -113,7 +113,7 @@ def laid_out(images: Tensor, speed: Speed) -> Tensor:
 
 def layout(network: nn.Module, speed: Speed) -> torch.memory_format:
     """The memory layout of a network's weights; those of convolutions over volumes have five axes."""
-    axes = 5 if any(weight.ndim == 5 for weight in network.parameters()) else 4
+    axes = max([4, *(weight.ndim for weight in network.parameters())])
     return _LAST[axes] if speed.channels_last else torch.contiguous_format
 
 
