@@ -156,6 +156,17 @@ def test_training_finds_the_expected_image(parametrisation: Any):
         ).square().mean().sqrt().item() < 0.12  # an answer off by alpha, 0.4 to 0.7 here, is wrong by 0.2
 
 
+def test_a_network_need_not_learn_the_mean_of_images_that_are_mostly_background():
+    images = np.where(np.random.default_rng(0).random((16, 1, 8, 8)) < 0.05, 1, -1).astype(np.float32)
+    own = replace(SHORT, learning_rate=3e-3, times="lognormal")
+    plain, measured = (
+        list(train(images, unet(), SubVP(), replace(own, mean_data=mean), Streams(0)))
+        for mean in (0.0, "measured")
+    )
+    assert (plain[-1].denoiser.mean_data, measured[-1].denoiser.mean_data) == (0.0, float(images.mean()))
+    assert measured[0].loss < plain[0].loss / 2 and measured[-1].loss < 0.9 * plain[-1].loss
+
+
 @pytest.mark.parametrize("stop", [20, 30])
 def test_resume_equals_a_straight_run_bit_for_bit(tmp_path: Path, stop: int):
     straight = list(train(digits(), unet(), SubVP(), SHORT, Streams(1)))

@@ -19,7 +19,9 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from latentprint.adapters import Asked, open_model
+from latentprint.audit.images import padding
 from latentprint.cli import app
+from latentprint.config import resolve
 from latentprint.contracts import InputError
 from latentprint.data import DataError, copies_of, load, near_duplicates
 from latentprint.data.load import require_source
@@ -171,6 +173,15 @@ def test_the_network_is_monais_and_its_files_load_with_monai(tmp_path: Path, pat
     (tmp_path / "config.json").write_text(json.dumps(broken))
     with pytest.raises(InputError, match="do not fit"):
         load_model(tmp_path)
+
+
+def test_the_preset_sees_cubes_of_voxels_and_says_what_it_pads() -> None:
+    network = resolve(preset="small3d").model.network
+    assert (network.patch_size, len(network.channels)) == (2, 2)
+    assert multiple_of(build_unet(network, 1, (16, 16, 16), Streams(0))) == 4
+    assert padding(network, (1, 16, 16, 16)) == ()
+    (said,) = padding(network, (1, 10, 12, 14))
+    assert "10 x 12 x 14" in said and "multiples of 4" in said and "padded to 12 x 12 x 16" in said
 
 
 def test_augmix_changes_slices_and_is_repeatable() -> None:

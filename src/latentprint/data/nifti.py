@@ -99,9 +99,8 @@ def read_header(path: Path, name: str) -> Header:
             f"{where} claims {_by(shape)} voxels; at most {MAX_SIDE} per side and {_MOST:,} in all are read"
         )
     if dtype.newbyteorder("=").name not in _TYPES:
-        raise DataError(
-            f"{where} holds values of the type {str(dtype)[:40]}; supported are {', '.join(_TYPES)}"
-        )
+        what = "colours" if dtype.names else f"values of the type {str(dtype)[:40]}"
+        raise DataError(f"{where} holds {what}; supported are volumes of {', '.join(_TYPES)}")
     if affine is not None and not (np.isfinite(affine).all() and abs(np.linalg.det(affine[:3, :3])) > 0):
         raise DataError(f"{where} has an affine that turns no axes (it is not finite, or not invertible)")
     _require_size(path, where, math.prod(shape) * dtype.itemsize, offset)
