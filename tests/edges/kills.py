@@ -18,10 +18,12 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 SETTINGS = """
@@ -126,6 +128,38 @@ def stage(run: Path) -> str:
     return "before the first stage"
 
 
+@contextlib.contextmanager
+def cluster(place: Path) -> Iterator[None]:
+    """A Ray of its own, started once, as on a cluster: to start it takes longer than to audit."""
+    given = ["--head", "--block", "--num-cpus", "2", "--port", "0", "--include-dashboard", "false"]
+    given += ["--temp-dir", str(place / "ray"), "--disable-usage-stats"]
+    given += ["--system-config", '{"worker_niceness": 0}']
+    at = place / "ray" / "ray_current_cluster"
+    for _ in range(5):  # on a busy machine Ray gives its own start up after half a minute
+        with (place / "ray.log").open("wb") as said:
+            started = subprocess.Popen(
+                [str(Path(sys.executable).with_name("ray")), "start", *given],
+                stdout=said,
+                stderr=said,
+                start_new_session=True,
+            )
+        until = time.monotonic() + 120
+        while started.poll() is None and not at.exists() and time.monotonic() < until:
+            time.sleep(0.5)
+        if started.poll() is None and at.exists():
+            break
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(started.pid, signal.SIGKILL)
+    else:
+        raise AssertionError((place / "ray.log").read_text()[-3000:])
+    os.environ["RAY_ADDRESS"] = at.read_text().strip()
+    try:
+        yield
+    finally:
+        os.killpg(started.pid, signal.SIGTERM)
+        started.wait(60)
+
+
 def run(kills: int, seed: int, executor: str, processes: int, place: Path, steps: int = 40) -> Counter[str]:
     """The stages in which a run was killed, whose trainings take so many steps.
 
@@ -179,7 +213,9 @@ def main() -> None:
         "--steps", type=int, default=40, help="of each training: the more, the more kills in it"
     )
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory() as place, contextlib.ExitStack() as stack:
+        if given.executor == "ray":
+            stack.enter_context(cluster(Path(place)))
         asked = (given.kills, given.seed, given.executor, given.processes, Path(place), given.steps)
         hit = run(*asked)
     print(f"{hit.total()} kills, every run ended in the same bytes; killed in {dict(hit.most_common())}")

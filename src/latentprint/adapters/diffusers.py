@@ -181,7 +181,7 @@ def _require_known(index: Mapping[str, object]) -> None:
     if not isinstance(name, str) or name not in _PIPELINES:
         raise ModelError(
             f"{of} is not supported, and custom pipeline code is never run; supported are "
-            f"{some(_PIPELINES, name)}; any other network can be audited in Python with from_module, or by "
+            f"{some(_PIPELINES, name)}; any other network is audited by from_module in Python, or by "
             "--model package.module:factory --i-trust-this-code"
         )
     for part, value in index.items():

@@ -100,8 +100,8 @@ def complete(config: Mapping[str, object]) -> dict[str, object]:
     if not isinstance(name, str) or name not in SCHEDULERS:
         raise ModelError(
             f"the scheduler is of class {short(name)}, whose noise is not known here; if you know it, audit "
-            "the network in Python (latentprint.adapters.from_module(network, schedule, shape=...)), or save "
-            f"it with a scheduler of the same noise that is known: {some(SCHEDULERS, name)}"
+            "the network in Python (latentprint.adapters.from_module), or save it with a scheduler of the "
+            f"same noise that is known: {some(SCHEDULERS, name)}"
         )
     if config.get("use_flow_sigmas") and config.get("prediction_type") != "flow_prediction":
         raise ModelError(
