@@ -110,7 +110,7 @@ BAD: list[tuple[Callable[[Path], Path], list[str]]] = [
         bundle_with_code,
         ["in_channels of DiffusionModelUNet", "no code of a bundle is ever run", "write the value"],
     ),
-    (unknown_scheduler, ["MyScheduler", "DDPMScheduler", "from_module"]),
+    (unknown_scheduler, ["MyScheduler", "more (docs/models.md)", "from_module"]),
     (other_tensors(lambda t: [t.pop(name) for name in sorted(t)[:2]]), ["lack 2 of", "conv_in.bias"]),
     (
         other_tensors(lambda t: t.update(more=torch.zeros(1))),

@@ -180,7 +180,7 @@ def _require_known(index: Mapping[str, object]) -> None:
     of = f"a {short(name)} of diffusers" + (f" {version}" if isinstance(version, str) else "")
     if not isinstance(name, str) or name not in _PIPELINES:
         raise ModelError(
-            f"{of} is not supported, and custom pipeline code is never run; supported are "
+            f"{of} is not supported, and the code of a pipeline is never run; known are "
             f"{some(_PIPELINES, name)}; any other network is audited by from_module in Python, or by "
             "--model package.module:factory --i-trust-this-code"
         )
