@@ -170,6 +170,7 @@ def test_check_says_what_the_prompts_cost(data: Path, models: dict[str, Path], r
     assert exact == {name: spent[name] for name in exact} and "prompts.train" in exact
     assert any("memory" in line and "batches of" in line for line in found.lines())
     assert "prompt-0: Its own prompt, guidance 1" in found.lines()
+    assert "prompt-3: Further prompt 1, guidance 4" in found.lines()
     assert "conditioned on: prompts, guidance 4" in found.lines()
 
 

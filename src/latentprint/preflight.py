@@ -36,7 +36,7 @@ from latentprint.files import real
 from latentprint.judge import Design
 from latentprint.networks import build_unet, parameters
 from latentprint.progress import duration
-from latentprint.results.prompts import condition_words
+from latentprint.results.prompts import named
 from latentprint.stats import samples_to_decide
 from latentprint.streams import Streams
 from latentprint.training import train
@@ -191,9 +191,9 @@ def check(
         facts["network parameters"] = size
     else:
         if given.prompts is not None:
-            for note, _ in conditions(config, given.prompts, injection.index):
-                said = condition_words(note.what, note.image)
-                facts[note.name] = f"{said}, guidance {note.guidance:g}"
+            notes = [note for note, _ in conditions(config, given.prompts, injection.index)]
+            said = zip(notes, named(notes), strict=True)
+            facts |= {one.name: f"{words}, guidance {one.guidance:g}" for one, words in said}
         facts["memory"] = "" if about.room is None else about.room.words
         levels = denoising(given.opened, split.train.pixels, split.heldout.pixels, place)
         facts |= recognised(given.opened) | {"does it take noise off these images": answer(levels)}

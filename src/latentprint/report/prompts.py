@@ -10,7 +10,7 @@ from latentprint import words
 from latentprint.report.blocks import Block, Pairs, Points, Section, Table
 from latentprint.report.public import RunFacts, said
 from latentprint.results import Results
-from latentprint.results.prompts import ByPrompt, Condition, Sign, condition_words
+from latentprint.results.prompts import ByPrompt, Condition, Sign, named
 from latentprint.stats import Trials
 
 SHOWN = 50
@@ -36,7 +36,7 @@ def prompts_section(results: Results, _: RunFacts) -> Section | None:
         "All rows are of the private image, from the same noise. t\u2032 is the noise from which it still"
         " comes back (1: from pure noise)."
     )
-    rows = [first, *map(_asked, found.asked)]
+    rows = [first, *map(_asked, named(found.asked), found.asked)]
     blocks: list[Block] = [Table("The private image under prompts", head, rows, aligned, note)]
     if found.each:
         blocks += [Pairs(_tests(results)), _each(found.each)]
@@ -53,8 +53,7 @@ def prompts_section(results: Results, _: RunFacts) -> Section | None:
     return Section("prompts", "Which prompt gives which image back", lead, blocks)
 
 
-def _asked(one: Condition) -> list[str]:
-    what = condition_words(one.what, one.image)
+def _asked(what: str, one: Condition) -> list[str]:
     base = "not asked" if one.base is None else words.of(one.base.k, one.base.n)
     seen = words.of(one.q.hits, one.q.samples)
     return [what, f"{one.guidance:g}", _level(one.t_prime.value), seen, base]

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -37,14 +38,6 @@ What = Literal["own", "empty", "other", "further"]
 Columns = Mapping[str, NDArray[Any]]
 
 _binomial = cast(Any, scipy_stats).binom
-
-
-_WHAT = {"own": "Its own prompt", "empty": "The empty prompt", "further": "A further prompt"}
-
-
-def condition_words(what: What, image: int | None) -> str:
-    """A condition under which x_p is looked for, in words that name no words of a prompt."""
-    return f"The prompt of image {image:,}" if what == "other" else _WHAT[what]
 
 
 class ConditionNote(Value):
@@ -93,6 +86,20 @@ class Condition(Value):
     t_prime: Search
     q: Counted
     base: Trials | None
+
+
+_WHAT = {"own": "Its own prompt", "empty": "The empty prompt"}
+
+
+def named(conditions: Sequence[Condition | ConditionNote]) -> list[str]:
+    """The prompts of these conditions, by number and not by their words."""
+    further = count(1)
+    return [
+        f"The prompt of image {one.image:,}"
+        if one.what == "other"
+        else _WHAT.get(one.what) or f"Further prompt {next(further)}"
+        for one in conditions
+    ]
 
 
 class ByPrompt(Value):
