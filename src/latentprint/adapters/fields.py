@@ -17,7 +17,7 @@ def short(value: object) -> str:
     # Python itself refuses to write a whole number of thousands of digits
     text = "a very large number" if isinstance(value, int) and abs(value) >= 10**40 else str(value)
     text = " ".join(text.split())
-    return repr(text if len(text) <= 100 else f"{text[:97]}...")
+    return repr(text if len(text) <= 80 else f"{text[:77]}...")
 
 
 def some(names: Iterable[str], like: object, most: int = 3) -> str:
