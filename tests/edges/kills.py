@@ -135,6 +135,7 @@ def cluster(place: Path) -> Iterator[None]:
     given += ["--temp-dir", str(place / "ray"), "--disable-usage-stats"]
     given += ["--system-config", '{"worker_niceness": 0}']
     at = place / "ray" / "ray_current_cluster"
+    os.environ["RAY_AUTH_MODE"] = "disabled"  # it and its drivers are of one process here
     for _ in range(5):  # on a busy machine Ray gives its own start up after half a minute
         with (place / "ray.log").open("wb") as said:
             started = subprocess.Popen(
