@@ -20,6 +20,7 @@ from latentprint.preflight import check
 from latentprint.results import Results
 from latentprint.results.model import Rule
 from latentprint.results.read import read_results
+from latentprint.stats import Trials
 from latentprint.store import Run
 from latentprint.verdict import _prompts as under_prompts
 from latentprint.verdict import judge as judge_results
@@ -142,10 +143,13 @@ def test_hits_under_further_prompts_leave_no_model_cleared(run: Path) -> None:
     found = read_results(run)
     assert found.prompts is not None
 
-    def with_hits(k: int) -> Results:
+    def with_hits(k: int, base: int = 0) -> Results:
         first, *others = found.prompts.asked
         q = first.q.model_copy(update={"hits": k})
-        asked = (first.model_copy(update={"q": q}), *others)
+        asked = (
+            first.model_copy(update={"q": q, "base": Trials(base, 5)}),
+            *(one.model_copy(update={"base": Trials(base, 5)}) for one in others),
+        )
         return found.model_copy(update={"prompts": found.prompts.model_copy(update={"asked": asked})})
 
     seen = sum(one.q.hits for one in found.prompts.asked[1:])
@@ -154,6 +158,8 @@ def test_hits_under_further_prompts_leave_no_model_cleared(run: Path) -> None:
     state, reasons = under_prompts("not found", with_hits(3))
     assert state == "inconclusive" and "not cleared" in reasons[-1]
     assert under_prompts("reproduces", with_hits(3))[0] == "reproduces"
+    state, reasons = under_prompts("not found", with_hits(3, base=5))  # no more than the base model gives
+    assert state == "not found" and "the base model gave 20 of 20" in reasons[0]
 
 
 def test_check_says_what_the_prompts_cost(data: Path, models: dict[str, Path], run: Path) -> None:

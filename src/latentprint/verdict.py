@@ -106,7 +106,8 @@ def _samplers(state: State, measured: Measured) -> tuple[State, list[str]]:
 
 
 def _prompts(state: State, measured: Measured) -> tuple[State, list[str]]:
-    """Counts of x_p under further prompts and scales: they inform, and hits contradict "not found"."""
+    """Counts of x_p under further prompts and scales: they inform, and more than the base model's contradict
+    "not found"."""
     asked = () if measured.prompts is None else measured.prompts.asked
     seen = sum((one.q.trials for one in asked), Trials(0, 0))
     if not seen.k:
@@ -117,7 +118,7 @@ def _prompts(state: State, measured: Measured) -> tuple[State, list[str]]:
         f"Under further prompts and scales of guidance ({len(asked):,} of them) the image was recognised in"
         f" {seen.k:,} of {seen.n:,} generated images{beside}."
     ]
-    if state != "not found":
+    if state != "not found" or (base.n and seen.k <= base.k):
         return state, reasons
     return "inconclusive", [
         *reasons,
