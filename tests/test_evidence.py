@@ -59,7 +59,7 @@ def test_the_page_shows_the_private_image_by_rising_noise_under_a_banner() -> No
     sources = re.findall(r'src="(data:[^"]+)"', page)
     assert "CONFIDENTIAL" in page and sources[0] == png(given.target)
     assert page.index("t = 0.2") < page.index("t = 0.8")
-    assert page.count(">recognised as the private image<") == 1 and "48 of 60 shown" in page
+    assert page.count(">recognised as the private image:<") == 1 and "48 of 60 shown" in page
     assert len(sources) == 1 + 3 * 2 + 2 * 48 + 2 * 1
     assert page.index("no. 0<") < page.index("no. 47<") and "no. 48<" not in page
 

@@ -236,6 +236,7 @@ def test_the_page_shows_three_planes_and_every_slice() -> None:
     ]
     assert sizes.count((7 + 7 + 6, 6)) == 4 and sizes.count((7, 6)) == 5  # target, x_t, result, difference
     assert "5 of 5" in page and "script-src" not in page
+    assert page.count('<figure class="at">') == 1 and "stand side by side: slice 2, and" in page
     flat = render_evidence(Evidence(volume[:, 0], noised=[]))
     assert "slices" not in flat.partition("</style>")[2]
 
@@ -253,6 +254,7 @@ norm_groups = 8
 steps = 10
 batch = 4
 warmup = 2
+precision = "float32"
 [presence]
 backbone = "small"
 epochs = 2

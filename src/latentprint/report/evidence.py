@@ -220,6 +220,7 @@ def render_evidence(evidence: Evidence) -> str:
         scripted=False,
         target=show(target),
         slices=[png(one) for one in slices(target)],
+        at=at[0],
         original=None if evidence.original is None else show(evidence.original),
         noised=rows,
         samples=_cards(target, samples, full, show),
