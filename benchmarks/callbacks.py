@@ -1,9 +1,9 @@
 """What a watched training costs: the same training with and without `latentprint.callbacks.Watch`.
 
-Compares two trainings of one U-Net that take turns, a hundred steps at a time: one calls ``watch.step`` and ``watch.batch``
-after every step, the other nothing. ``cost`` is the processor time of the watched one over the other's, minus
-1; ``allowed`` is the share that audits may take (the default, 2 %). Images are digits, so that a step is
-short and an audit comparatively long: larger images and networks only make it easier.
+Compares two trainings of one U-Net that take turns, a hundred steps at a time: one calls ``watch.batch`` and
+``watch.step`` after every step, the other nothing. ``cost`` is the processor time of the watched one over the
+other's, minus 1; ``allowed`` is the share that audits may take (the default, 2 %). Images are digits, so that
+a step is short and an audit comparatively long: larger images and networks only make it easier.
 
     python benchmarks/callbacks.py [--quick] [--json] [--out FILE] [--steps N]
 """

@@ -358,7 +358,7 @@ def test_two_files_of_weights_are_not_chosen_between(model: Path) -> None:
     for name in ("a.safetensors", "b.safetensors"):
         weights(model).with_name(name).write_bytes(weights(model).read_bytes())
     weights(model).unlink()
-    with pytest.raises(ModelError, match=r"holds 2 files of weights \(a.safetensors, b.safetensors\)"):
+    with pytest.raises(ModelError, match=r"holds 2 files of weights \('a.safetensors', 'b.safetensors'\)"):
         weight_files(model / "unet")
 
 

@@ -172,7 +172,7 @@ BAD = {
     "cut gz": "damaged|cut off",
     "no nifti": "not a NIfTI file",
     "no gzip": "cannot be read as NIfTI",
-    "colours": "of the type",
+    "colours": "holds colours",
     "extensions": "begins its voxels",
 }
 

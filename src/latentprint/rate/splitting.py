@@ -366,12 +366,12 @@ def _replicated(work: _Work, first: _Round) -> _Estimate | None:
 
     begun = _arrived(first)
     price = c.replicates * c.particles * (1 + len(ladder))
-    while len(logs) < (wanted := _wanted(logs or begun, c.relative)):
-        least = max(LEAST_REPLICATES, _wanted(logs or begun, WIDEST))
+    while len(logs) < _wanted(logs or begun, c.relative):
+        least = _wanted(logs or begun, max(c.relative, WIDEST))
         affordable = len(logs) + work.left() // price * c.replicates
         if affordable < least:
             work.failures.append(
-                f"{min(least, wanted):,} replicates of {c.particles} particles would be enough, and samples"
+                f"{least:,} replicates of {c.particles} particles would be enough, and samples"
                 f" are left for {affordable:,} of them"
             )
             return None

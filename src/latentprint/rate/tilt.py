@@ -188,7 +188,7 @@ def tilted(
         needed = summary.n * (summary.error / relative) ** 2 if summary.effective > 0 else math.inf
         settled = summary.error <= relative and summary.effective >= BELIEVED
         # A tail that is too heavy among the first thousand weights does not grow lighter.
-        hopeless = summary.effective < summary.n / 100 or needed > 20 * TOGETHER
+        hopeless = summary.effective < summary.n / 200 or needed > 20 * TOGETHER
         if settled or hopeless or left - land.samples < TOGETHER:
             break
         say()
