@@ -77,19 +77,14 @@ def padding(network: UNetConfig, shape: tuple[int, ...]) -> tuple[str, ...]:
     if sides == shape[1:]:
         return ()
     return (
-        f"their sides ({size(shape[1:])}) are not multiples of {_multiple(network)}, as the network needs: "
+        f"their sides ({size(shape[1:])}) are not multiples of {network.multiple}, as the network needs: "
         f"in it they are padded to {size(sides)} by repeating the border, and what it answers is cropped",
     )
 
 
 def padded(network: UNetConfig, sides: tuple[int, ...]) -> tuple[int, ...]:
     """The sides of what the network to be trained sees of images with these sides."""
-    return tuple(side + -side % _multiple(network) for side in sides)
-
-
-def _multiple(network: UNetConfig) -> int:
-    """`networks.multiple_of` of the network that these settings describe."""
-    return network.patch_size * 2 ** (len(network.channels) - 1)
+    return tuple(side + -side % network.multiple for side in sides)
 
 
 def left_out(overlap: Overlap) -> LeftOut:

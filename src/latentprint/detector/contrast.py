@@ -159,16 +159,20 @@ def nearest_others(queries: Pixels, pool: Pixels, chunk: int = 64) -> NDArray[np
     nothing else.
     """
     one, other = (images.reshape(len(images), -1) for images in (queries, pool))
-    apart = np.empty((len(one), len(other)))
-    for i in range(0, len(one), chunk):
-        a = one[i : i + chunk].astype(np.float64)
-        for j in range(0, len(other), chunk):
-            b = other[j : j + chunk].astype(np.float64)
-            squares = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1)
-            apart[i : i + chunk, j : j + chunk] = (squares - 2 * a @ b.T) / one.shape[1]
-    apart[apart <= NEAR**2 + 1e-12] = np.inf
-    found = apart.argmin(axis=1)
-    return np.where(np.isfinite(apart[np.arange(len(one)), found]), found, -1).astype(np.int64)
+    nearest, found = np.full(len(one), np.inf), np.full(len(one), -1, np.int64)
+    for j in range(0, len(other), chunk):
+        b = other[j : j + chunk].astype(np.float64)
+        squares = (b**2).sum(axis=1)
+        for i in range(0, len(one), chunk):
+            a = one[i : i + chunk].astype(np.float64)
+            apart = ((a**2).sum(axis=1)[:, None] + squares - 2 * a @ b.T) / one.shape[1]
+            apart[apart <= NEAR**2 + 1e-12] = np.inf
+            best = apart.argmin(axis=1)
+            least, rows = apart[np.arange(len(a)), best], slice(i, i + chunk)
+            nearer = least < nearest[rows]
+            found[rows] = np.where(nearer, j + best, found[rows])
+            nearest[rows] = np.where(nearer, least, nearest[rows])
+    return found
 
 
 def _different(images: Pixels) -> NDArray[np.bool_]:

@@ -45,9 +45,9 @@ def save_model(folder: Path, denoiser: NetworkDenoiser) -> None:
         ModelError: the network has another class.
         FileError: the disk is full or the folder cannot be written.
     """
-    network = denoiser.network
     from diffusers.models.unets.unet_2d import UNet2DModel
 
+    network = denoiser.network
     if isinstance(network, VolumeUNet):
         config, weights = json.dumps({"_target_": _MONAI} | network.config), network.inner.state_dict()
     elif isinstance(network, UNet2DModel):

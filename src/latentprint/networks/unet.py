@@ -72,6 +72,11 @@ class UNetConfig:
                 f"heads of {self.head_channels} channels must divide the levels that attend, got {rest}"
             )
 
+    @property
+    def multiple(self) -> int:
+        """The number of which the network's sides must be multiples; ``multiple_of`` of the built network."""
+        return self.patch_size * 2 ** (len(self.channels) - 1)
+
 
 PAPER = UNetConfig()
 """The paper's network for 28 x 28 images (17.3 million parameters)."""

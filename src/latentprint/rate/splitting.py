@@ -353,18 +353,16 @@ def _tilted(work: _Work, tilt: Mapping[str, Any] | None) -> _Estimate | None:
 def _replicated(work: _Work, first: _Round) -> _Estimate | None:
     """Fresh replicates along the first round's levels, until their mean is as precise as asked."""
     c, ladder = work.config, [Rung(*rung) for rung in first.ladder]
-    logs, spent = list[float](), 0
+    begun, logs = _arrived(first), list[float]()
 
     def one(number: int) -> dict[str, object]:
         land, g = work.land(), work.generator(f"round.{number}")
-        begun = first_population(land, c.replicates, c.particles, g)
-        last = begun
-        for last in descend(land, begun, ladder, chain=c.chain, g=g):  # noqa: B007 (the last one is wanted)
+        fresh = last = first_population(land, c.replicates, c.particles, g)
+        for last in descend(land, fresh, ladder, chain=c.chain, g=g):  # noqa: B007 (the last one is wanted)
             work.say(land)
         finite = [log if math.isfinite(log) else None for log in last.log_q.tolist()]
         return {"log_q": finite, "samples": land.samples}
 
-    begun = _arrived(first)
     price = c.replicates * c.particles * (1 + len(ladder))
     while len(logs) < _wanted(logs or begun, c.relative):
         least = _wanted(logs or begun, max(c.relative, WIDEST))
@@ -377,10 +375,10 @@ def _replicated(work: _Work, first: _Round) -> _Estimate | None:
             return None
         if affordable == len(logs):
             break
-        part = work.kept(f"round.{spent}", partial(one, spent))
+        number = len(logs) // c.replicates
+        part = work.kept(f"round.{number}", partial(one, number))
         logs += [-math.inf if log is None else log for log in part["log_q"]]
         work.spent += part["samples"]
-        spent += 1
     summary = weighted(np.array(logs))
     work.notes |= {"replicates": summary.n, "effective_replicates": summary.effective}
     numbers = offered(summary.log_mean, summary.error, summary.freedom, work.level)

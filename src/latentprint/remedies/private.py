@@ -70,9 +70,13 @@ def train_privately(
     mean = copy.deepcopy(network).eval().requires_grad_(False)
     wrapped = GradSampleModule(network.train())
     spread = config.sigma_data or float(pixels.double().std()) or 1.0
-    centre = float(pixels.double().mean()) if config.mean_data == "measured" else config.mean_data
     model = NetworkDenoiser(
-        wrapped, schedule, config.parametrisation, spread, multiple=multiple_of(network), mean_data=centre
+        wrapped,
+        schedule,
+        config.parametrisation,
+        spread,
+        multiple=multiple_of(network),
+        mean_data=config.mean_of(images),
     )
     adam = torch.optim.AdamW(wrapped.parameters(), config.learning_rate, betas=(0.9, config.beta2))
     drawn = torch.Generator().manual_seed(int(streams.generator("private.noise").integers(2**63)))

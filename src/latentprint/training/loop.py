@@ -177,8 +177,6 @@ class _Run:
         team: Team,
     ) -> _Run:
         spread = config.sigma_data if config.sigma_data is not None else float(pixels.std(dtype=np.float64))
-        measured = float(pixels.mean(dtype=np.float64))
-        centre = measured if config.mean_data == "measured" else config.mean_data
         network = network.to(device, memory_format=layout(network, config.speed)).train()  # pyright: ignore[reportCallIssue]
         mean = copy.deepcopy(network).eval().requires_grad_(False)
         optimiser = torch.optim.AdamW(
@@ -195,7 +193,7 @@ class _Run:
             config.parametrisation,
             spread or 1.0,
             multiple=multiple_of(network),
-            mean_data=centre,
+            mean_data=config.mean_of(pixels),
         )
         identity: dict[str, object] = {
             "seed": streams.seed,

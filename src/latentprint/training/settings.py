@@ -6,6 +6,8 @@ import math
 from dataclasses import field
 from typing import Annotated, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
@@ -110,6 +112,10 @@ class TrainConfig:
                 f"guidance.stop can never fire: the first search comes after {how.search_every} steps, and"
                 f" there are {self.steps}"
             )
+
+    def mean_of(self, pixels: NDArray[np.float32]) -> float:
+        """``mean_data`` of these training images (N, C, *S)."""
+        return float(pixels.mean(dtype=np.float64)) if self.mean_data == "measured" else self.mean_data
 
     def rate(self, step: int) -> float:
         """The learning rate of step 0, 1, ..., steps - 1."""
