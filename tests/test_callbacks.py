@@ -228,6 +228,22 @@ def test_a_script_of_diffusers_with_accelerate_and_tensorboard(tmp_path: Path) -
     )
 
 
+def test_a_run_of_wandb_takes_the_curve(tmp_path: Path) -> None:
+    import wandb
+
+    quiet = wandb.Settings(
+        silent=True, console="off", x_disable_stats=True, x_disable_meta=True, disable_git=True
+    )
+    net = Net()
+    with wandb.init(mode="offline", dir=tmp_path, project="latentprint", settings=quiet) as run:
+        found = watch(net, every=5, log=run.log, steps=15)
+        for step in range(1, 16):
+            found.step(step)
+        run.log({"the end": 1}, 16)  # a step is only summed up once the next has begun
+        assert run.summary["_step"] == 15
+        assert run.summary["latentprint/gap"] == pytest.approx(found.curve[-1].gap)
+
+
 def wide(images: Tensor) -> Tensor:
     return nn.functional.pad(images, (1, 1, 1, 1), "replicate")
 

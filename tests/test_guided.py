@@ -281,7 +281,7 @@ def test_what_cannot_be_guided_is_a_sentence() -> None:
 
 def test_augmented_images_are_shifted_by_a_pixel_or_mirrored() -> None:
     images = torch.from_numpy(sets(n=40)[0])
-    out = moved(images, 0.5, Streams(0), 7)
+    out, how = moved(images, 0.5, Streams(0), 7)
     changed = (out != images).flatten(1).any(1)
     assert 8 <= int(changed.sum()) <= 32
     padded = np.pad(images.numpy(), ((0, 0), (0, 0), (1, 1), (1, 1)), mode="edge")
@@ -289,6 +289,46 @@ def test_augmented_images_are_shifted_by_a_pixel_or_mirrored() -> None:
         allowed = [padded[i, :, y : y + 4, x : x + 4] for y in range(3) for x in range(3)]
         allowed.append(images[i].numpy()[..., ::-1])
         assert any((out[i].numpy() == one).all() for one in allowed)
-    assert torch.equal(moved(images, 0.5, Streams(0), 7)[10:], moved(images[10:], 0.5, Streams(0), 17))
+    assert torch.equal(out[10:], moved(images[10:], 0.5, Streams(0), 17)[0])
+    assert (changed == (how > 0)).all()
+    assert torch.equal(out[how == 1], images[how == 1].flip(-1))
     volumes = images.reshape(40, 1, 2, 2, 4)
-    assert moved(volumes, 1.0, Streams(0), 0).shape == volumes.shape
+    assert moved(volumes, 1.0, Streams(0), 0)[0].shape == volumes.shape
+
+
+class Table(nn.Module):
+    """An image for each label, whatever it is shown: what training makes of it is a mean, in closed form."""
+
+    def __init__(self, told: bool) -> None:
+        super().__init__()
+        self.config = {"num_class_embeds": 10 if told else None}
+        self.images = nn.Parameter(torch.zeros(10, 1, 4, 4))
+
+    def forward(self, x: Tensor, time: Tensor, class_labels: Tensor | None = None) -> Tensor:
+        return self.images[torch.zeros_like(time).long() if class_labels is None else class_labels] + 0 * x
+
+
+def test_a_network_that_is_told_of_changes_gives_images_as_they_are() -> None:
+    image = torch.from_numpy(sets(n=1)[0])
+    how = one_level(steps=250, augment=0.5, batch=100, learning_rate=0.03, guided=False)
+    every, orbit = moved(image.expand(4096, -1, -1, -1), 0.5, Streams(1), 0)[0], {}
+    for told in (False, True):
+        *_, last = train(image.numpy(), Table(told), VP_, how, Streams(0))
+        made = last.denoiser(torch.zeros_like(image), torch.tensor(0.5, dtype=torch.float64)).detach()
+        orbit[told] = made, last.denoiser.network.images.detach()
+    assert torch.allclose(orbit[True][0], image, atol=0.02)
+    assert torch.allclose(orbit[False][0], every.mean(0, keepdim=True), atol=0.05)
+    assert (every.mean(0, keepdim=True) - image).abs().max() > 0.2
+    # Each label has learnt its own change: mirrored, then shifted in eight directions.
+    assert torch.allclose(orbit[True][1][1], image[0].flip(-1), atol=0.02)
+    padded = nn.functional.pad(image, (1, 1, 1, 1), mode="replicate")[0]
+    shifts = [padded[:, y : y + 4, x : x + 4] for y in range(3) for x in range(3) if (y, x) != (1, 1)]
+    for found in orbit[True][1][2:]:
+        assert min(float((found - one).abs().max()) for one in shifts) < 0.02
+
+
+def test_changes_that_a_network_is_not_told_of_are_refused() -> None:
+    how = one_level(guidance=Guidance(variant="augmentation"))
+    images, heldout = sets()
+    with pytest.raises(TrainingError, match="without saying so"):
+        next(train(images, Table(told=True), VP_, how, Streams(0), heldout=heldout))

@@ -6,7 +6,9 @@ import errno
 import json
 import os
 import pickle
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -115,6 +117,28 @@ def test_a_saved_model_comes_back_whole(tmp_path: Path, schedule: SubVP | VE):
     x, t = batch()
     with torch.no_grad():
         assert torch.equal(found(x, t), model(x, t))
+
+
+@pytest.mark.parametrize("size", [8, (4, 4, 4)])
+def test_a_network_that_is_told_of_augmentation_comes_back_untold(tmp_path: Path, size: Any):
+    shape = UNetConfig((8, 16), layers_per_block=1, norm_groups=4, augment_labels=True)
+    network, rng = build_unet(shape, 1, size, Streams(0)).eval(), torch.Generator().manual_seed(0)
+    for one in network.parameters():  # MONAI's begins with outputs of zero
+        one.data += 0.1 * torch.randn(one.shape, generator=rng)
+    model = NetworkDenoiser(network, SubVP(), "edm", label=0)
+    save_model(tmp_path, model)
+    found = load_model(tmp_path)
+    x = torch.randn(2, 1, *((size, size) if size == 8 else size), generator=rng)
+    t = torch.tensor(0.5, dtype=torch.float64)
+    with torch.no_grad():
+        assert torch.allclose(found(x, t), model(x, t), atol=1e-6)
+        apart = (found(x, t) - replace(model, label=torch.tensor([0, 3]))(x, t)).abs().flatten(1).amax(1)
+        assert apart[0] < 1e-6 and apart[1] > 1e-3
+    about = tmp_path / "latentprint.json"
+    for wrong in (None, 3, "0", False):
+        about.write_text(json.dumps(json.loads(about.read_text()) | {"label": wrong}))
+        with pytest.raises(ModelError, match="its network takes 0"):
+            load_model(tmp_path)
 
 
 def test_a_saved_model_loads_with_diffusers(tmp_path: Path):

@@ -177,8 +177,9 @@ class NetworkDenoiser:
     with r = sigma/alpha and Karras et al. 2022, table 1, column EDM: c_skip = d^2 / (r^2 + d^2), c_out = r d
     / sqrt(r^2 + d^2), c_in = 1 / sqrt(r^2 + d^2). d = ``sigma_data`` and m = ``mean_data`` are the standard
     deviation and mean of the data; Karras et al. take m = 0. Time reaches the
-    network as a tensor (B,) of x's type; ``label``, if given, as ``class_labels``, int64 (B,). Sides that are
-    not multiples of ``multiple`` are padded by repeating the border, and the answer is cropped.
+    network as a tensor (B,) of x's type; ``label``, if given one or (B,), as ``class_labels``, int64 (B,).
+    Sides that are not multiples of ``multiple`` are padded by repeating the border, and the answer is
+    cropped.
 
     Raises:
         ValueError: unknown parametrisation, sigma_data is not positive, or mean_data not finite.
@@ -188,7 +189,7 @@ class NetworkDenoiser:
     schedule: Schedule
     parametrisation: Parametrisation = "epsilon"
     sigma_data: float = 0.5
-    label: int | None = None
+    label: int | Tensor | None = None
     multiple: int = 1
     mean_data: float = 0.0
 
@@ -223,7 +224,7 @@ class NetworkDenoiser:
         if self.label is None:
             out = self.network(x, time)
         else:
-            labels = torch.full((len(x),), self.label, dtype=torch.int64, device=x.device)
+            labels = torch.as_tensor(self.label, device=x.device).expand(len(x))
             out = self.network(x, time, class_labels=labels)
         if not isinstance(out, Tensor):
             out = out.sample

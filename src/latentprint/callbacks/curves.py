@@ -1,7 +1,6 @@
 """Destinations of the curve of a watched training.
 
-Anything with the form ``(numbers by name, step)`` is a log: ``accelerator.log``, or for W&B
-``lambda values, step: wandb.log(values, step=step)``.
+Anything with the form ``(numbers by name, step)`` is a log: ``accelerator.log``, or ``log`` of a run of W&B.
 """
 
 from __future__ import annotations

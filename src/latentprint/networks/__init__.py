@@ -2,7 +2,16 @@
 
 from latentprint.networks.files import FileError, commit, committed
 from latentprint.networks.saved import ModelError, load_model, save_model
-from latentprint.networks.unet import DIGITS, PAPER, SMALL28, UNetConfig, build_unet, multiple_of, parameters
+from latentprint.networks.unet import (
+    DIGITS,
+    PAPER,
+    SMALL28,
+    UNetConfig,
+    build_unet,
+    label_of,
+    multiple_of,
+    parameters,
+)
 
 __all__ = [
     "DIGITS",
@@ -14,6 +23,7 @@ __all__ = [
     "build_unet",
     "commit",
     "committed",
+    "label_of",
     "load_model",
     "multiple_of",
     "parameters",

@@ -24,7 +24,7 @@ from latentprint.contracts import InputError, quoted
 from latentprint.denoiser import NetworkDenoiser
 from latentprint.files import FileError, read_json, write
 from latentprint.networks.files import pack, unpack
-from latentprint.networks.unet import UNetConfig, VolumeUNet, multiple_of, volume_settings
+from latentprint.networks.unet import UNetConfig, VolumeUNet, label_of, multiple_of, volume_settings
 from latentprint.schedule import schedule_from
 from latentprint.settings import SettingsError, read
 
@@ -80,13 +80,17 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> NetworkDenoi
         raise ModelError(f"{folder / ABOUT} does not describe a model: its schedule is not a table")
     network = _network(folder, config, tensors, about.get("patch_size", 1)).to(device).eval()
     network.requires_grad_(False)
+    label = about.get("label", "missing")
+    if label != label_of(network) or isinstance(label, bool):
+        wanted = json.dumps(label_of(network))
+        raise ModelError(f"{folder / ABOUT} gives the label {quoted(label)}; its network takes {wanted}")
     try:
         return NetworkDenoiser(
             network,
             schedule_from(about["schedule"]),
             about["parametrisation"],
             float(about["sigma_data"]),
-            about["label"],
+            label_of(network),
             multiple_of(network),
             float(about.get("mean_data", 0.0)),
         )
@@ -143,7 +147,10 @@ def _of_volumes(
     try:
         inside = config.get("in_channels")
         values: dict[str, object] = {ours: config.get(theirs) for ours, theirs in names.items()}
-        shape = read(UNetConfig, values | {"patch_size": patch_size})
+        shape = read(
+            UNetConfig,
+            values | {"patch_size": patch_size, "augment_labels": "num_class_embeds" in config},
+        )
         settings = volume_settings(shape, inside // shape.patch_size**3 if isinstance(inside, int) else 0)
         if {"_target_": _MONAI} | settings != dict(config):
             raise ValueError("it has settings that this library does not write")

@@ -11,6 +11,7 @@ Sources: von Platen et al. 2022 (diffusers); Cardoso et al. 2022 (MONAI); Ho et 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, cast
 
 import torch
@@ -41,6 +42,8 @@ class UNetConfig:
         head_channels: channels of one attention head, if there is attention.
         patch_size: of volumes, the side of the cubes whose voxels are channels inside the network. Its
             outermost level then has fewer places and is cheaper.
+        augment_labels: whether the network is told how an image it learns from was shifted or mirrored
+            (`training.augment`). Its samples are of images as they are (Karras et al. 2020, non-leaky).
 
     Raises:
         ValueError: ``attention`` has another length, or numbers that do not divide evenly.
@@ -53,6 +56,7 @@ class UNetConfig:
     norm_groups: Width = 32
     head_channels: Width = 8
     patch_size: Annotated[int, Field(ge=1, le=16)] = 1
+    augment_labels: bool = False
 
     def __post_init__(self) -> None:
         if self.attention and len(self.attention) != len(self.channels):
@@ -124,6 +128,16 @@ Network: TypeAlias = "UNet2DModel | VolumeUNet"
 """The networks that this library trains."""
 
 
+AUGMENT_LABELS = 10
+"""An image as it is (0), mirrored, or shifted in one of eight directions: `training.augment`."""
+
+
+def label_of(network: nn.Module) -> int | None:
+    """The label of images as they are, for a network that is told how images were augmented."""
+    config: Mapping[str, object] = getattr(network, "config", {})
+    return 0 if config.get("num_class_embeds") is not None else None
+
+
 def volume_settings(config: UNetConfig, channels: int) -> dict[str, object]:
     """MONAI's names for the network's shape."""
     if not config.middle_attention:
@@ -131,7 +145,7 @@ def volume_settings(config: UNetConfig, channels: int) -> dict[str, object]:
             "the network for volumes, MONAI's, attends in its middle: leave middle_attention true"
         )
     inside = channels * config.patch_size**3
-    return {
+    settings: dict[str, object] = {
         "spatial_dims": 3,
         "in_channels": inside,
         "out_channels": inside,
@@ -141,6 +155,7 @@ def volume_settings(config: UNetConfig, channels: int) -> dict[str, object]:
         "norm_num_groups": config.norm_groups,
         "num_head_channels": config.head_channels,
     }
+    return settings | ({"num_class_embeds": AUGMENT_LABELS} if config.augment_labels else {})
 
 
 def multiple_of(network: nn.Module) -> int:
@@ -192,6 +207,7 @@ def build_unet(config: UNetConfig, channels: int, size: int | tuple[int, ...], s
             add_attention=config.middle_attention,
             attention_head_dim=config.head_channels,
             norm_num_groups=config.norm_groups,
+            num_class_embeds=AUGMENT_LABELS if config.augment_labels else None,
             downsample_type="conv",
             upsample_type="conv",
         )

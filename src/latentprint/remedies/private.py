@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from latentprint.contracts import InputError
 from latentprint.denoiser import NetworkDenoiser
-from latentprint.networks import multiple_of
+from latentprint.networks import label_of, multiple_of
 from latentprint.schedule import Schedule
 from latentprint.streams import Streams
 from latentprint.training import TrainConfig, draw_times, errors_of
@@ -75,6 +75,7 @@ def train_privately(
         schedule,
         config.parametrisation,
         spread,
+        label_of(network),
         multiple=multiple_of(network),
         mean_data=config.mean_of(images),
     )

@@ -152,6 +152,11 @@ def _smaller(recipe: Recipe) -> Recipe:
     return replace(recipe, model=replace(recipe.model, network=replace(network, channels=channels)))
 
 
+def _told(recipe: Recipe) -> Recipe:
+    network = replace(recipe.model.network, augment_labels=True)
+    return _trained(replace(recipe, model=replace(recipe.model, network=network)), augment=0.5)
+
+
 def _private(recipe: Recipe) -> Recipe:
     from latentprint.remedies.private import require_opacus
 
@@ -181,6 +186,7 @@ REMEDIES = (
     Remedy("deduplication", "near copies among the training images removed", _distinct),
     Remedy("deduplication by embedding", "images an embedding finds alike removed", _unlike),
     Remedy("augmentation", "half of the images seen shifted or mirrored", lambda r: _trained(r, augment=0.5)),
+    Remedy("told augmentation", "the same, and the network is told what was done to each", _told),
     Remedy("early stopping", "ended at the lowest loss on held-out images", lambda r: replace(r, early=True)),
     Remedy("smaller network", "half the channels", _smaller),
     Remedy("weight decay", "weights decay (AdamW, 1.0)", lambda r: _trained(r, weight_decay=1.0)),

@@ -2,6 +2,9 @@
 
 A mirrored or shifted training image that a model gives back is still that image. Augmentation makes copies
 rarer, not harmless (the criteria of ``attacks`` align images before they compare).
+
+A network may be told what was done to each image; it then learns the images as they are beside the changed
+ones, and gives only the first (Karras et al. 2020 and 2022: augmentation that does not leak).
 """
 
 from __future__ import annotations
@@ -15,13 +18,14 @@ _MOVES = ((0, 0, True), *((dy, dx, False) for dy in (-1, 0, 1) for dx in (-1, 0,
 """(rows, columns, mirrored): a mirror image, and shifts by a pixel in the eight directions."""
 
 
-def moved(images: Tensor, share: float, streams: Streams, first: int) -> Tensor:
+def moved(images: Tensor, share: float, streams: Streams, first: int) -> tuple[Tensor, Tensor]:
     """Images (B, C, *size), each changed with probability ``share``; the border is repeated.
 
+    With them comes what was done to each: 0, nothing; 1, mirrored; 2 to 9, shifted; int64 (B,).
     ``first`` counts the images seen before: an image's change is a function of (seed, its number).
     """
     if share == 0:
-        return images
+        return images, torch.zeros(len(images), dtype=torch.int64, device=images.device)
     ids = range(first, first + len(images))
     u = streams.uniform("train.augment", ids, 0, (2,), dtype=torch.float64)
     which = torch.where(u[:, 0] < share, (u[:, 1] * len(_MOVES)).long(), -1)
@@ -30,7 +34,7 @@ def moved(images: Tensor, share: float, streams: Streams, first: int) -> Tensor:
         rows = (which == i).nonzero()[:, 0].to(images.device)
         if len(rows):
             out[rows] = images[rows].flip(-1) if mirrored else _shifted(images[rows], dy, dx)
-    return out
+    return out, (which + 1).to(images.device)
 
 
 def _shifted(images: Tensor, dy: int, dx: int) -> Tensor:

@@ -143,7 +143,7 @@ class Guide:
             return images
         chosen = (self.reach[rows.cpu()] > self._held_out_law()[1]).to(images.device)
         chosen = chosen.reshape(-1, *[1] * (images.dim() - 1))
-        return torch.where(chosen, moved(images, 0.5, self.streams, first), images)
+        return torch.where(chosen, moved(images, 0.5, self.streams, first)[0], images)
 
     def loss(
         self, denoiser: NetworkDenoiser, rows: Tensor, images: Tensor, t: Tensor, noise: Tensor

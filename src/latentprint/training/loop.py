@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from latentprint.contracts import quoted
 from latentprint.denoiser import NetworkDenoiser
-from latentprint.networks import FileError, commit, committed, multiple_of
+from latentprint.networks import FileError, commit, committed, label_of, multiple_of
 from latentprint.networks.speed import compiled, laid_out, layout, new_step, rounding
 from latentprint.schedule import Schedule
 from latentprint.settings import plain
@@ -192,6 +192,7 @@ class _Run:
             schedule,
             config.parametrisation,
             spread or 1.0,
+            label_of(network),
             multiple=multiple_of(network),
             mean_data=config.mean_of(pixels),
         )
@@ -202,6 +203,11 @@ class _Run:
             "config": {k: v for k, v in plain(config).items() if k not in _NO_RESULT},
             "denoiser": dict(denoiser.config()),
         }
+        if denoiser.label is not None and config.guided and config.guidance.variant == "augmentation":
+            raise TrainingError(
+                'guidance by "augmentation" changes images without saying so, and this network is told of'
+                " every change: take another variant, or leave augment_labels false"
+            )
         data, guide = torch.from_numpy(pixels).to(device), None
         if heldout is not None:
             identity["heldout"] = sha256(heldout.tobytes()).hexdigest()
@@ -227,17 +233,18 @@ class _Run:
         noise = self.streams.noise("train.noise", ids, 0, shape, device=device)
         for group in self.optimiser.param_groups:
             group["lr"] = config.rate(self.step)
-        images = moved(self.pixels[rows], config.augment, self.streams, first + begin)
+        images, changes = moved(self.pixels[rows], config.augment, self.streams, first + begin)
+        told = self.forward if self.forward.label is None else replace(self.forward, label=changes)
         if self.guide is not None:
             images = self.guide.seen(rows, images, first)
         images = laid_out(images, config.speed)
         new_step(config.speed)
         with rounding(config.speed, device), _precision(config, device):
             if self.guide is None:
-                loss = loss_of(config, self.forward, images, t, noise)
+                loss = loss_of(config, told, images, t, noise)
             else:
                 self.guide.look(self.step, self.forward, self.average)
-                loss = self.guide.loss(self.forward, rows, images, t, noise)
+                loss = self.guide.loss(told, rows, images, t, noise)
         self.optimiser.zero_grad(set_to_none=True)
         with rounding(config.speed, device):
             loss.backward()
