@@ -161,8 +161,18 @@ def cluster(place: Path) -> Iterator[None]:
         started.wait(60)
 
 
-def run(kills: int, seed: int, executor: str, processes: int, place: Path, steps: int = 40) -> Counter[str]:
+def run(
+    kills: int,
+    seed: int,
+    executor: str,
+    processes: int,
+    place: Path,
+    steps: int = 40,
+    within: float | None = None,
+) -> Counter[str]:
     """The stages in which a run was killed, whose trainings take so many steps.
+
+    A kill comes at a random moment of the first `within` seconds of a child, or of the time of a whole run.
 
     Raises:
         AssertionError: a run ended in other bytes, or not at all.
@@ -181,11 +191,12 @@ def run(kills: int, seed: int, executor: str, processes: int, place: Path, steps
     code = ended(begun(command(place / "straight", settings, executor, processes), said), 3600)
     whole = time.monotonic() - began
     assert code == 0, said.read_text()[-3000:]
+    longest = whole if within is None else min(within, whole)
     expected = hashes(place / "straight")
     print(f"straight: {whole:.0f} s, {len(expected)} files", file=sys.stderr, flush=True)
     while hit.total() < kills or out.exists():
         child = begun(command(out, settings, executor, processes), said)
-        code = ended(child, at.uniform(0, whole) if hit.total() < kills else 3600)
+        code = ended(child, at.uniform(0, longest) if hit.total() < kills else 3600)
         if code is None:
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
@@ -213,12 +224,15 @@ def main() -> None:
     parser.add_argument(
         "--steps", type=int, default=40, help="of each training: the more, the more kills in it"
     )
+    parser.add_argument(
+        "--within", type=float, help="seconds of a child in which its kill comes: the fewer, the more a run"
+    )
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as place, contextlib.ExitStack() as stack:
         if given.executor == "ray":
             stack.enter_context(cluster(Path(place)))
         asked = (given.kills, given.seed, given.executor, given.processes, Path(place), given.steps)
-        hit = run(*asked)
+        hit = run(*asked, given.within)
     print(f"{hit.total()} kills, every run ended in the same bytes; killed in {dict(hit.most_common())}")
 
 
