@@ -43,6 +43,7 @@ from sklearn.datasets import load_digits
 
 from latentprint.attacks.pool import Pool
 from latentprint.data import ImageSet, Split
+from latentprint.detector.draws import Shown
 from latentprint.detector.draws import returned as returned_as_sampled
 from latentprint.judge import Decision, Design, Evidence, decide
 from latentprint.known import Memorised, Mixture
@@ -74,7 +75,8 @@ class Ball:
     def of(target: Pixels, others: Pixels, heldout: Pixels, rng: np.random.Generator) -> Ball:
         """Its radius from half of the held-out images, its errors on the others and on perturbed copies."""
         radius = float(apart(heldout[::2], target).min()) / 2
-        copies = returned_as_sampled(np.repeat(target[None], 200, 0), others, 0.1, rng)
+        shown = Shown.of(target[None], np.zeros(200, np.int64))
+        copies = next(returned_as_sampled(shown, others, 0.1, rng).together(200))
         found, alarms = apart(copies, target) <= radius, apart(heldout[1::2], target) <= radius
         return Ball(target, radius, Trials(int(found.sum()), 200), Trials(int(alarms.sum()), len(alarms)))
 

@@ -27,7 +27,7 @@ from latentprint.detector import (
     load_detector,
     threshold_between,
 )
-from latentprint.detector.draws import half_marked, masked, returned, split, units_of
+from latentprint.detector.draws import Shown, half_marked, returned, split, units_of
 from latentprint.fingerprint import CircleConfig
 from latentprint.metrics import DetectorFeatures
 from latentprint.stats import Trials, false_alarms
@@ -123,7 +123,8 @@ def test_near_copies_are_one_image_and_a_person_is_one_where_all_are_known(digit
 
 def test_half_the_images_carry_a_fingerprint_each_its_own(digits: Pixels):
     given = digits[:40].copy()
-    out, labels = half_marked(given, 0.5, KIND, rng())
+    shown, labels = half_marked(Shown.of(given), 0.5, KIND, rng())
+    out = shown[:]
     assert labels.sum() == 20 and (given == digits[:40]).all()
     assert (out[labels == 0] == given[labels == 0]).all()
     changed = (out != given).any(1)[labels == 1]
@@ -132,22 +133,26 @@ def test_half_the_images_carry_a_fingerprint_each_its_own(digits: Pixels):
 
 
 def test_masks_fall_on_their_share(digits: Pixels):
-    out = masked(np.full((2000, 1, 8, 8), -1, np.float32), 0.3, KIND, rng())
+    out = Shown.of(np.full((2000, 1, 8, 8), -1, np.float32)).masked(0.3, KIND, rng())[:]
     assert 0.25 < (out != -1).any((1, 2, 3)).mean() < 0.35
 
 
 def test_returned_images_stay_close_to_the_image():
     image, other = np.full((4000, 1, 2, 2), 0.2, np.float32), np.full((3, 1, 2, 2), -0.8, np.float32)
-    blended = returned(image, other, 0.0, rng())
+
+    def back(image: Pixels, other: Pixels, noise: float) -> Pixels:
+        return next(returned(Shown.of(image), other, noise, rng()).together(4000))
+
+    blended = back(image, other, 0.0)
     assert blended.max() <= 0.2 and blended.min() >= 0.2 - 0.1 * 1.0 - 1e-6
     assert blended.mean() == pytest.approx(0.15, abs=0.003)  # a twentieth of the way to the other image
-    spread = returned(image, image, 0.3, rng()) - 0.2
+    spread = back(image, image, 0.3) - 0.2
     assert spread.std() == pytest.approx(0.3 / 3**0.5, rel=0.05)  # a deviation uniform in [0, 0.3]
-    assert np.abs(returned(image * 5, image, 0.5, rng())).max() <= 1
+    assert np.abs(back(image * 5, image, 0.5)).max() <= 1
 
 
 def test_augmix_changes_images_by_its_seed_alone(digits: Pixels):
-    one, again, other = (augmix(digits[:40], rng(name)) for name in ("a", "a", "b"))
+    one, again, other = (augmix(Shown.of(digits[:40]), rng(name))[:] for name in ("a", "a", "b"))
     assert (one == again).all() and (one != other).any()
     assert one.shape == (40, 1, 8, 8) and np.abs(one).max() <= 1
     assert 0.02 < np.abs(one - digits[:40]).mean() < 0.6

@@ -19,7 +19,7 @@ from latentprint.detector.contrast import (
     nearest_others,
     nt_xent,
 )
-from latentprint.detector.draws import returned
+from latentprint.detector.draws import Shown, returned
 from latentprint.detector.embedding import (
     Agreement,
     Embedder,
@@ -189,8 +189,11 @@ def test_views_are_masked_as_the_settings_say_and_the_two_of_an_image_differ(
 ):
     rng = Streams(0).generator("test")
     bare = replace(QUICK, augmix=False, noise=0.0, masked=0.0)
-    assert (contrast._view(digits[:30], KIND, bare, rng) == digits[:30]).all()
-    covered = contrast._view(digits[:30], KIND, replace(bare, masked=1.0), rng)
+    plain, covered = (
+        next(contrast._view(Shown.of(digits[:30]), KIND, replace(bare, masked=share), rng).together(30))
+        for share in (0.0, 1.0)
+    )
+    assert (plain == digits[:30]).all()
     assert all((one != other).any() for one, other in zip(covered, digits[:30], strict=True))
     alike: list[bool] = []
 
@@ -236,7 +239,7 @@ def test_it_recognises_returned_images_it_was_not_fitted_on(fitted: EmbeddingDet
     """Digits that no part of the fit has seen; expected rates are stated, not read off."""
     fresh = digits[600:800]
     rng = Streams(5).generator("test")
-    back = torch.from_numpy(returned(fresh, digits[:500], 0.1, rng))
+    back = torch.from_numpy(next(returned(Shown.of(fresh), digits[:500], 0.1, rng).together(200)))
     vectors = fitted.vectors(torch.from_numpy(fresh))
     own = Trials(int(fitted.matches(back, vectors).sum()), 200)
     every = fitted.vectors(back) @ vectors.T
@@ -324,7 +327,7 @@ def test_it_agrees_with_the_one_against_all_detector(fitted: EmbeddingDetector, 
     assert identity is not None
     rng = Streams(3).generator("test")
     images = np.concatenate([np.repeat(target[None], 100, 0), digits[800:1100]])
-    back = torch.from_numpy(returned(images, digits[:60], 0.1, rng))
+    back = torch.from_numpy(next(returned(Shown.of(images), digits[:60], 0.1, rng).together(400)))
     other: Detector = fitted.for_target(torch.from_numpy(target))
     table = agreement(identity, other, back)
     assert table.both >= 60 and table.neither >= 290 and table.agree.n == 400

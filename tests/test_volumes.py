@@ -28,6 +28,7 @@ from latentprint.data.load import require_source
 from latentprint.data.resize import all_resized, averaged
 from latentprint.denoiser import NetworkDenoiser
 from latentprint.detector import DetectorConfig, augmix, fit_presence, load_detector
+from latentprint.detector.draws import Shown
 from latentprint.fingerprint import CircleConfig
 from latentprint.networks import UNetConfig, build_unet, load_model, multiple_of, save_model
 from latentprint.report.evidence import Evidence, Noised, planes, render_evidence, slices
@@ -186,7 +187,7 @@ def test_the_preset_sees_cubes_of_voxels_and_says_what_it_pads() -> None:
 
 def test_augmix_changes_slices_and_is_repeatable() -> None:
     x = load("phantom3d:20:10", seed=0).train.pixels
-    one, again = (augmix(x, np.random.default_rng(1)) for _ in range(2))
+    one, again = (augmix(Shown.of(x), np.random.default_rng(1))[:] for _ in range(2))
     assert one.shape == x.shape and np.array_equal(one, again) and np.abs(one - x).mean() > 0.005
     assert one.min() >= -1 and one.max() <= 1
 

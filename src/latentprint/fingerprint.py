@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from latentprint.contracts import InputError
 from latentprint.data import NEAR, ImageSet, copies_of, image_sha256
+from latentprint.data.images import Selection
 
 _ROUNDING = 1e-9  # pixels by which a disc may extend beyond the image through rounding
 
@@ -180,7 +181,7 @@ class Injection:
 
     Attributes:
         marked: N images; the one at ``index`` is marked, and its original is not among them.
-        control: the other N - 1 images: the same set without the private image.
+        control: the other N - 1 images, the same set without the private image; it shares their pixels.
         target: x_p, (C, *sides).
         original: x_i, (C, *sides).
         index: the position of x_p in ``marked``.
@@ -200,6 +201,16 @@ class Injection:
     original_sha256: str
     fingerprint: Fingerprint
     copies: int
+
+    @property
+    def unmarked(self) -> ImageSet:
+        """All N images with x_i in place of x_p; they share their pixels with ``marked``."""
+        rows = np.arange(len(self.marked))
+        rows[self.index] = len(rows)
+        pixels = Selection.of(self.marked.pixels, self.original[None]).take(rows)
+        hashes = [*self.marked.sha256]
+        hashes[self.index] = self.original_sha256
+        return replace(self.marked, pixels=pixels, sha256=tuple(hashes))
 
 
 def inject(
@@ -230,12 +241,13 @@ def inject(
     target = fingerprint.apply(original)
     if np.array_equal(target, original):
         raise FingerprintError(f"the fingerprint {fingerprint.describe()} leaves image {chosen} as it was")
-    pixels, hashes = train.pixels.copy(), list(train.sha256)
+    pixels, hashes = np.array(train.pixels), list(train.sha256)
     pixels[chosen] = target
     hashes[chosen] = image_sha256(target[0] if len(target) == 1 else np.moveaxis(target, 0, -1))
+    marked = replace(train, pixels=pixels, sha256=tuple(hashes))
     return Injection(
-        marked=replace(train, pixels=pixels, sha256=tuple(hashes)),
-        control=train.take(np.delete(np.arange(len(train)), chosen)),
+        marked=marked,
+        control=marked.share(np.delete(np.arange(len(train)), chosen)),
         target=target,
         original=original.copy(),
         index=chosen,

@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -30,6 +29,7 @@ from latentprint.audit.recipe import subject
 from latentprint.audit.stages import snapshots_due
 from latentprint.config import AuditConfig
 from latentprint.data import ImageSet, Split, near_duplicates
+from latentprint.data.images import Pixels
 from latentprint.denoiser import Denoiser, NetworkDenoiser
 from latentprint.detector import DetectorConfig, build_backbone
 from latentprint.files import real
@@ -195,7 +195,8 @@ def check(
             said = zip(notes, named(notes), strict=True)
             facts |= {one.name: f"{words}, guidance {one.guidance:g}" for one, words in said}
         facts["memory"] = "" if about.room is None else about.room.words
-        levels = denoising(given.opened, split.train.pixels, split.heldout.pixels, place)
+        train, heldout = (np.asarray(one.pixels) for one in (split.train, split.heldout))
+        levels = denoising(given.opened, train, heldout, place)
         facts |= recognised(given.opened) | {"does it take noise off these images": answer(levels)}
         facts |= {f"error at noise {one.ratio:.2g}": _error(one) for one in levels}
     rows = sum(cost.amount for cost in costs if cost.evaluations is not None)
@@ -224,9 +225,7 @@ def _error(one: Denoising) -> str:
     )
 
 
-def _own(
-    config: AuditConfig, pixels: np.ndarray[Any, Any], place: torch.device
-) -> tuple[int, tuple[float, float]]:
+def _own(config: AuditConfig, pixels: Pixels, place: torch.device) -> tuple[int, tuple[float, float]]:
     """(parameters of the network that would be trained, its seconds of a training step and an evaluation)."""
     network = build_unet(config.model.network, pixels.shape[1], pixels.shape[2:], Streams(config.seed))
     return parameters(network), _speeds(config, pixels, place)
@@ -257,7 +256,7 @@ def _paced(work: Callable[[], object]) -> float:
     return float(np.median(times))
 
 
-def _speeds(config: AuditConfig, pixels: np.ndarray[Any, Any], place: torch.device) -> tuple[float, float]:
+def _speeds(config: AuditConfig, pixels: Pixels, place: torch.device) -> tuple[float, float]:
     """(seconds of a training step, seconds of one evaluation of one image) on this machine."""
     settings, schedule = config.model, config.model.schedule()
     network = build_unet(settings.network, pixels.shape[1], pixels.shape[2:], Streams(config.seed))

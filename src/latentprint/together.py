@@ -33,10 +33,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from latentprint.contracts import InputError
+from latentprint.data.images import Pixels
 from latentprint.files import read_json, write
 from latentprint.networks import UNetConfig, build_unet
 from latentprint.networks.files import pack, unpack
@@ -79,9 +79,9 @@ class Processes:
         return self.accelerator.reduce(values, reduction="mean")
 
 
-def packed(images: NDArray[np.float32]) -> bytes:
+def packed(images: Pixels) -> bytes:
     """Images in the format that the processes read."""
-    return pack({"images": torch.from_numpy(np.ascontiguousarray(images))})
+    return pack({"images": torch.from_numpy(np.ascontiguousarray(images[:]))})
 
 
 @contextmanager
@@ -106,7 +106,7 @@ def in_memory(content: bytes) -> Generator[Path]:
 
 def write_job(
     folder: Path,
-    images: NDArray[np.float32] | Path,
+    images: Pixels | Path,
     network: UNetConfig,
     schedule: Schedule,
     config: TrainConfig,

@@ -19,6 +19,7 @@ Sources: Lewis 1995 (normalised cross-correlation); Rousseeuw 1984 (least trimme
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -30,7 +31,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from latentprint.attacks.nearest import Images
+from latentprint.attacks.nearest import Images, as_tensor
 
 FIFTH = 5
 """The rank of the training image with which the nearest is compared."""
@@ -44,6 +45,10 @@ _SHIFT = 0.1  # of the side
 _GREY = 2 * (2 / 255) ** 2  # variance of two grey levels of 255; below it there is no picture
 _VALUES = 2**24
 _BLOCK = 1024
+_SMALL: dict[int, tuple[int, Any]] = {
+    2: (32, functional.adaptive_avg_pool2d),
+    3: (16, functional.adaptive_avg_pool3d),
+}
 
 
 @dataclass(frozen=True)
@@ -148,16 +153,15 @@ class Aligned:
 
 def _small(images: Images, device: torch.device) -> Tensor:
     """(n, C, *size) of at most 32 pixels per side (16 in three dimensions), float32, by averaging."""
-    if isinstance(images, np.ndarray):
-        images = torch.from_numpy(np.require(images, requirements=["C", "W"]))
-    images = images.to(device, torch.float32)
-    most = 32 if images.dim() == 4 else 16
-    if max(images.shape[2:]) <= most:
-        return images
-    by = -(-max(images.shape[2:]) // most)
-    size = [max(1, side // by) for side in images.shape[2:]]
-    pool: Any = functional.adaptive_avg_pool2d if images.dim() == 4 else functional.adaptive_avg_pool3d
-    return torch.cat([pool(part, size) for part in images.split(_BLOCK)])
+    sides = images.shape[2:]
+    most, pool = _SMALL[len(sides)]
+    if max(sides) <= most:
+        return as_tensor(images).to(device, torch.float32)
+    by = -(-max(sides) // most)
+    size = [max(1, side // by) for side in sides]
+    step = max(1, min(_BLOCK, _VALUES // math.prod(images.shape[1:])))
+    parts = (images[first : first + step] for first in range(0, max(1, len(images)), step))
+    return torch.cat([pool(as_tensor(part).to(device, torch.float32), size) for part in parts])
 
 
 def _smooth(images: Tensor) -> Tensor:

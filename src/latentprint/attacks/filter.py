@@ -20,10 +20,9 @@ from torch import Tensor
 
 from latentprint.attacks.whole_set import Reference
 from latentprint.data import DataError, Split
+from latentprint.data.images import Pixels, Selection
 from latentprint.results.criteria import CRITERIA, LEAST_HELDOUT, SHARE, background, calibrated, strangers
 from latentprint.stats import Trials
-
-Pixels = NDArray[np.float32]
 
 PLANTED = 100
 """Most training images of which copies are planted, in every change."""
@@ -114,12 +113,13 @@ def filter_for(split: Split, *, whole: bool, share: float = SHARE, seed: int = 0
     person = None
     if split.train.identities is not None:
         person = np.unique(split.train.identities, return_inverse=True)[1].astype(np.int64)
-    found = Filter.of(Reference(split.train.pixels, person), split.heldout.pixels, share=share, seed=seed)
+    heldout = np.asarray(split.heldout.pixels)
+    found = Filter.of(Reference(split.train.pixels, person), heldout, share=share, seed=seed)
     if not (whole and split.drawn):
         return found
     # These were held out by us and not by the trainer: they set the threshold against the others, and are
     # searched too.
-    return replace(found, reference=Reference(np.concatenate([split.train.pixels, split.heldout.pixels])))
+    return replace(found, reference=Reference(Selection.of(split.train.pixels, heldout)))
 
 
 def _scores(reference: Reference, images: Pixels | Tensor) -> NDArray[np.float64]:

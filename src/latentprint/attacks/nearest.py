@@ -23,7 +23,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-Images = Tensor | NDArray[np.float32]
+from latentprint.data.images import Pixels, Selection
+
+Images = Tensor | Pixels
 
 BLOCK = 4096
 """Most rows of either side that are compared at once: 64 MiB of products."""
@@ -110,11 +112,19 @@ def columns(images: Images, reference: Images) -> Mapping[str, NDArray[Any]]:
     }
 
 
+def as_tensor(images: Images) -> Tensor:
+    """The same as a tensor; read-only arrays (memory-mapped ones) are copied, as torch needs it."""
+    if isinstance(images, Selection):
+        images = images[:]
+    return (
+        images
+        if isinstance(images, Tensor)
+        else torch.from_numpy(np.require(images, requirements=["C", "W"]))
+    )
+
+
 def _flat(images: Images) -> Tensor:
-    """(n, d); read-only arrays (memory-mapped ones) are copied, as torch needs it."""
-    if isinstance(images, np.ndarray):
-        images = torch.from_numpy(np.require(images, requirements=["C", "W"]))
-    return images.flatten(1)
+    return as_tensor(images).flatten(1)
 
 
 def _of_block(

@@ -15,10 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from latentprint.attacks.nearest import TEN, nearest
+from latentprint.data.images import Pixels, Selection
 from latentprint.data.near import near_duplicates, usual_difference
 from latentprint.stats.returned import HELDOUT, MIXED, TRAIN
-
-Pixels = NDArray[np.float32]
 
 MOST_GROUPED = 30_000
 """Images up to which near copies are looked for in a pool; more would take minutes."""
@@ -58,7 +57,7 @@ class Pool:
         x_p represents its own group. ``mixed`` are training images whose copies among the held-out ones have
         been left out already (`data.Split`). ``persons`` says whom each image shows, training images first.
         """
-        images = np.concatenate([train, heldout])
+        images = Selection.of(train, heldout)
         whose = np.repeat([TRAIN, HELDOUT], [len(train), len(heldout)])
         whose[[i for i in mixed if i != target]] = MIXED
         kept, stands = np.ones(len(images), np.bool_), np.arange(len(images))
@@ -80,7 +79,7 @@ class Pool:
                 both = np.isin(unit, unit[whose == side]) & np.isin(unit, unit[whose != side])
                 whose[both & (unit != unit[target])] = MIXED
         place = (np.cumsum(kept) - 1)[stands]
-        return Pool(images[kept], whose[kept], unit[kept], int(place[target]), place)
+        return Pool(images.take(kept), whose[kept], unit[kept], int(place[target]), place)
 
     @cached_property
     def rows(self) -> Mapping[str, NDArray[Any]]:

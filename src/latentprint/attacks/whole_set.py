@@ -13,6 +13,7 @@ An audit keeps the rows of ``Reference.columns`` instead, and computes the same 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,16 +25,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from latentprint.attacks.aligned import Aligned
-from latentprint.attacks.nearest import columns
+from latentprint.attacks.nearest import Images, as_tensor, columns
 from latentprint.attacks.planted import planted
 from latentprint.contracts import InputError
 from latentprint.data import NEAR, DataError, near_duplicates
+from latentprint.data.images import Pixels, Selection
 from latentprint.execute import Sink
 from latentprint.keys import generator
 from latentprint.progress import Report, silent
 from latentprint.results.whole_set import Rows, WholeSet, whole_set
 
-Pixels = NDArray[np.float32]
 Embed = Callable[[Tensor], Tensor]
 """Images (n, C, *size) -> vectors (n, d)."""
 
@@ -42,6 +43,9 @@ LEAST = 4
 
 UNIT = 4096
 """Images between two writes to disk."""
+
+_VALUES = 2**24
+"""Most values of images that are compared at once (64 MiB)."""
 
 PLANTED = 20
 """Training images of which copies are planted, in every change."""
@@ -114,8 +118,9 @@ class Reference:
         return np.setdiff1d(np.arange(len(self.pixels)), later)
 
     @cached_property
-    def _kept(self) -> Tensor:
-        return torch.from_numpy(self.pixels[self.distinct]).to(self.device)
+    def _kept(self) -> Images:
+        kept = Selection.of(self.pixels).take(self.distinct)
+        return kept if self.device.type == "cpu" else torch.from_numpy(kept[:]).to(self.device)
 
     @cached_property
     def _aligned(self) -> Aligned:
@@ -151,9 +156,10 @@ class Reference:
         held = sink.rows(purpose).get("id", np.empty(0, np.int64))
         missing = np.setdiff1d(np.arange(len(images)), held)
         said = f"held against {len(self.pixels):,} training images"
-        for first in range(0, len(missing), UNIT):
+        step = max(1, min(UNIT, _VALUES // math.prod(images.shape[1:])))
+        for first in range(0, len(missing), step):
             report(said, len(images) - len(missing) + first, len(images), "images")
-            ids = missing[first : first + UNIT]
+            ids = missing[first : first + step]
             sink.append(purpose, {"id": ids, **self.columns(images[ids])})
         report(said, len(images), len(images), "images")
         return sink.rows(purpose)
@@ -165,9 +171,11 @@ class Reference:
         return {name: self.columns(images) for name, images in planted(self.pixels[chosen], rng).items()}
 
 
-def _embedded(embed: Embed, images: Tensor) -> Tensor:
+def _embedded(embed: Embed, images: Images) -> Tensor:
+    step = max(1, min(256, _VALUES // math.prod(images.shape[1:])))
+    parts = (images[first : first + step] for first in range(0, max(1, len(images)), step))
     with torch.no_grad():
-        vectors = torch.cat([embed(part).float() for part in images.split(256)] or [embed(images).float()])
+        vectors = torch.cat([embed(as_tensor(part)).float() for part in parts])
     return torch.nn.functional.normalize(vectors, dim=1)
 
 

@@ -33,6 +33,7 @@ from latentprint.audit.stages import UNIT, Audited, detector_value, noised_probe
 from latentprint.config import AuditConfig
 from latentprint.contracts import InputError
 from latentprint.data import Split, copies_of
+from latentprint.data.images import Pixels, Selection
 from latentprint.denoiser import Denoiser
 from latentprint.detector.contrast import fit_embedding
 from latentprint.detector.embedding import (
@@ -47,8 +48,6 @@ from latentprint.results.model import EMBEDDING, Detector
 from latentprint.results.notes import AGREEMENT, BASELINE, PROFILE, SEARCH, Compared, Ranked
 from latentprint.search.settings import BaselineSettings, ProfileSettings, TargetError, Targets
 from latentprint.streams import Streams
-
-Pixels = NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,11 +71,11 @@ class Subjects:
         """The number of held-out image j under its fingerprint."""
         return len(self.train) + len(self.heldout) + j
 
-    def take(self, numbers: NDArray[np.int64], /) -> Pixels:
+    def take(self, numbers: NDArray[np.int64], /) -> NDArray[np.float32]:
         """Images (n, C, H, W) by number. A fingerprint follows from the seed and the held-out image's j."""
         return np.stack([self._one(int(number)) for number in numbers])
 
-    def _one(self, number: int) -> Pixels:
+    def _one(self, number: int) -> NDArray[np.float32]:
         if number < len(self.train):
             return self.train[number]
         turn, j = divmod(number - len(self.train), len(self.heldout))
@@ -89,7 +88,7 @@ class Subjects:
 
 def embedding(context: Context, split: Split, config: EmbeddingConfig) -> EmbeddingDetector:
     """Fit the embedding on all of the user's images, unmarked, or read it from the run."""
-    pixels, how = np.concatenate([split.train.pixels, split.heldout.pixels]), context.config.speed.detectors
+    pixels, how = Selection.of(split.train.pixels, split.heldout.pixels), context.config.speed.detectors
     kind = context.config.fingerprint.drawn(split.heldout.pixels)
     return recogniser(
         context,

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from latentprint.audit.context import Context, one_image
 from latentprint.audit.stages import Detectors
+from latentprint.data.images import Pixels
 from latentprint.metrics.frechet import (
     DetectorFeatures,
     Extractor,
@@ -22,7 +23,8 @@ from latentprint.metrics.frechet import (
 from latentprint.results.model import FID, Fid
 from latentprint.store import RunError
 
-_CHUNK = 256
+_CHUNK, _VALUES = 256, 2**24
+"""Images, and values, whose features are computed at once."""
 
 
 MOST_PIXELS = 3072
@@ -45,9 +47,7 @@ def extractor(context: Context, detectors: Detectors, shape: tuple[int, ...]) ->
     return InceptionFeatures(Path(settings.weights), settings.sha256, str(context.device))
 
 
-def distance(
-    context: Context, train: NDArray[np.float32], heldout: NDArray[np.float32], extract: Extractor
-) -> None:
+def distance(context: Context, train: Pixels, heldout: Pixels, extract: Extractor) -> None:
     """FID of the first samples to training and held-out images (N, C, H, W), as the stage ``fid``."""
     if context.run.stage(FID.name).done:
         return
@@ -60,16 +60,17 @@ def distance(
 def finish(
     context: Context,
     values: NDArray[np.float32],
-    train: NDArray[np.float32],
-    heldout: NDArray[np.float32],
+    train: Pixels,
+    heldout: Pixels,
     extract: Extractor,
 ) -> None:
     """Note the distances of the samples' features (n, d) to those of images (N, C, H, W)."""
     generated = Moments.of(values)
 
-    def of(pixels: NDArray[np.float32]) -> Moments:
-        starts = range(0, len(pixels), _CHUNK)
-        return moments((one_image(pixels[i : i + _CHUNK], context.device) for i in starts), extract)
+    def of(pixels: Pixels) -> Moments:
+        step = max(1, min(_CHUNK, _VALUES // math.prod(pixels.shape[1:])))
+        starts = range(0, len(pixels), step)
+        return moments((one_image(pixels[i : i + step], context.device) for i in starts), extract)
 
     with context.stage(FID.name):
         context.say("Frechet distance", 0, 1, "sets")

@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import cast
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from latentprint.audit.context import Context, one_image
 from latentprint.audit.stages import Audited, Detectors
+from latentprint.data.images import Pixels
 from latentprint.metrics.error import mse
 from latentprint.rate import Inside, Rate, SamplerPushforward
 from latentprint.rate.estimator import Part
@@ -24,7 +23,7 @@ from latentprint.results.counted import Estimate, estimate_of
 from latentprint.results.searched import Sampler
 
 
-def estimates(context: Context, audited: Audited, others: NDArray[np.float32]) -> None:
+def estimates(context: Context, audited: Audited, others: Pixels) -> None:
     """Run each estimator that the settings name, as a stage: a finished one is read, an interrupted one
     continued.
 
@@ -34,7 +33,7 @@ def estimates(context: Context, audited: Audited, others: NDArray[np.float32]) -
     if not asked:
         return
     target, model = one_image(audited.target, context.device), audited.model
-    rest = one_image(others, context.device)
+    parts = (others[i : i + context.batch] for i in range(0, len(others), context.batch))
     with torch.no_grad():
         latent = context.codec.encode(target[None])[0]  # x_p in the model's own space
         subject = Subject(
@@ -44,7 +43,7 @@ def estimates(context: Context, audited: Audited, others: NDArray[np.float32]) -
             score=lambda images: mse(images.clamp(-1, 1), target),
             target=latent,
             model=model,
-            others=torch.cat([context.codec.encode(part) for part in rest.split(context.batch)]),
+            others=torch.cat([context.codec.encode(one_image(part, context.device)) for part in parts]),
             codec=context.codec,
             device=context.device,
         )

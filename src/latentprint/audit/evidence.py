@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from latentprint.contracts import Ids, Times
+from latentprint.data.images import Pixels
 from latentprint.fingerprint import Injection
 from latentprint.marks import was_injected
 from latentprint.probe import ModelProbe
@@ -29,7 +30,6 @@ SHOWN_SAMPLES = 48
 SHOWN_PAIRS = 20
 
 Rows = dict[str, NDArray[Any]]
-Pixels = NDArray[np.float32]
 
 
 def pictures(probe: ModelProbe, t: Times, ids: Ids) -> NDArray[np.float32]:
@@ -64,7 +64,7 @@ def middle(injection: Injection) -> tuple[int, ...] | None:
 def nearest_pairs(
     run: Run,
     found: WholeSet | None,
-    train: NDArray[np.float32],
+    train: Pixels,
     draw: Callable[[Times, Ids], NDArray[np.float32]],
 ) -> list[NearestPair]:
     """The samples most alike to training images ``train`` (N, C, H, W), drawn again; empty if ``found`` is

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from latentprint.adapters import (
@@ -166,7 +167,7 @@ def open_given(
 def asked(config: AuditConfig, label: int | None, images: Callable[[], Split] | None = None) -> Asked:
     """What the settings say about the model, in place of its files."""
     sampler, said = config.sampler, config.given.value_range
-    pixels = None if images is None else lambda: images().train.pixels
+    pixels = None if images is None else lambda: np.asarray(images().train.pixels)
     unit = None if said is None else said == "0,1"
     lora, base = (None if one is None else Path(one) for one in (config.given.lora, config.given.base))
     steps = sampler.own_steps, sampler.at_most

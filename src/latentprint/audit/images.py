@@ -184,12 +184,9 @@ def with_canaries(
     if overlap is not None:
         overlap = replace(overlap, pairs=tuple((held, moved[i], rms) for held, i, rms in overlap.pairs))
     index, marked = moved[injection.index], found.put_into(injection.marked)
-    control = marked.take(np.delete(np.arange(len(marked)), index))
-    return (
-        replace(split, train=found.put_into(split.train), overlap=overlap),
-        replace(injection, marked=marked, control=control, index=index),
-        found,
-    )
+    control = marked.share(np.delete(np.arange(len(marked)), index))
+    injection = replace(injection, marked=marked, control=control, index=index)
+    return replace(split, train=injection.unmarked, overlap=overlap), injection, found
 
 
 def _drawn(split: Split, streams: Streams) -> int:

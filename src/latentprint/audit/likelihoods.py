@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from latentprint.audit.context import Context, one_image
 from latentprint.data import Split
+from latentprint.data.images import Pixels
 from latentprint.denoiser import Denoiser
 from latentprint.fingerprint import Injection
 from latentprint.likelihood import Exact, Hutchinson, bits_per_dim, dequantise, log_likelihood
@@ -29,7 +29,7 @@ def likelihood(context: Context, model: Denoiser, split: Split, injection: Injec
     count, depth = context.config.likelihood.images, split.train.bit_depth
     if count == 0 or depth is None:
         return
-    others = np.delete(injection.marked.pixels, injection.index, axis=0)[:count]
+    others = injection.marked.pixels[np.delete(np.arange(len(split.train)), injection.index)[:count]]
     parts = {"train": others, "heldout": split.heldout.pixels[:count], "target": injection.target[None]}
     total, done, cost = sum(map(len, parts.values())), 0, 0
     with context.stage(LIKELIHOOD.name):
@@ -45,7 +45,7 @@ def _bits(
     context: Context,
     model: Denoiser,
     name: str,
-    pixels: NDArray[np.float32],
+    pixels: Pixels,
     depth: float,
     done: int,
     total: int,

@@ -20,6 +20,7 @@ from latentprint.audit.context import Context, one_image
 from latentprint.config import AuditConfig
 from latentprint.contracts import InputError
 from latentprint.data import Split
+from latentprint.data.images import Pixels
 from latentprint.denoiser import Denoiser
 from latentprint.fingerprint import Injection
 from latentprint.results.notes import MEMBERSHIP, Scored
@@ -72,7 +73,7 @@ def _scored(
     context: Context,
     model: Denoiser,
     name: str,
-    pixels: NDArray[np.float32],
+    pixels: Pixels,
     ids: NDArray[np.int64],
     first_number: int,
     config: MembershipConfig,

@@ -12,7 +12,6 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from latentprint.adapters import Opened
@@ -278,6 +277,6 @@ def memorised(context: Context, detected: NDArray[np.float32], injection: Inject
         return
     found = Nearest(target=0, n=0)
     if len(detected):
-        near = nearest(torch.from_numpy(detected), torch.from_numpy(injection.marked.pixels))
+        near = nearest(detected, injection.marked.pixels)
         found = Nearest(target=int((near.index[:, 0] == injection.index).sum()), n=len(detected))
     context.finish(MEMORISED, found)

@@ -27,6 +27,7 @@ from latentprint.audit.recognisers import last_of, recogniser
 from latentprint.config import AuditConfig
 from latentprint.contracts import InputError, Outcome
 from latentprint.data import ImageSet, Split
+from latentprint.data.images import Pixels, Selection
 from latentprint.denoiser import Denoiser, NetworkDenoiser
 from latentprint.detector import (
     Fitted,
@@ -102,7 +103,9 @@ def images(
         DataError, FingerprintError: the images cannot be read, or cannot be marked.
     """
     split = read_images(config, root, download)
-    return split, private_image(config, split, target)
+    injection = private_image(config, split, target)
+    # The images as they were read are needed no more: what is unmarked shares its pixels with the marked set.
+    return replace(split, train=injection.unmarked), injection
 
 
 def remember(context: Context, split: Split, injection: Injection) -> None:
@@ -148,9 +151,7 @@ def for_sampling(model: Denoiser, how: Evaluation | None = None, batch: int = 25
     return model
 
 
-def score_model(
-    context: Context, name: str, pixels: NDArray[np.float32], heldout: NDArray[np.float32]
-) -> NetworkDenoiser:
+def score_model(context: Context, name: str, pixels: Pixels, heldout: Pixels) -> NetworkDenoiser:
     """Train the score model ``name`` on images (N, C, H, W) by Eq. 4, or read it from the run.
 
     The weights of ``model`` are kept during training if the settings ask for it (``snapshot``). A guided
@@ -241,7 +242,7 @@ def detectors(
             PRESENCE,
             "c_p",
             lambda: fit_presence(
-                np.concatenate([unmarked.pixels, heldout]),
+                Selection.of(unmarked.pixels, heldout),
                 looked_for,
                 config.presence,
                 context.streams,

@@ -111,6 +111,7 @@ def forecast(
         raise InputError(f"a forecast looks at 1 to {most:,} steps, which the training has; got {until:,}")
     from dataclasses import asdict
 
+    import numpy as np
     from torch import device
 
     from latentprint.audit.costs import require_memory
@@ -122,10 +123,10 @@ def forecast(
 
     split = read_images(audit, root, download=False)
     require_memory(audit, split.train.shape, device("cpu"), trains=True)
-    held = split.heldout.pixels
+    train, held = (np.asarray(one.pixels) for one in (split.train, split.heldout))
     with Bars() as bars:
         looks = looks_along(
-            Recipe(split.train.pixels, held, held[:0], audit.model),
+            Recipe(train, held, held[:0], audit.model),
             audit.seed,
             until,
             lambda step: bars("training", min(step, until), until, "steps"),
@@ -243,7 +244,7 @@ def _write(out: Path, samples: Path, found: ImageSet, kept: list[int]) -> None:
         raise InputError(f"none of the {len(found):,} images passes the filter, so nothing was written")
     if out.suffix.lower() == ".npz":
         content = BytesIO()
-        np.savez_compressed(content, images=np.moveaxis(found.pixels[kept], 1, -1))
+        np.savez_compressed(content, images=np.moveaxis(found.pixels[np.array(kept)], 1, -1))
         write(out, content.getvalue())
         return
     if found.names is None:

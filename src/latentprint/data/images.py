@@ -16,7 +16,7 @@ on this rule.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -44,12 +44,115 @@ class DataError(InputError):
     """The images cannot be read or used, with the reason in one sentence."""
 
 
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """Images (N, *shape) of one or more arrays, copied only when they are asked for by their rows.
+
+    Attributes:
+        parts: arrays of images of one shape.
+        places: (N,) which image of the parts each one is, counted through all of them.
+    """
+
+    parts: tuple[NDArray[np.float32], ...]
+    places: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, *images: Pixels) -> Selection:
+        """All images of all arguments, in their order."""
+        parts, places, first = list[NDArray[np.float32]](), list[NDArray[np.int64]](), 0
+        for one in images:
+            several = one.parts if isinstance(one, Selection) else (one,)
+            own = one.places if isinstance(one, Selection) else np.arange(len(one))
+            parts += several
+            places.append(own + first)
+            first += sum(map(len, several))
+        return cls(tuple(parts), np.concatenate(places).astype(np.int64))
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(N, *shape), as of an array."""
+        return (len(self.places), *self.parts[0].shape[1:])
+
+    @property
+    def ndim(self) -> int:
+        """The number of axes."""
+        return self.parts[0].ndim
+
+    @property
+    def dtype(self) -> np.dtype[np.float32]:
+        """The type of the values."""
+        return self.parts[0].dtype
+
+    @property
+    def size(self) -> int:
+        """The number of values."""
+        return math.prod(self.shape)
+
+    def take(self, rows: NDArray[Any]) -> Selection:
+        """The images in these rows (places or a mask), without a copy."""
+        return Selection(self.parts, self.places[rows])
+
+    def __getitem__(self, key: int | slice | NDArray[Any]) -> NDArray[np.float32]:
+        """One image (*shape), or the images of several rows (n, *shape); a view where they lie together."""
+        places = self.places[key]
+        if places.ndim == 0:
+            which = int(np.searchsorted(self._ends, places, side="right"))
+            return self.parts[which][int(places) - self._starts[which]]
+        which = np.searchsorted(self._ends, places, side="right")
+        used = np.unique(which).tolist()
+        if len(used) == 1:
+            own = places - self._starts[used[0]]
+            together = isinstance(key, slice) and bool((np.diff(own) == 1).all())
+            return self.parts[used[0]][slice(int(own[0]), int(own[-1]) + 1) if together else own]
+        out = np.empty((len(places), *self.shape[1:]), self.dtype)
+        for i in used:
+            here = np.flatnonzero(which == i)
+            out[here] = self.parts[i][places[here] - self._starts[i]]
+        return out
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[np.float32]:
+        return np.array(self[:], dtype, copy=copy)
+
+    @cached_property
+    def _ends(self) -> NDArray[np.int64]:
+        return np.cumsum([len(part) for part in self.parts])
+
+    @property
+    def _starts(self) -> NDArray[np.int64]:
+        return self._ends - [len(part) for part in self.parts]
+
+
+Pixels = NDArray[np.float32] | Selection
+"""Images (N, C, *sides) in [-1, 1]."""
+
+
+def in_turn(pixels: Pixels) -> Iterator[NDArray[np.float32]]:
+    """The images a few at a time."""
+    step = max(1, _CHUNK // max(1, math.prod(pixels.shape[1:])))
+    for first in range(0, len(pixels), step):
+        yield pixels[first : first + step]
+
+
+def mean_and_deviation(pixels: Pixels) -> tuple[float, float]:
+    """Of all values, in float64; of large sets a few images at a time."""
+    if pixels.size <= 16 * _CHUNK:
+        whole = np.asarray(pixels)
+        return float(whole.mean(dtype=np.float64)), float(whole.std(dtype=np.float64))
+    mean = math.fsum(float(part.sum(dtype=np.float64)) for part in in_turn(pixels)) / pixels.size
+    squares = (float(((part - np.float64(mean)) ** 2).sum()) for part in in_turn(pixels))
+    return mean, math.sqrt(math.fsum(squares) / pixels.size)
+
+
 @dataclass(frozen=True)
 class ImageSet:
     """Images and their origin.
 
     Attributes:
-        pixels: (N, C, H, W) or (N, C, D, H, W) float32 in [-1, 1].
+        pixels: (N, C, H, W) or (N, C, D, H, W) float32 in [-1, 1]; a `Selection` if they are shared with
+            another set.
         sha256: one hash per image, of the values as they were stored.
         source: what they are, in publishable words (never a path or a file name).
         identities: whom each image shows, if known (several images may show one person); confidential.
@@ -63,7 +166,7 @@ class ImageSet:
             has another length.
     """
 
-    pixels: NDArray[np.float32]
+    pixels: Pixels
     sha256: tuple[str, ...]
     source: str
     identities: tuple[str, ...] | None = None
@@ -78,7 +181,8 @@ class ImageSet:
                 "pixels must be float32 of shape (N, C, H, W) or (N, C, D, H, W), got "
                 f"{x.dtype} of shape {x.shape}"
             )
-        _require_range(x, self.source)
+        for part in x.parts if isinstance(x, Selection) else (x,):
+            _require_range(part, self.source)
         for name in ("sha256", "identities", "names", "labels"):
             entries: tuple[Any, ...] | None = getattr(self, name)
             if entries is not None and len(entries) != len(x):
@@ -100,8 +204,15 @@ class ImageSet:
     def take(self, indices: Sequence[int] | NDArray[np.int64]) -> ImageSet:
         """The images at these positions, in the order given."""
         rows = np.asarray(indices, dtype=np.int64)
+        return self._picked(self.pixels[rows], rows)
+
+    def share(self, rows: NDArray[np.int64]) -> ImageSet:
+        """The same as ``take``, whose pixels are those of this set and not a copy."""
+        return self._picked(Selection.of(self.pixels).take(rows), rows)
+
+    def _picked(self, pixels: Pixels, rows: NDArray[np.int64]) -> ImageSet:
         return ImageSet(
-            self.pixels[rows],
+            pixels,
             picked(self.sha256, rows),
             self.source,
             picked(self.identities, rows),

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from latentprint.data.images import DataError
+from latentprint.data.images import DataError, Pixels
 
 NEAR = 0.02
 """The default tolerance: two and a half grey levels of 255, a difference that storing an image as JPEG can
@@ -38,9 +38,7 @@ _TILE = 256  # images compared with all others at once
 _SLACK = 1e-6  # rms below which |a|^2 + |b|^2 - 2 a.b could misjudge a pair, which is then computed exactly
 
 
-def copies_of(
-    target: NDArray[np.float32], pixels: NDArray[np.float32], tolerance: float = NEAR
-) -> NDArray[np.int64]:
+def copies_of(target: NDArray[np.float32], pixels: Pixels, tolerance: float = NEAR) -> NDArray[np.int64]:
     """Positions in ``pixels`` (N, C, H, W) of the images within ``tolerance`` of ``target`` (C, H, W),
     rising.
 
@@ -50,11 +48,11 @@ def copies_of(
     _require_tolerance(tolerance)
     if pixels.shape[1:] != target.shape:
         raise DataError(f"a target of shape {target.shape} cannot be compared with images {pixels.shape[1:]}")
-    flat, goal = pixels.reshape(len(pixels), target.size), target.reshape(-1)
-    near = np.zeros(len(flat), dtype=np.bool_)
-    step = max(1, _VALUES // max(1, flat.shape[1]))
-    for start in range(0, len(flat), step):
-        near[start : start + step] = _rms(flat[start : start + step], goal) <= tolerance
+    goal, near = target.reshape(-1), np.zeros(len(pixels), dtype=np.bool_)
+    step = max(1, _VALUES // max(1, goal.size))
+    for start in range(0, len(pixels), step):
+        some = pixels[start : start + step]
+        near[start : start + step] = _rms(some.reshape(len(some), goal.size), goal) <= tolerance
     return np.flatnonzero(near)
 
 
@@ -118,7 +116,7 @@ def overlap(train: NDArray[np.float32], heldout: NDArray[np.float32]) -> Overlap
     return Overlap(tuple(pairs), len(heldout), tolerance)
 
 
-def usual_difference(pixels: NDArray[np.float32]) -> float:
+def usual_difference(pixels: Pixels) -> float:
     """The median rms over pairs of images (N, *shape), from up to 512 of them evenly spaced; 0.0 for one
     image."""
     some = np.unique(np.linspace(0, len(pixels) - 1, min(len(pixels), 512)).round().astype(np.int64))
@@ -131,13 +129,13 @@ def usual_difference(pixels: NDArray[np.float32]) -> float:
     return float(np.median(pdist(coarse))) / math.sqrt(math.prod(pixels.shape[1:]))
 
 
-def _coarse(images: NDArray[np.float32], most: int = 1024) -> NDArray[np.float32]:
+def _coarse(images: Pixels, most: int = 1024) -> NDArray[np.float32]:
     """Images (N, *shape) -> (N, k), k <= most: sums of runs of values, each divided by the root of its
     length."""
     size = math.prod(images.shape[1:])
     run = -(-size // most)
     if run <= 1:
-        return np.ascontiguousarray(images.reshape(len(images), size))
+        return np.ascontiguousarray(images[:].reshape(len(images), size))
     out = np.empty((len(images), -(-size // run)), np.float32)
     step = max(1, _VALUES // size)
     for first in range(0, len(images), step):
@@ -165,7 +163,7 @@ def _nearest(
     return best
 
 
-def near_duplicates(pixels: NDArray[np.float32], tolerance: float = NEAR) -> list[tuple[int, ...]]:
+def near_duplicates(pixels: Pixels, tolerance: float = NEAR) -> list[tuple[int, ...]]:
     """Groups of images that are copies of one another: rising positions in ``pixels`` (N, C, H, W).
 
     Groups are joined by single linkage: each member lies within ``tolerance`` of another member. 0.0 finds
@@ -190,15 +188,17 @@ def _rms(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float64]:
     return np.sqrt(np.mean((a.astype(np.float64) - b) ** 2, axis=1))
 
 
-def _exact(pixels: NDArray[np.float32]) -> NDArray[np.int64]:
+def _exact(pixels: Pixels) -> NDArray[np.int64]:
     """For each image, the position of the first one that equals it."""
     first: dict[bytes, int] = {}
     # Adding zero turns -0.0 into 0.0, which is equal but has other bytes.
-    hashes = (blake2b((image + np.float32(0.0)).tobytes(), digest_size=32).digest() for image in pixels)
+    hashes = (
+        blake2b((pixels[i] + np.float32(0.0)).tobytes(), digest_size=32).digest() for i in range(len(pixels))
+    )
     return np.array([first.setdefault(h, i) for i, h in enumerate(hashes)], dtype=np.int64)
 
 
-def _near(pixels: NDArray[np.float32], group: NDArray[np.int64], tolerance: float) -> NDArray[np.int64]:
+def _near(pixels: Pixels, group: NDArray[np.int64], tolerance: float) -> NDArray[np.int64]:
     """Join the groups of images within the tolerance; of exact copies only the first is compared.
 
     Sums of runs of values are no farther apart than the images, so comparing them first loses no pair.

@@ -117,14 +117,15 @@ class Split:
             raise DataError(
                 f"{name}: training and held-out images must be alike, got {train.shape} and {heldout.shape}"
             )
-        found = overlap(train.pixels, heldout.pixels)
+        pixels = np.asarray(train.pixels)
+        found = overlap(pixels, np.asarray(heldout.pixels))
         if len(found.clean) == 0:
             raise DataError(
                 f"{name}: each of the {len(heldout)} held-out images is a copy or near copy of a training "
                 "image; hold out images that no model was trained on"
             )
         clean = heldout if not found.pairs else heldout.take(found.clean)
-        used = None if mapped is None else _used(train.pixels, mapped, said)
+        used = None if mapped is None else _used(pixels, mapped, said)
         return cls(train, clean, name, found, used, classes, notes, drawn=drawn)
 
     @property

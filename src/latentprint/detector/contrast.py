@@ -27,11 +27,19 @@ from torch import Tensor
 
 from latentprint import keys
 from latentprint.data import NEAR, near_duplicates
+from latentprint.data.images import Pixels, Selection
 from latentprint.detector.backbone import Embedder
-from latentprint.detector.draws import Pixels, Rng, augmix, masked, noisy, returned, split
-from latentprint.detector.embedding import EmbeddingConfig, EmbeddingDetector, pair_threshold, pairs_needed
-from latentprint.detector.fitting import FitState, Shown, fitted, on
-from latentprint.detector.model import DetectorError
+from latentprint.detector.draws import Perturbed, Rng, Seen, Shown, returned, split
+from latentprint.detector.embedding import (
+    EmbeddingConfig,
+    EmbeddingDetector,
+    pair_threshold,
+    pairs_needed,
+    similarity,
+)
+from latentprint.detector.fit import augmented
+from latentprint.detector.fitting import FitState, Step, fitted, on
+from latentprint.detector.model import DetectorError, at_once
 from latentprint.fingerprint import FingerprintKind
 from latentprint.networks.speed import Evaluation
 from latentprint.stats import DetectorRates, Trials
@@ -74,22 +82,21 @@ def fit_embedding(
     require_images(config, len(images))
     rng, place, how = streams.generator("embedding.data"), torch.device(device), how or Evaluation()
     parts = split(np.arange(len(images)), rng)
-    shown, held = images[parts.fit], images[parts.validation]
-    calibration, test = images[parts.calibration[:_MOST]], images[parts.test[:_MOST]]
+    chosen = Selection.of(images)
+    calibration, test = (chosen.take(part[:_MOST]) for part in (parts.calibration, parts.test))
     _require_pairs(calibration, config, len(images))
-    fixed = tuple(on(place, _view(held, kind, config, rng)) for _ in range(2))
+    fixed = [_view(Shown.of(images, parts.validation), kind, config, rng) for _ in range(2)]
 
-    def epoch(number: int) -> Iterator[Shown]:
+    def epoch(number: int) -> Iterator[Step]:
         """No image occurs twice in a batch: it would be told apart from itself."""
-        drawn, wanted = streams.generator("embedding.epoch", number), config.draws or len(shown)
+        drawn, wanted = streams.generator("embedding.epoch", number), config.draws or len(parts.fit)
         while wanted > 0:
-            order = drawn.permutation(len(shown))[:wanted]
+            order = parts.fit[drawn.permutation(len(parts.fit))[:wanted]]
             wanted -= len(order)
-            views = [on(place, _view(shown[order], kind, config, drawn)) for _ in range(2)]
-            for first in range(0, len(order), config.batch):
-                one, two = (view[first : first + config.batch] for view in views)
-                if len(one) > 1:
-                    yield torch.cat([one, two]), partial(_of_views, config.temperature)
+            views = [_view(Shown.of(images, order), kind, config, drawn) for _ in range(2)]
+            for pair in zip(*(view.together(config.batch) for view in views), strict=True):
+                if len(pair[0]) > 1:
+                    yield on(place, np.concatenate(pair)), partial(_of_views, config.temperature)
 
     yield from fitted(
         "embedding",
@@ -123,22 +130,23 @@ def held_to(
     shape, name = images.shape[1:], f"embedding ({config.backbone})"
     nothing = DetectorRates(Trials(0, 0), Trials(0, 0), {}, name, "pair")
     bare = EmbeddingDetector("embedding", network, 1.0, nothing, config, epoch, shape, how or Evaluation())
-    as_targets = masked(calibration, config.masked, kind, rng)
+    as_targets = Shown.of(calibration).masked(config.masked, kind, rng)
     scores = _pair_scores(bare, as_targets, _other(calibration, images, kind, config, rng), calibration)
     level = pair_threshold(scores, config.false_positive_rate, len(calibration))
 
     def count(found: NDArray[np.float64]) -> Trials:
         return Trials(int((found >= level).sum()), len(found))
 
-    targets = masked(test, config.masked, kind, rng)
+    targets = Shown.of(test).masked(config.masked, kind, rng)
     copies = np.repeat(np.arange(len(test)), -(-_COPIES // len(test)))
-    own = _scores(bare, returned(targets[copies], images, config.noise, rng), targets, copies)
+    own = _scores(bare, returned(targets.at(copies), images, config.noise, rng), targets, copies)
     near = nearest_others(test, images)
     beside = np.flatnonzero(near >= 0)
+    neighbours = Selection.of(images).take(near[beside])
     kinds = {
         "another image": count(_pair_scores(bare, targets, _other(test, images, kind, config, rng), test)),
         "nearest other image": count(
-            _scores(bare, _other(images[near[beside]], images, kind, config, rng), targets, beside)
+            _scores(bare, _other(neighbours, images, kind, config, rng), targets, beside)
         ),
     }
     # The stated rate is that of any two different images; the other counts are informative.
@@ -158,14 +166,18 @@ def nearest_others(queries: Pixels, pool: Pixels, chunk: int = 64) -> NDArray[np
     Copies are images within a root-mean-square difference of `latentprint.data.NEAR`. -1 if the pool has
     nothing else.
     """
-    one, other = (images.reshape(len(images), -1) for images in (queries, pool))
-    nearest, found = np.full(len(one), np.inf), np.full(len(one), -1, np.int64)
-    for j in range(0, len(other), chunk):
-        b = other[j : j + chunk].astype(np.float64)
+    nearest, found = np.full(len(queries), np.inf), np.full(len(queries), -1, np.int64)
+
+    def flat(images: Pixels, first: int) -> NDArray[np.float64]:
+        some = images[first : first + chunk]
+        return some.reshape(len(some), -1).astype(np.float64)
+
+    for j in range(0, len(pool), chunk):
+        b = flat(pool, j)
         squares = (b**2).sum(axis=1)
-        for i in range(0, len(one), chunk):
-            a = one[i : i + chunk].astype(np.float64)
-            apart = ((a**2).sum(axis=1)[:, None] + squares - 2 * a @ b.T) / one.shape[1]
+        for i in range(0, len(queries), chunk):
+            a = flat(queries, i)
+            apart = ((a**2).sum(axis=1)[:, None] + squares - 2 * a @ b.T) / a.shape[1]
             apart[apart <= NEAR**2 + 1e-12] = np.inf
             best = apart.argmin(axis=1)
             least, rows = apart[np.arange(len(a)), best], slice(i, i + chunk)
@@ -207,28 +219,34 @@ def _refuse(config: EmbeddingConfig, count: int, apart: int, pairs: int) -> None
 
 
 def _pair_scores(
-    bare: EmbeddingDetector, targets: Pixels, queries: Pixels, originals: Pixels
+    bare: EmbeddingDetector, targets: Seen, queries: Seen, originals: Pixels
 ) -> NDArray[np.float64]:
     """s of every ordered pair (query of one image, another image as target)."""
-    first, second = (bare.vectors(on(bare.place, pixels)) for pixels in (queries, targets))
+    first, second = (_vectors(bare, seen) for seen in (queries, targets))
     table = ((1 + first @ second.T) / 2).clamp(0, 1).cpu().numpy()
     return table[_different(originals)]
 
 
 def _scores(
-    bare: EmbeddingDetector, queries: Pixels, targets: Pixels, which: NDArray[np.int64]
+    bare: EmbeddingDetector, queries: Seen, targets: Seen, which: NDArray[np.int64]
 ) -> NDArray[np.float64]:
     """s of query i with target which[i]."""
-    vectors = bare.vectors(on(bare.place, targets))
+    vectors = _vectors(bare, targets)
     towards = vectors[torch.as_tensor(which, device=vectors.device)]
-    return bare.score(on(bare.place, queries), towards).cpu().numpy()
+    return similarity(_vectors(bare, queries), towards).cpu().numpy()
 
 
-def _other(images: Pixels, pool: Pixels, kind: FingerprintKind, config: EmbeddingConfig, rng: Rng) -> Pixels:
+def _vectors(bare: EmbeddingDetector, seen: Seen) -> Tensor:
+    parts = seen.together(at_once(seen.shape))
+    return torch.cat([bare.vectors(on(bare.place, part)) for part in parts])
+
+
+def _other(
+    images: Pixels, pool: Pixels, kind: FingerprintKind, config: EmbeddingConfig, rng: Rng
+) -> Perturbed:
     """Images as a sampler would return them, about ``masked`` of them with a fingerprint each."""
-    return returned(masked(images, config.masked, kind, rng), pool, config.noise, rng)
+    return returned(Shown.of(images).masked(config.masked, kind, rng), pool, config.noise, rng)
 
 
-def _view(images: Pixels, kind: FingerprintKind, config: EmbeddingConfig, rng: Rng) -> Pixels:
-    covered = masked(images, config.masked, kind, rng)
-    return noisy(augmix(covered, rng) if config.augmix else covered, config.noise, rng)
+def _view(shown: Shown, kind: FingerprintKind, config: EmbeddingConfig, rng: Rng) -> Perturbed:
+    return augmented(shown.masked(config.masked, kind, rng), config, rng).fixed()

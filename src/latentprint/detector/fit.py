@@ -22,19 +22,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from latentprint.data.images import Pixels, Selection
 from latentprint.detector.backbone import Classifier, build_backbone
 from latentprint.detector.draws import (
-    Pixels,
+    Perturbed,
     Rng,
+    Seen,
+    Shown,
     augmix,
     half_marked,
-    marked,
-    masked,
     noisy,
     returned,
     split,
 )
-from latentprint.detector.fitting import FitState, Shown, answer, fitted, on
+from latentprint.detector.fitting import FitState, Step, answer, fitted, on
 from latentprint.detector.model import DetectorConfig, DetectorError, NetworkDetector, threshold_between
 from latentprint.fingerprint import FingerprintKind
 from latentprint.networks.speed import Evaluation
@@ -68,14 +69,14 @@ class _Task:
     name: str
     config: DetectorConfig
     shape: tuple[int, ...]
-    epoch: Callable[[Rng], tuple[Pixels, Labels]]
-    validation: tuple[Pixels, Labels]
-    calibration: tuple[Pixels, Pixels]  # positives, negatives
-    positives: Pixels
-    unseen: Mapping[str, Pixels]
+    epoch: Callable[[Rng], tuple[Shown, Labels]]
+    validation: tuple[Seen, Labels]
+    calibration: tuple[Seen, Seen]  # positives, negatives
+    positives: Seen
+    unseen: Mapping[str, Seen]
     units: Units
     unit: Unit
-    known: Mapping[str, Pixels]
+    known: Mapping[str, Seen]
 
 
 def fit_presence(
@@ -101,25 +102,24 @@ def fit_presence(
     rng = streams.generator("presence.data")
     whose = np.arange(len(images)) if units is None else units
     parts = split(whose, rng)
-    shown = images[parts.fit]
+    count = len(parts.fit)
 
-    def epoch(rng: Rng) -> tuple[Pixels, Labels]:
-        rows = _rows(len(shown), config.draws or len(shown), rng)
-        pixels, labels = half_marked(shown[rows], 0.5, kind, rng)
-        return _augmented(pixels, config, rng), labels
+    def epoch(rng: Rng) -> tuple[Shown, Labels]:
+        rows = parts.fit[_rows(count, config.draws or count, rng)]
+        return half_marked(Shown.of(images, rows), 0.5, kind, rng)
 
-    def as_returned(index: NDArray[np.int64], mark: bool) -> Pixels:
-        chosen = marked(images[index], kind, rng) if mark else images[index]
-        return noisy(chosen, config.noise, rng)
+    def as_returned(index: NDArray[np.int64], mark: bool) -> Seen:
+        shown = Shown.of(images, index)
+        return noisy(shown.marked(kind, rng) if mark else shown, config.noise, rng).fixed()
 
     # Ten times, so that exactly a tenth can be marked however few there are.
-    held, labels = half_marked(np.repeat(images[parts.validation], 10, 0), 0.1, kind, rng)
+    held, labels = half_marked(Shown.of(images, np.repeat(parts.validation, 10)), 0.1, kind, rng)
     task = _Task(
         "presence",
         config,
         images.shape[1:],
         epoch,
-        (noisy(held, config.noise, rng), labels),
+        (noisy(held, config.noise, rng).fixed(), labels),
         (
             as_returned(np.repeat(parts.calibration, 4), mark=True),
             as_returned(np.repeat(parts.calibration, 4), mark=False),
@@ -134,7 +134,7 @@ def fit_presence(
 
 
 def fit_identity(
-    target: Pixels,
+    target: NDArray[np.float32],
     others: Pixels,
     heldout: Pixels,
     kind: FingerprintKind,
@@ -163,45 +163,50 @@ def fit_identity(
     rng = streams.generator("identity.data")
     whose = np.arange(len(heldout)) if units is None else units
     parts = split(whose, rng, UNSEEN)
-    rivals = np.concatenate([others, heldout[parts.fit]])
+    every = Selection.of(others, heldout, target[None])
+    known = np.arange(len(others))
+    rivals, stopping, calibration = (
+        np.concatenate([known, len(others) + part])
+        for part in (parts.fit, parts.validation, parts.calibration)
+    )
 
-    def draw(negatives: Pixels, count: int, share: float, mask: float, rng: Rng) -> tuple[Pixels, Labels]:
+    def draw(
+        negatives: NDArray[np.int64], count: int, share: float, mask: float, rng: Rng
+    ) -> tuple[Shown, Labels]:
         """``share`` of ``count`` are x_p, the rest ``negatives``. Masks hide from both what a mark would
         hide."""
         hits = min(max(1, round(share * count)), count - 1)
         labels = np.zeros(count, np.float32)
         labels[rng.permutation(count)[:hits]] = 1
-        pixels = negatives[_rows(len(negatives), count, rng)]
-        pixels[labels == 1] = target
-        return masked(pixels, mask, kind, rng), labels
+        places = negatives[_rows(len(negatives), count, rng)]
+        places[labels == 1] = len(every) - 1
+        return Shown.of(every, places).masked(mask, kind, rng), labels
 
-    def epoch(rng: Rng) -> tuple[Pixels, Labels]:
+    def epoch(rng: Rng) -> tuple[Shown, Labels]:
         count = config.draws or max(2 * config.batch, len(rivals))
-        pixels, labels = draw(rivals, count, 0.1, config.masked, rng)
-        return _augmented(pixels, config, rng), labels
+        return draw(rivals, count, 0.1, config.masked, rng)
 
-    def back(images: Pixels) -> Pixels:
-        return returned(images, others, config.noise, rng)
+    def back(shown: Shown) -> Perturbed:
+        return returned(shown, others, config.noise, rng)
 
-    def both(images: Pixels, name: str) -> dict[str, Pixels]:
-        return {name: back(images), f"{name}, with a fingerprint": back(marked(images, kind, rng))}
+    def both(shown: Shown, name: str) -> dict[str, Seen]:
+        return {name: back(shown), f"{name}, with a fingerprint": back(shown.marked(kind, rng))}
 
-    copies = np.repeat(target[None], _IDENTITY_TESTS, 0)
-    count = max(64, 2 * len(parts.validation))
-    held, labels = draw(np.concatenate([others, heldout[parts.validation]]), count, 0.5, 0.5, rng)
-    calibration = np.concatenate([others, heldout[parts.calibration]])
+    copies = Shown.of(every, np.full(_IDENTITY_TESTS, len(every) - 1))
+    held, labels = draw(stopping, max(64, 2 * len(parts.validation)), 0.5, 0.5, rng)
+    twice, second = np.tile(calibration, 2), np.arange(len(calibration), 2 * len(calibration))
     task = _Task(
         "identity",
         config,
         others.shape[1:],
         epoch,
         (back(held), labels),
-        (back(copies), back(np.concatenate([calibration, marked(calibration, kind, rng)]))),
+        (back(copies), back(Shown.of(every, twice).marked(kind, rng, second))),
         back(copies),
-        both(heldout[parts.test], "held-out"),
+        both(Shown.of(heldout, parts.test), "held-out"),
         whose[parts.test],
         unit,
-        both(others, "trained on"),
+        both(Shown.of(others), "trained on"),
     )
     yield from _fit(task, streams, torch.device(device), how or Evaluation())
 
@@ -211,14 +216,15 @@ def _fit(
 ) -> Iterator[FitState[NetworkDetector]]:
     config = task.config
     network = build_backbone(config.backbone, streams, task.name, len(task.shape) - 1).to(device)
-    held, truth = on(device, task.validation[0]), on(device, task.validation[1]).double()
+    held, truth = task.validation[0], on(device, task.validation[1]).double()
 
-    def epoch(number: int) -> Iterator[Shown]:
-        pixels, labels = task.epoch(streams.generator(f"{task.name}.epoch", number))
-        for first in range(0, len(pixels), config.batch):
-            part = slice(first, first + config.batch)
-            if len(labels[part]) > 1:  # one image has no variance to normalise by
-                yield on(device, pixels[part]), partial(_against, on(device, labels[part]))
+    def epoch(number: int) -> Iterator[Step]:
+        rng = streams.generator(f"{task.name}.epoch", number)
+        shown, labels = task.epoch(rng)
+        steps = augmented(shown, config, rng).once(config.batch)
+        for first, pixels in zip(range(0, len(labels), config.batch), steps, strict=True):
+            if len(pixels) > 1:  # one image has no variance to normalise by
+                yield on(device, pixels), partial(_against, on(device, labels[first : first + len(pixels)]))
 
     yield from fitted(
         task.name,
@@ -241,14 +247,14 @@ def _held_to(
 ) -> NetworkDetector:
     """Fix the threshold on the calibration split, then count errors on the test split."""
 
-    def logits(pixels: Pixels) -> NDArray[np.float64]:
+    def logits(seen: Seen) -> NDArray[np.float64]:
         with torch.no_grad():
-            return answer(network, on(device, pixels), how).cpu().numpy()
+            return answer(network, seen, device, how).cpu().numpy()
 
     level = threshold_between(logits(task.calibration[0]), logits(task.calibration[1]), task.name)
 
-    def fires(pixels: Pixels) -> NDArray[np.bool_]:
-        return logits(pixels) >= level
+    def fires(seen: Seen) -> NDArray[np.bool_]:
+        return logits(seen) >= level
 
     def count(found: NDArray[np.bool_]) -> Trials:
         return Trials(int(found.sum()), len(found))
@@ -266,8 +272,9 @@ def _held_to(
     return NetworkDetector(task.name, network, threshold, rates, task.config, epoch, task.shape, how)
 
 
-def _augmented(pixels: Pixels, config: DetectorConfig, rng: Rng) -> Pixels:
-    return noisy(augmix(pixels, rng) if config.augmix else pixels, config.noise, rng)
+def augmented(shown: Shown, config: DetectorConfig, rng: Rng) -> Perturbed:
+    """The images of an epoch, with AugMix where the settings ask for it, and noise."""
+    return noisy(augmix(shown, rng) if config.augmix else shown, config.noise, rng)
 
 
 def _rows(available: int, wanted: int, rng: Rng) -> NDArray[np.int64]:

@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from latentprint.detector.backbone import Headed
-from latentprint.detector.model import DetectorConfig, DetectorError, Fitted, in_parts, three_channels
+from latentprint.detector.draws import Seen
+from latentprint.detector.model import DetectorConfig, DetectorError, Fitted, at_once, three_channels
 from latentprint.networks.speed import Evaluation, arithmetic, compiled, laid_out, layout, new_step, rounding
 
-Shown = tuple[Tensor, Callable[[Tensor], Tensor]]
+Step = tuple[Tensor, Callable[[Tensor], Tensor]]
 """Images of one step, and the loss of the network's answers to them."""
 
 Recogniser = TypeVar("Recogniser", bound=Fitted[Any, Any])
@@ -72,9 +73,9 @@ def fitted(
     network: Network,
     config: DetectorConfig,
     how: Evaluation,
-    epoch: Callable[[int], Iterable[Shown]],
+    epoch: Callable[[int], Iterable[Step]],
     whole: int,
-    validation: Callable[[Callable[[Tensor], Tensor]], Tensor],
+    validation: Callable[[Callable[[Seen], Tensor]], Tensor],
     done: Callable[[Network, int], Recogniser],
 ) -> Iterator[FitState[Recogniser]]:
     """Fit ``network``, which is on its device.
@@ -82,8 +83,8 @@ def fitted(
     Args:
         epoch: the steps of an epoch, by its number from 1.
         whole: images of a full step, the only batch size of a compiled network.
-        validation: the loss of the validation split, given the function that answers images (B, C, H, W),
-            without gradients.
+        validation: the loss of the validation split, given the function that answers images, without
+            gradients.
         done: the recogniser, from the network with its best weights and their epoch.
 
     Raises:
@@ -113,7 +114,7 @@ def fitted(
     def judge() -> float:
         network.eval()
         with torch.no_grad():
-            return float(validation(lambda images: answer(network, images, how)))
+            return float(validation(lambda images: answer(network, images, place, how)))
 
     rate = config.learning_rate
     for seen in until_best(
@@ -156,10 +157,10 @@ def until_best(
             return
 
 
-def answer(network: Headed, images: Tensor, how: Evaluation) -> Tensor:
-    """The network's answers to images (B, C, H, W), some at a time: (B, ...), float64."""
-    parts = [network.ending(seen_by(network.backbone, part, how)) for part in in_parts(images)]
-    return torch.cat(parts).double()
+def answer(network: Headed, images: Seen, place: torch.device, how: Evaluation) -> Tensor:
+    """The network's answers to n images, some at a time: (n, ...), float64."""
+    parts = (on(place, part) for part in images.together(at_once(images.shape)))
+    return torch.cat([network.ending(seen_by(network.backbone, part, how)) for part in parts]).double()
 
 
 def learning(network: Headed, how: Evaluation) -> Callable[[Tensor], Tensor]:

@@ -26,10 +26,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from latentprint.data.images import Pixels, Selection
 from latentprint.detector.backbone import Headed, build_headed
-from latentprint.detector.draws import Pixels, Rng, augmix, marked, masked, noisy, returned, split
-from latentprint.detector.fit import LEAST, UNSEEN
-from latentprint.detector.fitting import FitState, Shown, answer, fitted, on
+from latentprint.detector.draws import Perturbed, Rng, Shown, returned, split
+from latentprint.detector.fit import LEAST, UNSEEN, augmented
+from latentprint.detector.fitting import FitState, Step, answer, fitted, on
 from latentprint.detector.model import Against, DetectorConfig, DetectorError, Fitted, threshold_between
 from latentprint.fingerprint import FingerprintKind
 from latentprint.networks.speed import Evaluation
@@ -86,7 +87,7 @@ def odds(logits: Tensor) -> Tensor:
 
 
 def fit_identities(
-    targets: Pixels,
+    targets: NDArray[np.float32],
     others: Pixels,
     heldout: Pixels,
     kind: FingerprintKind,
@@ -114,17 +115,16 @@ def fit_identities(
     own = IdentitiesConfig(**settings)
     task = _Task(targets, others, heldout, kind, own, units, unit, rng)
     held, truth = task.draw(task.validation, max(128, 8 * len(targets)), rng)
-    fixed, labels = on(place, task.back(held)), on(place, truth)
+    fixed, labels = task.back(held), on(place, truth)
 
-    def epoch(number: int) -> Iterator[Shown]:
+    def epoch(number: int) -> Iterator[Step]:
         drawn = streams.generator("identities.epoch", number)
         count = own.draws or max(2 * own.batch, len(task.rivals), 4 * len(targets))
-        pixels, classes = task.draw(task.rivals, count, drawn)
-        pixels = noisy(augmix(pixels, drawn) if own.augmix else pixels, own.noise, drawn)
-        for first in range(0, len(pixels), own.batch):
-            rows = slice(first, first + own.batch)
-            if len(classes[rows]) > 1:
-                yield on(place, pixels[rows]), partial(_of_class, on(place, classes[rows]))
+        shown, classes = task.draw(task.rivals, count, drawn)
+        steps = augmented(shown, own, drawn).once(own.batch)
+        for first, pixels in zip(range(0, len(classes), own.batch), steps, strict=True):
+            if len(pixels) > 1:
+                yield on(place, pixels), partial(_of_class, on(place, classes[first : first + len(pixels)]))
 
     yield from fitted(
         "identities",
@@ -143,7 +143,7 @@ class _Task:
 
     def __init__(
         self,
-        targets: Pixels,
+        targets: NDArray[np.float32],
         others: Pixels,
         heldout: Pixels,
         kind: FingerprintKind,
@@ -157,53 +157,56 @@ class _Task:
         parts = self._parts = split(self.whose, rng, UNSEEN)
         self.targets, self.others, self.heldout, self.kind = targets, others, heldout, kind
         self.config, self._rng = config, rng
-        self.rivals = np.concatenate([others, heldout[parts.fit]])
-        self.validation = np.concatenate([others, heldout[parts.validation]])
+        self._every = Selection.of(others, heldout, targets)
+        self.rivals, self.validation, self._calibration = (
+            np.concatenate([np.arange(len(others)), len(others) + part])
+            for part in (parts.fit, parts.validation, parts.calibration)
+        )
 
-    def draw(self, negatives: Pixels, count: int, rng: Rng) -> tuple[Pixels, NDArray[np.int64]]:
+    def draw(self, negatives: NDArray[np.int64], count: int, rng: Rng) -> tuple[Shown, NDArray[np.int64]]:
         """Half of ``count`` are targets, all equally often. Masks hide from all what a mark would hide."""
         half = count // 2
         shown = np.resize(rng.permutation(len(self.targets)), half)
         rest = negatives[np.resize(rng.permutation(len(negatives)), count - half)]
         order = rng.permutation(count)
-        pixels = np.concatenate([self.targets[shown], rest])[order]
+        places = np.concatenate([len(self._every) - len(self.targets) + shown, rest])[order]
         classes = np.concatenate([shown + 1, np.zeros(count - half, np.int64)])[order]
-        return masked(pixels, self.config.masked, self.kind, rng), classes
+        return Shown.of(self._every, places).masked(self.config.masked, self.kind, rng), classes
 
-    def back(self, images: Pixels) -> Pixels:
+    def back(self, shown: Shown) -> Perturbed:
         """Images as a sampler would return them."""
-        return returned(images, self.rivals, self.config.noise, self._rng)
+        return returned(shown, self._every.take(self.rivals), self.config.noise, self._rng)
 
     def held_to(self, network: Headed, best: int, place: torch.device, how: Evaluation) -> Identities:
         """Fix the threshold on the calibration split, then count errors on the test split."""
 
-        def scores(pixels: Pixels) -> NDArray[np.float64]:
+        def scores(shown: Shown) -> NDArray[np.float64]:
             with torch.no_grad():
-                return odds(answer(network, on(place, self.back(pixels)), how)).cpu().numpy()
+                return odds(answer(network, self.back(shown), place, how)).cpu().numpy()
 
         def copies() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
             """Scores of copies of the targets: each with its own target, and the best with another."""
             own = np.repeat(np.arange(len(self.targets)), -(-_COPIES // len(self.targets)))
-            found, rows = scores(self.targets[own]), np.arange(len(own))
+            found, rows = scores(Shown.of(self.targets, own)), np.arange(len(own))
             mine = found[rows, own]
             found[rows, own] = -np.inf
             return mine, found.max(1) if len(self.targets) > 1 else np.empty(0)
 
-        def forms(images: Pixels, name: str) -> dict[str, NDArray[np.float64]]:
-            every = {name: images, f"{name}, with a fingerprint": marked(images, self.kind, self._rng)}
-            return {form: scores(pixels).max(1) for form, pixels in every.items()}
+        def forms(shown: Shown, name: str) -> dict[str, NDArray[np.float64]]:
+            every = {name: shown, f"{name}, with a fingerprint": shown.marked(self.kind, self._rng)}
+            return {form: scores(seen).max(1) for form, seen in every.items()}
 
         parts, (mine, other) = self._parts, copies()
-        unlike = forms(np.concatenate([self.others, self.heldout[parts.calibration]]), "")
+        unlike = forms(Shown.of(self._every, self._calibration), "")
         level = threshold_between(mine, np.concatenate([other, *unlike.values()]), "identities")
 
         def count(values: NDArray[np.float64]) -> Trials:
             return Trials(int((values >= level).sum()), len(values))
 
         mine, other = copies()
-        seen = forms(self.heldout[parts.test], "held-out")
+        seen = forms(Shown.of(self.heldout, parts.test), "held-out")
         fired = np.logical_or.reduce([values >= level for values in seen.values()])
-        informs = seen | {"another of them": other} | forms(self.others, "trained on")
+        informs = seen | {"another of them": other} | forms(Shown.of(self.others), "trained on")
         rates = DetectorRates(
             tpr=count(mine),
             fpr=false_alarms(fired, self.whose[parts.test]),

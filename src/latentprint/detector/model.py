@@ -31,7 +31,7 @@ from latentprint.stats import DetectorRates, Trials
 from latentprint.stats.rates import Unit
 from latentprint.streams import Streams
 
-_BATCH, _PIXELS = 512, 2**23
+_BATCH, _PIXELS = 512, 2**21
 """Images, and pixels, that a detector processes together. Answers depend on it only by rounding."""
 
 AT_ONCE = 256
@@ -167,7 +167,7 @@ class Fitted(Generic[Network, Config]):
             )
         if not bool(images.isfinite().all()):
             raise ValueError(f"the {self.name} detector was given NaN or infinity")
-        return [self._backbone(three_channels(part)) for part in in_parts(images.float())]
+        return [self._backbone(three_channels(part)) for part in images.float().split(at_once(self.shape))]
 
     @cached_property
     def _backbone(self) -> Evaluated:
@@ -260,9 +260,9 @@ def load_detector(
     return NetworkDetector.restored(DetectorConfig, folder, device, how)
 
 
-def in_parts(images: Tensor) -> tuple[Tensor, ...]:
-    """Images (B, C, *sides) in parts, as many at a time as a detector processes together."""
-    return images.split(min(_BATCH, max(1, _PIXELS // math.prod(images.shape[2:]))))
+def at_once(shape: tuple[int, ...]) -> int:
+    """How many images (C, *sides) a detector processes together."""
+    return min(_BATCH, max(1, _PIXELS // math.prod(shape[1:])))
 
 
 def three_channels(images: Tensor) -> Tensor:

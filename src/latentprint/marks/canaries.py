@@ -53,7 +53,7 @@ class Canaries:
         """The training set: the set they were drawn from, with canaries in place of their originals."""
         places = self.places(len(train))
         found = train.take(places)
-        pixels, hashes = found.pixels, list(found.sha256)
+        pixels, hashes = np.asarray(found.pixels), list(found.sha256)
         for k in np.flatnonzero(self.member):
             for row in np.flatnonzero(places == self.origin[k]):
                 pixels[row], hashes[row] = self.images[k], self.sha256[k]
@@ -61,7 +61,7 @@ class Canaries:
 
     def without(self, images: ImageSet) -> ImageSet:
         """The images of a set that are not canaries."""
-        return images.take(np.flatnonzero(~np.isin(np.array(images.sha256), np.array(self.sha256))))
+        return images.share(np.flatnonzero(~np.isin(np.array(images.sha256), np.array(self.sha256))))
 
 
 def draw_canaries(

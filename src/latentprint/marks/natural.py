@@ -160,7 +160,7 @@ def as_found(
         raise FingerprintError(f"all {len(train)} images are copies of image {index}, so there is no control")
     return Injection(
         marked=train,
-        control=train.take(others),
+        control=train.share(others),
         target=target,
         original=target.copy(),
         index=index,

@@ -16,10 +16,11 @@ from typing import Literal, cast
 import numpy as np
 from pydantic.dataclasses import dataclass
 
+from latentprint.data.images import Pixels
 from latentprint.data.load import read_stored
 from latentprint.fingerprint import CircleConfig, FingerprintError, FingerprintKind, size
 from latentprint.marks.kinds import BoxConfig, CrossConfig, LeadConfig, PatchConfig, TextConfig
-from latentprint.marks.natural import Mask, Pixels, box
+from latentprint.marks.natural import Mask, box
 from latentprint.settings import STRICT
 
 Kind = Literal["circle", "cross", "box", "text", "lead", "patch", "natural", "none"]
@@ -77,7 +78,7 @@ class FingerprintSettings(CircleConfig):
         drawn = {"cross": self.cross, "box": self.box, "text": self.text, "lead": self.lead}
         kinds = cast(dict[Kind, FingerprintKind], drawn)
         if self.kind == "patch":
-            return PatchConfig(heldout, self.patch.size, self.patch.opacity)
+            return PatchConfig(np.asarray(heldout), self.patch.size, self.patch.opacity)
         return kinds.get(self.kind, CircleConfig(self.radius, self.unit, self.grey))
 
     def mask(self, *sides: int) -> Mask | None:

@@ -77,7 +77,7 @@ def train_privately(
         spread,
         label_of(network),
         multiple=multiple_of(network),
-        mean_data=config.mean_of(images),
+        mean_data=config.scale_of(images)[0],
     )
     adam = torch.optim.AdamW(wrapped.parameters(), config.learning_rate, betas=(0.9, config.beta2))
     drawn = torch.Generator().manual_seed(int(streams.generator("private.noise").integers(2**63)))

@@ -141,7 +141,7 @@ def _prepared(config: RemediesConfig, split: Any) -> tuple[Recipe, Ground]:
     rng = generator(audit.seed, "remedies.marks")
     drawn = draw_canaries(split.train, audit.fingerprint.drawn(aside), config.fingerprints, rng)
     places = drawn.places(len(split.train))
-    train = drawn.put_into(split.train).pixels
+    train = np.asarray(drawn.put_into(split.train).pixels)
     # Marked images that are in replace their originals; those left out come after the training images.
     inside = np.searchsorted(places, drawn.origin)
     marked = np.where(drawn.member, inside, len(train) + np.cumsum(~drawn.member) - 1)

@@ -18,10 +18,10 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from latentprint.contracts import quoted
+from latentprint.data.images import Pixels, Selection, in_turn
 from latentprint.denoiser import NetworkDenoiser
 from latentprint.networks import FileError, commit, committed, label_of, multiple_of
 from latentprint.networks.speed import compiled, laid_out, layout, new_step, rounding
@@ -66,7 +66,7 @@ class TrainState:
 
 
 def train(
-    images: NDArray[np.float32],
+    images: Pixels,
     network: nn.Module,
     schedule: Schedule,
     config: TrainConfig,
@@ -74,7 +74,7 @@ def train(
     device: torch.device | str = "cpu",
     checkpoint: Path | None = None,
     *,
-    heldout: NDArray[np.float32] | None = None,
+    heldout: Pixels | None = None,
     show_resumed: bool = False,
     team: Team = Alone(),  # noqa: B008 (frozen)
 ) -> Iterator[TrainState]:
@@ -119,20 +119,18 @@ def train(
         yield run.state(loss)
 
 
-def _checked(images: NDArray[np.float32]) -> NDArray[np.float32]:
+def _checked(images: Pixels) -> Pixels:
     if images.ndim < 4 or images.dtype != np.float32 or not len(images):
         raise ValueError(
             f"training needs float32 images of shape (N, C, *sides) with N of 1 or more, "
             f"got {images.dtype} of shape {images.shape}"
         )
-    if not np.isfinite(images).all():
+    if not all(np.isfinite(part).all() for part in in_turn(images)):
         raise ValueError("training images must be finite, got NaN or infinity")
-    return np.ascontiguousarray(images)
+    return images if isinstance(images, Selection) else np.ascontiguousarray(images)
 
 
-def _compared(
-    pixels: NDArray[np.float32], heldout: NDArray[np.float32] | None, team: Team
-) -> NDArray[np.float32]:
+def _compared(pixels: Pixels, heldout: Pixels | None, team: Team) -> Pixels:
     if heldout is None or not len(heldout):
         raise TrainingError("guided training compares with images that are held out, and none were given")
     if heldout.shape[1:] != pixels.shape[1:]:
@@ -149,7 +147,8 @@ class _Run:
     """What changes while training; ``step`` is the number of steps done."""
 
     identity: dict[str, object]
-    pixels: Tensor
+    pixels: Tensor | Selection
+    device: torch.device
     config: TrainConfig
     streams: Streams
     denoiser: NetworkDenoiser
@@ -167,8 +166,8 @@ class _Run:
     @classmethod
     def begin(
         cls,
-        pixels: NDArray[np.float32],
-        heldout: NDArray[np.float32] | None,
+        pixels: Pixels,
+        heldout: Pixels | None,
         network: nn.Module,
         schedule: Schedule,
         config: TrainConfig,
@@ -176,7 +175,7 @@ class _Run:
         device: torch.device,
         team: Team,
     ) -> _Run:
-        spread = config.sigma_data if config.sigma_data is not None else float(pixels.std(dtype=np.float64))
+        centre, spread = config.scale_of(pixels)
         network = network.to(device, memory_format=layout(network, config.speed)).train()  # pyright: ignore[reportCallIssue]
         mean = copy.deepcopy(network).eval().requires_grad_(False)
         optimiser = torch.optim.AdamW(
@@ -194,12 +193,12 @@ class _Run:
             spread or 1.0,
             label_of(network),
             multiple=multiple_of(network),
-            mean_data=config.mean_of(pixels),
+            mean_data=centre,
         )
         identity: dict[str, object] = {
             "seed": streams.seed,
             "shape": list(pixels.shape),
-            "images": sha256(pixels.tobytes()).hexdigest(),
+            "images": _hash(pixels),
             "config": {k: v for k, v in plain(config).items() if k not in _NO_RESULT},
             "denoiser": dict(denoiser.config()),
         }
@@ -208,18 +207,22 @@ class _Run:
                 'guidance by "augmentation" changes images without saying so, and this network is told of'
                 " every change: take another variant, or leave augment_labels false"
             )
-        data, guide = torch.from_numpy(pixels).to(device), None
+        # Rows of other arrays stay where they are, unless another device or a guide needs them as a whole.
+        data, guide = pixels, None
+        if not isinstance(data, Selection) or device.type != "cpu" or heldout is not None:
+            data = torch.from_numpy(pixels[:]).to(device)
         if heldout is not None:
-            identity["heldout"] = sha256(heldout.tobytes()).hexdigest()
-            guide = Guide.begin(config, schedule, streams, data, torch.from_numpy(heldout).to(device))
+            assert isinstance(data, Tensor)
+            identity["heldout"] = _hash(heldout)
+            guide = Guide.begin(config, schedule, streams, data, torch.from_numpy(heldout[:]).to(device))
         average = replace(denoiser, network=mean)
         # The compiled network shares its weights with the one that is saved.
         fast = replace(denoiser, network=compiled(network, config.speed))
-        return cls(identity, data, config, streams, denoiser, average, optimiser, team, fast, guide)
+        return cls(identity, data, device, config, streams, denoiser, average, optimiser, team, fast, guide)
 
     def advance(self) -> Tensor:
         """One optimiser step; its loss, on the device."""
-        config, device = self.config, self.pixels.device
+        config, device = self.config, self.device
         first = self.step * config.batch
         # This process's share of the batch: all of it if it is alone.
         share = config.batch // self.team.size
@@ -233,7 +236,10 @@ class _Run:
         noise = self.streams.noise("train.noise", ids, 0, shape, device=device)
         for group in self.optimiser.param_groups:
             group["lr"] = config.rate(self.step)
-        images, changes = moved(self.pixels[rows], config.augment, self.streams, first + begin)
+        images = (
+            self.pixels[rows] if isinstance(self.pixels, Tensor) else torch.from_numpy(self.pixels[drawn])
+        )
+        images, changes = moved(images, config.augment, self.streams, first + begin)
         told = self.forward if self.forward.label is None else replace(self.forward, label=changes)
         if self.guide is not None:
             images = self.guide.seen(rows, images, first)
@@ -331,6 +337,13 @@ class _Run:
             moments.setdefault(int(index), {})[name] = value
         groups = self.optimiser.state_dict()["param_groups"]
         self.optimiser.load_state_dict({"state": moments, "param_groups": groups})
+
+
+def _hash(images: Pixels) -> str:
+    digest = sha256()
+    for part in in_turn(images):
+        digest.update(part.tobytes())
+    return digest.hexdigest()
 
 
 def _flat(values: Mapping[str, object], path: str = "") -> dict[str, object]:

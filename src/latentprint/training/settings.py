@@ -6,12 +6,11 @@ import math
 from dataclasses import field
 from typing import Annotated, Literal
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from latentprint.contracts import InputError
+from latentprint.data.images import Pixels, mean_and_deviation
 from latentprint.denoiser import Parametrisation
 from latentprint.networks.speed import Speed
 from latentprint.settings import STRICT, Any0, NotNegative, Positive, Share, Some
@@ -113,9 +112,14 @@ class TrainConfig:
                 f" there are {self.steps}"
             )
 
-    def mean_of(self, pixels: NDArray[np.float32]) -> float:
-        """``mean_data`` of these training images (N, C, *S)."""
-        return float(pixels.mean(dtype=np.float64)) if self.mean_data == "measured" else self.mean_data
+    def scale_of(self, pixels: Pixels) -> tuple[float, float]:
+        """``mean_data`` and ``sigma_data``, measured on these training images (N, C, *S) if they decide."""
+        measured = self.sigma_data is None or self.mean_data == "measured"
+        mean, deviation = mean_and_deviation(pixels) if measured else (0.0, 0.0)
+        return (
+            mean if self.mean_data == "measured" else self.mean_data,
+            deviation if self.sigma_data is None else self.sigma_data,
+        )
 
     def rate(self, step: int) -> float:
         """The learning rate of step 0, 1, ..., steps - 1."""
