@@ -73,7 +73,7 @@ def answers(precision: Precision, rows: int) -> Callable[[], object]:
     network = for_evaluation(
         build_backbone("resnet50", Streams(0), "identity"), Evaluation(precision=precision), rows
     )
-    x = Streams(1).noise("x", range(rows), 0, SHAPE)
+    x = Streams(1).noise("x", range(rows), 0, (3, *SHAPE[1:]))  # detectors see three channels
 
     def run() -> torch.Tensor:
         with torch.inference_mode():

@@ -54,3 +54,12 @@ def test_a_result_is_told_as_json_as_a_table_and_into_a_file(
     lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
     assert lines["ratio"] == "2.5"
     assert lines["shape.rows"] == "[1, 2]"
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_every_part_of_the_processors_benchmark_runs(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(FOLDER)
+    cpu = import_module("cpu")
+    assert cpu.answers(precision, 2)().shape == (2,)
+    cpu.walk(precision, 1, 1, False)()
+    cpu.walk(precision, 1, 1, True)()
