@@ -136,6 +136,8 @@ QUICK = """
 --version
 audit --help
 audit nosuch
+audit medmnist:nosuch
+audit phantom:nosuch
 audit digits --preset nosuch
 audit digits --device meta
 audit digits --model nosuch

@@ -35,7 +35,7 @@ from latentprint.data.archive import Stored, channel_axis, open_arrays, require_
 from latentprint.data.draw import Source, drawn
 from latentprint.data.images import MAX_BYTES, MAX_SIDE, DataError, ImageSet, ValueRange
 from latentprint.data.listing import Listing, Preparation, Rows, of_array
-from latentprint.data.medmnist import open_medmnist
+from latentprint.data.medmnist import open_medmnist, require_name
 from latentprint.data.phantom import HELDOUT, SIDE, SIDE3D, phantom, phantom3d
 from latentprint.data.split import Split
 
@@ -44,6 +44,8 @@ SOURCES = (
     " DICOM); an .npz with `images` or with `train_images` and `test_images`; an .npy, a .parquet, or a"
     " dataset that was saved to disk"
 )
+
+_PHANTOMS = re.compile(r"(phantom(?:3d)?):([0-9]{1,9})(?::([0-9]{1,5}))?")
 
 _TYPES: dict[str, ValueRange] = {"uint8": (0, 255), "uint16": (0, 65535)}
 
@@ -108,7 +110,7 @@ def load(
     table = None if labels is None else Path(labels)
     if text == "digits":
         found = _digits(how)
-    elif match := re.fullmatch(r"(phantom(?:3d)?):([0-9]{1,9})(?::([0-9]{1,5}))?", text):
+    elif match := _PHANTOMS.fullmatch(text):
         found = _phantom(match[1], int(match[2]), int(match[3] or 0), seed, how)
     elif text.startswith("medmnist:"):
         place = None if root is None else Path(root)
@@ -137,7 +139,10 @@ def require_source(text: str) -> None:
             "'digits' is the set that comes with latentprint, and something here has the same name: write"
             " ./digits for that, or give the command in another folder for the set"
         )
-    named = text == "digits" or text.startswith(("phantom:", "phantom3d:", "medmnist:"))
+    if text.startswith("medmnist:"):
+        require_name(text.removeprefix("medmnist:"))
+        return
+    named = text == "digits" or _PHANTOMS.fullmatch(text) is not None
     if not text:
         raise DataError(f"no source was named; supported are {SOURCES}")
     if not named and not os.path.exists(text):

@@ -48,16 +48,21 @@ VOLUMES = {
 _KEYS = ("train_images", "val_images", "test_images")
 
 
+def require_name(name: str) -> None:
+    """Refuse the name of a set that MedMNIST does not have."""
+    if name not in MD5 | VOLUMES:
+        known = ", ".join([*MD5, *VOLUMES])
+        raise DataError(f"there is no MedMNIST set {quoted(name, 60)}; the sets are {known}")
+
+
 def open_medmnist(name: str, root: Path | None, *, download: bool) -> dict[str, Stored]:
     """The arrays ``train_images``, ``val_images`` and ``test_images`` of one set, and their labels, unread.
 
     The file is looked for in ``root``, by default in the folder that MEDMNIST_ROOT names, otherwise in
     ~/.medmnist. The package `medmnist` downloads it only if it is missing and ``download`` is true.
     """
-    official = (MD5 | VOLUMES).get(name)
-    if official is None:
-        known = ", ".join([*MD5, *VOLUMES])
-        raise DataError(f"there is no MedMNIST set {quoted(name, 60)}; the sets are {known}")
+    require_name(name)
+    official = (MD5 | VOLUMES)[name]
     folder = root or Path(os.environ.get("MEDMNIST_ROOT") or Path("~/.medmnist")).expanduser()
     path = folder / (f"{name}.npz" if name in MD5 else f"{name}_64.npz")
     if not path.is_file():
