@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from bridge import BridgeConfig, bridge
 from record import add_output, record, tell
 from torch import Tensor
 
@@ -36,7 +37,7 @@ from latentprint.likelihood import Divergence, Hutchinson
 from latentprint.metrics.error import mse
 from latentprint.networks import load_model
 from latentprint.probe import from_prior
-from latentprint.rate import BridgeConfig, SamplerPushforward, SplittingConfig, bridge, splitting
+from latentprint.rate import SamplerPushforward, SplittingConfig, splitting
 from latentprint.sampler import DPMSolverPP2M, RungeKutta, Sampler, trajectories
 from latentprint.settings import read
 from latentprint.stats import Trials
@@ -201,7 +202,7 @@ def tasks(s: Subject, samples: int, rows: dict[str, dict[str, Any]], seeds: int)
             )
         if s.target.numel() <= 64:
             yield f"bridge flow/exact, at most 240 {seed}", lambda i=seed: bridged(s, i, None, 240)
-        probes = Hutchinson(8, Streams(seed), "orthogonal", "bridge.divergence")
+        probes = Hutchinson(8, Streams(seed), "bridge.divergence")
         yield f"bridge flow/8 probes {seed}", lambda i=seed, d=probes: bridged(s, i, d)
 
 

@@ -123,15 +123,13 @@ def judged(case: Case, found: Rate, per_sample: int) -> dict[str, Any]:
     }
 
 
-def work(folder: Path, file: Path, todo: list[Case], only: str, effort: Effort, flow: bool) -> None:
+def work(folder: Path, file: Path, todo: list[Case], only: str, effort: Effort) -> None:
     """Every estimator on every case, unless its row is there."""
     done, held = {row["key"] for row in lines(file)}, dict[str, Ground]()
     for case in todo:
         for row in ESTIMATORS:
             key = f"{row.name}/{case.name}"
-            own = case.sampler == "heun-12"
-            skip = (row.name == "path" and own) or (row.name == "bridge" and not (own and flow))
-            if key in done or only not in key or skip:
+            if key in done or only not in key or (row.name == "path" and case.sampler == "heun-12"):
                 continue
             if case.recipe.name not in held:
                 held[case.recipe.name] = ground(case.recipe, folder)
@@ -185,7 +183,6 @@ def main() -> None:
         "--only", default="", help="the rows whose ESTIMATOR/NETWORK/SAMPLER/IMAGE holds this"
     )
     parser.add_argument("--images", type=int, default=IMAGES, help="of each network and sampler")
-    parser.add_argument("--flow", action="store_true", help="the bridge too, beside the probability flow")
     parser.add_argument("--summarise", action="store_true", help="only the rows that are there already")
     parser.add_argument("--quick", action="store_true", help="a small network, counted here, two images")
     add_output(parser)
@@ -199,12 +196,12 @@ def main() -> None:
             brute_force(folder, QUICK, QUICK.samplers[0], UNIT)
             counts = {k: v for k, v in summed(folder).items() if k.startswith(QUICK.name)}
             todo = list(cases(counts, (QUICK,), 400))[:2]
-            work(folder, file, todo, "path", Effort(relative=0.3, most=3000), a.flow)
+            work(folder, file, todo, "path", Effort(relative=0.3, most=3000))
         else:
             counts = json.loads(COUNTS.read_text())
             if not a.summarise:
                 todo = list(cases(counts, RECIPES, a.images))
-                work(folder, file, todo, a.only, Effort(relative=0.2, most=50_000), a.flow)
+                work(folder, file, todo, a.only, Effort(relative=0.2, most=50_000))
         tell(summary(lines(file), counts), a)
 
 

@@ -91,13 +91,13 @@ def leak() -> SmallRun:
 def clean() -> SmallRun:
     """The same with no detection among 4,000 samples, nor in the control."""
     silent = leak().counts(0, 4000, alone=3).counts(0, 4000, "samples.control")
-    return silent.counts(0, 400, "samples.model.heun-6-karras").without("splitting", "bridge")
+    return silent.counts(0, 400, "samples.model.heun-6-karras").without("splitting")
 
 
 def undecided() -> SmallRun:
     """The same with too few samples to say anything about 1/N, and no control."""
     few = leak().counts(0, 30, alone=1)
-    return few.without("splitting", "bridge", "samples.control", "search.control", "samplers", "baseline")
+    return few.without("splitting", "samples.control", "search.control", "samplers", "baseline")
 
 
 def unmarked() -> SmallRun:

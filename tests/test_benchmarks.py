@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
-PARTS = {"record", "ground", "darboux"}  # what benchmarks share or run on
+PARTS = {"record", "ground", "darboux", "bridge", "paths"}  # what benchmarks share or run on
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in PARTS)
 
 

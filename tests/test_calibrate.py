@@ -15,9 +15,7 @@ from latentprint.schedule import EDM, VP
 from latentprint.stats import Trials
 
 
-def a_row(
-    *, inside: bool = True, reliable: bool = True, truth: float = 0.1, estimator: str = "bridge"
-) -> Row:
+def a_row(*, inside: bool = True, reliable: bool = True, truth: float = 0.1, estimator: str = "path") -> Row:
     interval = (0.1, 0.05, 0.2) if reliable else (None, None, None)
     return Row("case", estimator, truth, *interval, reliable, inside and reliable, 7, "said")
 
@@ -29,8 +27,8 @@ def test_json_has_the_agreed_shape():
     keys = {"name", "estimator", "truth", "rate", "low", "high", "reliable", "inside", "network_evaluations"}
     assert all(set(case) == keys for case in found["cases"])
     assert len(found["cases"]) == 2
-    assert found["coverage"] == {"bridge": 1.0}
-    assert found["reliable"] == {"bridge": 1.0, "splitting": 0.0}
+    assert found["coverage"] == {"path": 1.0}
+    assert found["reliable"] == {"path": 1.0, "splitting": 0.0}
     assert found["cases"][1]["rate"] is None
 
 
@@ -39,7 +37,7 @@ def test_an_instrument_whose_intervals_miss_fails(outside: int, passes: bool):
     # P(Binomial(20, 0.05) >= 5) = 0.0026, P(>= 2) = 0.26
     rows = [a_row(inside=i >= outside) for i in range(20)]
     report = CalibrationReport(tuple(rows[:10]), tuple(rows[10:]))
-    assert report.coverage() == {"bridge": (20 - outside) / 20}
+    assert report.coverage() == {"path": (20 - outside) / 20}
     assert report.passed is passes
     assert ("hold the truth" in " ".join(report.failures())) is not passes
 
@@ -47,7 +45,7 @@ def test_an_instrument_whose_intervals_miss_fails(outside: int, passes: bool):
 def test_an_instrument_that_declines_too_often_fails():
     rows = [a_row(reliable=i >= 3) for i in range(10)]
     assert not CalibrationReport(tuple(rows)).passed
-    assert CalibrationReport(tuple(rows[1:])).reliable() == {"bridge": 7 / 9}
+    assert CalibrationReport(tuple(rows[1:])).reliable() == {"path": 7 / 9}
     assert CalibrationReport(tuple(rows[2:])).passed
 
 
@@ -57,7 +55,7 @@ def test_a_number_invented_for_a_clean_sampler_fails_and_declining_it_is_right()
     assert CalibrationReport((*fine, a_row(truth=0.0, inside=True))).passed
     invented = CalibrationReport((*fine, a_row(truth=0.0, inside=False)))
     assert "whose q is zero" in invented.failures()[0]
-    assert invented.reliable() == {"bridge": 1.0}
+    assert invented.reliable() == {"path": 1.0}
 
 
 def test_truth_of_the_gaussian_case_counts_its_own_steps():
@@ -119,7 +117,7 @@ def test_estimators_on_one_small_case_each():
     clean = module.row(module.leak(0.0, (1, 2, 2), 0), "splitting", 3, samples=10)
     assert (clean.reliable, clean.inside, clean.rate) == (False, False, None)
     with pytest.raises(ValueError, match="needs a denoiser"):
-        module.row(leak, "bridge", 0, samples=1)
+        module.row(leak, "path", 0, samples=1)
 
 
 def test_the_suite_is_the_one_that_was_asked_for():
@@ -137,7 +135,6 @@ def test_the_suite_is_the_one_that_was_asked_for():
             "monte_carlo",
             "path",
             "splitting",
-            "bridge",
         }
 
 

@@ -166,7 +166,7 @@ def test_an_interval_at_another_level_is_the_one_asked_for_at_once() -> None:
         assert found.at(0.95) == pytest.approx((low, high))
     counted = Rate("splitting", 0.1, 0.05, 0.2, 0.95, True, "", 1, {"step": "a"}, trials=Trials(10, 100))
     assert value(counted).at(0.99) == Trials(10, 100).interval(0.99)
-    declined = value(Rate("bridge", None, None, None, 0.95, False, "", 1, {"step": "a"}))
+    declined = value(Rate("path", None, None, None, 0.95, False, "", 1, {"step": "a"}))
     assert declined.at(0.99) is None
 
 
@@ -176,6 +176,8 @@ def test_bad_settings_are_refused_when_they_are_read() -> None:
     for over in ({"samples": {"until": 0.0}}, {"rare": {"splitting": True, "most": 100}}):
         with pytest.raises(SettingsError):
             resolve(over, preset="demo")
+    with pytest.raises(SettingsError, match=r"rare\.bridge is not a setting; known: path, splitting,"):
+        resolve({"rare": {"bridge": True}}, preset="demo")
 
 
 TINY: dict[str, Any] = {

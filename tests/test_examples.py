@@ -330,13 +330,9 @@ def test_the_story_runs_from_top_to_bottom(tmp_path: Path, capsys: pytest.Captur
     assert np.array_equal(
         names["injection"].target, names["injection"].marked.pixels[kept["target"]["index"]]
     )
-    # the bridge is of the converged flow, whose q is 1e-6; that of 24 steps is another, not far away
-    split, bridged = names["rates"]
-    assert (split.method, bridged.method) == ("splitting", "bridge")
-    assert split.reliable, split.diagnostic
-    assert 2e-7 < split.rate < 2e-6
-    assert bridged.reliable
-    assert 1 / 1.6 < bridged.rate / 1e-6 < 1.6
+    # the formula is the truth of the converged flow; q of 24 steps is another, not far away
+    assert names["rate"].reliable, names["rate"].diagnostic
+    assert 2e-7 < names["rate"].rate < 2e-6
 
 
 FEW: dict[str, dict[str, Any]] = {

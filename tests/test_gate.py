@@ -85,7 +85,7 @@ def test_an_estimator_must_be_run_reliable_and_as_confident_as_asked() -> None:
     seen = estimated(clean, "splitting", 1e-6)
     assert answers(seen, q(1e-5, '"splitting"')) == {"q.at_most": "pass"}
     assert answers(seen, q(1e-7, '"splitting"')) == {"q.at_most": "unknown"}  # false alarms may be all of it
-    assert answers(clean, q(1e-5, '"bridge"')) == {"q.at_most": "unknown"}
+    assert answers(clean, q(1e-5, '"path"')) == {"q.at_most": "unknown"}
     assert "this run has monte_carlo, splitting" in reason(seen, q(1e-5, '"guess"'))
     shaky = estimated(clean, "splitting", 1e-6, reliable=False, rate=None, low=None, high=None)
     assert answers(shaky, q(1e-5, '"splitting"')) == {"q.at_most": "unknown"}
@@ -96,7 +96,7 @@ def test_an_estimator_must_be_run_reliable_and_as_confident_as_asked() -> None:
 
 
 def test_an_estimate_of_another_sampler_decides_nothing() -> None:
-    """Fault 4 of the issue: the bridge is about the flow, whose q is not the audited sampler's."""
+    """Fault 4 of the issue: the bridge of older runs is about the flow, not about the audited sampler."""
     flow = estimated(small_runs.clean(), "bridge", 1e-6, sampler=FLOW)
     policy = q(1e-5, '"monte_carlo", "bridge"')
     assert answers(flow, policy) == {"q.at_most": "unknown"}
@@ -255,7 +255,7 @@ def test_one_failure_outweighs_what_is_unknown() -> None:
         (q(1e-3, ""), r"\[q\] estimators"),
         ("[t_prime]\nbaseline_images_at_least = 20", "needed"),
         ('[verdict]\nallowed = ["fine"]', "fine"),
-        ("[q]\nat_most = 'little'\nlevel = 0.95\nestimators = ['bridge']", r"\[q\] at_most = 'little'"),
+        ("[q]\nat_most = 'little'\nlevel = 0.95\nestimators = ['path']", r"\[q\] at_most = 'little'"),
         ("[q", "TOML"),
         ("[missable]\nat_most = 1e-3", r"\[missable\] level is missing"),
         ("q = 3", r"\[q\] .*needs a table"),

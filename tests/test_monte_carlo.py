@@ -75,6 +75,6 @@ def test_bad_questions_are_refused():
     with pytest.raises(ValueError, match="at least 1"):
         rate.monte_carlo(Coin(0.5), 0.9, 0, sampler=SAMPLER)
     with pytest.raises(ValueError, match="must not offer a number"):
-        rate.Rate("bridge", 0.1, 0.0, 0.2, 0.95, False, "", 0, {})
+        rate.Rate("path", 0.1, 0.0, 0.2, 0.95, False, "", 0, {})
     with pytest.raises(ValueError, match="in its interval"):
-        rate.Rate("bridge", 0.3, 0.0, 0.2, 0.95, True, "", 0, {})
+        rate.Rate("path", 0.3, 0.0, 0.2, 0.95, True, "", 0, {})

@@ -58,7 +58,7 @@ def test_every_case_is_run_once_and_held_to_its_count(
     monkeypatch.setattr(proving, "ground", lambda *_: g)
     file, effort = tmp_path / "rows.jsonl", proving.Effort(relative=0.3, most=2000)
     for _ in range(2):
-        proving.work(tmp_path, file, [case], "path", effort, False)
+        proving.work(tmp_path, file, [case], "path", effort)
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     assert [row["key"] for row in rows] == ["path/corners/ancestral-24/1"]
     assert rows[0]["reliable"]

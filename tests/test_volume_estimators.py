@@ -18,7 +18,6 @@ from latentprint.denoiser import IdentityCodec
 from latentprint.known import Gaussian, Memorised
 from latentprint.likelihood import Hutchinson, log_likelihood
 from latentprint.probe import ModelProbe, from_image
-from latentprint.rate.bridge import BridgeConfig, bridge
 from latentprint.rate.table import ESTIMATORS, Subject
 from latentprint.sampler.sampler import Sampler
 from latentprint.sampler.steps import Ancestral, DPMSolverPP2M
@@ -53,7 +52,7 @@ def alike(shape: tuple[int, ...], estimator: str, count: int = 6) -> Case:
     return Case("alike", 1 / count, about)
 
 
-@pytest.mark.parametrize("estimator", [name for name in NAMES if name != "bridge"])
+@pytest.mark.parametrize("estimator", NAMES)
 def test_estimators_find_the_truth_at_every_shape(estimator: str) -> None:
     found = [calibrate.row(alike(shape, estimator), estimator, 5, samples=1500) for shape in SHAPES]
     for one in found:
@@ -61,16 +60,6 @@ def test_estimators_find_the_truth_at_every_shape(estimator: str) -> None:
     flat = calibrate.row(alike((1, 15, 14), estimator), estimator, 5, samples=1500)
     # the same noise in another shape: the very same numbers, to rounding
     assert (flat.rate, flat.low, flat.high) == pytest.approx((found[0].rate, found[0].low, found[0].high))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_the_bridge_finds_the_truth_at_every_shape(shape: tuple[int, ...]) -> None:
-    about, truth = alike(shape, "bridge", 4).subject, 1 / 4
-    few = BridgeConfig(relative=0.5, proposals=2, candidates=4, tries=3, pilot=4, together=20, most=100)
-    assert about.model is not None
-    found = bridge(about.model, about.target, about.inside, seed=3, config=few)
-    assert found.reliable and found.holds(truth), found.diagnostic
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)

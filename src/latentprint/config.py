@@ -301,7 +301,7 @@ class FidSettings:
 class SpeedSettings:
     """How networks are evaluated, except in training (``model.training.speed``); all off: plain float32.
 
-    Likelihood, membership, splitting and bridge are always float32, because their numbers are about the
+    Likelihood, membership and the estimators of q are always float32, because their numbers are about the
     network itself.
 
     Attributes:

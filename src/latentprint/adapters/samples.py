@@ -19,7 +19,7 @@ NAMES = ("samples", "images", "arr_0")
 
 CANNOT = (
     "t' cannot be searched: no reverse process can be started without the model",
-    "q is counted only: the bridge and splitting need the model or its sampler",
+    "q is counted only: its estimators need the model or its sampler",
     "likelihood and membership scores need the model",
     "nothing is known about samples that were not drawn: a rate up to the upper end of its interval could"
     " have been missed",

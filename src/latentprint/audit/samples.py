@@ -4,7 +4,7 @@
 
 Omega_p is counted as for any sampler (§5.3). Nearest copies are looked for among all training images, not for
 x_p alone, because a set that holds any of them gives it back (``latentprint.adapters.samples``). t',
-likelihood, splitting and the bridge need the model; the results say so.
+likelihood and the estimators of q need the model; the results say so.
 """
 
 from __future__ import annotations

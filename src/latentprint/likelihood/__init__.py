@@ -3,7 +3,7 @@ density."""
 
 from latentprint.likelihood.density import Likelihood, bits_per_dim, dequantise, grey_step, log_likelihood
 from latentprint.likelihood.divergence import Divergence, Exact, Hutchinson
-from latentprint.likelihood.flow import FlowState, flow, integrate
+from latentprint.likelihood.flow import FlowState, integrate
 
 __all__ = [
     "Divergence",
@@ -13,7 +13,6 @@ __all__ = [
     "Likelihood",
     "bits_per_dim",
     "dequantise",
-    "flow",
     "grey_step",
     "integrate",
     "log_likelihood",

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -42,28 +41,23 @@ class Exact:
 class Hutchinson:
     """The mean of v^T J v over random probes v, fixed for an image along its whole trajectory.
 
-    "rademacher" probes have independent entries of +1 and -1. "orthogonal" probes are sqrt(d) times the first
-    columns of a uniformly random rotation: they are mutually orthogonal, and d of them give the exact trace.
-    The noise of the trace is in the exponent of a density, so few probes can mislead by many nats; the
-    standard error says by how many. With one probe it is infinite, because nothing is known about it.
+    Probes have independent entries of +1 and -1 (Rademacher's). The noise of the trace is in the exponent of
+    a density, so few probes can mislead by many nats; the standard error says by how many. With one probe it
+    is infinite, because nothing is known about it.
 
     Attributes:
         probes: how many, k; costs 1 + k evaluations.
         streams: where probes are drawn from, by the id of the image.
-        kind: "rademacher" or "orthogonal".
         purpose: the name under which they are drawn.
     """
 
     probes: int
     streams: Streams
-    kind: Literal["rademacher", "orthogonal"] = "rademacher"
     purpose: str = "divergence"
 
     def __post_init__(self) -> None:
         if self.probes < 1:
             raise ValueError(f"Hutchinson needs 1 probe or more, got {self.probes}")
-        if self.kind not in ("rademacher", "orthogonal"):
-            raise ValueError(f'the kind of probe is "rademacher" or "orthogonal", got {self.kind!r}')
 
 
 Divergence = Exact | Hutchinson
@@ -75,8 +69,7 @@ class Trace:
     ``x``: (B, ...); ``ids``: (B,), needed by `Hutchinson`.
 
     Raises:
-        ValueError: probes without ids, a number of ids other than B, or more orthogonal probes than
-            dimensions.
+        ValueError: probes without ids, or a number of ids other than B.
     """
 
     def __init__(self, denoiser: Denoiser, divergence: Divergence, x: Tensor, ids: Ids | None) -> None:
@@ -92,7 +85,6 @@ class Trace:
             self.together = 1
             self.forms = divergence.probes
             self.evaluations = 1 + self.forms
-            self.orthogonal = divergence.kind == "orthogonal"
 
     def __call__(self, x: Tensor, t: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """(D(x, t), its traces): the shape of x, and (n, forms) in float64.
@@ -124,18 +116,13 @@ class Trace:
         return torch.stack(sums, dim=1)
 
     def standard_error(self, totals: Tensor) -> Tensor:
-        """The standard error of the mean of integrals (B, forms) of v^T J v, each with its probe fixed: (B,).
-
-        k orthogonal probes are a draw without replacement from the d directions of a random frame, so the
-        variance of their mean is s^2 / k (d - k) / d.
-        """
+        """The standard error of the mean of integrals (B, forms) of v^T J v, each with its probe: (B,)."""
         if self.probes is None:
             return torch.zeros(len(totals), dtype=torch.float64, device=totals.device)
         k = totals.shape[1]
         if k == 1:
             return torch.full((len(totals),), math.inf, dtype=torch.float64, device=totals.device)
-        left = (self.dims - k) / self.dims if self.orthogonal else 1.0
-        return (totals.var(dim=1) * left / k).sqrt()
+        return (totals.var(dim=1) / k).sqrt()
 
 
 def _form(x: Tensor, out: Tensor, v: Tensor) -> Tensor:
@@ -148,23 +135,12 @@ def draw_probes(divergence: Hutchinson, x: Tensor, ids: Ids | None) -> Tensor:
     """Probes of shape (k, *x.shape), a function of the ids alone.
 
     Raises:
-        ValueError: no ids, a number of ids other than len(x), or more orthogonal probes than dimensions.
+        ValueError: no ids, or a number of ids other than len(x).
     """
     k, dims = divergence.probes, math.prod(x.shape[1:])
     if ids is None or len(ids) != len(x):
         got = "none" if ids is None else len(ids)
         raise ValueError(f"Hutchinson draws its probes by id: it needs {len(x)} ids, got {got}")
-    if divergence.kind == "orthogonal":
-        if k > dims:
-            raise ValueError(f"at most {dims} orthogonal probes exist in {dims} dimensions, got {k}")
-        normal = divergence.streams.noise(
-            divergence.purpose, ids, 0, (dims, k), device=x.device, dtype=torch.float64
-        )
-        frame, triangle = torch.linalg.qr(normal)
-        # The signs of QR's diagonal are a convention; without it the frame is uniform (Mezzadri 2007).
-        frame = frame * triangle.diagonal(dim1=-2, dim2=-1).sign()[:, None, :] * math.sqrt(dims)
-        vectors = frame.permute(2, 0, 1)
-    else:
-        words = divergence.streams.integers(divergence.purpose, ids, 0, k * dims, x.device)
-        vectors = ((words >> 31) * 2 - 1).view(len(x), k, dims).transpose(0, 1)
+    words = divergence.streams.integers(divergence.purpose, ids, 0, k * dims, x.device)
+    vectors = ((words >> 31) * 2 - 1).view(len(x), k, dims).transpose(0, 1)
     return vectors.to(x.dtype).reshape(k, *x.shape)

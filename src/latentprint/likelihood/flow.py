@@ -17,13 +17,13 @@ Each row of a batch is integrated with its own steps, so its density does not de
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from latentprint.denoiser import Denoiser, checked
+from latentprint.denoiser import Denoiser
 from latentprint.likelihood.divergence import Divergence, Trace
 from latentprint.schedule import Schedule, expand
 from latentprint.streams import Ids
@@ -64,63 +64,6 @@ class FlowState:
     evaluations: Tensor
 
 
-def flow(
-    denoiser: Denoiser,
-    x: Tensor,
-    times: Tensor,
-    divergence: Divergence,
-    *,
-    ids: Ids | None = None,
-) -> Iterator[FlowState]:
-    """Integrate the probability-flow ODE and the log density along a grid of times, upwards or downwards.
-
-    The image takes two steps of RK4 (in lambda = log(sigma / alpha)) between two times. The slope costs one
-    evaluation and the divergence many. The divergence is not a part of the ODE but an integral along its
-    path, so Simpson's rule is enough for it, at both times and halfway. That is two divergences between two
-    times; RK4 for both would take eight.
-
-    Args:
-        denoiser: E[x_0 | x_t], differentiable in x.
-        x: (B, ...) at times[0].
-        times: (n + 1,) or (n + 1, B), rising or falling strictly, within [schedule.end, schedule.start].
-        divergence: `Exact` or `Hutchinson`.
-        ids: (B,), the names of the rows, for the probes of `Hutchinson`.
-
-    Yields:
-        The state after each step.
-
-    Raises:
-        ValueError: times that do not rise or fall strictly, or lie outside the schedule; an x, a denoiser or
-            a divergence that does not fit (see `Trace` and `latentprint.denoiser.checked`).
-    """
-    times = torch.as_tensor(times, dtype=torch.float64, device=x.device)
-    if times.ndim not in (1, 2) or len(times) < 2 or times.shape[1:] not in ((), x.shape[:1]):
-        raise ValueError(
-            f"times must have shape (n + 1,) or (n + 1, {len(x)}), n of 1 or more; got {tuple(times.shape)}"
-        )
-    steps = times.diff(dim=0)
-    if not bool((steps > 0).all()) and not bool((steps < 0).all()):
-        raise ValueError("times must rise strictly or fall strictly")
-    if times.ndim == 1:
-        times = times[:, None].expand(-1, len(x))
-    problem = _Problem(denoiser, divergence, x, ids)
-    rows = torch.arange(len(x), device=x.device)
-    lam = problem.log_ratio(times)
-    y, total = problem.to_y(x, lam[0]), problem.no_change()
-    slope, rate = problem.slope(rows, y, lam[0])
-    spent = torch.full_like(rows, problem.trace.evaluations)
-    for k in range(len(times) - 1):
-        h = lam[k + 1] - lam[k]
-        rates = [rate]
-        for at in (lam[k], lam[k] + h / 2):
-            y = problem.step(y, at, h / 2, slope)
-            slope, rate = problem.slope(rows, y, at + h / 2)
-            rates.append(rate)
-        total = total + h[:, None] / 6 * (rates[0] + 4 * rates[1] + rates[2])
-        spent = spent + 6 + 2 * problem.trace.evaluations
-        yield problem.state(y, total, lam[0], lam[k + 1], times[k + 1], spent)
-
-
 def integrate(
     denoiser: Denoiser,
     x: Tensor,
@@ -132,7 +75,9 @@ def integrate(
     ids: Ids | None = None,
     most_steps: int = 10_000,
 ) -> FlowState:
-    """As `flow`, from t to another time, with Dormand and Prince's steps chosen separately for each row.
+    """Integrate the probability-flow ODE and the log density from t to another time, upwards or downwards.
+
+    The steps are Dormand and Prince's, chosen separately for each row.
 
     Args:
         denoiser: E[x_0 | x_t], differentiable in x.
@@ -146,12 +91,13 @@ def integrate(
         most_steps: most steps of one row, rejected ones included, before it gives up.
 
     Raises:
-        ValueError: as for `flow`; a tolerance that is not positive; a row that needs more than
-            ``most_steps``.
+        ValueError: a time outside the schedule; an x, a denoiser or a divergence that does not fit (see
+            `Trace` and `latentprint.denoiser.checked`); a tolerance that is not positive; a row that needs
+            more than ``most_steps``.
     """
     if not 0 < tolerance < 1:
         raise ValueError(f"a tolerance must lie between 0 and 1, got {tolerance}")
-    problem = _Problem(denoiser, divergence, x, ids)
+    problem = Problem(denoiser, divergence, x, ids)
     first, last = (
         torch.as_tensor(time, dtype=torch.float64, device=x.device).expand(len(x)) for time in (t, to)
     )
@@ -161,7 +107,7 @@ def integrate(
     lam, step = start.clone(), (stop - start) / 32
     rows = (lam != stop).nonzero()[:, 0]
     # The slope at each row's present state, if known: a step's last stage is the first of the next.
-    kept: list[_Slope] = []
+    kept: list[Slope] = []
     tries = 0
     while len(rows):
         if (tries := tries + 1) > most_steps:
@@ -186,10 +132,10 @@ def integrate(
     return problem.state(y, total, start, stop, last, spent)
 
 
-_Slope = tuple[Tensor, Tensor]  # (dy/dlambda, d log p/dlambda by probe) of some rows
+Slope = tuple[Tensor, Tensor]  # (dy/dlambda, d log p/dlambda by probe) of some rows
 
 
-class _Problem:
+class Problem:
     """The ODE in (y, lambda) for one batch, as at the top of the module."""
 
     def __init__(self, denoiser: Denoiser, divergence: Divergence, x: Tensor, ids: Ids | None) -> None:
@@ -217,12 +163,15 @@ class _Problem:
         return self.schedule.log_alpha(self.schedule.time(ratio)) + 0.5 * torch.log1p(ratio * ratio)
 
     def to_y(self, x: Tensor, lam: Tensor) -> Tensor:
+        """y, the image at unit scale."""
         return x.detach() * expand((-self.log_scale(lam)).exp(), x)
 
     def no_change(self) -> Tensor:
+        """The integrals of the divergence at the start: (B, forms) zeros."""
         return self._zero.clone()
 
-    def slope(self, rows: Tensor, y: Tensor, lam: Tensor) -> _Slope:
+    def slope(self, rows: Tensor, y: Tensor, lam: Tensor) -> Slope:
+        """(dy/dlambda, d log p/dlambda by probe) of the images numbered ``rows``."""
         ratio = lam.exp()
         t, n2 = self.schedule.time(ratio), 1 + ratio * ratio
         alpha, root = self.schedule.alpha(t), n2.sqrt()
@@ -230,25 +179,7 @@ class _Problem:
         dy = y / expand(n2, y) - denoised / expand(root, y)
         return dy, alpha[:, None] * traces - (self.dims / n2)[:, None]
 
-    def slope_of_image(self, y: Tensor, lam: Tensor) -> Tensor:
-        """dy/dlambda alone, for one evaluation."""
-        ratio = lam.exp()
-        t, n2 = self.schedule.time(ratio), 1 + ratio * ratio
-        with torch.no_grad():
-            denoised = checked(self.trace.denoiser, y * expand(self.schedule.alpha(t) * n2.sqrt(), y), t)
-        return y / expand(n2, y) - denoised / expand(n2.sqrt(), y)
-
-    def step(self, y: Tensor, lam: Tensor, h: Tensor, slope: Tensor) -> Tensor:
-        """y at lambda + h by RK4 (Kutta 1901) from its slope at lambda, for three evaluations."""
-        wide = expand(h, y)
-        second = self.slope_of_image(y + wide / 2 * slope, lam + h / 2)
-        third = self.slope_of_image(y + wide / 2 * second, lam + h / 2)
-        fourth = self.slope_of_image(y + wide * third, lam + h)
-        return y + wide / 6 * (slope + 2 * second + 2 * third + fourth)
-
-    def stages(
-        self, rows: Tensor, y: Tensor, lam: Tensor, h: Tensor, known: Sequence[_Slope]
-    ) -> list[_Slope]:
+    def stages(self, rows: Tensor, y: Tensor, lam: Tensor, h: Tensor, known: Sequence[Slope]) -> list[Slope]:
         """The slopes at the stages of Dormand and Prince; ``known`` holds the first stage of rows where it is
         known."""
         slopes = list(known)
@@ -263,13 +194,14 @@ class _Problem:
     def state(
         self, y: Tensor, total: Tensor, lam0: Tensor, lam: Tensor, t: Tensor, spent: Tensor
     ) -> FlowState:
+        """What is told of the images at lambda, having begun at lambda0."""
         x = y * expand(self.log_scale(lam).exp(), y)
         change = total.mean(1) - self.dims * (self.log_scale(lam) - self.log_scale(lam0))
         return FlowState(x, t, change, self.trace.standard_error(total), spent)
 
 
 def _add(
-    y: Tensor, total: Tensor, h: Tensor, weights: tuple[float, ...], slopes: list[_Slope]
+    y: Tensor, total: Tensor, h: Tensor, weights: tuple[float, ...], slopes: list[Slope]
 ) -> tuple[Tensor, Tensor]:
     for weight, (dy, dlog) in zip(weights, slopes, strict=True):
         if weight:
@@ -278,7 +210,7 @@ def _add(
     return y, total
 
 
-def _error(y: Tensor, y_new: Tensor, h: Tensor, slopes: list[_Slope], dims: int) -> Tensor:
+def _error(y: Tensor, y_new: Tensor, h: Tensor, slopes: list[Slope], dims: int) -> Tensor:
     """The larger of two errors per row: of y relative to 1 + abs(y), and of the log density per dimension."""
     zero = torch.zeros_like(y), torch.zeros_like(slopes[0][1])
     in_y, in_log = _add(*zero, h, _ERROR, slopes)
@@ -287,7 +219,7 @@ def _error(y: Tensor, y_new: Tensor, h: Tensor, slopes: list[_Slope], dims: int)
     return torch.maximum(of_y, in_log.abs().amax(1) / dims)
 
 
-def _choose(good: Tensor, after: _Slope, before: _Slope, rows: Tensor) -> _Slope:
+def _choose(good: Tensor, after: Slope, before: Slope, rows: Tensor) -> Slope:
     """The slope at the present state of the rows that continue; ``after`` if the step was accepted."""
     dy = torch.where(expand(good, after[0]).bool(), after[0], before[0])
     return dy[rows], torch.where(good[:, None], after[1], before[1])[rows]

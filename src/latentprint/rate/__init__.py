@@ -1,7 +1,6 @@
 """q(p), the probability that a sampler gives the private image back: counted, and estimated where it is
 small."""
 
-from latentprint.rate.bridge import BridgeConfig, bridge
 from latentprint.rate.levels import Inside, Pushforward, Score
 from latentprint.rate.monte_carlo import (
     Tally,
@@ -18,7 +17,6 @@ from latentprint.rate.table import ESTIMATORS, Effort, Estimator, Subject
 
 __all__ = [
     "ESTIMATORS",
-    "BridgeConfig",
     "Effort",
     "Estimator",
     "Inside",
@@ -30,7 +28,6 @@ __all__ = [
     "SplittingConfig",
     "Subject",
     "Tally",
-    "bridge",
     "brute_force_samples",
     "monte_carlo",
     "path",

@@ -17,7 +17,7 @@ class Rate:
     """One estimate of q.
 
     Attributes:
-        method: "monte_carlo", "splitting" or "bridge".
+        method: "monte_carlo", or the name of an estimator.
         rate, low, high: estimate and interval at ``level``; None if not reliable.
         reliable: whether all of the method's diagnostics passed.
         diagnostic: one sentence; "not reliable because ..." if it is not.

@@ -37,12 +37,6 @@ def least_variance_shares(log_ratio: Tensor, drawn: Tensor, kept: Tensor) -> Ten
     return (1 - kept.sum()) * c / c.sum() + kept
 
 
-def even(k: int, share: float, among: tuple[int, ...] | None = None) -> Tensor:
-    """``share`` spread evenly over all K proposals, or over those of ``among``: (K,) float64."""
-    chosen = torch.arange(k) if among is None else torch.tensor(among)
-    return torch.zeros(k, dtype=torch.float64).index_fill(0, chosen, share / len(chosen))
-
-
 def allot(shares: Tensor, together: int) -> list[int]:
     """Whole numbers near ``together`` times the shares (K,): at least one for every positive share."""
     return [max(1, round(float(c) * together)) if c > 0 else 0 for c in shares]

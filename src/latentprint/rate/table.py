@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from latentprint.denoiser import Codec, Denoiser, IdentityCodec
-from latentprint.rate.bridge import BridgeConfig, bridge
 from latentprint.rate.estimator import Kept, Progress, anew, silent
 from latentprint.rate.levels import Inside, Pushforward, Score
 from latentprint.rate.path import PathConfig, path
@@ -114,25 +113,10 @@ def _splitting(s: Subject, e: Effort) -> Rate:
     )
 
 
-def _bridge(s: Subject, e: Effort) -> Rate:
-    return bridge(
-        s.denoiser("bridge"),
-        s.target,
-        s.inside,
-        seed=e.seed,
-        level=e.level,
-        config=BridgeConfig(relative=e.relative),
-        codec=s.codec,
-        data_range=(-1.0, 1.0) if isinstance(s.codec, IdentityCodec) else None,
-        progress=e.progress,
-    )
-
-
 LEAST_TO_SPLIT = 4000
 """Samples that splitting needs to begin: twice its first replicates times their particles."""
 
 ESTIMATORS = (
     Estimator("path", "Path", _path),
     Estimator("splitting", "Splitting", _splitting, LEAST_TO_SPLIT, fixed_steps=True),
-    Estimator("bridge", "Bridge", _bridge),
 )

@@ -12,19 +12,22 @@ have weight zero.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from latentprint.denoiser import Codec, Denoiser, NotFiniteError
-from latentprint.likelihood import Divergence, flow
+from latentprint.denoiser import Codec, Denoiser, NotFiniteError, checked
+from latentprint.likelihood import Divergence, FlowState
+from latentprint.likelihood.flow import Problem
 from latentprint.rate.levels import Inside
 from latentprint.sampler.adaptive import RungeKutta
 from latentprint.sampler.loop import denoised, reverse
 from latentprint.sampler.state import State
-from latentprint.streams import Streams
+from latentprint.schedule import expand
+from latentprint.streams import Ids, Streams
 
 GROWTH, WIDEST = 1.2, 5.0
 """Above all proposals the denoiser sees mostly noise, and steps may be longer: each is longer than the one
@@ -164,6 +167,81 @@ def walk(flow_of: Flow, nodes: Nodes, k: int, ids: Tensor, purpose: str) -> Path
             f"the model's likelihood must be finite; {bad} of {len(rows)} trajectories have none"
         )
     return Paths(hit, log_ratio, torch.cat([p[1] for p in parts]), cost + sum(p[2] for p in parts))
+
+
+def flow(
+    denoiser: Denoiser,
+    x: Tensor,
+    times: Tensor,
+    divergence: Divergence,
+    *,
+    ids: Ids | None = None,
+) -> Iterator[FlowState]:
+    """Integrate the probability-flow ODE and the log density along a grid of times, upwards or downwards.
+
+    The image takes two steps of RK4 (in lambda = log(sigma / alpha)) between two times. The slope costs one
+    evaluation and the divergence many. The divergence is not a part of the ODE but an integral along its
+    path, so Simpson's rule is enough for it, at both times and halfway. That is two divergences between two
+    times; RK4 for both would take eight.
+
+    Args:
+        denoiser: E[x_0 | x_t], differentiable in x.
+        x: (B, ...) at times[0].
+        times: (n + 1,) or (n + 1, B), rising or falling strictly, within [schedule.end, schedule.start].
+        divergence: `Exact` or `Hutchinson`.
+        ids: (B,), the names of the rows, for the probes of `Hutchinson`.
+
+    Yields:
+        The state after each step.
+
+    Raises:
+        ValueError: times that do not rise or fall strictly, or lie outside the schedule; an x, a denoiser or
+            a divergence that does not fit (see `Trace` and `latentprint.denoiser.checked`).
+    """
+    times = torch.as_tensor(times, dtype=torch.float64, device=x.device)
+    if times.ndim not in (1, 2) or len(times) < 2 or times.shape[1:] not in ((), x.shape[:1]):
+        raise ValueError(
+            f"times must have shape (n + 1,) or (n + 1, {len(x)}), n of 1 or more; got {tuple(times.shape)}"
+        )
+    steps = times.diff(dim=0)
+    if not bool((steps > 0).all()) and not bool((steps < 0).all()):
+        raise ValueError("times must rise strictly or fall strictly")
+    if times.ndim == 1:
+        times = times[:, None].expand(-1, len(x))
+    problem = Problem(denoiser, divergence, x, ids)
+    rows = torch.arange(len(x), device=x.device)
+    lam = problem.log_ratio(times)
+    y, total = problem.to_y(x, lam[0]), problem.no_change()
+    slope, rate = problem.slope(rows, y, lam[0])
+    spent = torch.full_like(rows, problem.trace.evaluations)
+    for k in range(len(times) - 1):
+        h = lam[k + 1] - lam[k]
+        rates = [rate]
+        for at in (lam[k], lam[k] + h / 2):
+            y = _step(problem, y, at, h / 2, slope)
+            slope, rate = problem.slope(rows, y, at + h / 2)
+            rates.append(rate)
+        total = total + h[:, None] / 6 * (rates[0] + 4 * rates[1] + rates[2])
+        spent = spent + 6 + 2 * problem.trace.evaluations
+        yield problem.state(y, total, lam[0], lam[k + 1], times[k + 1], spent)
+
+
+def _slope_of_image(problem: Problem, y: Tensor, lam: Tensor) -> Tensor:
+    """dy/dlambda alone, for one evaluation."""
+    ratio = lam.exp()
+    t, n2 = problem.schedule.time(ratio), 1 + ratio * ratio
+    with torch.no_grad():
+        denoised = checked(problem.trace.denoiser, y * expand(problem.schedule.alpha(t) * n2.sqrt(), y), t)
+    return y / expand(n2, y) - denoised / expand(n2.sqrt(), y)
+
+
+def _step(problem: Problem, y: Tensor, lam: Tensor, h: Tensor, slope: Tensor) -> Tensor:
+    """y at lambda + h by RK4 (Kutta 1901) from its slope at lambda, for three evaluations."""
+    wide = expand(h, y)
+    second = _slope_of_image(problem, y + wide / 2 * slope, lam + h / 2)
+    third = _slope_of_image(problem, y + wide / 2 * second, lam + h / 2)
+    fourth = _slope_of_image(problem, y + wide * third, lam + h)
+    return y + wide / 6 * (slope + 2 * second + 2 * third + fourth)
 
 
 def _densities(f: Flow, nodes: Nodes, k: int, x: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, int]:

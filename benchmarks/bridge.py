@@ -17,6 +17,9 @@ them. It sets the shares c of these times, and of all integration steps between 
 variance, and finds how short the steps must be. Fresh trajectories then give the estimate, until it is as
 precise as asked. q is that of the converged ODE with a last denoising, and of no other sampler.
 
+It was a part of latentprint until it had declined on both trained networks that it was tried on. It stays as
+what `probability.py` and `probability_trained.py` compare the estimators with.
+
 Sources: E. Veach, L. Guibas, SIGGRAPH 1995; Song et al. 2021, Eq. 39; Vehtari et al. 2024 (Pareto k).
 """
 
@@ -25,6 +28,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
+from paths import Flow, Nodes, Paths, walk
 from torch import Tensor
 
 from latentprint.contracts import InputError
@@ -32,9 +36,8 @@ from latentprint.denoiser import Codec, Denoiser, IdentityCodec, NotFiniteError
 from latentprint.likelihood import Divergence, Exact, Hutchinson
 from latentprint.rate.estimator import Progress, silent
 from latentprint.rate.levels import Inside
-from latentprint.rate.paths import Flow, Nodes, Paths, walk
 from latentprint.rate.result import Rate, unreliable
-from latentprint.rate.shares import allot, even, least_variance_shares
+from latentprint.rate.shares import allot, least_variance_shares
 from latentprint.rate.weights import Floats, Offered, Weighted, offered, weighted
 from latentprint.streams import Streams
 
@@ -211,7 +214,7 @@ def _default_divergence(dims: int, streams: Streams) -> Divergence:
     if dims <= 1024:
         # d + together evaluations: at most a sixteenth more than d
         return Exact(together=max(1, min(round(math.sqrt(dims)), dims // 16)))
-    return Hutchinson(32, streams, "orthogonal", "bridge.divergence")
+    return Hutchinson(32, streams, "bridge.divergence")
 
 
 def _estimate(run: _Run, level: float, details: dict[str, object]) -> tuple[Offered, float, str] | str:
@@ -407,3 +410,9 @@ def _log_weights(paths: Paths, fractions: Tensor) -> Floats:
     noise = torch.where(paths.noise.isfinite(), paths.noise, 0.0) ** 2 / 2
     logs[paths.hit] = -torch.logsumexp(paths.log_ratio + fractions.log(), dim=1) - noise
     return logs.numpy().astype(np.float64)
+
+
+def even(k: int, share: float, among: tuple[int, ...] | None = None) -> Tensor:
+    """``share`` spread evenly over all K proposals, or over those of ``among``: (K,) float64."""
+    chosen = torch.arange(k) if among is None else torch.tensor(among)
+    return torch.zeros(k, dtype=torch.float64).index_fill(0, chosen, share / len(chosen))
