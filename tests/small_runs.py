@@ -70,6 +70,9 @@ class SmallRun:
         rows["presence_hit"], rows["identity_hit"] = place < hits, place < hits + alone
         if "pool_distance" in rows:
             rows["pool_distance"] = np.where(rows["hit"], rows["pool_distance"], 100 * rows["pool_ten"])
+        for column, far in (("distance", 100.0), ("aligned", 100.0), ("patches", 100.0), ("embedding", 0.0)):
+            if (name := f"whole_{column}") in rows:
+                rows[name] = np.where(rows["hit"], rows[name], far)
         return self.rows(purpose, rows)
 
 

@@ -18,7 +18,7 @@ from latentprint.rate import weights
 from latentprint.rate.levels import Inside
 from latentprint.rate.result import Rate
 from latentprint.rate.shares import least_variance_shares
-from latentprint.schedule import EDM, VP, Schedule, SubVP
+from latentprint.schedule import VP
 from latentprint.streams import Streams
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
@@ -52,8 +52,8 @@ def check(found: Rate, q: float, rel: float) -> None:
     assert found.rate == pytest.approx(q, rel=rel)
 
 
-@pytest.mark.parametrize("q", [0.1, 1e-5, 1e-9])
-def test_mixtures_from_the_common_to_the_very_rare(q: float):
+@pytest.mark.parametrize("q", [1e-5, 1e-9])
+def test_mixtures_of_rare_and_very_rare_images(q: float):
     model = Mixture(images(8, 3 if q < 1e-8 else 2), 0.2, VP(end=1e-5))
     centre = model.images[2]
     found = bridge(
@@ -62,16 +62,6 @@ def test_mixtures_from_the_common_to_the_very_rare(q: float):
     check(found, q, 0.6)
     assert found.sampler["step"] == "probability-flow"
     assert found.network_evaluations > found.details["trajectories"] * 20
-
-
-@pytest.mark.parametrize("schedule", [SubVP(end=1e-4), EDM()])
-def test_other_schedules(schedule: Schedule):
-    model = Mixture(images(5), 0.25, schedule)
-    centre = model.images[0]
-    found = bridge(
-        model, centre, within(centre, ball_of(model, centre, 1e-4)), seed=1, level=0.999, config=QUICK
-    )
-    check(found, 1e-4, 0.6)
 
 
 @pytest.mark.parametrize("copies", [1, 2])
@@ -140,34 +130,6 @@ def test_the_first_of_the_nodes_is_the_start_and_proposals_are_among_them():
         Nodes.of(a_flow(model, Exact()), [0.1, 0.5])
 
 
-def test_noise_in_the_exponent_is_removed_or_refused():
-    # one kernel's Jacobian is a multiple of I, which probes see exactly: stretch one pixel to make noise
-    std = torch.full((4,), 0.2, dtype=torch.float64)
-    std[:2] = 0.6
-    mean = images(1)[0]
-    model = Gaussian(mean, std, VP(end=1e-5))
-    inside = within(mean, 0.5)
-    basis, _ = torch.linalg.qr(torch.randn(4, 4, generator=torch.Generator().manual_seed(1)).double())
-    turned = replace(model, basis=basis)
-    exact = bridge(turned, mean, inside, seed=0, level=0.999, config=QUICK)
-    assert exact.reliable, exact.diagnostic
-    assert exact.low is not None
-    assert exact.high is not None
-    several = Hutchinson(3, Streams(5))
-    probed = bridge(turned, mean, inside, seed=0, level=0.999, config=QUICK, divergence=several)
-    assert probed.reliable, probed.diagnostic
-    assert probed.details["noise_in_exponent"] > 0.01
-    assert "nats in the exponent" in probed.diagnostic
-    assert probed.low is not None
-    assert probed.low < exact.high
-    assert probed.high is not None
-    assert probed.high > exact.low
-    one = Hutchinson(1, Streams(5))
-    declined = bridge(turned, mean, inside, seed=0, config=replace(QUICK, most=200), divergence=one)
-    assert (declined.reliable, declined.rate) == (False, None)
-    assert "too noisy" in declined.diagnostic
-
-
 def test_shares_are_those_of_least_second_moment():
     g = torch.Generator().manual_seed(0)
     ratios = torch.randn(200, 3, generator=g, dtype=torch.float64) * torch.tensor([0.5, 1.0, 0.4])
@@ -181,22 +143,6 @@ def test_shares_are_those_of_least_second_moment():
     best = min(grid, key=second_moment)
     found = least_variance_shares(ratios, even(3, 1.0, (0, 2)), even(3, 0.3))
     assert ((found - 0.1) / 0.7).tolist() == pytest.approx(best, abs=0.04)
-
-
-def test_batches_change_nothing_and_seeds_do():
-    model = Mixture(images(4), 0.2, VP(end=1e-4))
-    inside = within(model.images[0], ball_of(model, model.images[0], 1e-4))
-
-    def run(seed: int, batch: int) -> Rate:
-        small = replace(QUICK, relative=0.4, most=100, together=60, batch=batch, proposals=3)
-        return bridge(model, model.images[0], inside, seed=seed, config=small)
-
-    one = run(0, 1024)
-    assert one.details["effective"] > 0
-    other = run(0, 17)
-    assert other.details["effective"] == pytest.approx(one.details["effective"], rel=1e-6)
-    assert other.network_evaluations == one.network_evaluations
-    assert run(1, 1024).details["effective"] != one.details["effective"]
 
 
 def test_what_nothing_can_hit_and_what_cannot_be_asked():
@@ -247,7 +193,7 @@ def test_a_model_without_a_finite_likelihood_is_an_answer_and_no_error():
     assert "would be enough" in found.diagnostic
 
 
-@pytest.mark.parametrize("longest", [2.5, 4.0])
+@pytest.mark.parametrize("longest", [4.0])
 def test_steps_too_long_for_the_densities_are_cut(longest: float):
     model = Memorised(images(10, 3), VP())
     inside = within(model.images[0], 0.3)
@@ -257,18 +203,6 @@ def test_steps_too_long_for_the_densities_are_cut(longest: float):
     assert found.details["steps_cut_in"] > 1
     assert abs(found.details["integration_bias"]) < 0.02  # a tenth of the relative error asked for
     check(found, 0.1, 0.15)
-
-
-def test_the_bias_that_steps_leave_is_in_the_interval(monkeypatch: pytest.MonkeyPatch):
-    model = Memorised(images(10, 3), VP())
-    inside = within(model.images[0], 0.3)
-    halves: list[float] = []
-    for bias in (0.0, -0.09):
-        monkeypatch.setattr(sys.modules["bridge"], "_steps", lambda *_, b=bias: (1, b))
-        found = bridge(model, model.images[0], inside, seed=0, config=QUICK)
-        student = float(scipy_stats.t.ppf(0.975, found.freedom))
-        halves.append(math.log((found.high or 1) / (found.low or 1)) / 2 / student)
-    assert math.sqrt(halves[1] ** 2 - halves[0] ** 2) == pytest.approx(0.09)
 
 
 @pytest.mark.parametrize(("log_weight", "why"), [(0.05, "above 1"), (800.0, "above 1"), (-900.0, "smaller")])
@@ -298,11 +232,3 @@ def test_steps_that_no_trajectory_survives_are_not_measured_as_zero(monkeypatch:
     assert (found.reliable, found.rate) == (False, None)
     assert found.details["integration_bias"] is None
     assert "cannot be measured" in found.diagnostic
-
-
-def test_where_cutting_the_steps_is_not_enough_no_number_is_offered(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(sys.modules["bridge"], "COARSEST", 1e-6)
-    model = Memorised(images(10, 3), VP())
-    found = bridge(model, model.images[0], within(model.images[0], 0.3), seed=0, config=QUICK)
-    assert (found.reliable, found.rate) == (False, None)
-    assert "would be enough" in found.diagnostic

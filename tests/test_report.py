@@ -122,15 +122,20 @@ def first_answer(results: Results) -> str:
 
 def test_the_whole_set_is_the_first_answer_and_the_large_number() -> None:
     results = small_runs.leak().results
-    first, found = first_screen(results), results.returned
+    first, every = first_screen(results), results.whole_set
     assert first.headline == "This model gives back training images."
-    assert first.big == f"{found.train.k} of {found.train.n}"
+    assert first.big == f"{every.copies.k} of {every.copies.n}"
     said = first_answer(results)
+    assert said.startswith("Yes. ") and f"{every.memorised.n} training images" in said
+    assert f"{every.false_alarms.n:,} real images that it never saw" in said
+    before, found = small_runs.leak().without("whole").results, results.returned
+    assert first_screen(before).big == f"{found.train.k} of {found.train.n}"
+    said = first_answer(before)
     assert said.startswith(f"Yes: {found.train.k} of {found.train.n} training images came back.")
     assert f"{found.copies.k} of {found.copies.n} are copies" in said and found.heldout.k == 0
     assert f"Of {found.heldout.n:,} images never trained on, none came back." in said
     assert first_answer(small_runs.clean().results).startswith("None was found.")
-    alone = small_runs.leak().without("pool").results
+    alone = small_runs.leak().without("pool", "whole").results
     assert "The other 19 training images were not compared" in first_answer(alone)
     assert first_screen(alone).big == "1 in 20" and "Yes: the private image" in first_answer(alone)
     given = small_runs.given_samples().results

@@ -65,8 +65,8 @@ def metadata(results: Results, run: RunFacts, name: str) -> ModelCardData:
             ),
             ("memorised_rate", "training images that came back at least once", results.whole_set.memorised),
         )
-        for name, what, share in shares:
-            metrics.append(metric(name, f"Share of {what}", share.rate, **share.model_dump(exclude={"rate"})))
+        for kind, what, share in shares:
+            metrics.append(metric(kind, f"Share of {what}", share.rate, **share.model_dump(exclude={"rate"})))
     if results.epsilon is not None:
         told = "Lower bound of epsilon by canaries"
         epsilon = results.epsilon.model_dump(include={"delta", "level", "canaries"})
