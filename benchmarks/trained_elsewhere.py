@@ -4,10 +4,11 @@ Compares two audits of one network, trained through its library's own noise and 
 it: against the images that it was trained on, and against as many others, of which it is the clean twin. The
 first must end in "reproduces", the second must not.
 
-    python benchmarks/trained_elsewhere.py [--quick] [--json] [--out FILE] [--library NAME ...] [--keep DIR]
+    python benchmarks/trained_elsewhere.py [--quick] [--images N] [--json] [--out FILE] [--library NAME ...]
+        [--keep DIR]
 
---quick trains on 8 images in place of 50; tests/test_trained_elsewhere.py runs it. With --keep what was
-interrupted goes on: a trained model is not trained again, and an audit continues.
+--quick trains on 8 images in place of 50; tests/test_trained_elsewhere.py runs it. --images N trains on N.
+With --keep what was interrupted goes on: a trained model is not trained again, and an audit continues.
 """
 
 from __future__ import annotations
@@ -231,11 +232,13 @@ def compare(library: str, count: int, steps: int, samples: int, place: Path) -> 
 def main() -> None:
     parser = argparse.ArgumentParser(description="memorisers of three libraries and their twins, audited")
     parser.add_argument("--quick", action="store_true", help="8 images in place of 50")
+    parser.add_argument("--images", type=int, metavar="N", help="N images in place of 50")
     parser.add_argument("--library", action="append", choices=LIBRARIES, help="all, where none is named")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="where models and runs stay, to go on from")
     add_output(parser)
     arguments = parser.parse_args()
     count, steps, samples = QUICK if arguments.quick else FULL
+    count = arguments.images or count
     result: dict[str, Any] = {"images": count, "steps": steps, "samples": samples}
     for library in arguments.library or LIBRARIES:
         print(f"{library}: {steps} steps on {count} images", file=sys.stderr)

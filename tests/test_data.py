@@ -441,8 +441,8 @@ def test_an_empty_folder_and_one_of_other_files_are_refused(tmp_path):
 def test_more_than_the_memory_holds_is_refused_before_it_is_read(tmp_path, monkeypatch):
     folder_of(tmp_path, stored(5))
     (tmp_path / "004.png").write_bytes(b"never read")
-    monkeypatch.setattr(listing, "free_memory", lambda: 4 * 4 * 63)
-    refused(tmp_path, "4 images of 1 x 9 x 7 need 0.0 GiB of memory, .* --images N reads only those")
+    monkeypatch.setattr(listing, "free_memory", lambda: 4 * 5 * 63)
+    refused(tmp_path, "5 images of 1 x 9 x 7 need 0.0 GiB of memory, .* --images N reads only those")
 
 
 def test_names_with_line_breaks_stay_one_sentence(tmp_path):

@@ -410,7 +410,7 @@ def test_held_out_images_that_were_trained_on_are_left_out(tmp_path):
 
 
 def test_a_resize_that_no_memory_holds_is_refused_at_once():
-    with pytest.raises(DataError, match=r"1,438 images of 1 x 16384 x 16384 need 1,438\.0 GiB"):
+    with pytest.raises(DataError, match=r"1,439 images of 1 x 16384 x 16384 need 1,439\.0 GiB"):
         load("digits", seed=0, resize=16384)
 
 

@@ -37,6 +37,7 @@ def test_counts_follow_from_the_settings(tmp_path: Path) -> None:
     # The one level is T itself, where a trajectory walks the whole grid.
     assert costs["search.model"].evaluations == costs["search.control"].evaluations == 3 * 9
     assert all(cost.seconds > 0 for cost in found.costs)
+    assert "GiB at most" in str(found.facts["memory"])
     assert found.exit_code == 1  # a rate of 1/24 takes 71 samples without a hit to exclude
     assert any("40 samples are too few" in one and "71 without" in one for one in found.warnings)
     assert not (tmp_path / "run").exists()

@@ -24,8 +24,9 @@ from latentprint.adapters import Opened
 from latentprint.adapters.truth import Denoising, answer, beaten, denoising, recognised
 from latentprint.audit.context import Where
 from latentprint.audit.costs import planned
+from latentprint.audit.memory import memory_of
 from latentprint.audit.prompts import asks_of, conditions
-from latentprint.audit.recipe import subject
+from latentprint.audit.recipe import Subject, subject
 from latentprint.audit.stages import snapshots_due
 from latentprint.config import AuditConfig
 from latentprint.data import ImageSet, Split, near_duplicates
@@ -186,6 +187,7 @@ def check(
         **({} if not split.classes else {"classes": split.named_classes}),
         "images with a near copy among them": repeated,
         "copies of the private image": injection.copies,
+        "memory": _memory(about),
     }
     if given is None:
         facts["network parameters"] = size
@@ -194,7 +196,6 @@ def check(
             notes = [note for note, _ in conditions(config, given.prompts, injection.index)]
             said = zip(notes, named(notes), strict=True)
             facts |= {one.name: f"{words}, guidance {one.guidance:g}" for one, words in said}
-        facts["memory"] = "" if about.room is None else about.room.words
         train, heldout = (np.asarray(one.pixels) for one in (split.train, split.heldout))
         levels = denoising(given.opened, train, heldout, place)
         facts |= recognised(given.opened) | {"does it take noise off these images": answer(levels)}
@@ -207,6 +208,13 @@ def check(
     if lost := beaten(levels):
         warnings.insert(0, _no_denoiser(lost, len(levels)))
     return Preflight(facts, tuple(costs), (needed, free), tuple(warnings))
+
+
+def _memory(about: Subject) -> str:
+    split = about.split
+    counts = len(split.train), len(split.heldout)
+    held = memory_of(about.config, split.train.shape, *counts, trains=about.given is None)
+    return held.words if about.room is None else f"{held.words}; the model: {about.room.words}"
 
 
 def _no_denoiser(lost: tuple[float, ...], count: int) -> str:

@@ -36,6 +36,7 @@ from latentprint.audit.given import Given, as_it_is, given_images, named, open_g
 from latentprint.audit.images import padding, read_images, with_canaries
 from latentprint.audit.likelihoods import likelihood
 from latentprint.audit.membership import membership, require_scores
+from latentprint.audit.memory import batch_of, require_room
 from latentprint.audit.pool import pool
 from latentprint.audit.prompts import for_base, prompts, under_prompts, with_prompts
 from latentprint.audit.samplers import further_samplers
@@ -124,6 +125,8 @@ def subject(
         if named_in.weights is not None and named_in.sha256 is not None:
             read_weights(Path(named_in.weights), named_in.sha256)
     require_memory(config, split.train.shape, place, trains=given is None)
+    counts = len(split.train), len(split.heldout)
+    require_room(config, split.train.shape, *counts, place, trains=given is None)
     require_targets(config, len(split.train))
     if _compares(config):
         require_images(config.embedding, len(split.train) + len(split.heldout))
@@ -137,9 +140,10 @@ def subject(
 
 
 def in_its_space(context: Context, about: Subject) -> Context:
-    """The context in the space of the model that is audited."""
+    """The context in the space of the model that is audited, its batches of a size that memory holds."""
     if about.given is None:
-        return context
+        batch = batch_of(about.split.train.shape, context.batch)
+        return replace(context, where=replace(context.where, batch=batch))
     opened = about.given.opened
     own = None if opened.own is None else opened.own.sampler
     if about.room is not None:

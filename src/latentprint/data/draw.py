@@ -47,7 +47,10 @@ def drawn(found: Source, images: int | None, heldout: float, seed: int) -> Split
     train, notes = found.train, list(found.notes)
     shape = train.shape() if found.side is None else (1, found.side, found.side)
     kept = 0 if found.heldout is not None else max(1, round(heldout * train.count))
-    require_memory(min(images or train.count - kept, train.count), shape, train.source)
+    wanted = min(images or train.count - kept, train.count)
+    beside = train.count - wanted if found.heldout is None else found.heldout.count
+    beside = min(beside, max(1, MOST_HELDOUT // math.prod(shape)))
+    require_memory(wanted + beside, shape, train.source)
     if found.heldout is not None:
         rows = _choose(train.count, images, seed, train.source)
         rest, held = found.heldout, np.arange(found.heldout.count)

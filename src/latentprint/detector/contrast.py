@@ -16,6 +16,7 @@ Source: Chen, Kornblith, Norouzi, Hinton 2020, equation 1, arXiv 2002.05709.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -50,6 +51,9 @@ LEAST = 20
 
 _MOST = 512
 """Images of the calibration and of the test split from which pairs are made: 261,632 pairs."""
+
+_VALUES = 2**22
+"""Most values of images that are compared at once."""
 
 _COPIES = 400
 """Fewest perturbed copies on which the true positive rate is counted."""
@@ -166,6 +170,7 @@ def nearest_others(queries: Pixels, pool: Pixels, chunk: int = 64) -> NDArray[np
     Copies are images within a root-mean-square difference of `latentprint.data.NEAR`. -1 if the pool has
     nothing else.
     """
+    chunk = max(1, min(chunk, _VALUES // math.prod(queries.shape[1:])))
     nearest, found = np.full(len(queries), np.inf), np.full(len(queries), -1, np.int64)
 
     def flat(images: Pixels, first: int) -> NDArray[np.float64]:

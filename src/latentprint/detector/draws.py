@@ -33,7 +33,7 @@ AUGMENTED_TOGETHER = 16
 
 _BLEND = 0.1
 
-_KEPT = 2**24
+KEPT = 2**24
 """Values of images with noise that are kept and not made again (64 MiB)."""
 
 MOST_COMPARED = 30_000
@@ -191,7 +191,7 @@ class Perturbed:
     def fixed(self) -> Perturbed:
         """The same for images that are looked at again; the generator moves on as if they were seen."""
         before = copy.deepcopy(self.rng)
-        few = len(self) * math.prod(self.shape) <= _KEPT
+        few = len(self) * math.prod(self.shape) <= KEPT
         kept = np.empty((len(self), *self.shape), np.float32) if few else None
         for first, image in enumerate(self._made(self.rng, 1) if len(self) else ()):
             if kept is not None:
