@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -233,6 +234,33 @@ def test_an_interrupted_estimate_goes_on_to_the_same_result():
         straight.low,
         straight.network_evaluations,
     )
+
+
+def test_where_many_paths_are_needed_more_are_learnt_from():
+    some, parts = images(20, 3), list[str]()
+    model, config = Memorised(some, SubVP()), PathConfig(relative=0.035, most=20_000, plain=100)
+
+    def kept(name: str, make):
+        parts.append(name)
+        return make()
+
+    found = path(
+        model,
+        Sampler(Ancestral(), 48),
+        some[0],
+        within(some[0], 0.3),
+        seed=2,
+        others=some[1:],
+        level=0.999,
+        config=config,
+        kept=kept,
+    )
+    assert found.reliable and found.holds(1 / 20), found.diagnostic
+    assert parts[:2] == ["plain", "round.0"]
+    more = [int(name.removeprefix("plain.")) for name in parts if name.startswith("plain.")]
+    assert more and all(b >= 2 * a for a, b in pairwise([100, *more]))
+    rounds = sum(name.startswith("round.") for name in parts)
+    assert found.details["paths"] == 100 + sum(more) + rounds * 8 * found.details["particles"]
 
 
 def test_samplers_that_cannot_be_led_are_declined_at_no_cost():

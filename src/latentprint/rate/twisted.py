@@ -36,6 +36,9 @@ from latentprint.rate.led import Led, Transition, log_normal, times
 MOST = 1000
 """Images to learn from at most: x_p and those nearest to it."""
 
+MOST_PLAIN = 4096
+"""Most plain paths to learn from; of twice as many, replicates spread no less."""
+
 CONTRASTS = 20
 """Images with which each path is compared as one that did not lead to them."""
 
@@ -44,6 +47,9 @@ RESAMPLED = 0.6
 
 LEARNABLE = 60
 """Plain paths that must have come to some image for a committor to be learnt from them."""
+
+TAUGHT = 0.12
+"""Share of the plain paths from which is learnt at least: those that ended nearest to an image."""
 
 HELD = 2**22
 """Paths times images times steps that are held at once: 64 MiB of features."""
@@ -122,11 +128,16 @@ class Learnt:
         return _terms(both.clamp(self.low[k], self.high[k])) @ self.coefficients[k]
 
 
+def learnable(steps: int) -> int:
+    """The most plain paths of so many steps to learn from: their contrasts take 256 MiB."""
+    return min(MOST_PLAIN, 2**28 // (16 * CONTRASTS * steps))
+
+
 def learn(led: Led, bank: Bank, paths: int, progress: Callable[[int], object]) -> Part:
     """What ``paths`` of the sampler itself teach about the images of ``bank``: plain values for ``Learnt``.
 
-    It needs no Omega. A path came to an image if it ended within rho_i of it. If fewer than ``LEARNABLE``
-    paths did, the radius grows as far as needed, up to ``WIDEST`` rho_i.
+    It needs no Omega. A path came to an image if it ended within rho_i of it. If too few paths did
+    (``LEARNABLE``, ``TAUGHT``), the radius grows as far as needed, up to ``WIDEST`` rho_i.
     """
     parts = list[tuple[Tensor, Tensor, Tensor]]()
     together = max(1, min(led.batch, HELD // (len(bank) * len(led.steps))))
@@ -135,7 +146,8 @@ def learn(led: Led, bank: Bank, paths: int, progress: Callable[[int], object]) -
             parts.append(_plain(led, bank, ids))
         progress(int(ids[-1]) + 1)
     own, far, seen = (torch.cat(each) for each in zip(*parts, strict=True))
-    reach = max(1.0, float(far.sort().values[min(LEARNABLE, paths) - 1]))
+    least = min(paths, max(LEARNABLE, round(TAUGHT * paths)))
+    reach = max(1.0, float(far.sort().values[least - 1]))
     ended = own[far <= min(reach, WIDEST)]
     if len(ended) < LEARNABLE:
         return {"hits": len(ended)}
