@@ -1,11 +1,12 @@
 """The proving ground: networks rebuilt by seed, and how often each gives each of its images back, counted.
 
 A network of a recipe is trained from its seed: U-Nets as an audit trains them, and perceptrons, which on
-64 pixels learn as well and cost a tenth. Brute force draws samples, each counted for the training
-image that it lies within half the way to that image's nearest neighbour of: those balls are Omega, disjoint,
-one for every image, so that one run counts all of them. The counts are kept in ``proving/counts.json`` beside
-the hash of the weights. Rounding differs between machines: where the weights do not have that hash the counts
-are not theirs, and ``proving.py`` says so.
+64 pixels learn as well and cost a tenth. A set learnt by heart needs no training: its denoiser is a formula.
+Brute force draws samples, each counted for the training image that it lies within half the way to that
+image's nearest neighbour of: those balls are Omega, disjoint, one for every image, so that one run counts all
+of them. The counts are kept in ``proving/counts.json`` beside the hash of the weights. Rounding differs
+between machines: where the weights do not have that hash the counts are not theirs, and ``proving.py`` says
+so.
 
     python benchmarks/ground.py --work FOLDER [--only WORD] [--samples N]
 
@@ -33,6 +34,7 @@ from latentprint import keys
 from latentprint.audit.stages import for_sampling
 from latentprint.data import load
 from latentprint.denoiser import Denoiser, NetworkDenoiser
+from latentprint.known import Memorised
 from latentprint.networks import build_unet, load_model, save_model
 from latentprint.networks.speed import Evaluation
 from latentprint.networks.unet import UNetConfig
@@ -50,6 +52,7 @@ BATCH = 1024
 
 SAMPLERS = {
     "ancestral-24": Sampler(Ancestral(), 24),
+    "ancestral-48": Sampler(Ancestral(), 48),
     "ancestral-96": Sampler(Ancestral(), 96),
     "heun-12": Sampler(Heun(), 12),
 }
@@ -91,7 +94,7 @@ class Recipe:
     batch: int = 64
     learning_rate: float = 4e-3
     samplers: tuple[str, ...] = ("ancestral-24", "heun-12", "ancestral-96")
-    kind: Literal["unet", "perceptron"] = "unet"
+    kind: Literal["unet", "perceptron", "memorised"] = "unet"
     precision: Literal["float32", "bfloat16"] = "bfloat16"
     seed: int = 0
 
@@ -131,6 +134,7 @@ RECIPES = (
         Recipe(f"breastmnist-{n}", "medmnist:breastmnist", n, 1500, (16, 32, 32), 32, 3e-3, ("ancestral-24",))
         for n in (64, 200, 546)
     ),
+    Recipe("memorised-1796", "digits", 1796, 0, samplers=("ancestral-48", "heun-12"), kind="memorised"),
 )
 QUICK = Recipe(
     "perceptron-16",
@@ -190,6 +194,9 @@ def pixels(recipe: Recipe) -> Tensor:
 def ground(recipe: Recipe, folder: Path) -> Ground:
     """The network of a recipe: trained, or read from ``folder``, where training goes on if it was stopped."""
     images, place, streams = pixels(recipe), folder / recipe.name, Streams(recipe.seed)
+    if recipe.kind == "memorised":
+        content = sha256(images.numpy().tobytes()).hexdigest()
+        return Ground(recipe, Memorised(images, SubVP()), images, content)
     shape, network = tuple(images.shape[1:]), None
     if recipe.kind == "perceptron":
         noise = torch.Generator().manual_seed(keys.key(recipe.seed, "perceptron") >> 1)
