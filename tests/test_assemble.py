@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import small_runs
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
@@ -220,6 +221,18 @@ def test_lost_rows_are_a_sentence(tmp_path: Path) -> None:
             part.unlink()
     with pytest.raises(RunError, match=r"search\.model"):
         verify(tmp_path)
+
+
+@pytest.mark.parametrize("purpose", ["whole.heldout", "whole.planted"])
+def test_a_column_of_the_whole_set_that_is_lost_is_a_sentence(purpose: str) -> None:
+    run = small_runs.leak()
+    rows = run.stored.rows(purpose)
+    compared = [name for name in rows if name not in ("id", "change")]
+    assert {"distance", "aligned", "nearest"} <= set(compared)
+    for column in compared:
+        fewer = run.rows(purpose, {name: one for name, one in rows.items() if name != column})
+        with pytest.raises(RunError, match=purpose):
+            assemble(fewer.stored)
 
 
 def test_old_results_are_refused_with_the_way_out(tmp_path: Path) -> None:
