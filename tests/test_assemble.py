@@ -21,6 +21,7 @@ from latentprint.results.counted import Estimate
 from latentprint.results.model import Results
 from latentprint.results.read import read_results
 from latentprint.results.searched import Incomparable, require_alike
+from latentprint.results.whole_set import WholeSet
 from latentprint.store import Run, RunError
 from latentprint.verdict import judged
 from latentprint.verify import differences, verify
@@ -233,6 +234,18 @@ def test_a_column_of_the_whole_set_that_is_lost_is_a_sentence(purpose: str) -> N
         fewer = run.rows(purpose, {name: one for name, one in rows.items() if name != column})
         with pytest.raises(RunError, match=purpose):
             assemble(fewer.stored)
+
+
+def test_each_criterion_is_given_the_same_planted_copies() -> None:
+    found = small_runs.leak().results.whole_set
+    assert found is not None and found.criteria[1].planted
+    plain = found.model_dump()
+    assert WholeSet.model_validate(plain) == found
+    plain["criteria"][1]["planted"].popitem()
+    with pytest.raises(ValueError, match="same planted copies"):
+        WholeSet.model_validate(plain)
+    with pytest.raises(ValueError, match="at least one criterion"):
+        WholeSet.model_validate(found.model_dump() | {"criteria": ()})
 
 
 def test_old_results_are_refused_with_the_way_out(tmp_path: Path) -> None:

@@ -199,6 +199,12 @@ class WholeSet(Value):
     criteria: tuple[ByCriterion, ...]
     notes: tuple[str, ...] = ()
 
+    @model_validator(mode="after")
+    def _side_by_side(self) -> Self:
+        if len({frozenset(one.planted) for one in self.criteria}) != 1:
+            raise ValueError("there is at least one criterion, and each is given the same planted copies")
+        return self
+
 
 @dataclass(frozen=True)
 class Rows:
