@@ -424,3 +424,54 @@ def test_axes_of_model_and_data_must_agree(tmp_path: Path) -> None:
         opened_of(tmp_path / "flat", volumes)
     with pytest.raises(ModelError, match=r"made for volumes \(three axes\), and these are images"):
         opened_of(tmp_path / "solid", PIXELS)
+
+
+def test_a_bundle_of_monais_own_tools_is_opened(tmp_path: Path) -> None:
+    """``init_bundle``, ``ConfigParser.export_config_file``, torch.save, then ``latentprint convert``."""
+    from monai.bundle import ConfigParser, init_bundle
+
+    inner, outer = of_volumes(UNET) | {"in_channels": 2, "out_channels": 2}, of_volumes(KL)
+    unet, coder = network("DiffusionModelUNet", inner), network("AutoencoderKL", outer)
+    init_bundle(str(tmp_path / "brain"))
+    bundle = tmp_path / "brain"
+
+    def by_name(settings: Mapping[str, Any]) -> dict[str, Any]:
+        return dict(settings) | {"spatial_dims": "@spatial_dims"}
+
+    noise = {"num_train_timesteps": 100, "schedule": "scaled_linear_beta", "beta_start": 0.0015}
+    common: dict[str, Any] = {
+        "imports": ["$import torch", "$from pathlib import Path"],
+        "bundle_root": ".",
+        "model_dir": "$@bundle_root + '/models'",
+        "device": "$torch.device('cuda' if torch.cuda.is_available() else 'cpu')",
+        "spatial_dims": 3,
+        "scale_factor": 0.9,
+        "autoencoder_def": {"_target_": "monai.networks.nets.AutoencoderKL", **by_name(outer)},
+        "load_autoencoder": "$@autoencoder_def.load_state_dict(torch.load(@model_dir + '/autoencoder.pt'))",
+        "autoencoder": "$@autoencoder_def.to(@device)",
+        "network_def": {"_target_": "monai.networks.nets.DiffusionModelUNet", **by_name(inner)},
+        "diffusion": "$@network_def.to(@device)",
+        "preprocessing": {
+            "_target_": "Compose",
+            "transforms": [{"_target_": "ScaleIntensityRanged", "keys": "image", "b_min": -1, "b_max": 1}],
+        },
+    }
+    sampling = {"noise_scheduler": {"_target_": "monai.networks.schedulers.DDIMScheduler", **noise}}
+    training = {"noise_scheduler": {"_target_": "monai.networks.schedulers.DDPMScheduler", **noise}}
+    ConfigParser.export_config_file(common | sampling, str(bundle / "configs" / "inference.json"), indent=4)
+    ConfigParser.export_config_file(common | training, str(bundle / "configs" / "train.yaml"), fmt="yaml")
+    models = bundle / "models"
+    models.mkdir(exist_ok=True)
+    torch.save(coder.state_dict(), models / "autoencoder.pt")
+    torch.save(unet.state_dict(), models / "model.pt")
+    volumes = np.random.default_rng(0).uniform(-1, 1, (4, 1, 8, 8, 8)).astype(np.float32)
+    for name, said in (("autoencoder", "a pickle"), ("model", r"'model\.pt', a pickle: if you know")):
+        with pytest.raises(ModelError, match=said):
+            opened_of(bundle, volumes)
+        convert(models / f"{name}.pt", models / f"{name}.safetensors", trusted=True)
+    found = opened_of(bundle, volumes)
+    assert found.kind == "monai latent" and found.shape == (2, 4, 4, 4)
+    assert found.own is not None and found.own.sampler.step.name == "ddim"
+    images = torch.from_numpy(volumes)
+    with torch.no_grad():
+        assert torch.allclose(found.codec.encode(images), coder.encode(images)[0] * 0.9, atol=1e-5)

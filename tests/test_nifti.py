@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 
 from latentprint.cli import app
 from latentprint.data import DataError, load
-from latentprint.data.nifti import read_header, voxels
+from latentprint.data.listing import Preparation
+from latentprint.data.nifti import read_header, volume, voxels
 from latentprint.marks import FingerprintSettings
 
 nib: Any = pytest.importorskip("nibabel")
@@ -217,3 +218,42 @@ def test_regions_are_masks_in_the_same_axes(tmp_path: Path) -> None:
     path = write(tmp_path / "mask.nii.gz", mask[::-1], np.diag([-1.0, 1.0, 2.0, 1.0]))
     found = FingerprintSettings(kind="natural", region=str(path)).mask(6, 7, 8)
     assert found is not None and np.array_equal(found, mask.astype(bool))
+
+
+OWN = Path(nib.__file__).parent / "tests" / "data"
+"""nibabel's own test files."""
+
+SAID = {
+    "example4d.nii.gz": "a series of 2 volumes",
+    "example_nifti2.nii.gz": "a series of 2 volumes",
+    "functional.nii": "a series of 20 volumes",
+    "resampled_anat_moved.nii": "NaN or infinite",
+    "row_major.dconn.nii": "an array of 6 axes",
+}
+
+
+@pytest.mark.skipif(not OWN.is_dir(), reason="this nibabel came without its test files")
+def test_nibabels_own_files_are_read_as_nibabel_reads_them_or_refused() -> None:
+    found = sorted(one for one in OWN.iterdir() if one.name.endswith((".nii", ".nii.gz")))
+    how, read = Preparation(stored_range=(-4096.0, 32768.0)), 0
+    for path in found:
+        if path.name in SAID:
+            with pytest.raises(DataError, match=rf"'{path.name}' holds .*{SAID[path.name]}"):
+                volume(path, path.name, read_header(path, path.name), "none", how, "closest")
+            continue
+        pixels = volume(path, path.name, read_header(path, path.name), "none", how, "closest").pixels[0, 0]
+        stored = np.asarray(nib.as_closest_canonical(nib.load(path)).dataobj, np.float64)
+        expected = (stored.reshape(pixels.shape) + 4096) * (2 / 36864) - 1
+        assert np.abs(pixels - expected).max() < 1e-6, path.name
+        read += 1
+    assert read + len(SAID) == len(found) and read >= 3
+
+
+@pytest.mark.parametrize("name", ["nifti1.hdr", "test.mgz", "small.mnc"])
+@pytest.mark.skipif(not OWN.is_dir(), reason="this nibabel came without its test files")
+def test_volumes_of_other_formats_are_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes((OWN / name).read_bytes())
+    with pytest.raises(DataError, match=rf"'{name}': of volumes, NIfTI .* and DICOM are read"):
+        load(tmp_path, seed=0)
+    with pytest.raises(DataError, match="is one volume; name the folder"):
+        load(tmp_path / name, seed=0)

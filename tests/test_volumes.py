@@ -9,6 +9,7 @@ import json
 import os
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from latentprint.networks import UNetConfig, build_unet, load_model, multiple_of
 from latentprint.report.evidence import Evidence, Noised, planes, render_evidence, slices
 from latentprint.schedule import VP
 from latentprint.streams import Streams
+from latentprint.training import train
 
 MEDMNIST = Path(os.environ.get("MEDMNIST_ROOT", Path(__file__).parents[2] / "shared" / "medmnist"))
 
@@ -183,6 +185,24 @@ def test_the_preset_sees_cubes_of_voxels_and_says_what_it_pads() -> None:
     assert padding(network, (1, 16, 16, 16)) == ()
     (said,) = padding(network, (1, 10, 12, 14))
     assert "10 x 12 x 14" in said and "multiples of 4" in said and "padded to 12 x 12 x 16" in said
+    assert padding(network, (1, 16, 16, 16), "bfloat16") == ()
+
+
+@pytest.mark.parametrize(("side", "exact"), [(16, False), (8, True)])
+def test_on_a_grid_of_eight_places_gradients_are_of_full_precision(
+    side: int, exact: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch's bfloat16 convolutions of volumes gave NaN gradients there."""
+    config = resolve(preset="small3d").model
+    settings = replace(config.training, steps=1, batch=2)
+    assert settings.precision == "bfloat16"
+    assert bool(padding(config.network, (1, side, side, side), "bfloat16")) == exact
+    network = build_unet(config.network, 1, (side, side, side), Streams(0))
+    seen: list[bool] = []
+    network.register_forward_pre_hook(lambda *_: seen.append(torch.is_autocast_enabled("cpu")))
+    pixels = np.random.default_rng(0).uniform(-1, 1, (4, 1, side, side, side)).astype(np.float32)
+    list(train(pixels, network, VP(), settings, Streams(0)))
+    assert seen and not any(one == exact for one in seen)
 
 
 def test_augmix_changes_slices_and_is_repeatable() -> None:

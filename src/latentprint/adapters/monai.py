@@ -159,9 +159,11 @@ def _load(folder: Path, found: Found) -> tuple[nn.Module, Section, list[Path]]:
             f"{file.name} lacks {missing} of its {len(expected)} tensors and holds {extra} others"
             for file, (missing, extra) in fits.items()
         )
+        rest = [one for one in _pickles(folder) if one.with_suffix(".safetensors") not in files]
+        more = f"; others may be in {str(rest[0].name)!r}, a pickle: {_converted(rest[0])}" if rest else ""
         raise ModelError(
             f"{len(exact)} of the folder's {len(files)} safetensors files hold the weights of the "
-            f"{found.name}: {told}"
+            f"{found.name}: {told}{more}"
         )
     with torch.random.fork_rng(devices=[]):  # it draws weights, which are replaced at once
         network = cast(nn.Module, kind(**values))
@@ -175,22 +177,34 @@ def weights_of(folder: Path) -> list[Path]:
     Raises:
         ModelError: there are none, or only pickles.
     """
-    places = [place for place in (folder, folder / "models") if place.is_dir()]
-    names = [one.relative_to(folder) for place in places for one in sorted(place.iterdir())]
-    found = [inside(folder, str(one)) for one in names if one.suffix == ".safetensors"]
+    found = [inside(folder, str(one.relative_to(folder))) for one in _files(folder, (".safetensors",))]
     if not found:
-        if pickle := next((one for one in names if one.suffix in PICKLES), None):
-            place = folder / pickle
+        if pickles := _pickles(folder):
             raise ModelError(
-                f"the weights of the bundle are a pickle ({str(pickle)!r}), which can run any code while it "
-                "is read, so they are refused; if you know where they come from, `latentprint convert "
-                f"{shlex.quote(str(place))} {shlex.quote(str(place.with_suffix('.safetensors')))} {FLAG}` "
-                "writes its tensors beside it, and this command then reads those"
+                f"the weights of the bundle are a pickle ({str(pickles[0].relative_to(folder))!r}), which can"
+                f" run any code while it is read, so they are refused; {_converted(pickles[0])}"
             )
         raise ModelError(
             f"{str(folder)!r} describes a model of MONAI, but holds no safetensors of its weights"
         )
     return found
+
+
+def _files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    places = [place for place in (folder, folder / "models") if place.is_dir()]
+    return [one for place in places for one in sorted(place.iterdir()) if one.suffix in suffixes]
+
+
+def _pickles(folder: Path) -> list[Path]:
+    return _files(folder, tuple(PICKLES))
+
+
+def _converted(pickle: Path) -> str:
+    beside = shlex.quote(str(pickle.with_suffix(".safetensors")))
+    return (
+        f"if you know where they come from, `latentprint convert {shlex.quote(str(pickle))} {beside} {FLAG}`"
+        " writes its tensors beside it, and this command then reads those"
+    )
 
 
 def _distance(file: Path, expected: Mapping[str, tuple[int, ...]]) -> tuple[int, int]:

@@ -15,7 +15,7 @@ from latentprint.data.files import read_image
 from latentprint.data.listing import Preparation
 from latentprint.fingerprint import FingerprintError, Injection, inject, size
 from latentprint.marks import Canaries, as_found, draw_canaries, locate
-from latentprint.networks import UNetConfig
+from latentprint.networks import UNetConfig, is_coarse
 from latentprint.results.model import Data, LeftOut
 from latentprint.streams import Streams
 
@@ -71,12 +71,19 @@ def facts(config: AuditConfig, split: Split) -> Data:
     )
 
 
-def padding(network: UNetConfig, shape: tuple[int, ...]) -> tuple[str, ...]:
-    """What is done about sides that do not fit the network to be trained; shape is (C, *S)."""
+def padding(network: UNetConfig, shape: tuple[int, ...], precision: str = "float32") -> tuple[str, ...]:
+    """What is done about sides that do not fit the network to be trained, or its ``precision``; shape is (C,
+    *S)."""
     sides = padded(network, shape[1:])
+    exact = (
+        "the innermost grid of the network has 2 x 2 x 2 places or fewer, where bfloat16 can make gradients"
+        " NaN: it is trained in float32",
+    )
+    said = exact if precision == "bfloat16" and is_coarse(network.multiple, sides) else ()
     if sides == shape[1:]:
-        return ()
+        return said
     return (
+        *said,
         f"their sides ({size(shape[1:])}) are not multiples of {network.multiple}, as the network needs: "
         f"in it they are padded to {size(sides)} by repeating the border, and what it answers is cropped",
     )

@@ -108,7 +108,9 @@ def subject(
             raise InputError('the sampler "own" and guidance belong to a model that is given (--model)')
         chosen = stages.images(config, where.root, where.download, target)
         split, injection, canaries = with_canaries(config, *chosen)
-        split = replace(split, notes=(*split.notes, *padding(config.model.network, split.train.shape)))
+        own = config.model
+        told = padding(own.network, split.train.shape, own.training.precision)
+        split = replace(split, notes=(*split.notes, *told))
         require_scores(config)
         require_none(config, given=False)
         settings = plain(config) | ({} if target is None else {"target": named(target)})

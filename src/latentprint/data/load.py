@@ -40,9 +40,9 @@ from latentprint.data.phantom import HELDOUT, SIDE, SIDE3D, phantom, phantom3d
 from latentprint.data.split import Split
 
 SOURCES = (
-    "digits, phantom:N, phantom3d:N, medmnist:NAME; a folder or .zip of images (PNG, JPEG, TIFF, BMP, WebP,"
-    " DICOM); an .npz with `images` or with `train_images` and `test_images`; an .npy, a .parquet, or a"
-    " dataset that was saved to disk"
+    "digits, phantom:N, phantom3d:N, medmnist:NAME; a folder or .zip of images (PNG, JPEG, TIFF, BMP, WebP);"
+    " a folder of DICOM or NIfTI; an .npz with `images` or with `train_images` and `test_images`; an .npy, a"
+    " .parquet, or a dataset that was saved to disk"
 )
 
 _PHANTOMS = re.compile(r"(phantom(?:3d)?):([0-9]{1,9})(?::([0-9]{1,5}))?")
@@ -179,6 +179,7 @@ def _path(
         ):
             sides = tables.parquet_sides([path / name for name in parquet])
             return _tables(sides, f"the folder {quoted(path)}", "Parquet files", how)
+        nifti.require_known(within)
         return _files(within, "a folder of images", how, pattern, table)
     if suffix in (".npz", ".npy"):
         return _arrays(path, how)
@@ -187,6 +188,8 @@ def _path(
     if suffix == ".parquet" and os.path.isfile(path):
         return _tables({"": (path,)}, quoted(path), "a Parquet file", how)
     require_source(os.fspath(path))
+    if path.name.lower().endswith((*nifti.SUFFIXES, *nifti.OTHERS)):
+        raise DataError(f"{quoted(path)} is one volume; name the folder of the volumes, as NIfTI or DICOM")
     raise DataError(f"{quoted(path)} is a file of a kind that is not read; supported are {SOURCES}")
 
 

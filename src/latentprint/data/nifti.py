@@ -32,6 +32,8 @@ from latentprint.data.tree import Tree
 
 SUFFIXES = (".nii", ".nii.gz")
 KINDS = "NIfTI volumes"
+OTHERS = (".hdr", ".img", ".mgh", ".mgz", ".mnc", ".nrrd", ".nhdr", ".mha", ".mhd")
+"""Formats of volumes that are not read."""
 
 Orientation = Literal["ras", "closest", "stored"]
 """Axes turned to RAS+ if they are straight; to the nearest of those axes; or left as they are stored."""
@@ -188,6 +190,15 @@ def _turn(header: Header, name: str, orientation: Orientation) -> NDArray[np.flo
             "as MONAI's Orientation does"
         )
     return nibabel.io_orientation(header.affine)
+
+
+def require_known(tree: Tree) -> None:
+    """Refuse a folder of volumes in another format."""
+    if others := tree.with_suffix(OTHERS).names:
+        raise DataError(
+            f"{tree.where} holds {quoted(others[0])}: of volumes, NIfTI (.nii, .nii.gz) and DICOM are read;"
+            " nibabel or MONAI's SaveImage writes others as NIfTI"
+        )
 
 
 def nifti_listing(

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from latentprint.contracts import quoted
 from latentprint.data.images import Pixels, Selection, in_turn
 from latentprint.denoiser import NetworkDenoiser
-from latentprint.networks import FileError, commit, committed, label_of, multiple_of
+from latentprint.networks import FileError, commit, committed, is_coarse, label_of, multiple_of
 from latentprint.networks.speed import compiled, laid_out, layout, new_step, rounding
 from latentprint.schedule import Schedule
 from latentprint.settings import plain
@@ -245,7 +245,7 @@ class _Run:
             images = self.guide.seen(rows, images, first)
         images = laid_out(images, config.speed)
         new_step(config.speed)
-        with rounding(config.speed, device), _precision(config, device):
+        with rounding(config.speed, device), self._precision():
             if self.guide is None:
                 loss = loss_of(config, told, images, t, noise)
             else:
@@ -268,6 +268,11 @@ class _Run:
         self.step += 1
         return loss
 
+    def _precision(self) -> AbstractContextManager[Any]:
+        exact = is_coarse(self.denoiser.multiple, tuple(self.pixels.shape[2:]))
+        half = self.config.precision == "bfloat16" and not exact
+        return torch.autocast(self.device.type, dtype=torch.bfloat16) if half else nullcontext()
+
     def mean_loss(self, losses: list[Tensor]) -> float:
         values = torch.stack(losses).double().cpu()
         wrong = (~values.isfinite()).nonzero().flatten().tolist()
@@ -276,6 +281,7 @@ class _Run:
             raise TrainingError(
                 f"the loss became {float(values[wrong[0]])} at step {step} with learning rate "
                 f"{self.config.rate(step):.2g}: lower the learning rate or raise the warm-up"
+                f"{', or train in float32 (precision)' if self.config.precision == 'bfloat16' else ''}"
             )
         return float(values.mean())
 
@@ -353,8 +359,3 @@ def _flat(values: Mapping[str, object], path: str = "") -> dict[str, object]:
         below = cast(Mapping[str, object], value) if isinstance(value, Mapping) else None
         out |= _flat(below, f"{path}{key}.") if below is not None else {f"{path}{key}": value}
     return out
-
-
-def _precision(config: TrainConfig, device: torch.device) -> AbstractContextManager[Any]:
-    half = config.precision == "bfloat16"
-    return torch.autocast(device.type, dtype=torch.bfloat16) if half else nullcontext()
