@@ -325,6 +325,13 @@ def test_an_audit_of_volumes_from_files_to_pages(tmp_path: Path) -> None:
     assert "8 of 8" in (tmp_path / "run" / "evidence" / "index.html").read_text()
 
 
+def test_a_network_that_volumes_cannot_have_is_refused_before_anything_is_fitted(tmp_path: Path) -> None:
+    command = ["audit", "phantom3d:24:8", "--preset", "demo", "--images", "24", "--out", str(tmp_path / "r")]
+    ended = CliRunner().invoke(app, command)
+    assert ended.exit_code == 2 and "leave middle_attention true" in ended.output
+    assert not (tmp_path / "r").exists()
+
+
 def test_nifti_samples_are_audited_and_planted_copies_found(tmp_path: Path) -> None:
     nib = pytest.importorskip("nibabel")
     rng = np.random.default_rng(1)

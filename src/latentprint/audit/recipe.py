@@ -54,6 +54,7 @@ from latentprint.files import read_weights
 from latentprint.fingerprint import Injection
 from latentprint.marks import Canaries
 from latentprint.metrics.frechet import Extractor
+from latentprint.networks import require_fit
 from latentprint.report.evidence import Evidence
 from latentprint.results import Results
 from latentprint.results.model import MEMORISED, Nearest
@@ -109,6 +110,7 @@ def subject(
         chosen = stages.images(config, where.root, where.download, target)
         split, injection, canaries = with_canaries(config, *chosen)
         own = config.model
+        require_fit(own.network, split.train.shape)
         told = padding(own.network, split.train.shape, own.training.precision)
         split = replace(split, notes=(*split.notes, *told))
         require_scores(config)

@@ -12,6 +12,7 @@ from latentprint.networks.unet import (
     label_of,
     multiple_of,
     parameters,
+    require_fit,
 )
 
 __all__ = [
@@ -29,5 +30,6 @@ __all__ = [
     "load_model",
     "multiple_of",
     "parameters",
+    "require_fit",
     "save_model",
 ]

@@ -179,6 +179,18 @@ def is_coarse(multiple: int, sides: tuple[int, ...]) -> bool:
     return len(sides) == 3 and max(-(-side // multiple) for side in sides) <= 2
 
 
+def require_fit(config: UNetConfig, shape: tuple[int, ...]) -> None:
+    """Refuse settings that a network for images (C, *S) cannot have.
+
+    Raises:
+        InputError: of volumes, see ``VolumeUNet`` and ``volume_settings``; of images, a patch size over 1.
+    """
+    if len(shape) == 4:
+        volume_settings(config, shape[0])
+    elif config.patch_size > 1:
+        raise InputError("the network for images takes single pixels: leave patch_size at 1")
+
+
 def build_unet(config: UNetConfig, channels: int, size: int | tuple[int, ...], streams: Streams) -> Network:
     """A freshly initialised network for images (B, channels, *size), on the CPU, in float32.
 
@@ -197,13 +209,12 @@ def build_unet(config: UNetConfig, channels: int, size: int | tuple[int, ...], s
     sides = (size, size) if isinstance(size, int) else size
     if channels < 1 or min(sides) < 1:
         raise ValueError(f"images need positive channels and sides, got {channels} channels of {sides}")
+    require_fit(config, (channels, *sides))
     attention = config.attention or (False,) * len(config.channels)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(int(streams.generator("network.weights").integers(2**63)))
         if len(sides) == 3:
             return VolumeUNet(config.patch_size, **volume_settings(config, channels))
-        if config.patch_size > 1:
-            raise InputError("the network for images takes single pixels: leave patch_size at 1")
         return UNet2DModel(
             sample_size=cast(tuple[int, int], size),
             in_channels=channels,
