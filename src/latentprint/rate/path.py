@@ -380,8 +380,8 @@ def _rounds(
         summary = weighted(every, np.tile(which, len(logs)) if paths == 1 else None)
         short = _shortfall(summary, run.config, enough)
         settled = short <= 1 and summary.distrusted() is None
-        # few weights look better than they are; a shortfall by their own account is a real one, but that the
-        # first round has no hit is none
+        # Few weights look better than they are, so a shortfall by their own account is a real one. A first
+        # round without a hit says too little.
         hopeless = summary.effective * most / len(logs) < BELIEVED and len(logs) > 1
         if settled or hopeless or len(logs) >= most:
             run.progress(len(every) * paths, len(every) * paths)
