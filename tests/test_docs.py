@@ -139,10 +139,10 @@ def test_the_commands_and_options_it_names_exist(page: Path) -> None:
 BESIDE = {"--i-trust-this-file", "--strict"}.union(
     *(
         re.findall(r'"(--[a-z][a-z-]*)"', path.read_text(encoding="utf-8"))
-        for path in (ROOT / "benchmarks").glob("*.py")
+        for path in [*(ROOT / "benchmarks").glob("*.py"), *(ROOT / "tests" / "edges").glob("*.py")]
     )
 )
-"""Options that pages name alone and that belong to the converter, to mkdocs or to a benchmark."""
+"""Options that pages name alone and that belong to the converter, mkdocs, a benchmark or the harness."""
 
 
 @each_page

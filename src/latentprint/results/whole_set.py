@@ -69,9 +69,8 @@ class Share(Value):
     def of(cls, trials: Trials, level: float = LEVEL) -> Share:
         """The share of a count; without any trial, every share is possible."""
         low, high = trials.interval(level) if trials.n else (0.0, 1.0)
-        return cls(
-            k=trials.k, n=trials.n, rate=trials.rate if trials.n else 0.0, low=low, high=high, level=level
-        )
+        rate = trials.rate if trials.n else 0.0
+        return cls(k=trials.k, n=trials.n, rate=rate, low=low, high=high, level=level)
 
     @property
     def trials(self) -> Trials:
@@ -101,8 +100,7 @@ class ByCriterion(Value):
     Attributes:
         copies: generated images below the threshold.
         memorised: distinct training images that these are copies of.
-        false_alarms: held-out images below it, among those that did not calibrate it; null without held-out
-            images.
+        false_alarms: held-out images below it, of those that did not calibrate it; null without any.
         planted: planted copies found, by how they were changed; empty if none were planted.
         auc: P(a planted copy is nearer than a held-out image), low, high; null if none were planted.
     """
@@ -168,16 +166,13 @@ class WholeSet(Value):
         criterion: the one that decides, of ``criteria``.
         copies: generated images that are copies.
         beyond: the least share of copies that false alarms cannot explain.
-        false_alarms: among held-out images that did not calibrate the threshold; null without held-out
-            images.
+        false_alarms: of the held-out images that did not calibrate the threshold; null without any.
         control: copies among images of a model that was trained without only the private image.
         memorised: distinct training images that came back; ``at_least``: what false alarms cannot explain.
         persons: the same in persons, if they are known.
-        same: generated images that are a training image stored again.
-        left_out: held-out images that are training images stored again.
+        same: generated images that are a training image stored again; ``left_out``: such held-out images.
         apart: held-out images that are changed copies of training images, and no background either.
-        times: how many training images came back exactly once, twice, ...
-        exposed: those that came back most often.
+        times: how many training images came back exactly once, twice, ...; ``exposed``: the most often.
     """
 
     criterion: str
@@ -361,8 +356,7 @@ def _unseen(
     except TooFewRepeats as error:
         return Unseen(low=None, high=None, coverage=None, assumptions=f"Not known: {error}."), ()
     sizes = [max(1, round(times * n)) for times in _TIMES]
-    rng = generator(seed, "unseen")
-    expected = curve(counts, n, sizes, rng, level, max(distinct, len(counts)))
+    expected = curve(counts, n, sizes, generator(seed, "unseen"), level, max(distinct, len(counts)))
     said = (
         "The lower end holds however unevenly training images come back. The upper one counts those that"
         f" come back at least once in {n:,} images on average; rarer ones cannot be bounded. False alarms"
