@@ -23,6 +23,7 @@ from latentprint.audit import evidence, stages
 from latentprint.audit.context import Context, Where, describe
 from latentprint.config import AuditConfig
 from latentprint.contracts import Outcome
+from latentprint.data.images import Pixels
 from latentprint.fingerprint import Injection
 from latentprint.networks import build_unet, load_model, save_model
 from latentprint.networks.saved import ABOUT
@@ -73,7 +74,7 @@ def folder(out: Path, step: int) -> Path:
     return out / f"at-{step}"
 
 
-def snapshots(context: Context, pixels: NDArray[np.float32], steps: Sequence[int]) -> None:
+def snapshots(context: Context, pixels: Pixels, steps: Sequence[int]) -> None:
     """Train on images (N, C, H, W) and keep the averaged weights after each of ``steps``."""
     settings, last = context.config.model, steps[-1]
     with context.stage("training"):
