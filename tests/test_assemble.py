@@ -230,6 +230,9 @@ def test_a_column_of_the_whole_set_that_is_lost_is_a_sentence(purpose: str) -> N
     rows = run.stored.rows(purpose)
     compared = [name for name in rows if name not in ("id", "change")]
     assert {"distance", "aligned", "nearest"} <= set(compared)
+    if purpose == "whole.planted":
+        with pytest.raises(RunError, match=purpose):
+            assemble(run.rows(purpose, {}).stored)
     for column in compared:
         fewer = run.rows(purpose, {name: one for name, one in rows.items() if name != column})
         with pytest.raises(RunError, match=purpose):

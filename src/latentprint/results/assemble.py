@@ -208,9 +208,9 @@ def _whole_set(stored: Stored) -> WholeSet | None:
         places = [column for name, column in of.items() if name == "nearest" or name.endswith("_of")]
         inside = all(bool((one >= 0).all() and (one < len(train["id"])).all()) for one in places)
         require(inside, purpose, f"the nearest image is one of {len(train['id']):,}")
-    for purpose, of in ((WHOLE.part("heldout"), rows.heldout), (WHOLE.part("planted"), kept)):
-        alike = not of or rows.generated.keys() <= of.keys()
-        require(alike, purpose, "they were compared as the generated images were")
+    for part, of, some in (("heldout", rows.heldout, rows.heldout), ("planted", kept, noted.changes)):
+        alike = not some or rows.generated.keys() <= of.keys()
+        require(alike, WHOLE.part(part), "they were compared as the generated images were")
     return whole_set(rows, seed=stored.seed)
 
 
