@@ -180,6 +180,27 @@ def test_an_undecided_run_says_how_many_images_would_decide() -> None:
     assert run.counts(0, needed - 2).results.verdict.state == "inconclusive"
 
 
+def test_hits_that_false_alarms_explain_are_not_called_the_private_image() -> None:
+    """60 of 60 images may be taken for the private one by a recogniser that takes most others for it too."""
+    run = small_runs.undecided()
+    alarms = max(one.fpr.upper(0.975) for one in run.results.detectors.fitted)
+    n = 60
+    few = first_screen(run.counts(math.floor(alarms * n), n).results)
+    assert (
+        few.big_text
+        == "generated images were taken for the private image; false alarms alone could be as many"
+    )
+    assert "a copy would not stand out" in dict(few.answers)["What could have been missed?"]
+    # a control of the same sampler bounds the same alarms closer: none in 4,000 cannot be 5 in 4,000
+    assert 1 - 0.05 ** (1 / 4000) < 5 / 4000
+    beside = small_runs.clean().counts(5, 4000).results
+    assert beside.verdict.state == "inconclusive"
+    told = first_screen(beside).big_text
+    assert (
+        told.startswith("generated images were taken for the private image; up to ") and "alarms" not in told
+    )
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_every_stated_count_stands_in_the_page(name: str) -> None:
     results, text = CASES[name]().results, Parsed(page_of(name)).text

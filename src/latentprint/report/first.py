@@ -58,6 +58,15 @@ class _Case:
         return min(1.0, self.hits.upper(count.level) / sensitivity) if sensitivity > 0 else None
 
     @property
+    def explained(self) -> bool:
+        """Whether the hits decide nothing and false alarms, by their upper bound, can be as many."""
+        level, control = self.results.q.monte_carlo.level, self.counts.control
+        alarms = self.counts.false_alarms(level)
+        if control is not None and control.n:
+            alarms = min(alarms, control.upper(level))
+        return self.results.verdict.state != "reproduces" and 0 < self.hits.rate <= alarms
+
+    @property
     def them(self) -> str:
         """Who had to recognise the image."""
         return "the recognisers" if self.pair else "the recogniser"
@@ -102,7 +111,9 @@ def _big(case: _Case) -> tuple[str, str]:
         verb = "is" if rate.startswith("1 ") else "are"
         return rate, f"generated images {verb} the private image; give or take, {case.span}"
     unseen = "" if case.upper is None else f"; up to {words.one_in(case.upper)} could have gone unseen"
-    return words.of(hits.k, hits.n), f"generated images showed the private image{unseen}"
+    taken = "showed" if not hits.k else "was taken for" if hits.k == 1 else "were taken for"
+    rest = "; false alarms alone could be as many" if case.explained else unseen
+    return words.of(hits.k, hits.n), f"generated images {taken} the private image{rest}"
 
 
 def _looked_for(results: Results) -> str:
@@ -127,9 +138,7 @@ def _found(case: _Case) -> str:
         found = f"None of {images} was recognised as it."
     else:
         verb = "was" if hits.k == 1 else "were"
-        found = (
-            f"{hits.k:,} of {images} {verb} recognised as it: about {words.one_in(hits.rate)} ({case.span})."
-        )
+        found = f"{hits.k:,} of {images} {verb} taken for it: about {words.one_in(hits.rate)} ({case.span})."
     if case.pair:
         found += " Two recognisers had to agree: one looks for the mark, one for the image itself."
     else:
@@ -213,6 +222,11 @@ def _missed(case: _Case) -> str:
     if upper is None:
         s = "" if case.pair else "s"
         return f"Anything: it is not known how often {case.them} overlook{s} the image.{rest}"
+    if case.explained:
+        return (
+            "Every copy: as far as was measured, real images of something else are taken for the private"
+            f" image as often, so a copy would not stand out.{rest}"
+        )
     if case.hits.k:
         return f"The image may appear in up to {words.one_in(upper)} generated images.{rest}"
     return (
