@@ -19,7 +19,6 @@ Sources: Lewis 1995 (normalised cross-correlation); Rousseeuw 1984 (least trimme
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -32,6 +31,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from latentprint.attacks.nearest import Images, as_tensor
+from latentprint.data.images import fits
 
 FIFTH = 5
 """The rank of the training image with which the nearest is compared."""
@@ -136,7 +136,7 @@ class Aligned:
     def _best(self, variants: Iterator[Tensor], reference: Tensor, k: int) -> Tensor:
         """The k places (n, k) in ``reference`` (N, d) most similar to the best of the variants (n, d)."""
         every = torch.stack(list(variants))
-        step = max(1, _VALUES // max(1, every.shape[1]))
+        step = fits(every.shape[1:2], _VALUES)
         value = torch.empty((every.shape[1], 0), device=every.device)
         place = torch.empty((every.shape[1], 0), dtype=torch.int64, device=every.device)
         for first in range(0, len(reference), step):
@@ -159,7 +159,7 @@ def _small(images: Images, device: torch.device) -> Tensor:
         return as_tensor(images).to(device, torch.float32)
     by = -(-max(sides) // most)
     size = [max(1, side // by) for side in sides]
-    step = max(1, min(_BLOCK, _VALUES // math.prod(images.shape[1:])))
+    step = fits(images.shape[1:], _VALUES, most=_BLOCK)
     parts = (images[first : first + step] for first in range(0, max(1, len(images)), step))
     return torch.cat([pool(as_tensor(part).to(device, torch.float32), size) for part in parts])
 
@@ -247,7 +247,7 @@ def _banks(images: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
         )
     ]
     ones = images.new_ones((1, *images.shape[1:]))
-    step = max(1, _VALUES // (_pool(ones).numel() * len(moves) * len(flips)))
+    step = fits((_pool(ones).numel(), len(moves), len(flips)), _VALUES)
     for first in range(0, len(images), step):
         rows = slice(first, first + step)
         bank, mask = list[Tensor](), list[Tensor]()

@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from latentprint.data.images import Pixels, Selection
+from latentprint.data.images import Pixels, Selection, fits
 
 Images = Tensor | Pixels
 
@@ -81,7 +81,7 @@ def nearest(
         raise ValueError(f"a set has one size, got {len(queries)} and {len(reference)}")
     if not 1 <= k <= candidates:
         raise ValueError(f"k must lie between 1 and the {candidates} candidates, got {k}")
-    step = max(1, min(block, _VALUES // max(1, int(np.prod(reference.shape[1:])))))
+    step = fits(reference.shape[1:], _VALUES, most=block)
     centre = _flat(reference[:step]).mean(0)
     parts = [
         _of_block(_flat(queries[first : first + step]), reference, centre, k, first if same else None, step)

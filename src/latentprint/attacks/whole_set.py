@@ -13,7 +13,6 @@ An audit keeps the rows of ``Reference.columns`` instead, and computes the same 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,7 +28,7 @@ from latentprint.attacks.nearest import Images, as_tensor, columns
 from latentprint.attacks.planted import planted
 from latentprint.contracts import InputError
 from latentprint.data import NEAR, DataError, near_duplicates
-from latentprint.data.images import Pixels, Selection
+from latentprint.data.images import Pixels, Selection, fits
 from latentprint.execute import Sink
 from latentprint.keys import generator
 from latentprint.progress import Report, silent
@@ -156,7 +155,7 @@ class Reference:
         held = sink.rows(purpose).get("id", np.empty(0, np.int64))
         missing = np.setdiff1d(np.arange(len(images)), held)
         said = f"held against {len(self.pixels):,} training images"
-        step = max(1, min(UNIT, _VALUES // math.prod(images.shape[1:])))
+        step = fits(images.shape[1:], _VALUES, most=UNIT)
         for first in range(0, len(missing), step):
             report(said, len(images) - len(missing) + first, len(images), "images")
             ids = missing[first : first + step]
@@ -172,7 +171,7 @@ class Reference:
 
 
 def _embedded(embed: Embed, images: Images) -> Tensor:
-    step = max(1, min(256, _VALUES // math.prod(images.shape[1:])))
+    step = fits(images.shape[1:], _VALUES, most=256)
     parts = (images[first : first + step] for first in range(0, max(1, len(images)), step))
     with torch.no_grad():
         vectors = torch.cat([embed(as_tensor(part)).float() for part in parts])

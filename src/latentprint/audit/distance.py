@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from latentprint.audit.context import Context, one_image
 from latentprint.audit.stages import Detectors
-from latentprint.data.images import Pixels
+from latentprint.data.images import Pixels, fits
 from latentprint.metrics.frechet import (
     DetectorFeatures,
     Extractor,
@@ -68,7 +68,7 @@ def finish(
     generated = Moments.of(values)
 
     def of(pixels: Pixels) -> Moments:
-        step = max(1, min(_CHUNK, _VALUES // math.prod(pixels.shape[1:])))
+        step = fits(pixels.shape[1:], _VALUES, most=_CHUNK)
         starts = range(0, len(pixels), step)
         return moments((one_image(pixels[i : i + step], context.device) for i in starts), extract)
 

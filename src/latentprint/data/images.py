@@ -129,9 +129,15 @@ Pixels = NDArray[np.float32] | Selection
 """Images (N, C, *sides) in [-1, 1]."""
 
 
+def fits(shape: Sequence[int], values: int, most: int | None = None) -> int:
+    """How many arrays of this shape hold at most so many values together; at least 1, at most ``most``."""
+    count = max(1, values // max(1, math.prod(shape)))
+    return count if most is None else min(count, most)
+
+
 def in_turn(pixels: Pixels) -> Iterator[NDArray[np.float32]]:
     """The images a few at a time."""
-    step = max(1, _CHUNK // max(1, math.prod(pixels.shape[1:])))
+    step = fits(pixels.shape[1:], _CHUNK)
     for first in range(0, len(pixels), step):
         yield pixels[first : first + step]
 
@@ -294,7 +300,7 @@ def _pixels(
         )
     low, high = stored_range or _RANGES.get(native, (-1.0, 1.0))
     out = np.empty(stored.shape, dtype=np.float32)
-    step = max(1, _CHUNK // math.prod(stored.shape[1:]))
+    step = fits(stored.shape[1:], _CHUNK)
     for rows in (slice(i, i + step) for i in range(0, len(stored), step)):
         _require_range(stored[rows], source, low, high)
         if (low, high) == (-1.0, 1.0):

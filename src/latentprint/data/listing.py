@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentprint.contracts import quoted
-from latentprint.data.images import MAX_SIDE, DataError, ImageSet, ValueRange, picked, stack
+from latentprint.data.images import MAX_SIDE, DataError, ImageSet, ValueRange, fits, picked, stack
 from latentprint.data.resize import all_resized
 from latentprint.data.tree import persons
 
@@ -165,7 +165,7 @@ def of_array(stored: NDArray[Any], source: str, how: Preparation, labels: tuple[
 def in_chunks(rows: Rows, values: int) -> list[Rows]:
     """Positions in chunks of so many images, of ``values`` stored values each, that a chunk can be read at
     once."""
-    step = max(1, CHUNK // max(1, values))
+    step = fits((values,), CHUNK)
     return [rows[i : i + step] for i in range(0, len(rows), step)]
 
 

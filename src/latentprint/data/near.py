@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from latentprint.data.images import DataError, Pixels
+from latentprint.data.images import DataError, Pixels, fits
 
 NEAR = 0.02
 """The default tolerance: two and a half grey levels of 255, a difference that storing an image as JPEG can
@@ -49,7 +49,7 @@ def copies_of(target: NDArray[np.float32], pixels: Pixels, tolerance: float = NE
     if pixels.shape[1:] != target.shape:
         raise DataError(f"a target of shape {target.shape} cannot be compared with images {pixels.shape[1:]}")
     goal, near = target.reshape(-1), np.zeros(len(pixels), dtype=np.bool_)
-    step = max(1, _VALUES // max(1, goal.size))
+    step = fits(target.shape, _VALUES)
     for start in range(0, len(pixels), step):
         some = pixels[start : start + step]
         near[start : start + step] = _rms(some.reshape(len(some), goal.size), goal) <= tolerance
@@ -137,7 +137,7 @@ def _coarse(images: Pixels, most: int = 1024) -> NDArray[np.float32]:
     if run <= 1:
         return np.ascontiguousarray(images[:].reshape(len(images), size))
     out = np.empty((len(images), -(-size // run)), np.float32)
-    step = max(1, _VALUES // size)
+    step = fits(images.shape[1:], _VALUES)
     for first in range(0, len(images), step):
         tile = images[first : first + step].reshape(-1, size)
         sums = np.add.reduceat(tile, np.arange(0, size, run), axis=1, dtype=np.float64)
@@ -206,7 +206,7 @@ def _near(pixels: Pixels, group: NDArray[np.int64], tolerance: float) -> NDArray
     distinct = np.unique(group)
     coarse, size = _coarse(pixels)[distinct], math.prod(pixels.shape[1:])
     index, whole = _index(coarse), coarse.shape[1] == size
-    step = max(1, _VALUES // size)
+    step = fits(pixels.shape[1:], _VALUES)
     far, sure = ((tolerance + slack) * math.sqrt(size) for slack in (_SLACK, -_SLACK))
     for start in range(0, len(distinct), _TILE):
         graph = index.radius_neighbors_graph(coarse[start : start + _TILE], far, mode="distance").tocoo()

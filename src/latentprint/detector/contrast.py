@@ -16,7 +16,6 @@ Source: Chen, Kornblith, Norouzi, Hinton 2020, equation 1, arXiv 2002.05709.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -28,7 +27,7 @@ from torch import Tensor
 
 from latentprint import keys
 from latentprint.data import NEAR, near_duplicates
-from latentprint.data.images import Pixels, Selection
+from latentprint.data.images import Pixels, Selection, fits
 from latentprint.detector.backbone import Embedder
 from latentprint.detector.draws import Perturbed, Rng, Seen, Shown, returned, split
 from latentprint.detector.embedding import (
@@ -170,7 +169,7 @@ def nearest_others(queries: Pixels, pool: Pixels, chunk: int = 64) -> NDArray[np
     Copies are images within a root-mean-square difference of `latentprint.data.NEAR`. -1 if the pool has
     nothing else.
     """
-    chunk = max(1, min(chunk, _VALUES // math.prod(queries.shape[1:])))
+    chunk = fits(queries.shape[1:], _VALUES, most=chunk)
     nearest, found = np.full(len(queries), np.inf), np.full(len(queries), -1, np.int64)
 
     def flat(images: Pixels, first: int) -> NDArray[np.float64]:
