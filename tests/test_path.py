@@ -20,11 +20,13 @@ from latentprint.config import AuditConfig, RareSettings, SamplerSettings
 from latentprint.denoiser import IdentityCodec
 from latentprint.known import Gaussian, Memorised, Mixture
 from latentprint.rate import ESTIMATORS
+from latentprint.rate.estimator import anew, silent
 from latentprint.rate.guides import Conditioned, Toward
 from latentprint.rate.led import Led, Proposals, transitions
 from latentprint.rate.levels import Inside
-from latentprint.rate.path import PathConfig, guides, path
+from latentprint.rate.path import ENOUGH_REPLICATES, REPLICATES, PathConfig, _rounds, _Run, guides, path
 from latentprint.rate.pushforward import SamplerPushforward
+from latentprint.rate.weights import Offered, offered
 from latentprint.results.counted import Estimate
 from latentprint.sampler.sampler import Sampler
 from latentprint.sampler.steps import (
@@ -260,7 +262,39 @@ def test_where_many_paths_are_needed_more_are_learnt_from():
     more = [int(name.removeprefix("plain.")) for name in parts if name.startswith("plain.")]
     assert more and all(b >= 2 * a for a, b in pairwise([100, *more]))
     rounds = sum(name.startswith("round.") for name in parts)
-    assert found.details["paths"] == 100 + sum(more) + rounds * 8 * found.details["particles"]
+    assert (
+        found.details["paths"] == 100 + sum(more) + found.details["replicates"] * found.details["particles"]
+    )
+    assert found.details["replicates"] == rounds * REPLICATES
+
+
+@pytest.mark.parametrize(("share", "sigma"), [(0.5, 0.6), (0.1, 0.8)])
+def test_stopping_when_the_error_looks_small_keeps_mean_and_coverage(share: float, sigma: float) -> None:
+    """Replicates that hit with a known share and then weigh a log-normal number: their mean is known."""
+    q, config, covered, ratios = (
+        share * 1e-4 * math.exp(sigma**2 / 2),
+        PathConfig(relative=0.2),
+        0,
+        list[float](),
+    )
+    for seed in range(300):
+        noise = np.random.default_rng(seed)
+
+        def one(number: int, noise: np.random.Generator = noise) -> dict[str, Any]:
+            hit = np.flatnonzero(noise.random(REPLICATES) < share)
+            return {
+                "hits": hit.tolist(),
+                "logs": (math.log(1e-4) + sigma * noise.standard_normal(len(hit))).tolist(),
+            }
+
+        run = _Run(config, 0.95, seed, silent, anew)
+        _, summary = _rounds(run, one, np.arange(REPLICATES), config.particles, ENOUGH_REPLICATES)
+        found = offered(summary.log_mean, summary.error, summary.freedom, 0.95)
+        assert summary.distrusted() is None and isinstance(found, Offered) and summary.error <= 0.2
+        covered += found.low <= q <= found.high
+        ratios.append(found.rate / q)
+    assert covered >= 300 * 0.95 - 3 * math.sqrt(300 * 0.95 * 0.05)
+    assert abs(np.mean(ratios) - 1) < 0.05
 
 
 def test_samplers_that_cannot_be_led_are_declined_at_no_cost():

@@ -63,10 +63,10 @@ believed."""
 NEAREST = 2000
 """Most images that a guide knows; the nearest to x_p decide where a path must turn."""
 
-ENOUGH_REPLICATES = 40
+ENOUGH_REPLICATES = 32
 """Effective replicates below which sampling continues; a replicate's weight is an average already."""
 
-REPLICATES = 8
+REPLICATES = 32
 """Replicates per round."""
 
 FEWEST = 8
@@ -90,7 +90,8 @@ class PathConfig:
         pilot: paths from each of the first proposals. second: paths of each further pilot.
         plain: paths of the sampler itself to learn from, if the training images are known; more of them if
             the first round asks for many paths.
-        particles: paths of a replicate, fewer if ``most`` is small.
+        particles: paths of a replicate, fewer if ``most`` is small. Between 4 and 64 a path is worth the same
+            (docs/probability.md), and enough replicates for an interval are had sooner if each is small.
         together: paths per round if there are no replicates.
         batch: paths at a time. It changes no result.
 
@@ -103,7 +104,7 @@ class PathConfig:
     pilot: int = 24
     second: int = 160
     plain: int = 512
-    particles: int = 64
+    particles: int = 8
     together: int = 240
     batch: int = 1024
 
@@ -263,7 +264,6 @@ def _twisted(run: _Run, led: Led, bank: Bank, learnt: Learnt) -> tuple[Offer | s
         REPLICATES,
         max(1, min(run.config.particles, run.config.most // (2 * ENOUGH_REPLICATES))),
     )
-
     taught = run.config.plain
 
     def one(number: int) -> Part:
