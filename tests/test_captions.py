@@ -67,6 +67,10 @@ def as_any_column(images: Path) -> None:
     (images / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
 
 
+def as_any_column_of_a_csv(images: Path) -> None:
+    written(images / "metadata.csv", list(TEXTS.items()), ("file_name", "findings"))
+
+
 def as_texts(images: Path) -> None:
     for name, text in TEXTS.items():
         (images / name).with_suffix(".txt").write_text(f"{text}\n", encoding="utf-8")
@@ -74,7 +78,16 @@ def as_texts(images: Path) -> None:
 
 @pytest.mark.parametrize(
     "form",
-    [as_csv, as_named_csv, as_json_lines, as_metadata, as_metadata_of_each_folder, as_any_column, as_texts],
+    [
+        as_csv,
+        as_named_csv,
+        as_json_lines,
+        as_metadata,
+        as_metadata_of_each_folder,
+        as_any_column,
+        as_any_column_of_a_csv,
+        as_texts,
+    ],
 )
 def test_every_form_gives_the_same_prompts(images: Path, form: Any) -> None:
     assert captions(str(images), NAMES, form(images)) == TEXTS

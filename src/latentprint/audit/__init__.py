@@ -72,7 +72,7 @@ def run_audit(
         model, samples = None, model
     if samples is not None:
         if label is not None:
-            raise InputError("a label was given with samples; it says what of a model to audit")
+            raise InputError("--label names the class that a model is asked for; leave it out with samples")
         return run_samples_audit(
             config,
             out,

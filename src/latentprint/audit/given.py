@@ -147,7 +147,7 @@ def open_given(
     """
     if model is None:
         if label is not None:
-            raise InputError("a label was given without a model; it says what of one to audit")
+            raise InputError("--label names the class that a given model is asked for; name one (--model)")
         return None
     if isinstance(model, Opened):
         if config.sampler.own and model.own is None:

@@ -47,7 +47,10 @@ class AuditOptions(PromptOptions):
     out: Annotated[Path | None, typer.Option("--out", help="Folder of the run; default runs/DATA.")] = None
     config: Annotated[Path | None, typer.Option(help="Settings as TOML; they override the preset's.")] = None
     preset: Annotated[
-        str, typer.Option(help="Settings to start from: small (2 CPU cores), paper (a GPU), demo.")
+        str,
+        typer.Option(
+            help="Settings to start from: small (2 CPU cores), small3d (volumes), paper (a GPU), demo."
+        ),
     ] = "small"
     images: Annotated[
         int | None, typer.Option(min=1, help="Train on this many images, drawn by the seed.")
@@ -55,8 +58,8 @@ class AuditOptions(PromptOptions):
     samples: Annotated[
         str | None,
         typer.Option(
-            help="Images to sample from the model; or a folder, .npz or .npy of generated images to audit"
-            " instead of a model.",
+            help="Images to sample from the model; or a folder, .zip, .npz or .npy of generated images to"
+            " audit instead of a model.",
             metavar="N|PATH",
         ),
     ] = None
@@ -77,8 +80,8 @@ class AuditOptions(PromptOptions):
         list[str] | None,
         typer.Option(
             help="NAME, NAME:STEPS or NAME:STEPS:SPACING of a step, 'paper' for the paper's 1,000 stochastic"
-            " steps, or 'own' (own:STEPS) for what a given model's pipeline does, the default with --model;"
-            " repeat it to measure several side by side.",
+            " steps, or 'own' (own:STEPS) for what a given model's pipeline does; default with --model: that,"
+            " in at most about 100 steps. Repeat it to measure several side by side.",
             metavar="NAME",
         ),
     ] = None
@@ -265,7 +268,7 @@ class AuditOptions(PromptOptions):
         path = Path(self.samples)
         if not path.exists():
             raise InputError(
-                "--samples takes a number of images, or a folder, .npz or .npy file, got "
+                "--samples takes a number of images, or a folder, .zip, .npz or .npy file, got "
                 + quoted(self.samples)
             )
         return path

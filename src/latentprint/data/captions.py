@@ -166,6 +166,8 @@ def _csv(text: str, name: str) -> list[tuple[str, str]]:
     head = [cell.strip().lower() for cell in lines[0]]
     image = next((head.index(one) for one in _NAMES if one in head), None)
     prompt = next((head.index(one) for one in _TEXTS if one in head), None)
+    if image is not None and prompt is None and len(head) == 2:
+        prompt = 1 - image  # a column of any name, as in JSON lines
     if image is not None and prompt is not None:
         lines = lines[1:]
     else:
