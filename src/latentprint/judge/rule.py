@@ -10,8 +10,8 @@ other:
     control    1/4        model and control give x_p alike           samples of the two (Fisher)
 
 - **reproduces**: a test rejects. The control's test counts only if a detected sample has x_p as its nearest
-training image, and does not exist without a control. - **not found**: no test rejects, no sample was
-recognised or is a copy of x_p, and
+  training image, and does not exist without a control.
+- **not found**: no test rejects, no sample was recognised or is a copy of x_p, and
   ``missable / s < share x c / N``: ``missable`` is the largest rate that still gives no hit with probability
   alpha, s the lower bound of the detectors' joint sensitivity, c / N the share of x_p among the training
   images. With ``share`` = 1 this is the paper's test of H0: q = 1/N (section 5.3), corrected for what the
