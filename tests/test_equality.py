@@ -26,6 +26,8 @@ def compared() -> Iterator[tuple[str, str, str]]:
     yield "diffusers", "CMStochasticIterativeScheduler", "consistency function"
     yield "diffusers", "IPNDMScheduler", "v"
     yield "diffusers", "FlowMatchEulerDiscreteScheduler", "velocity"
+    for prediction in test_own_sampler.EDM_EULER:
+        yield "diffusers", "EDMEulerScheduler", prediction
     for name, settings, _ in monai.PIXELS_BY:
         flow = name == "RFlowScheduler"
         yield "MONAI", name, "velocity" if flow else settings.get("prediction_type", "epsilon")

@@ -91,6 +91,9 @@ DISCRETE: list[tuple[str, dict[str, Any], int]] = [
 ]
 
 
+EDM_EULER = ("epsilon", "v_prediction")
+
+
 @pytest.mark.parametrize(("name", "settings", "steps"), DISCRETE)
 def test_own_sampler_is_the_librarys(tmp_path: Path, name: str, settings: dict[str, Any], steps: int) -> None:
     network = unet()
@@ -148,6 +151,16 @@ def test_ipndm_samples_as_its_scheduler(tmp_path: Path, steps: int) -> None:
     start = seeded(7, 3, 1, 8, 8)
     expected, noises = theirs(network, scheduler, steps, start)
     found = ours(open_model(folder, asked=Asked(steps=steps)), start, noises)
+    assert float((found - expected).abs().max()) < 1e-4 * max(1.0, float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("prediction", EDM_EULER)
+def test_the_euler_of_edm_samples_as_its_scheduler(tmp_path: Path, prediction: str) -> None:
+    network, scheduler = unet(), scheduler_of("EDMEulerScheduler", prediction_type=prediction)
+    folder = saved(tmp_path, network, scheduler)
+    start = seeded(7, 3, 1, 8, 8)
+    expected, noises = theirs(network, scheduler, 10, start)
+    found = ours(open_model(folder, asked=Asked(steps=10)), start, noises)
     assert float((found - expected).abs().max()) < 1e-4 * max(1.0, float(expected.abs().max()))
 
 
