@@ -63,7 +63,7 @@ class Quick:
         else:
             rare = words.one_in(self.power)
             missed = (
-                f"Copies may have been missed that are fewer than {rare} generated images."
+                f"If fewer than {rare} generated images are copies, they may have been missed."
                 " More frequent ones would have been found 19 times in 20."
             )
         took = f"{n:,} of {self.given:,} generated images were compared, in {self.seconds:.1f} s."
