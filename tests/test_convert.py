@@ -217,6 +217,12 @@ def test_lucidrains_goes_in_by_its_ema_and_samples_as_it_does(
             expected = mean + (0.5 * log_variance).exp() * noise
     assert float((ours(opened, start, noises) - expected).abs().max()) < 1e-4
 
+    for fewer, count in (({"most": 10}, 10), ({"steps": 7}, 7)):
+        own = open_model(folder, asked=Asked(images=lambda: PIXELS, **fewer)).own
+        assert own is not None and own.pipeline_steps == 30 and not own.exact
+        times = own.sampler.grid(opened.denoiser.schedule)
+        assert len(times) == count and float(times[0]) == 1 and float(times[-1]) == pytest.approx(1 / 30)
+
 
 @pytest.mark.usefixtures("unpickled_here")
 def test_what_of_lucidrains_cannot_be_audited_is_refused(tmp_path: Path) -> None:

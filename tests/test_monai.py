@@ -169,6 +169,10 @@ def test_a_model_of_pixels_has_the_noise_and_the_samples_of_its_scheduler(
         found, expected = found.clamp(-1, 1), expected.clamp(-1, 1)
     assert float((found - expected).abs().max()) < 1e-4 * max(1.0, float(expected.abs().max()))
 
+    fewer = opened_of(folder, most=5).own
+    assert fewer is not None and fewer.pipeline_steps == (30 if flow else train)
+    assert len(fewer.sampler.grid(fewer.denoiser.schedule)) == 5 and fewer.exact == flow
+
 
 @pytest.mark.parametrize("unit", [True, False])
 @pytest.mark.parametrize("scale", [None, 0.7])

@@ -224,7 +224,8 @@ def _opened(
     axes: tuple[int, ...] = sides(size) if isinstance(size, int) else tuple(size)
     shape = (int(config["in_channels"]), *axes)
     edm = kind == "edm"
-    count = (asked.steps or STEPS) - 1 if edm else asked.steps or 32
+    usual = STEPS if edm else 32
+    count = (asked.steps or min(usual, asked.most or usual)) - int(edm)
     nearest: dict[str, object] = {"step": "heun", "steps": max(1, count), "spacing": "karras"}
     own = replace(sampler_from(nearest), of="edm_sampler" if edm else None)
     return Opened(

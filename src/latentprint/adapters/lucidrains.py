@@ -9,7 +9,8 @@ A checkpoint states no settings, but they follow from the tensors: widths from t
 
     pred_noise 1,   pred_x0 snr,   pred_v snr / (snr + 1)       (min_snr_loss_weight: snr capped at 5)
 
-Its own sampler is DDPM's posterior at every timestep, the image clipped to [-1, 1].
+Its own sampler is DDPM's posterior at every timestep, the image clipped to [-1, 1]. Where fewer steps are
+asked for, the posterior between as many timesteps is the nearest to it.
 
 Sources: denoising-diffusion-pytorch 2.x (MIT), GaussianDiffusion and Unet; Hang et al. 2023 (min-SNR).
 """
@@ -189,8 +190,6 @@ def open_lucidrains(folder: Path, asked: Asked) -> Opened:
     network, files = _network(folder, settings)
     schedule = discrete_schedule(levels, predicts)
     denoiser = DiscreteDenoiser(network, schedule, predicts, clip=1.0, whole_timesteps=True)
-    n = schedule.timesteps
-    at = tuple((k + 1) / n for k in range(n - 1, -1, -1))
     shape = tuple(asked.images().shape[1:])
     if shape[0] != settings["channels"]:
         raise ModelError(
@@ -201,7 +200,7 @@ def open_lucidrains(folder: Path, asked: Asked) -> Opened:
         codec=IdentityCodec(),
         shape=shape,
         image_shape=shape,
-        sampler_hint={"step": "ancestral", "steps": n - 1, "spacing": "uniform"},
+        sampler_hint={"step": "ancestral", "steps": schedule.timesteps - 1, "spacing": "uniform"},
         weights_sha256=files_sha256([file.resolve() for file in files], folder.resolve()),
         kind="denoising-diffusion-pytorch",
         notes=(
@@ -211,8 +210,19 @@ def open_lucidrains(folder: Path, asked: Asked) -> Opened:
         ),
         networks=(network,),
         identity={"schedule": written_down(schedule), "predicts": predicts},
-        own=Own(Sampler(Ancestral(), n - 1, at=at, of="GaussianDiffusion"), denoiser, True),
+        own=_own(denoiser, schedule.timesteps, asked),
     )
+
+
+def _own(denoiser: DiscreteDenoiser, n: int, asked: Asked) -> Own:
+    """The posterior at each of the n timesteps, or at fewer, which the library does not do by it."""
+    count = asked.steps or min(n, asked.most or n)
+    if count > n:
+        raise ModelError(f"the model has {n} timesteps, and {count} steps were asked for")
+    kept = torch.linspace(n - 1, 0, count, dtype=torch.float64).round()
+    at, every = tuple(((kept + 1) / n).tolist()), count == n
+    of = "GaussianDiffusion" if every else "nearest to GaussianDiffusion"
+    return Own(Sampler(Ancestral(), count - 1, at=at, of=of), denoiser, every, n)
 
 
 def _network(folder: Path, settings: Mapping[str, object]) -> tuple[nn.Module, list[Path]]:

@@ -75,7 +75,7 @@ def open_monai(folder: Path, asked: Asked) -> Opened:
     scheduler = sections.scheduler(tuple(SCHEDULERS))
     label = require_label(settings.get("num_class_embeds"), asked.label)
     denoiser, predicted = _denoiser(module, settings, scheduler, label)
-    own, hint = _own(scheduler, denoiser, shape, asked.steps or sections.steps())
+    own, hint = _own(scheduler, denoiser, shape, sections.steps(), asked)
     autoencoder = () if more is None else (more[0],)
     every = [*files, *(() if more is None else more[1])]
     identity = {
@@ -372,13 +372,14 @@ def _scheduler(name: str, values: Mapping[str, Any]) -> Any:
 
 
 def _own(
-    found: Found, denoiser: DiscreteDenoiser, shape: tuple[int, ...], steps: int | None
+    found: Found, denoiser: DiscreteDenoiser, shape: tuple[int, ...], stated: int | None, asked: Asked
 ) -> tuple[Own, Section]:
-    """(the scheduler's own sampler, our nearest sampler)."""
+    """(the scheduler's own sampler, our nearest sampler); the bundle has ``stated`` its steps, or not."""
     values = read_fields(found.values, SCHEDULERS[found.name], found.name)
     made, schedule = _scheduler(found.name, values), denoiser.schedule
     train = int(values.get("num_train_timesteps", 1000))
-    count = steps or (_RFLOW_STEPS if isinstance(schedule, Flow) else train)
+    known = stated or (_RFLOW_STEPS if isinstance(schedule, Flow) else train)
+    count = asked.steps or min(known, asked.most or known)
     size = {"input_img_size_numel": int(np.prod(shape[1:]))} if isinstance(schedule, Flow) else {}
     try:
         made.set_timesteps(count, **size)
@@ -401,6 +402,6 @@ def _own(
     if isinstance(step, DDIM) and denoiser.clip is not None:
         step, seen = DDIM(clip=denoiser.clip), replace(seen, clip=None)
     if not bool((times[:-1] > times[1:]).all()) or float(times[-1]) <= 0:
-        return Own(replace(sampler_from(hint), of=f"nearest to {found.name}"), denoiser, False), hint
+        return Own(replace(sampler_from(hint), of=f"nearest to {found.name}"), denoiser, False, known), hint
     name = found.name if exact else f"nearest to {found.name}"
-    return Own(Sampler(step, len(times) - 1, at=tuple(times.tolist()), of=name), seen, exact), hint
+    return Own(Sampler(step, len(times) - 1, at=tuple(times.tolist()), of=name), seen, exact, known), hint

@@ -114,7 +114,7 @@ class Given:
         if own is not None and sampler == Sampler.model_validate(
             {**own.sampler.describe(), **self.condition}
         ):
-            stands = "" if own.exact else ", which replaces a step that latentprint does not have"
+            stands = "" if own.exact else "; the nearest to it that latentprint has"
             said = f"Images were generated as the model's own scheduler does ({sampler.words}{stands})."
             if own.pipeline_steps is None or (sampler.steps or 0) >= own.pipeline_steps - 1:
                 return said
