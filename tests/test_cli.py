@@ -130,6 +130,7 @@ def test_bad_settings_are_named(tmp_path: Path, tiny: Path) -> None:
     assert "'tiny' is not a preset" in refused("audit", "digits", "--preset", "tiny", "--out", out)
     assert "cuda:99" in refused("audit", "digits", "--device", "cuda:99", "--out", out, "--config", tiny)
     assert "sampler" in refused("audit", "digits", "--sampler", "magic", "--out", out)
+    assert "--processes is for" in refused("audit", "digits", "--model", tmp_path, "--processes", 2)
     assert "seed" in refused("audit", "digits", "--seed", -1, "--out", out)
 
 

@@ -56,6 +56,11 @@ def audit(
             "--control trains a second model with the same recipe, which is not known of a given model; leave"
             " it out"
         )
+    if processes > 1 and (options.model is not None or options.given_samples is not None):
+        raise InputError(
+            "--processes is for a training, and what was given (--model, --samples) has been trained already;"
+            " leave it out, or take --executor ray, which spreads the images that are generated"
+        )
     if quick:
         _quick(options)
         return
