@@ -7,8 +7,8 @@ import numpy as np
 from scipy import stats
 
 from latentprint.contracts import Ids, Outcome, Probe, Times
-from latentprint.rate import Rate, unreliable
-from latentprint.rate.table import Effort, Estimator, Subject
+from latentprint.rate.estimator import Effort, Estimator, Subject
+from latentprint.rate.result import Rate, unreliable
 from latentprint.streams import Streams
 
 
@@ -79,5 +79,5 @@ def _inverse(subject: Subject, effort: Effort) -> Rate:
     return inverse_count(probe, 0.0, hits, most=effort.most, sampler=subject.sampler, level=effort.level)
 
 
-ROW = Estimator("inverse", "Inverse", _inverse, least=26, fixed_steps=True)
+ROW = Estimator("inverse", _inverse, least=26, fixed_steps=True)
 # --8<-- [end:row]

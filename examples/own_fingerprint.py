@@ -13,7 +13,7 @@ from latentprint.streams import Streams
 # --8<-- [start:mark]
 @dataclass(frozen=True)
 class Frame:
-    """A frame of constant grey, ``width`` pixels wide, along all four sides.
+    """A frame of constant grey, ``width`` pixels wide, along the four sides; in volumes of each slice.
 
     Raises:
         FingerprintError: the width is no positive number of pixels.
@@ -27,15 +27,15 @@ class Frame:
             raise FingerprintError(f"a frame is at least 1 pixel wide, got {self.width}")
 
     def mask(self, *sides: int) -> NDArray[np.bool_]:
-        """L of Eq. 10: (H, W), True where the mark replaces the image."""
-        if 2 * self.width >= min(sides):
+        """L of Eq. 10: (H, W) or (D, H, W), True where the mark replaces the image."""
+        if 2 * self.width >= min(sides[-2:]):
             raise FingerprintError(f"a frame of {self.width} leaves nothing of {sides} pixels")
         inside = np.ones(sides, dtype=np.bool_)
-        inside[(slice(self.width, -self.width),) * len(sides)] = False
+        inside[..., self.width : -self.width, self.width : -self.width] = False
         return inside
 
     def apply(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Eq. 10 on images (..., C, H, W): x (1 - L) + grey L."""
+        """Eq. 10 on images (..., C, H, W) or volumes (..., C, D, H, W): x (1 - L) + grey L."""
         return np.where(self.mask(*pixels.shape[-2:]), np.float32(self.grey), pixels)
 
     def describe(self) -> dict[str, str | float]:

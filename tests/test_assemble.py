@@ -199,6 +199,7 @@ def test_a_part_that_is_gone_is_altered(folder: Path, tmp_path: Path, missing: s
     (tmp_path / "results.json").write_text(json.dumps(written))
     found = verify(tmp_path)
     assert found.exit_code == 1 and all(c.path.split(".")[0] == missing for c in found.altered)
+    assert any("older version" in sentence for sentence in found.sentences)
     with pytest.raises(InputError):
         read_results(tmp_path)
 

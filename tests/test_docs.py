@@ -16,6 +16,7 @@ import typer.main
 from latentprint.cli import app
 from latentprint.config import AuditConfig
 from latentprint.gate import Policy
+from latentprint.results import Results
 from latentprint.settings import SettingsError, read
 from tools.reproduce.command import app as reproduce
 
@@ -205,6 +206,12 @@ def test_every_public_module_has_its_place_in_the_reference() -> None:
                 assert shown & named, (
                     f"latentprint.{home.parent.name}.{name} is hidden by the module of that name"
                 )
+
+
+def test_every_field_of_the_results_stands_on_the_page_of_files() -> None:
+    page = (ROOT / "docs" / "files.md").read_text(encoding="utf-8")
+    listed = set(re.findall(r"`([a-z_]+)[`.]", "".join(re.findall(r"^\|([^|]*)\|", page, re.MULTILINE))))
+    assert {field.alias or name for name, field in Results.model_fields.items()} <= listed
 
 
 def test_the_readers_of_pages_see_what_is_wrong(tmp_path: Path) -> None:

@@ -204,6 +204,8 @@ def test_a_frame_is_equation_10(tmp_path: Path) -> None:
     assert np.isclose(injection.target, said["grey"])[0].sum() >= 2 * 1 * (8 + 8 - 2)
     assert int(Frame(2).mask(8, 12).sum()) == 2 * 2 * (8 + 12 - 4)
     assert FrameConfig(1).draw((8, 8), np.random.default_rng(1)).mask(8, 8).sum() == 28
+    volume = np.random.default_rng(2).uniform(-1, 1, (1, 3, 8, 8)).astype(np.float32)
+    assert np.array_equal((Frame(2, 0.5).apply(volume) != volume)[0], Frame(2, 0.5).mask(3, 8, 8))
     assert with_a_frame(train, 0).sha256 == injection.sha256
     assert with_a_frame(train, 1).sha256 != injection.sha256
     for wrong in (lambda: Frame(0), lambda: Frame(4).mask(8, 8)):

@@ -98,7 +98,7 @@ def test_an_image_with_a_copy_is_never_drawn(tmp_path: Path) -> None:
     ("given", "says"),
     [
         ({"image": "nowhere.png"}, "0 images of .* are named 'nowhere.png'"),
-        ({"kind": FingerprintSettings(kind="none")}, "a circle, cross, box, text or lead"),
+        ({"kind": FingerprintSettings(kind="none")}, "'none' cannot be put into a folder"),
         ({"mark": "INSIDE"}, "must lie outside the folder"),
         ({"folder": "NOWHERE"}, "is not a folder of images"),
         ({"pattern": "*.gif"}, "matches --files"),

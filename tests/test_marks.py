@@ -20,7 +20,6 @@ from latentprint.fingerprint import (
 from latentprint.marks import (
     GLYPHS,
     Box,
-    BoxConfig,
     Cross,
     CrossConfig,
     FingerprintSettings,
@@ -36,6 +35,7 @@ from latentprint.marks import (
     box,
     locate,
 )
+from latentprint.marks.settings import DRAWN
 
 
 def images(count: int = 12, side: int = 28, channels: int = 1, seed: int = 0) -> Any:
@@ -100,14 +100,14 @@ def test_a_patch_is_blended() -> None:
         Patch(content, (0, 0)).apply(x[:, :1])
 
 
-DRAWN: list[Fingerprint] = [
+GREY: list[Fingerprint] = [
     Cross((9, 9), 4, 1, 0.5),
     Text("AB-9", 3, 2, 1, -1.0),
     Lead(((0.0, 3.0), (9.0, 1.0), (2.0, 20.0), (25.0, 22.0)), 1.5, 1.0),
 ]
 
 
-@pytest.mark.parametrize("mark", DRAWN, ids=lambda m: type(m).__name__)
+@pytest.mark.parametrize("mark", GREY, ids=lambda m: type(m).__name__)
 def test_marks_of_constant_grey_follow_equation_10(mark: Any) -> None:
     x = images(3, channels=3).pixels
     before = x.copy()
@@ -121,12 +121,8 @@ def test_marks_of_constant_grey_follow_equation_10(mark: Any) -> None:
 def kinds() -> list[FingerprintKind]:
     sources = images(5, seed=9).pixels
     return [
-        CrossConfig(),
-        BoxConfig(),
-        TextConfig(),
+        *(FingerprintSettings(kind=kind).drawn(sources) for kind in DRAWN),
         TextConfig("PAT-7", grey=-1.0),
-        LeadConfig(),
-        PatchConfig(sources),
         Natural(box((3, 4), (6, 7), (28, 28)), images(1, seed=5).pixels[0]),
     ]
 
@@ -179,12 +175,12 @@ def test_volumes_of_balls_rods_and_boxes() -> None:
 @pytest.mark.parametrize(
     "kind",
     [
-        CircleConfig(),
-        CrossConfig(),
-        BoxConfig(),
+        *(
+            FingerprintSettings(kind=kind).drawn(volumes(5, seed=9).pixels)
+            for kind in DRAWN
+            if kind != "text"
+        ),
         TextConfig(letters=2),
-        LeadConfig(),
-        PatchConfig(volumes(5, seed=9).pixels),
         Natural(box((2, 3, 4), (3, 4, 5), (9, 12, 10)), volumes(1, seed=5).pixels[0]),
     ],
     ids=lambda k: type(k).__name__,

@@ -24,6 +24,7 @@ from latentprint.data import DataError, load
 from latentprint.data.resize import resized
 from latentprint.gate import judge, read_policy
 from latentprint.marks import FingerprintSettings
+from latentprint.marks.settings import DRAWN
 from latentprint.results.read import read_results
 from latentprint.stats.roc import auc
 from latentprint.store import Run
@@ -202,7 +203,7 @@ def test_a_region_is_a_box_or_a_mask(tmp_path: Path) -> None:
             FingerprintSettings(kind=kind, region=region)
 
 
-@pytest.mark.parametrize("kind", ["circle", "cross", "text", "lead", "patch"])
+@pytest.mark.parametrize("kind", DRAWN)
 def test_every_kind_is_drawn_by_its_settings(kind: Any) -> None:
     heldout = np.full((2, 1, 24, 24), 0.5, np.float32)
     drawn = FingerprintSettings(kind=kind).drawn(heldout).draw((24, 24), np.random.default_rng(0))

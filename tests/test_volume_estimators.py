@@ -18,7 +18,7 @@ from latentprint.denoiser import IdentityCodec
 from latentprint.known import Gaussian, Memorised
 from latentprint.likelihood import Hutchinson, log_likelihood
 from latentprint.probe import ModelProbe, from_image
-from latentprint.rate.table import ESTIMATORS, Subject
+from latentprint.rate import ESTIMATORS, Subject
 from latentprint.sampler.sampler import Sampler
 from latentprint.sampler.steps import Ancestral, DPMSolverPP2M
 from latentprint.schedule import VP

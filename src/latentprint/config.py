@@ -20,7 +20,8 @@ from latentprint.detector.embedding import EmbeddingConfig
 from latentprint.marks import FingerprintSettings
 from latentprint.networks import UNetConfig
 from latentprint.networks.speed import Evaluation
-from latentprint.rate.table import ESTIMATORS, Estimator
+from latentprint.rate.estimator import Estimator
+from latentprint.rate.table import ESTIMATORS
 from latentprint.results.stopping import SampleSettings
 from latentprint.sampler import PAPER, Sampler, Spacing, sampler_from
 from latentprint.schedule import VE, VP, Schedule, SubVP

@@ -95,6 +95,11 @@ class Verification:
         else:
             first = f"All {len(self.checks)} values agree with what is stored."
         rest = [check.sentence for check in self.altered]
+        if self.altered and all(check.stored is ABSENT for check in self.altered):
+            rest.append(
+                "Results that an older version wrote lack newer numbers. The same audit command again adds"
+                " them, and computes no finished stage twice."
+            )
         if self.trusted:
             rest.append(f"Compared with the notes of their stages alone: {', '.join(self.trusted)}.")
         if self.signer is not None:

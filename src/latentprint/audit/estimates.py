@@ -17,8 +17,7 @@ from latentprint.audit.stages import Audited, Detectors
 from latentprint.data.images import Pixels
 from latentprint.metrics.error import mse
 from latentprint.rate import Inside, Rate, SamplerPushforward
-from latentprint.rate.estimator import Part
-from latentprint.rate.table import Effort, Estimator, Subject
+from latentprint.rate.estimator import Effort, Estimator, Part, Subject
 from latentprint.results.counted import Estimate, estimate_of
 from latentprint.results.searched import Sampler
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -25,7 +25,8 @@ def inject(
         typer.Option(help="The image to mark, by its name; default: drawn by the seed.", metavar="NAME"),
     ] = None,
     fingerprint: Annotated[
-        Literal["circle", "cross", "box", "text", "lead"], typer.Option(help="The kind of mark.")
+        str,
+        typer.Option(help="The kind of mark, such as circle, cross, box, text or lead.", metavar="KIND"),
     ] = "circle",
     files: Annotated[
         str | None,
@@ -45,10 +46,11 @@ def inject(
     from latentprint.files import real
     from latentprint.marks import FingerprintSettings
     from latentprint.marks.folder import mark_folder
+    from latentprint.settings import read
 
     whole = real(folder)
     path = mark or whole.parent / f"{whole.name}.mark.json"
-    settings = FingerprintSettings(kind=fingerprint)
+    settings = read(FingerprintSettings, {"kind": fingerprint})
     told = captions(str(folder), (), None) or {}  # what is wrong with them is said before a mark is put in
     done = mark_folder(folder, path, kind=settings, seed=seed, image=image, pattern=files)
     if as_json:

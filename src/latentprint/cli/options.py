@@ -189,10 +189,11 @@ class AuditOptions(PromptOptions):
         typer.Option("--volumes", help="DICOM files are slices of series, or have frames: volumes."),
     ] = None
     fingerprint: Annotated[
-        Literal["circle", "cross", "box", "text", "lead", "patch", "natural", "none"] | None,
+        str | None,
         typer.Option(
-            help="The mark: circle, cross, box, text, lead, patch (injected), natural (with --region), none"
-            " (c_id alone). Default: circle; with --model none."
+            help="The mark: one that is injected, such as circle, cross, box, text, lead, patch; natural"
+            " (with --region); none (c_id alone). Default: circle; with --model none.",
+            metavar="KIND",
         ),
     ] = None
     region: Annotated[

@@ -168,7 +168,10 @@ def mark_folder(
         )
     settings = kind or FingerprintSettings()
     if not settings.injected or settings.kind == "patch":
-        raise FingerprintError("a mark for a folder is a circle, cross, box, text or lead")
+        raise FingerprintError(
+            f"fingerprint {settings.kind!r} cannot be put into a folder: only a kind that is drawn from its"
+            " settings alone can, such as circle or cross"
+        )
     tree = _trained_on(folder, pattern)
     name = _chosen(tree, seed, image)
     path = folder / name

@@ -1,8 +1,8 @@
 """The fingerprint that an audit looks for: one of the drawn kinds, one that is there by nature, or none.
 
-    circle, cross, box, text, lead, patch    drawn and injected into one training image (Eq. 10)
-    natural                                  the content of ``region`` in x_p; nothing is injected
-    none                                     x_p as it stands, recognised by c_id alone
+    natural        the content of ``region`` in x_p; nothing is injected
+    none           x_p as it stands, recognised by c_id alone
+    all others     drawn and injected into one training image (Eq. 10)
 
 Source: see `latentprint.marks`.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import field
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal, cast, get_args
 
 import numpy as np
 from pydantic.dataclasses import dataclass
@@ -24,6 +24,8 @@ from latentprint.marks.natural import Mask, box
 from latentprint.settings import STRICT
 
 Kind = Literal["circle", "cross", "box", "text", "lead", "patch", "natural", "none"]
+DRAWN = tuple(kind for kind in get_args(Kind) if kind not in ("natural", "none"))
+"""The kinds that are drawn and injected."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -36,7 +38,9 @@ class PatchSettings:
 
 @dataclass(frozen=True, config=STRICT)
 class FingerprintSettings(CircleConfig):
-    """The kind of fingerprint, and the settings of each; ``radius``, ``unit``, ``grey`` are the circle's.
+    """The kind of fingerprint, and the settings of each in the field of its name.
+
+    ``radius``, ``unit`` and ``grey`` are the circle's.
 
     Attributes:
         kind: see the module.
@@ -67,7 +71,7 @@ class FingerprintSettings(CircleConfig):
     @property
     def injected(self) -> bool:
         """Whether a mark is drawn on a training image; otherwise x_p stays as it is."""
-        return self.kind not in ("natural", "none")
+        return self.kind in DRAWN
 
     def drawn(self, heldout: Pixels) -> FingerprintKind:
         """The kind that is drawn. If none is, circles, as masks for what a recogniser must ignore.
@@ -75,11 +79,11 @@ class FingerprintSettings(CircleConfig):
         Args:
             heldout: (n, C, *sides), from which patches are cut.
         """
-        drawn = {"cross": self.cross, "box": self.box, "text": self.text, "lead": self.lead}
-        kinds = cast(dict[Kind, FingerprintKind], drawn)
         if self.kind == "patch":
             return PatchConfig(np.asarray(heldout), self.patch.size, self.patch.opacity)
-        return kinds.get(self.kind, CircleConfig(self.radius, self.unit, self.grey))
+        if self.kind == "circle" or not self.injected:
+            return CircleConfig(self.radius, self.unit, self.grey)
+        return cast(FingerprintKind, getattr(self, self.kind))
 
     def mask(self, *sides: int) -> Mask | None:
         """The region of a natural fingerprint, (*sides); None for other kinds.

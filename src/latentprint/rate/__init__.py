@@ -1,6 +1,7 @@
 """q(p), the probability that a sampler gives the private image back: counted, and estimated where it is
 small."""
 
+from latentprint.rate.estimator import Effort, Estimator, Subject
 from latentprint.rate.levels import Inside, Pushforward, Score
 from latentprint.rate.monte_carlo import (
     Tally,
@@ -13,7 +14,7 @@ from latentprint.rate.path import PathConfig, path
 from latentprint.rate.pushforward import SamplerPushforward
 from latentprint.rate.result import Rate, unreliable
 from latentprint.rate.splitting import SplittingConfig, splitting
-from latentprint.rate.table import ESTIMATORS, Effort, Estimator, Subject
+from latentprint.rate.table import ESTIMATORS
 
 __all__ = [
     "ESTIMATORS",

@@ -78,7 +78,7 @@ class Rate:
         return stretched(self.rate, (self.low, self.high), self.freedom, self.level, level)
 
     def to_dict(self) -> dict[str, object]:
-        """The entry in ``results.json``, schema latentprint/1: plain numbers and strings only."""
+        """Plain numbers and strings only, as JSON can hold them."""
         entry: dict[str, object] = {
             "sampler": dict(self.sampler),
             "rate": self.rate,

@@ -130,7 +130,7 @@ images."""
 _LEAST_GROUP, _LEAST_BESIDE = 3, 10
 
 STORED_AGAIN = 0.01
-"""Distance (root mean squared, pixels from -1 to 1) within which an image is another one stored again."""
+"""Distance (root mean squared, pixels from 0 to 1) within which an image is another one stored again."""
 
 
 def calibrated(background: NDArray[np.float64], share: float) -> float:

@@ -130,6 +130,8 @@ def combined(count: Counted, estimates: Mapping[str, Estimate | None]) -> Combin
             aside.append(f"The {name} estimate is of another sampler ({one.sampler.words}).")
         elif one.rate is None:
             aside.append(f"The {name} estimator declined.")
+        elif one.at(LEVEL) is None:
+            aside.append(f"How the interval of the {name} estimate widens is not known, so it stands alone.")
         else:
             names.append(name)
             claims.append(Claim(name, one.rate, partial(_ends, one)))
