@@ -240,7 +240,7 @@ def test_an_interrupted_estimate_goes_on_to_the_same_result():
 
 def test_where_many_paths_are_needed_more_are_learnt_from():
     some, parts = images(20, 3), list[str]()
-    model, config = Memorised(some, SubVP()), PathConfig(relative=0.035, most=20_000, plain=100)
+    model, config = Memorised(some, SubVP()), PathConfig(relative=0.025, most=40_000, plain=100)
 
     def kept(name: str, make):
         parts.append(name)
@@ -271,12 +271,8 @@ def test_where_many_paths_are_needed_more_are_learnt_from():
 @pytest.mark.parametrize(("share", "sigma"), [(0.5, 0.6), (0.1, 0.8)])
 def test_stopping_when_the_error_looks_small_keeps_mean_and_coverage(share: float, sigma: float) -> None:
     """Replicates that hit with a known share and then weigh a log-normal number: their mean is known."""
-    q, config, covered, ratios = (
-        share * 1e-4 * math.exp(sigma**2 / 2),
-        PathConfig(relative=0.2),
-        0,
-        list[float](),
-    )
+    q, config = share * 1e-4 * math.exp(sigma**2 / 2), PathConfig(relative=0.2, most=50_000)
+    covered, ratios = 0, list[float]()
     for seed in range(300):
         noise = np.random.default_rng(seed)
 

@@ -66,7 +66,7 @@ NEAREST = 2000
 ENOUGH_REPLICATES = 32
 """Effective replicates below which sampling continues; a replicate's weight is an average already."""
 
-REPLICATES = 32
+REPLICATES = 16
 """Replicates per round."""
 
 FEWEST = 8
@@ -104,7 +104,7 @@ class PathConfig:
     pilot: int = 24
     second: int = 160
     plain: int = 512
-    particles: int = 8
+    particles: int = 16
     together: int = 240
     batch: int = 1024
 
