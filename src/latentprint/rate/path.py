@@ -90,8 +90,8 @@ class PathConfig:
         pilot: paths from each of the first proposals. second: paths of each further pilot.
         plain: paths of the sampler itself to learn from, if the training images are known; more of them if
             the first round asks for many paths.
-        particles: paths of a replicate, fewer if ``most`` is small. Between 4 and 64 a path is worth the same
-            (docs/probability.md), and enough replicates for an interval are had sooner if each is small.
+        particles: paths of a replicate, fewer if ``most`` is small. Small replicates suffice for an interval
+            sooner; below 16 their tails were heavy where images have many pixels (docs/probability.md).
         together: paths per round if there are no replicates.
         batch: paths at a time. It changes no result.
 
