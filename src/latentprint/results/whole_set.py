@@ -416,5 +416,5 @@ def told(found: WholeSet) -> Sequence[str]:
         out.append(f"Of {f.n:,} real images that it never saw, the same rule {taken}.")
     if u.low is not None and u.high:
         more = f"at least {u.low:,} and up to {u.high:,}" if u.low else f"up to {u.high:,}"
-        out.append(f"More images would show {more} training images not seen so far.")
+        out.append(f"More images would show {more} training image{'s' * (u.high > 1)} not seen so far.")
     return out
