@@ -320,7 +320,7 @@ def test_what_cannot_be_audited_is_one_sentence_and_exit_2(tmp_path: Path, setti
     assert "3x8x8" in (said := refused("--model", ddpm(tmp_path / "rgb", channels=3))) and "1x8x8" in said
     assert "no image 24 among 24" in refused("--model", model, "--target", 24)
     assert "no image -1" in refused("--model", model, "--target", -1)
-    assert "without a model" in refused("--label", 1)
+    assert "name one (--model)" in refused("--label", 1)
     assert "label" in refused("--model", model, "--label", 1)
     assert "--control" in refused("--model", model, "--control")
     assert "does not exist" in refused("--model", tmp_path / "nothing")
