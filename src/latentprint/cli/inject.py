@@ -46,11 +46,11 @@ def inject(
     from latentprint.files import real
     from latentprint.marks import FingerprintSettings
     from latentprint.marks.folder import mark_folder
-    from latentprint.settings import read
+    from latentprint.marks.settings import kind_of
 
     whole = real(folder)
     path = mark or whole.parent / f"{whole.name}.mark.json"
-    settings = read(FingerprintSettings, {"kind": fingerprint})
+    settings = FingerprintSettings(kind=kind_of(fingerprint))
     told = captions(str(folder), (), None) or {}  # what is wrong with them is said before a mark is put in
     done = mark_folder(folder, path, kind=settings, seed=seed, image=image, pattern=files)
     if as_json:

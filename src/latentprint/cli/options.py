@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 
@@ -238,10 +238,9 @@ class AuditOptions(PromptOptions):
             if name and not os.path.exists(name):
                 raise InputError(f"{option} {quoted(name)} does not exist")
         if self.fingerprint is not None:
-            from latentprint.marks.settings import Kind  # numpy and pydantic, but no torch
+            from latentprint.marks.settings import kind_of  # numpy and pydantic, but no torch
 
-            if self.fingerprint not in (kinds := get_args(Kind)):
-                raise InputError(f"--fingerprint {quoted(self.fingerprint)} is none of {', '.join(kinds)}")
+            kind_of(self.fingerprint)
         if self.given_samples is None and self.samples is not None and whole_number(self.samples) < 1:
             raise InputError("--samples takes a number of images, 1 or more, or generated images, got 0")
         _ = (

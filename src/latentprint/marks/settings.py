@@ -16,6 +16,7 @@ from typing import Literal, cast, get_args
 import numpy as np
 from pydantic.dataclasses import dataclass
 
+from latentprint.contracts import quoted
 from latentprint.data.images import Pixels
 from latentprint.data.load import read_stored
 from latentprint.fingerprint import CircleConfig, FingerprintError, FingerprintKind, size
@@ -26,6 +27,17 @@ from latentprint.settings import STRICT
 Kind = Literal["circle", "cross", "box", "text", "lead", "patch", "natural", "none"]
 DRAWN = tuple(kind for kind in get_args(Kind) if kind not in ("natural", "none"))
 """The kinds that are drawn and injected."""
+
+
+def kind_of(text: str) -> Kind:
+    """The kind that ``--fingerprint`` names.
+
+    Raises:
+        FingerprintError: there is none of that name.
+    """
+    if text not in (kinds := get_args(Kind)):
+        raise FingerprintError(f"--fingerprint {quoted(text)} is none of {', '.join(kinds)}")
+    return cast(Kind, text)
 
 
 @dataclass(frozen=True, config=STRICT)
