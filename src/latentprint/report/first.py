@@ -60,11 +60,11 @@ class _Case:
     @property
     def explained(self) -> bool:
         """Whether the hits decide nothing and false alarms, by their upper bound, can be as many."""
+        if not self.hits.k or self.results.verdict.state == "reproduces":
+            return False
         level, control = self.results.q.monte_carlo.level, self.counts.control
         alarms = self.counts.false_alarms(level)
-        if control is not None and control.n:
-            alarms = min(alarms, control.upper(level))
-        return self.results.verdict.state != "reproduces" and 0 < self.hits.rate <= alarms
+        return self.hits.rate <= (alarms if control is None else min(alarms, control.upper(level)))
 
     @property
     def them(self) -> str:
