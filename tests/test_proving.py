@@ -92,5 +92,5 @@ def test_the_counts_that_are_kept_are_those_of_recipes(modules: tuple[ModuleType
         network, sampler = name.split("/")
         assert sampler in images[network].samplers
         assert len(one["hits"]) <= images[network].images
-        assert 0 <= sum(one["hits"]) <= one["samples"]
+        assert 0 < sum(one["hits"]) <= one["samples"]
         assert len(one["weights"]) == 64
