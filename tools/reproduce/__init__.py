@@ -23,7 +23,7 @@ from tools.reproduce.lengths import run_lengths
 from tools.reproduce.page import write_page
 from tools.reproduce.plan import FOLDER, Experiment, ExperimentError, Size, experiment, names
 from tools.reproduce.record import Record
-from tools.reproduce.rows import Place, RunRow, run_rows
+from tools.reproduce.rows import Place, run_rows, unit_of
 from tools.reproduce.summary import Entry
 
 __all__ = [
@@ -31,7 +31,6 @@ __all__ = [
     "Experiment",
     "ExperimentError",
     "Place",
-    "RunRow",
     "experiment",
     "names",
     "reproduce",
@@ -96,13 +95,15 @@ def reproduce(
             else:
                 there = place if spread == "local" else _elsewhere(place)
                 total = len(only or source.scale(size).rows)
-                for done, (row, entry) in enumerate(run_rows(source, size, there, only=only, map=over), 1):
+                for done, (row, entry) in enumerate(
+                    run_rows(source, size, there, only=only, map=over, experiments=experiments), 1
+                ):
                     record.keep(source.name, size, row, entry)
                     progress(source.name, done, total, "rows")
     except InputError as error:
         refused = error  # a row that cannot run leaves the finished ones on the page
     if record.rows(source.name, size) and (one is not source or source.kind == "lengths"):
-        record.draw(one.name, size, _figure(one, source, size, place, record))
+        record.draw(one.name, size, _figure(one, source, size, place, record, experiments))
     write_page(docs, experiments)
     if refused is not None:
         raise refused
@@ -133,12 +134,14 @@ def _lengths(source: Experiment, size: Size, place: Place) -> tuple[str, Entry]:
     )
 
 
-def _figure(one: Experiment, source: Experiment, size: Size, place: Place, record: Record) -> Files:
+def _figure(
+    one: Experiment, source: Experiment, size: Size, place: Place, record: Record, experiments: Path
+) -> Files:
     """The figure's files from all rows that are finished here, in the table's order."""
     kept = record.rows(source.name, size)
 
     def where(row: str) -> Path:
-        return place.folder(source.name, size, row)
+        return unit_of(source, size, source.scale(size).row(row), place, experiments).folder
 
     rows = {
         row.name: kept[row.name]

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -70,7 +71,8 @@ def reopen(
     """
     run = Run.read(folder)
     config = read(AuditConfig, settings_of(run))
-    split, injection = stages.images(config, root, False)
+    target = cast(int | None, run.settings.get("target"))
+    split, injection = stages.images(config, root, False, target)
     context = Context(config, run, Where(device, batch, root))
     stages.remember(context, split, injection)
     return Reopened(context, injection, stages.detectors(context, split, injection))

@@ -53,11 +53,22 @@ class Published:
 
 @dataclass(frozen=True)
 class Row:
-    """One audit: its settings over those of the scale, and which published row it stands beside."""
+    """One audit, and which published row it stands beside.
+
+    Attributes:
+        settings: over those of the scale.
+        private: x_p, by the sha256 of the image as it is stored; None: the seed draws it.
+        recognisers: the row of this size whose x_p, c_p and c_id this one takes, as all of the paper's
+            Table 1 do.
+        run: "EXPERIMENT/ROW": this row shows that run of the same size, and has no settings of its own.
+    """
 
     name: str
     settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
     published: str | None = None
+    private: str | None = None
+    recognisers: str | None = None
+    run: str | None = None
 
 
 @dataclass(frozen=True)
@@ -78,6 +89,17 @@ class Scale:
     steps: tuple[int, ...] = ()
     hours: str = ""
     note: str = ""
+
+    def row(self, name: str) -> Row:
+        """The row of that name.
+
+        Raises:
+            SettingsError: there is none.
+        """
+        found = next((row for row in self.rows if row.name == name), None)
+        if found is None:
+            raise SettingsError(f"there is no row {name!r}, only {', '.join(row.name for row in self.rows)}")
+        return found
 
     def config(self, row: Row) -> AuditConfig:
         """The settings of one row.
@@ -162,6 +184,21 @@ def _check(one: Experiment) -> None:
                 f"{one.name}, {size}: one row and rising multiples of ten up to its training steps are "
                 f"needed as `steps`, got {list(scale.steps)} for {len(scale.rows)} rows"
             )
+        for row in scale.rows:
+            _check_row(one, scale, row)
+
+
+def _check_row(one: Experiment, scale: Scale, row: Row) -> None:
+    if row.recognisers is not None:
+        lender = scale.row(row.recognisers)
+        if lender is row or lender.recognisers is not None or lender.run is not None:
+            raise SettingsError(f"{one.name}: {row.name} needs the recognisers of a row that fits its own")
+        if row.private is not None:
+            raise SettingsError(f"{one.name}: {row.name} takes x_p with the recognisers; leave out `private`")
+    if row.run is None:
+        return
+    if row.settings or row.recognisers or row.private or row.run.count("/") != 1:
+        raise SettingsError(f'{one.name}: {row.name} shows a run "EXPERIMENT/ROW", without more settings')
 
 
 def _usable(scale: Scale) -> bool:

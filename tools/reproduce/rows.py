@@ -20,7 +20,8 @@ from latentprint.contracts import InputError, Map
 from latentprint.files import read_json, write
 from latentprint.progress import Report
 from latentprint.settings import merge, plain, read
-from tools.reproduce.plan import Experiment, ExperimentError, Row, Size
+from tools.reproduce.plan import FOLDER, Experiment, ExperimentError, Row, Size, experiment
+from tools.reproduce.shared import Unit, borrow
 from tools.reproduce.summary import Entry, holds, summary, tuning_of
 from tools.reproduce.tuning import tune
 
@@ -45,20 +46,22 @@ class Place:
 
 @dataclass(frozen=True)
 class RunRow:
-    """One row as a task that can be sent to another process: (row, config) -> (row name, entry)."""
+    """One row as a task that can be sent to another process: unit -> (row name, entry)."""
 
     place: Place
-    experiment: str
-    size: Size
 
-    def __call__(self, row: tuple[str, AuditConfig]) -> tuple[str, Entry]:
-        name, config = row
-        place, folder = self.place, self.place.folder(self.experiment, self.size, name)
+    def __call__(self, unit: Unit) -> tuple[str, Entry]:
+        place, folder, config = self.place, unit.folder, unit.config
         if place.tuned:
             config = tuned(config, folder, place)
-        if not holds(folder, config):
-            run_audit(config, folder, where=replace(place.where, say=_named(name, place.where.say)))
-        return name, summary(folder)
+        target = unit.target(place.where)
+        if not holds(folder, config, target):
+            where = replace(place.where, say=_named(unit.name, place.where.say))
+            if unit.lender is not None:
+                borrow(unit, config, where)
+            run_audit(config, folder, target=target, where=where)
+        lent = {} if unit.lender is None else {"recognisers": unit.lender.name}
+        return unit.name, summary(folder) | lent
 
 
 def _named(row: str, say: Report) -> Report:
@@ -115,13 +118,35 @@ def chosen(experiment: Experiment, size: Size, only: Sequence[str]) -> tuple[Row
     return tuple(row for row in rows if not only or row.name in only)
 
 
+def unit_of(one: Experiment, size: Size, row: Row, place: Place, experiments: Path = FOLDER) -> Unit:
+    """A row with its settings, its folder, and the row whose recognisers it takes.
+
+    Raises:
+        ExperimentError, SettingsError: it shows a run that does not exist.
+    """
+    if row.run is not None:
+        other, name = row.run.split("/")
+        source = experiment(other, experiments)
+        return replace(unit_of(source, size, source.scale(size).row(name), place, experiments), name=row.name)
+    scale = one.scale(size)
+    lender = None if row.recognisers is None else scale.row(row.recognisers)
+    return Unit(
+        row.name,
+        scale.config(row),
+        place.folder(one.name, size, row.name),
+        row.private if lender is None else lender.private,
+        None if lender is None else unit_of(one, size, lender, place, experiments),
+    )
+
+
 def run_rows(
-    experiment: Experiment,
+    one: Experiment,
     size: Size,
     place: Place,
     *,
     only: Sequence[str] = (),
     map: Map = map,  # noqa: A002 (it is one)
+    experiments: Path = FOLDER,
 ) -> Iterator[tuple[str, Entry]]:
     """Run or read the rows of a table; (row, entry) as each is finished.
 
@@ -130,16 +155,15 @@ def run_rows(
     Raises:
         InputError: a row could not run; the sentence names it. The others are finished by then.
     """
-    scale, task = experiment.scale(size), RunRow(place, experiment.name, size)
-    units = [(row.name, scale.config(row)) for row in chosen(experiment, size, only)]
+    units = [unit_of(one, size, row, place, experiments) for row in chosen(one, size, only)]
     missing: list[str] = []
-    for name, entry, refused in map(_Careful(task), units):
+    for name, entry, refused in map(_Careful(RunRow(place)), units):
         if entry is not None:
             yield name, entry
         elif refused is not None:
             missing.append(f"{name}: {refused}")
     if missing:
-        raise InputError(f"{experiment.name} lacks {len(missing)} of its rows. {'; '.join(missing)}")
+        raise InputError(f"{one.name} lacks {len(missing)} of its rows. {'; '.join(missing)}")
 
 
 @dataclass(frozen=True)
@@ -148,9 +172,9 @@ class _Careful:
 
     task: RunRow
 
-    def __call__(self, row: tuple[str, AuditConfig]) -> tuple[str, Entry | None, str | None]:
+    def __call__(self, unit: Unit) -> tuple[str, Entry | None, str | None]:
         try:
-            name, entry = self.task(row)
+            name, entry = self.task(unit)
         except InputError as error:
-            return row[0], None, str(error)
+            return unit.name, None, str(error)
         return name, entry, None

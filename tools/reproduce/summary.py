@@ -26,8 +26,9 @@ def tuning_of(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.tuning.json")
 
 
-def holds(folder: Path, config: AuditConfig) -> bool:
-    """Whether ``folder`` is a finished run of these very settings.
+def holds(folder: Path, config: AuditConfig, target: int | None = None) -> bool:
+    """Whether ``folder`` is a finished run of these very settings, and of the x_p in that place if one is
+    named.
 
     Settings that did not exist yet when it ran count with their defaults, which leave results as they were.
     """
@@ -36,8 +37,10 @@ def holds(folder: Path, config: AuditConfig) -> bool:
     run = Run.read(folder)
     if run.record.get("finished") is None:
         return False
+    if run.settings.get("target") != target:
+        return False
     try:
-        return read(AuditConfig, run.settings) == config
+        return read(AuditConfig, settings_of(run)) == config
     except SettingsError:
         return False
 
@@ -107,5 +110,5 @@ def circumstances(run: Run) -> Entry:
 
 
 def settings_of(run: Run) -> Entry:
-    """The audit's settings of a run, without what ``lengths`` adds to them."""
-    return {key: value for key, value in run.settings.items() if key != "lengths"}
+    """The audit's settings of a run, without the place of x_p and what ``lengths`` adds to them."""
+    return {key: value for key, value in run.settings.items() if key not in ("lengths", "target")}
