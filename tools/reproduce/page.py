@@ -328,7 +328,8 @@ def _circumstances(made: Sequence[tuple[str, Entry]]) -> Iterator[str]:
         told = ", ".join(f"{stage} {duration(seconds)}" for stage, seconds in times.items() if seconds >= 1)
         total = duration(sum(times.values()))
         torch = entry["versions"].get("torch", "?")
-        yield f"- {name}: {entry['began'][:10]}, {where}, torch {torch}, {total} in all ({told})."
+        lent = f" {name}: c_p and c_id are those of {entry['recognisers']}." if "recognisers" in entry else ""
+        yield f"- {name}: {entry['began'][:10]}, {where}, torch {torch}, {total} in all ({told}).{lent}"
     yield ""
 
 
