@@ -133,7 +133,7 @@ def test_recognisers_of_another_image_are_not_taken(tmp_path: Path) -> None:
     [
         (("data.images = 60 }", "data.images = 60, identity.epochs = 3 }"), "settings differ in identity"),
         (("data.images = 60 }", "data.images = 60, presence.epochs = 3 }"), "settings differ in presence"),
-        (("PRIVATE", "0" * 64), "none of the 20 training images of digits has the sha256 000000000000"),
+        (("PRIVATE", "0" * 64), "none of the 60 training images of digits has the sha256 000000000000"),
     ],
 )
 def test_rows_that_do_not_fit_are_refused_before_anything_is_fitted(
@@ -149,8 +149,9 @@ def test_rows_that_do_not_fit_are_refused_before_anything_is_fitted(
 @pytest.mark.parametrize(
     ("old", "new", "sentence"),
     [
+        ('recognisers = "few"', 'continues = "many"', "a row that takes nothing from another one"),
         ('recognisers = "few"', 'recognisers = "fwe"', "there is no row 'fwe', only few, many"),
-        ('recognisers = "few"', 'recognisers = "many"', "recognisers of a row that fits its own"),
+        ('recognisers = "few"', 'recognisers = "many"', "a row that takes nothing from another one"),
         ('recognisers = "few"', 'recognisers = "few"\nprivate = "0"', "leave out `private`"),
         ('run = "numbers/many"', 'run = "many"', 'shows a run "EXPERIMENT/ROW"'),
         ('run = "numbers/many"', 'run = "numbers/many"\nprivate = "0"', "without more settings"),
@@ -173,3 +174,64 @@ def test_a_row_of_its_own_borrows_nothing(tmp_path: Path) -> None:
     unit = shared.Unit("few", scale.config(scale.row("few")), tmp_path / "few")
     with pytest.raises(ValueError, match="recognisers of its own"):
         shared.borrow(unit, unit.config, shared.Where())
+
+
+LONGER = f"""
+title = "Lengths of one training"
+kind = "audits"
+shows = "longer memorises."
+[mini]
+preset = "demo"
+[mini.settings]
+{TINY.replace("warmup = 5", 'warmup = 5, decay = "none"')}
+[[mini.rows]]
+name = "short"
+settings = {{ data.images = 20 }}
+[[mini.rows]]
+name = "long"
+settings = {{ data.images = 20, model.training.steps = 50 }}
+recognisers = "short"
+continues = "short"
+[[mini.rows]]
+name = "whole"
+settings = {{ data.images = 20, model.training.steps = 50 }}
+"""
+
+
+def test_a_training_that_goes_on_is_the_longer_training(tmp_path: Path) -> None:
+    where: dict[str, Any] = {"runs": tmp_path / "runs", "docs": tmp_path / "docs"}
+    where["experiments"] = written(tmp_path / "experiments", LONGER)
+    with pytest.raises(InputError, match="goes on with the training of short: run that row first"):
+        reproduce("numbers", **where, only=["long"])
+    reproduce("numbers", **where)
+    rows = json.loads((tmp_path / "docs" / "paper" / "results.json").read_text())["experiments"]["numbers"]
+    short, long, whole = (rows["mini"][name] for name in ("short", "long", "whole"))
+    weights = [
+        Run.read(tmp_path / "runs" / "numbers" / "mini" / name).record["weights_sha256"]
+        for name in ("short", "long", "whole")
+    ]
+    assert weights[1] == weights[2] != weights[0]
+    for part in ("monte_carlo", "t_prime", "identity"):
+        assert long[part] == whole[part]
+    assert (long["continues"], long["recognisers"]) == ("short", "short") and "continues" not in short
+    page = (tmp_path / "docs" / "paper.md").read_text()
+    assert "Its training goes on with that of short, whose time is not in this sum." in page
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ('decay = "none"', 'decay = "linear"'),
+        ("steps = 50 }}\nrecognisers", "steps = 20 }}\nrecognisers"),
+        ("steps = 50 }}\nrecognisers", "steps = 50, model.training.batch = 4 }}\nrecognisers"),
+        ("steps = 50 }}\nrecognisers", "steps = 50, model.network.norm_groups = 4 }}\nrecognisers"),
+    ],
+)
+def test_only_more_of_the_same_steps_goes_on(tmp_path: Path, change: tuple[str, str]) -> None:
+    old, new = (one.replace("}}", "}") for one in change)
+    assert old in LONGER
+    folder = written(
+        tmp_path / "experiments", LONGER.replace(old, new).replace('recognisers = "short"\n', "")
+    )
+    with pytest.raises(InputError, match="only with more steps of the very same settings"):
+        reproduce("numbers", runs=tmp_path / "runs", docs=tmp_path, experiments=folder, only=["long"])

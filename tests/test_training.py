@@ -215,6 +215,24 @@ def test_a_checkpoint_of_another_training_is_refused_by_name(tmp_path: Path):
         run()
 
 
+def test_at_a_constant_rate_a_longer_training_begins_as_a_shorter_one(tmp_path: Path):
+    """Same bits; with a rate that falls it is another training from the first step on."""
+
+    def run(config: TrainConfig, folder: Path | None):
+        states = train(digits(), unet(), SubVP(), config, Streams(1), checkpoint=folder)
+        return [(state.step, state.loss) for state in states]
+
+    long = replace(SHORT, decay="none")
+    short = replace(long, steps=20)
+    assert run(short, tmp_path / "a") + run(long, tmp_path / "a") == run(long, None)
+    with pytest.raises(TrainingError, match="is of 40 steps, and 20 were asked for"):
+        run(short, tmp_path / "a")
+    falling = replace(short, decay="linear")
+    run(falling, tmp_path / "b")
+    with pytest.raises(TrainingError, match=r"its config\.steps is 20, not 40"):
+        run(replace(falling, steps=40), tmp_path / "b")
+
+
 def test_the_average_follows_its_recursion(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(loop, "REPORT", 1)
     network = Small(64)

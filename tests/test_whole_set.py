@@ -21,8 +21,9 @@ from latentprint.data import DataError, load
 from latentprint.execute import MemorySink
 from latentprint.files import FileError
 from latentprint.known import Memorised
+from latentprint.report.copies import told
 from latentprint.results.criteria import CRITERIA, apart, calibrated, present
-from latentprint.results.whole_set import Rows, WholeSet, told, whole_set
+from latentprint.results.whole_set import Rows, WholeSet, whole_set
 from latentprint.schedule import VP
 
 MEDMNIST = Path(os.environ.get("MEDMNIST_ROOT") or Path(__file__).parents[2] / "shared" / "medmnist")
@@ -349,3 +350,24 @@ def test_a_descriptor_by_path_and_hash_is_one_criterion_more(tmp_path: Path) -> 
     with pytest.raises(DescriptorError, match="not a safetensors file"):
         descriptor(other, torch.device("cpu"))
     assert descriptor(DescriptorSettings(), torch.device("cpu")) is None
+
+
+def test_the_private_image_stands_beside_the_one_in_the_middle() -> None:
+    """By one criterion: images made from known training images, each so often, x_p among them."""
+    train = drawn(21, 0)
+    reference = Reference(train)
+    heldout = reference.columns(drawn(120, 1))
+    often = np.r_[np.zeros(5, int), np.full(15, 40), 2]  # the last is x_p
+    generated = reference.columns(train[np.repeat(np.arange(21), often)])
+    found = whole_set(Rows(generated, heldout, 21, target=20))
+    assert found.target is not None and (found.target.k, found.target.n) == (2, often.sum())
+    assert found.median == np.median(often)
+    said = " ".join(told(found))
+    assert "The private image came back 2 times, the training image in the middle 40 times." in said
+    assert "understates what happens to the others" in said
+    assert "more often than most" in " ".join(told(whole_set(Rows(generated, heldout, 61, target=20))))
+    assert whole_set(Rows(generated, heldout, 61, target=0)).target.k == 0  # type: ignore[union-attr]
+    # Where x_p has near copies, or nothing is a copy, no such sentence is said.
+    assert "in the middle" not in " ".join(told(whole_set(Rows(generated, heldout, 21))))
+    nothing = reference.columns(drawn(60, 2))
+    assert "in the middle" not in " ".join(told(whole_set(Rows(nothing, heldout, 21, target=20))))

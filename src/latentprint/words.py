@@ -67,6 +67,12 @@ def of(k: int, n: int) -> str:
     return f"{k:,} of {n:,}"
 
 
+def often(count: float) -> str:
+    """How many times, in words: "never", "once", "27 times", "2.5 times"."""
+    told = f"{count:,.0f}" if count == int(count) else f"{count:,.1f}"
+    return "never" if count == 0 else "once" if count == 1 else f"{told} times"
+
+
 def noise(t: float | None) -> str:
     """A t', or "never" if nothing came back."""
     return "never" if t is None else f"{t:.3g}"

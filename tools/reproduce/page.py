@@ -16,6 +16,7 @@ from latentprint.files import write
 from latentprint.progress import duration
 from latentprint.settings import plain, read
 from latentprint.stats import Trials, binomial_test_less
+from latentprint.words import often, percent
 from tools.reproduce.claims import table as claims_table
 from tools.reproduce.plan import FOLDER, SIZES, Experiment, Published, Row, Size, experiment, names
 from tools.reproduce.record import Record
@@ -115,6 +116,7 @@ def _numbers(source: Experiment, size: Size, rows: Mapping[str, Entry]) -> Itera
             yield from _circumstances([("one training", entry)])
         return
     yield from _table(source, made)
+    yield from _whole(made)
     yield from _differences([entry for _, entry in made])
     yield from _circumstances([(row.name, entry) for row, entry in made])
 
@@ -152,6 +154,49 @@ def _table(source: Experiment, made: Sequence[tuple[Row, Entry]]) -> Iterator[st
         yield _line(_paper(published))
     yield ""
     yield from _without_ours(source, alone)
+
+
+_EVERY = (
+    "row",
+    "copies among the samples",
+    "false alarms",
+    "training images that came back",
+    "the one in the middle",
+    "the most frequent",
+    "x_p by this rule",
+)
+
+
+def _whole(made: Sequence[tuple[Row, Entry]]) -> Iterator[str]:
+    """All training images by one rule, x_p among them; nothing where no row compared them."""
+    compared = [(row, found) for row, entry in made if (found := entry.get("whole_set"))]
+    if not compared:
+        return
+    yield (
+        "All samples were compared with all training images by one rule, calibrated on images that were not "
+        "trained on. It needs no mark, so x_p and every other image are asked the same:"
+    )
+    yield ""
+    yield _line(_EVERY)
+    yield _line(["---", *["---:"] * (len(_EVERY) - 1)])
+    for row, found in compared:
+        target, median = found["target"], found["median"]
+        yield _line(
+            [
+                f"**{row.name}**",
+                f"{percent(found['copies']['rate'])} ({_of(found['copies'])})",
+                _NONE if found["false_alarms"] is None else _of(found["false_alarms"]),
+                _of(found["memorised"]),
+                often(median) if median is not None else _NONE,
+                often(found["most"]),
+                _NONE if target is None else often(target["k"]),
+            ]
+        )
+    yield ""
+
+
+def _of(counts: Entry) -> str:
+    return f"{counts['k']:,} of {counts['n']:,}"
 
 
 def _without_ours(source: Experiment, alone: Sequence[Published]) -> Iterator[str]:
@@ -329,6 +374,8 @@ def _circumstances(made: Sequence[tuple[str, Entry]]) -> Iterator[str]:
         total = duration(sum(times.values()))
         torch = entry["versions"].get("torch", "?")
         lent = f" {name}: c_p and c_id are those of {entry['recognisers']}." if "recognisers" in entry else ""
+        if "continues" in entry:
+            lent += f" Its training goes on with that of {entry['continues']}, whose time is not in this sum."
         yield f"- {name}: {entry['began'][:10]}, {where}, torch {torch}, {total} in all ({told}).{lent}"
     yield ""
 

@@ -60,6 +60,7 @@ class Row:
         private: x_p, by the sha256 of the image as it is stored; None: the seed draws it.
         recognisers: the row of this size whose x_p, c_p and c_id this one takes, as all of the paper's
             Table 1 do.
+        continues: the row of this size whose training this one goes on with, at a constant rate.
         run: "EXPERIMENT/ROW": this row shows that run of the same size, and has no settings of its own.
     """
 
@@ -68,6 +69,7 @@ class Row:
     published: str | None = None
     private: str | None = None
     recognisers: str | None = None
+    continues: str | None = None
     run: str | None = None
 
 
@@ -189,15 +191,14 @@ def _check(one: Experiment) -> None:
 
 
 def _check_row(one: Experiment, scale: Scale, row: Row) -> None:
-    if row.recognisers is not None:
-        lender = scale.row(row.recognisers)
-        if lender is row or lender.recognisers is not None or lender.run is not None:
-            raise SettingsError(f"{one.name}: {row.name} needs the recognisers of a row that fits its own")
-        if row.private is not None:
-            raise SettingsError(f"{one.name}: {row.name} takes x_p with the recognisers; leave out `private`")
+    others = [scale.row(name) for name in (row.recognisers, row.continues) if name is not None]
+    if any(other is row or other.recognisers or other.continues for other in others):
+        raise SettingsError(f"{one.name}: {row.name} needs a row that takes nothing from another one")
+    if row.recognisers is not None and row.private is not None:
+        raise SettingsError(f"{one.name}: {row.name} takes x_p with the recognisers; leave out `private`")
     if row.run is None:
         return
-    if row.settings or row.recognisers or row.private or row.run.count("/") != 1:
+    if row.settings or others or row.private or row.run.count("/") != 1:
         raise SettingsError(f'{one.name}: {row.name} shows a run "EXPERIMENT/ROW", without more settings')
 
 

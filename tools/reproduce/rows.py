@@ -21,7 +21,7 @@ from latentprint.files import read_json, write
 from latentprint.progress import Report
 from latentprint.settings import merge, plain, read
 from tools.reproduce.plan import FOLDER, Experiment, ExperimentError, Row, Size, experiment
-from tools.reproduce.shared import Unit, borrow
+from tools.reproduce.shared import Unit, borrow, go_on
 from tools.reproduce.summary import Entry, holds, summary, tuning_of
 from tools.reproduce.tuning import tune
 
@@ -59,9 +59,11 @@ class RunRow:
             where = replace(place.where, say=_named(unit.name, place.where.say))
             if unit.lender is not None:
                 borrow(unit, config, where)
+            if unit.earlier is not None:
+                go_on(unit, config, where)
             run_audit(config, folder, target=target, where=where)
-        lent = {} if unit.lender is None else {"recognisers": unit.lender.name}
-        return unit.name, summary(folder) | lent
+        taken = {"recognisers": unit.lender, "continues": unit.earlier}
+        return unit.name, summary(folder) | {what: of.name for what, of in taken.items() if of is not None}
 
 
 def _named(row: str, say: Report) -> Report:
@@ -119,7 +121,7 @@ def chosen(experiment: Experiment, size: Size, only: Sequence[str]) -> tuple[Row
 
 
 def unit_of(one: Experiment, size: Size, row: Row, place: Place, experiments: Path = FOLDER) -> Unit:
-    """A row with its settings, its folder, and the row whose recognisers it takes.
+    """A row with its settings, its folder, and the rows from which it takes recognisers or a training.
 
     Raises:
         ExperimentError, SettingsError: it shows a run that does not exist.
@@ -129,14 +131,14 @@ def unit_of(one: Experiment, size: Size, row: Row, place: Place, experiments: Pa
         source = experiment(other, experiments)
         return replace(unit_of(source, size, source.scale(size).row(name), place, experiments), name=row.name)
     scale = one.scale(size)
-    lender = None if row.recognisers is None else scale.row(row.recognisers)
-    return Unit(
-        row.name,
-        scale.config(row),
-        place.folder(one.name, size, row.name),
-        row.private if lender is None else lender.private,
-        None if lender is None else unit_of(one, size, lender, place, experiments),
-    )
+
+    def other_unit(name: str | None) -> Unit | None:
+        return None if name is None else unit_of(one, size, scale.row(name), place, experiments)
+
+    lender, earlier = other_unit(row.recognisers), other_unit(row.continues)
+    private = row.private if lender is None else lender.private
+    folder = place.folder(one.name, size, row.name)
+    return Unit(row.name, scale.config(row), folder, private, lender, earlier)
 
 
 def run_rows(

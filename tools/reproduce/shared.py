@@ -1,14 +1,15 @@
-"""What rows of a table share, as in the paper's Table 1: x_p, and the two recognisers of it.
+"""What rows of a table share: x_p and the two recognisers of it, as in the paper's Table 1, or a training.
 
 Subsets of a source are nested (``data.load``), so an image of the smallest is in all of them. Its mark
 follows from the seed alone where its place is given. A row that takes recognisers begins with those of
-another row, and states their errors as they were measured there.
+another row, and states their errors as they were measured there. At a constant rate a longer training begins
+as a shorter one did, to the last bit, so that a row can go on where another ended.
 """
 
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from latentprint.audit import Where, recipe, stages
@@ -28,6 +29,7 @@ class Unit:
     Attributes:
         private: x_p, by the sha256 of the image as it is stored; None: the seed draws it.
         lender: the row whose recognisers this one takes; None: it fits its own.
+        earlier: the row whose training this one goes on with; None: it begins its own.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Unit:
     folder: Path
     private: str | None = None
     lender: Unit | None = None
+    earlier: Unit | None = None
 
     def target(self, where: Where) -> int | None:
         """The place of x_p among the training images; None: the seed draws it.
@@ -70,7 +73,10 @@ def borrow(unit: Unit, config: AuditConfig, where: Where) -> None:
             raise ExperimentError(
                 f"{unit.name} cannot take the recognisers of {lender.name}: their settings differ in {part}"
             )
-    _fit(lender, where)
+    if lender.lender is None:
+        _fit(lender, where)
+    else:
+        borrow(lender, lender.config, where)
     lent = Run.read(lender.folder)
     about = _subject(unit, config, where)
     with Run.open(unit.folder, about.settings) as run:
@@ -86,6 +92,35 @@ def borrow(unit: Unit, config: AuditConfig, where: Where) -> None:
             if not run.stage(note.name).done:
                 shutil.copytree(lender.folder / kept, unit.folder / kept, dirs_exist_ok=True)
                 run.finish(note.name, lent.stage(note.name).payload)
+
+
+def go_on(unit: Unit, config: AuditConfig, where: Where) -> None:
+    """Begin the run of ``unit`` with the last state of the training that it goes on with.
+
+    Raises:
+        ExperimentError: that training did not end, is the longer one, or is another one.
+    """
+    earlier = unit.earlier
+    if earlier is None:
+        raise ValueError(f"{unit.name} begins a training of its own")
+    mine, theirs = config.model.training, earlier.config.model.training
+    alike = replace(mine, steps=theirs.steps) == theirs and mine.decay == "none" and mine.steps > theirs.steps
+    if not alike or replace(config.model, training=theirs) != earlier.config.model:
+        raise ExperimentError(
+            f"{unit.name} can go on with the training of {earlier.name} only with more steps of the very same"
+            " settings, at a constant rate"
+        )
+    if not (earlier.folder / "run.json").is_file() or not Run.read(earlier.folder).stage("model").done:
+        raise ExperimentError(f"{unit.name} goes on with the training of {earlier.name}: run that row first")
+    state = Path("checkpoints", "model")
+    if (unit.folder / state).exists():
+        return
+    about = _subject(unit, config, where)
+    with Run.open(unit.folder, about.settings):
+        # The name comes last: a kill leaves no half of a checkpoint under it.
+        shutil.copytree(earlier.folder / state, unit.folder / "begun", dirs_exist_ok=True)
+        (unit.folder / state).parent.mkdir(exist_ok=True)
+        (unit.folder / "begun").rename(unit.folder / state)
 
 
 def _target(run: Run) -> str:

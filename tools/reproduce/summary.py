@@ -1,6 +1,7 @@
 """What a finished audit says, in the few numbers that the paper prints, and on which machine it said so.
 
-Read from the run's own files; nothing here is computed anew, so a page can be made on any machine.
+Derived from the rows that the run keeps, so that runs of earlier versions have the numbers of this one too.
+No model is asked, so a page can be made on any machine.
 """
 
 from __future__ import annotations
@@ -11,12 +12,15 @@ from typing import Any, cast
 
 from latentprint.config import AuditConfig
 from latentprint.files import read_json
+from latentprint.results.assemble import assemble
 from latentprint.results.counted import Counted
 from latentprint.results.model import Detector
-from latentprint.results.read import read_results
 from latentprint.results.searched import Search
+from latentprint.results.stored import Stored
+from latentprint.results.whole_set import WholeSet
 from latentprint.settings import SettingsError, plain, read
-from latentprint.store import Run
+from latentprint.store import Run, RunError
+from latentprint.verdict import judged
 
 Entry = dict[str, Any]
 
@@ -61,7 +65,10 @@ def summary(folder: Path) -> Entry:
         InputError: the folder holds no results.
         ValueError: they are of an audit without a search.
     """
-    results, run = read_results(folder), Run.read(folder)
+    if not (folder / "results.json").is_file():
+        raise RunError(f"{str(folder)!r} holds no results: the audit in it did not end")
+    run = Run.read(folder)
+    results = judged(assemble(Stored.of(run)))
     control, search = results.q.control, results.t_prime
     if search is None:
         raise ValueError(f"{folder} is an audit without a search, which the tables need")
@@ -77,10 +84,18 @@ def summary(folder: Path) -> Entry:
             "hits": None if control is None else {"hits": control.hits, "samples": control.samples},
             "t_prime": None if search.control is None else search.control.value,
         },
+        "whole_set": None if results.whole_set is None else whole_entry(results.whole_set),
         "memorised": None if results.memorised is None else results.memorised.plain(),
         "verdict": results.verdict.state,
         **circumstances(run),
     }
+
+
+def whole_entry(found: WholeSet) -> Entry:
+    """All training images together, by one criterion, and x_p among them by the same."""
+    counts = {"copies", "memorised", "false_alarms", "target"}
+    plain = found.model_dump(mode="json", include={"criterion", "at_least", "median", *counts})
+    return plain | {"most": len(found.times)}
 
 
 def count_entry(counted: Counted) -> Entry:

@@ -20,8 +20,9 @@ from latentprint.audit.context import Where
 from latentprint.audit.samples import comparable
 from latentprint.audit.whole_set import persons
 from latentprint.config import AuditConfig
+from latentprint.report.copies import told
 from latentprint.results.value import LEVEL
-from latentprint.results.whole_set import WholeSet, told
+from latentprint.results.whole_set import WholeSet
 from latentprint.stats import Trials
 from latentprint.streams import Streams
 

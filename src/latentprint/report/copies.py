@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from latentprint import words
@@ -9,7 +10,6 @@ from latentprint.report.blocks import Block, Pairs, Points, Section, Table
 from latentprint.report.public import RunFacts
 from latentprint.results import Results
 from latentprint.results.whole_set import WholeSet as Compared
-from latentprint.results.whole_set import told
 from latentprint.stats import Trials
 
 
@@ -147,3 +147,44 @@ def _every(found: Compared) -> list[Block]:
 def _counted(name: str, one: Trials) -> tuple[str, str, str]:
     low, high = one.interval() if one.n else (0.0, 1.0)
     return name, words.of(one.k, one.n), f"{words.percent(low)} – {words.percent(high)}"
+
+
+def told(found: Compared) -> Sequence[str]:
+    """The answer in plain sentences, the most important first."""
+    c, m, u = found.copies, found.memorised, found.unseen
+    if not c.k:
+        out = [f"None of {c.n:,} generated images is a copy of a training image."]
+    else:
+        share = "More than half" if c.rate > 0.5 else words.one_in(c.rate)
+        are = "is a copy of a training image" if share[:2] == "1 " else "are copies of its training images"
+        out = [f"{share} of the images it makes {are}: {c.k:,} of {c.n:,}."]
+        shown = f"all {m.n:,}" if m.k == m.n else f"{m.k:,} of the {m.n:,}"
+        out.append(f"Together they show {shown} training images.")
+    if found.persons is not None and found.persons.k:
+        out.append(f"{found.persons.k:,} of {found.persons.n:,} persons came back.")
+    out += _beside_others(found)
+    if found.false_alarms is not None:
+        f = found.false_alarms
+        taken = f"wrongly takes {f.k:,} for copies" if f.k else "takes none for a copy"
+        out.append(f"Of {f.n:,} real images that it never saw, the same rule {taken}.")
+    if u.low is not None and u.high:
+        more = f"at least {u.low:,} and up to {u.high:,}" if u.low else f"up to {u.high:,}"
+        out.append(f"More images would show {more} training image{'s' * (u.high > 1)} not seen so far.")
+    return out
+
+
+def _beside_others(found: Compared) -> list[str]:
+    """Whether the private image came back as often as the others, by the same rule; nothing where no copy
+    was found."""
+    if found.target is None or found.median is None or not found.copies.k:
+        return []
+    own, median = found.target, found.median
+    said = (
+        f"The private image came back {words.often(own.k)}, the training image in the middle"
+        f" {words.often(median)}."
+    )
+    if own.high * own.n < median:
+        return [said, "So what is said about the private image understates what happens to the others."]
+    if own.low * own.n > median:
+        return [said, "So the private image comes back more often than most."]
+    return [said]

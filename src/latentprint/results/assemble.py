@@ -202,6 +202,7 @@ def _whole_set(stored: Stored) -> WholeSet | None:
             for number, name in enumerate(noted.changes)
         },
         person=train["person"] if noted.persons else None,
+        target=_alone(stored, train),
     )
     require(len(rows.generated.get("distance", ())) > 0, model, "each was held against the training images")
     for purpose, of in ((model, rows.generated), (control, rows.control or {}), (WHOLE.name, rows.heldout)):
@@ -212,6 +213,13 @@ def _whole_set(stored: Stored) -> WholeSet | None:
         alike = not some or rows.generated.keys() <= of.keys()
         require(alike, WHOLE.part(part), "they were compared as the generated images were")
     return whole_set(rows, seed=stored.seed)
+
+
+def _alone(stored: Stored, train: Rows) -> int | None:
+    """The place of x_p among the training images; None where near copies of it could be taken for it."""
+    target = stored.needed(TARGET)
+    alone = target.copies == 1 and target.index < len(train["id"]) and bool(train["distinct"][target.index])
+    return target.index if alone else None
 
 
 def _prompt_note(stored: Stored) -> by_prompt.PromptNote | None:

@@ -17,9 +17,9 @@ false alarms cannot explain). Intervals are Clopper and Pearson's, wider than ne
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self, cast
+from typing import Annotated, Any, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,7 +43,6 @@ from latentprint.stats import Trials
 from latentprint.stats.many import false_coverage
 from latentprint.stats.roc import auc
 from latentprint.stats.unseen import TooFewRepeats, curve, richness
-from latentprint.words import one_in
 
 _binomial = cast(Any, scipy_stats).binom
 
@@ -173,6 +172,8 @@ class WholeSet(Value):
         same: generated images that are a training image stored again; ``left_out``: such held-out images.
         apart: held-out images that are changed copies of training images, and no background either.
         times: how many training images came back exactly once, twice, ...; ``exposed``: the most often.
+        target: generated images that are copies of x_p by this criterion; null where it has near copies.
+        median: how often the training image in the middle came back.
     """
 
     criterion: str
@@ -192,6 +193,8 @@ class WholeSet(Value):
     exposed: tuple[Exposed, ...]
     shown: tuple[Shown, ...]
     criteria: tuple[ByCriterion, ...]
+    target: Share | None = None
+    median: Annotated[float, Field(ge=0)] | None = None
     notes: tuple[str, ...] = ()
 
     @model_validator(mode="after")
@@ -213,6 +216,7 @@ class Rows:
         distinct: training images, one of each group of near copies.
         person: (N,) numbers the persons of all training images; None: unknown.
         near: distance within which an image is another stored again.
+        target: the place of x_p among the training images; None: it has none, or near copies.
     """
 
     generated: Columns
@@ -222,6 +226,7 @@ class Rows:
     planted: Mapping[str, Columns] = field(default_factory=dict[str, Columns])
     person: NDArray[np.int64] | None = None
     near: float = STORED_AGAIN
+    target: int | None = None
 
 
 def whole_set(rows: Rows, *, level: float = LEVEL, share: float = SHARE, seed: int = 0) -> WholeSet:
@@ -244,6 +249,7 @@ def whole_set(rows: Rows, *, level: float = LEVEL, share: float = SHARE, seed: i
     beyond, at_least = _certain(first, rows, every, share, level)
     unseen, expected = _unseen(counts, n, rows.distinct, level, seed)
     copies = Share.of(decides.copies, level)
+    own = None if rows.target is None else Trials(int((places == rows.target).sum()), n)
     return WholeSet(
         criterion=first.name,
         copies=copies,
@@ -262,6 +268,8 @@ def whole_set(rows: Rows, *, level: float = LEVEL, share: float = SHARE, seed: i
         exposed=_exposed(which, counts, n, rows.distinct, level),
         shown=tuple(Shown.of(copies, m) for m in _SHOWN),
         criteria=each,
+        target=None if own is None else Share.of(own, level),
+        median=float(np.median(np.r_[np.zeros(max(0, rows.distinct - len(which))), counts])),
         notes=_notes(_length(every), left_out, apart, decides.threshold is None),
     )
 
@@ -395,26 +403,3 @@ def _notes(heldout: int, left_out: int, apart: int, without: bool) -> tuple[str,
             " exact copies of a training image were counted. How many of these come by chance is not known."
         )
     return tuple(notes)
-
-
-def told(found: WholeSet) -> Sequence[str]:
-    """The answer in plain sentences, the most important first."""
-    c, m, u = found.copies, found.memorised, found.unseen
-    if not c.k:
-        out = [f"None of {c.n:,} generated images is a copy of a training image."]
-    else:
-        share = "More than half" if c.rate > 0.5 else one_in(c.rate)
-        are = "is a copy of a training image" if share[:2] == "1 " else "are copies of its training images"
-        out = [f"{share} of the images it makes {are}: {c.k:,} of {c.n:,}."]
-        shown = f"all {m.n:,}" if m.k == m.n else f"{m.k:,} of the {m.n:,}"
-        out.append(f"Together they show {shown} training images.")
-    if found.persons is not None and found.persons.k:
-        out.append(f"{found.persons.k:,} of {found.persons.n:,} persons came back.")
-    if found.false_alarms is not None:
-        f = found.false_alarms
-        taken = f"wrongly takes {f.k:,} for copies" if f.k else "takes none for a copy"
-        out.append(f"Of {f.n:,} real images that it never saw, the same rule {taken}.")
-    if u.low is not None and u.high:
-        more = f"at least {u.low:,} and up to {u.high:,}" if u.low else f"up to {u.high:,}"
-        out.append(f"More images would show {more} training image{'s' * (u.high > 1)} not seen so far.")
-    return out

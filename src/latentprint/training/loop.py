@@ -41,6 +41,12 @@ _NO_RESULT = ("checkpoint_seconds", "speed")
 """Settings that may change when a checkpoint is continued: they affect when it is written, and rounding."""
 
 
+def _deciding(config: TrainConfig) -> dict[str, object]:
+    """The settings on which a step depends. Where the rate does not fall, how many follow it is not one."""
+    free = (*_NO_RESULT, *(["steps"] if config.decay == "none" and not config.guided else []))
+    return {name: value for name, value in plain(config).items() if name not in free}
+
+
 @dataclass(frozen=True)
 class TrainState:
     """The state of training after ``step`` of ``steps`` optimiser steps.
@@ -81,7 +87,8 @@ def train(
     """Train ``network`` on images (N, C, H, W) in [-1, 1]; yields a state every 10 steps and after the last.
 
     With ``checkpoint``, a folder, training continues from the checkpoint in it, and writes one every
-    ``config.checkpoint_seconds`` and at the end. A finished training yields its last state at once. With
+    ``config.checkpoint_seconds`` and at the end. A finished training yields its last state at once. At a
+    constant rate, a checkpoint of fewer steps is the beginning of a longer training. With
     ``show_resumed`` the state from which it continues is yielded too, without a loss. The processes of a
     ``team`` each call this with the same arguments; the first of them saves. A guided training needs images
     ``heldout`` (m, C, H, W) to compare with, and may end early.
@@ -199,7 +206,7 @@ class _Run:
             "seed": streams.seed,
             "shape": list(pixels.shape),
             "images": _hash(pixels),
-            "config": {k: v for k, v in plain(config).items() if k not in _NO_RESULT},
+            "config": _deciding(config),
             "denoiser": dict(denoiser.config()),
         }
         if denoiser.label is not None and config.guided and config.guidance.variant == "augmentation":
@@ -311,7 +318,7 @@ class _Run:
             return
         tensors, about = found
         step = about.pop("step", None)
-        if not isinstance(step, int) or isinstance(step, bool) or not 0 < step <= self.config.steps:
+        if not isinstance(step, int) or isinstance(step, bool) or step < 1:
             raise TrainingError(f"the checkpoint in {folder} names no step; delete it to train again")
         here, there = _flat(self.identity), _flat(about)
         for key, value in here.items():
@@ -320,6 +327,11 @@ class _Run:
                     f"the checkpoint in {folder} is of another training: "
                     f"its {key} is {quoted(there.get(key))}, not {quoted(value)}"
                 )
+        if step > self.config.steps:
+            raise TrainingError(
+                f"the checkpoint in {folder} is of {step:,} steps, and {self.config.steps:,} were asked for;"
+                " delete that folder to train again"
+            )
         try:
             self._load(tensors)
         except (KeyError, ValueError, RuntimeError) as error:  # as torch refuses names and shapes
