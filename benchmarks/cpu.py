@@ -8,8 +8,9 @@ Compares, in alternating rounds of one process and by medians, on the U-Net of t
     detectors  answers of the paper's ResNet-50
 
 *_ratio says how many times faster bfloat16 is than float32; below 1 it is slower, and is then not chosen.
-``ceiling`` is the speed of this processor's matrix products in GFLOP/s, measured here; ``share`` is how much
-of it a training step reaches. On a machine that others use too, --cpu-time compares processor seconds on one
+``ceiling`` is the speed of this processor's matrix products in GFLOP/s, measured here; ``convolution`` that of
+the costliest convolution of the U-Net, forward and backward, and ``share`` how much of the ceiling a whole
+training step reaches. Where a convolution is at the ceiling, only fewer operations can make it faster. On a machine that others use too, --cpu-time compares processor seconds on one
 thread.
 
     python benchmarks/cpu.py [--quick] [--json] [--out FILE] [--threads N] [--cpu-time]
@@ -89,6 +90,20 @@ def product(precision: Precision, side: int) -> Callable[[], object]:
     return lambda: a @ a
 
 
+CHANNELS = (96, 32)
+"""Into and out of the costliest convolution of the preset `small`: its last level, with what skips to it."""
+
+
+def convolution(precision: Precision, rows: int) -> Callable[[], object]:
+    """That convolution of 3 x 3, forward and backward."""
+    kind = torch.float32 if precision == "float32" else torch.bfloat16
+    came, gone = CHANNELS
+    x = Streams(0).noise("x", range(rows), 0, (came, *SHAPE[1:])).to(kind).requires_grad_()
+    weights = Streams(0).noise("weights", range(gone), 0, (came, 3, 3)).to(kind).requires_grad_()
+    back = torch.ones(rows, gone, *SHAPE[1:], dtype=kind)
+    return lambda: torch.autograd.grad(torch.conv2d(x, weights, padding=1), (x, weights), back)
+
+
 def medians(work: Work, rounds: int, clock: Callable[[], float]) -> dict[tuple[str, Precision], float]:
     """Median seconds of each, the candidates taking turns; the first round warms up."""
     taken: dict[tuple[str, Precision], list[float]] = {key: [] for key in work}
@@ -111,6 +126,7 @@ def compare(quick: bool, clock: Callable[[], float]) -> dict[str, Any]:
         work["search", one] = walk(one, rows, steps, False)
         work["detectors", one] = answers(one, rows)
         work["ceiling", one] = product(one, side)
+        work["convolution", one] = convolution(one, batch)
     with FlopCounterMode(display=False) as counted:
         work["train", "float32"]()
     took = medians(work, rounds, clock)
@@ -118,11 +134,14 @@ def compare(quick: bool, clock: Callable[[], float]) -> dict[str, Any]:
         f"{part}_ratio": took[part, "float32"] / took[part, "bfloat16"]
         for part in ("train", "sample", "search", "detectors")
     }
+    # forward once, backward twice: for the images and for the weights
+    operations = 3 * 2 * batch * CHANNELS[0] * CHANNELS[1] * 9 * SHAPE[1] * SHAPE[2]
     images = {"train": batch, "sample": rows, "search": rows, "detectors": rows}
     each = {
         one: {f"{part}_images_per_second": n / took[part, one] for part, n in images.items()}
         | {"train_steps_per_second": 1 / took["train", one]}
         | {"ceiling": 2 * side**3 / took["ceiling", one] / 1e9}
+        | {"convolution": operations / took["convolution", one] / 1e9}
         | {"share": counted.get_total_flops() / took["train", one] / (2 * side**3 / took["ceiling", one])}
         for one in PRECISIONS
     }
