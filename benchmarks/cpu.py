@@ -8,10 +8,10 @@ Compares, in alternating rounds of one process and by medians, on the U-Net of t
     detectors  answers of the paper's ResNet-50
 
 *_ratio says how many times faster bfloat16 is than float32; below 1 it is slower, and is then not chosen.
-``ceiling`` is the speed of this processor's matrix products in GFLOP/s, measured here; ``convolution`` that of
-the costliest convolution of the U-Net, forward and backward, and ``share`` how much of the ceiling a whole
-training step reaches. Where a convolution is at the ceiling, only fewer operations can make it faster. On a machine that others use too, --cpu-time compares processor seconds on one
-thread.
+``ceiling`` is the speed of this processor's matrix products in GFLOP/s, measured here. ``convolution`` is
+that of the costliest convolution of the U-Net, forward and backward, and ``share`` how much of the ceiling a
+whole training step reaches. Where a convolution is at the ceiling, only fewer operations are faster. On a
+machine that others use too, --cpu-time compares processor seconds on one thread.
 
     python benchmarks/cpu.py [--quick] [--json] [--out FILE] [--threads N] [--cpu-time]
 """
