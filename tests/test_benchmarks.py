@@ -63,5 +63,5 @@ def test_every_part_of_the_processors_benchmark_runs(precision: str, monkeypatch
     assert cpu.answers(precision, 2)().shape == (2,)
     cpu.walk(precision, 1, 1, False)()
     images, weights = cpu.convolution(precision, 2)()
-    assert images.shape == (2, 96, 28, 28) and weights.shape == (32, 96, 3, 3)
+    assert images.shape == (2, 64, 28, 28) and weights.shape == (64, 64, 3, 3)
     cpu.walk(precision, 1, 1, True)()
