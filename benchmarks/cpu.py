@@ -13,7 +13,10 @@ that of the costliest convolution of the U-Net, forward and backward, and ``shar
 whole training step reaches. Where a convolution is at the ceiling, only fewer operations are faster. On a
 machine that others use too, --cpu-time compares processor seconds on one thread.
 
-    python benchmarks/cpu.py [--quick] [--json] [--out FILE] [--threads N] [--cpu-time]
+--variants adds what else torch offers, each beside plain bfloat16: images with their channels last, and the
+network compiled (Inductor; needs a C++ compiler, and minutes).
+
+    python benchmarks/cpu.py [--quick] [--variants] [--json] [--out FILE] [--threads N] [--cpu-time]
 """
 
 from __future__ import annotations
@@ -35,17 +38,17 @@ from latentprint.config import resolve
 from latentprint.denoiser import NetworkDenoiser
 from latentprint.detector import build_backbone
 from latentprint.networks import build_unet
-from latentprint.networks.speed import Evaluation, for_evaluation
+from latentprint.networks.speed import Evaluation, Speed, for_evaluation
 from latentprint.sampler import trajectories
 from latentprint.streams import Streams
 
 sys.path.append(str(Path(__file__).parents[1]))  # tools/ stands beside benchmarks/
 
-from tools.reproduce.tuning import PRECISIONS, Precision, step_of
+from tools.reproduce.tuning import PRECISIONS, Precision, pass_of, step_of
 
 SHAPE = (1, 28, 28)
 CONFIG = resolve({"model": {"training": {"batch": 64}}}, preset="small")
-Work = Mapping[tuple[str, Precision], Callable[[], object]]
+Work = Mapping[tuple[str, str], Callable[[], object]]
 
 
 def walk(precision: Precision, rows: int, steps: int, from_prior: bool) -> Callable[[], object]:
@@ -104,9 +107,9 @@ def convolution(precision: Precision, rows: int) -> Callable[[], object]:
     return lambda: torch.autograd.grad(torch.conv2d(x, weights, padding=1), (x, weights), back)
 
 
-def medians(work: Work, rounds: int, clock: Callable[[], float]) -> dict[tuple[str, Precision], float]:
+def medians(work: Work, rounds: int, clock: Callable[[], float]) -> dict[tuple[str, str], float]:
     """Median seconds of each, the candidates taking turns; the first round warms up."""
-    taken: dict[tuple[str, Precision], list[float]] = {key: [] for key in work}
+    taken: dict[tuple[str, str], list[float]] = {key: [] for key in work}
     for turn in range(rounds + 1):
         for key, call in work.items():
             begun = clock()
@@ -119,7 +122,7 @@ def medians(work: Work, rounds: int, clock: Callable[[], float]) -> dict[tuple[s
 def compare(quick: bool, clock: Callable[[], float]) -> dict[str, Any]:
     """What was measured, and the ratios."""
     batch, rows, steps, side, rounds = (16, 16, 4, 512, 3) if quick else (64, 128, 24, 2048, 5)
-    work: dict[tuple[str, Precision], Callable[[], object]] = {}
+    work: dict[tuple[str, str], Callable[[], object]] = {}
     for one in PRECISIONS:
         work["train", one] = step_of(CONFIG, SHAPE, one, batch)
         work["sample", one] = walk(one, rows, steps, True)
@@ -149,18 +152,45 @@ def compare(quick: bool, clock: Callable[[], float]) -> dict[str, Any]:
     return {**ratios, **each, "measured_on": shape}
 
 
+def variants(quick: bool, clock: Callable[[], float]) -> dict[str, dict[str, float]]:
+    """How many times faster than plain bfloat16 a training step and a pass of the sampler are."""
+    batch, rows, rounds = (16, 16, 2) if quick else (64, 128, 5)
+    asked = {"plain": Speed(), "channels_last": Speed(channels_last=True), "compile": Speed(compile=True)}
+    work: dict[tuple[str, str], Callable[[], object]] = {}
+    for name, speed in asked.items():
+        training = replace(CONFIG.model.training, speed=speed)
+        sampling = Evaluation(channels_last=speed.channels_last, compile=speed.compile)
+        config = replace(
+            CONFIG,
+            model=replace(CONFIG.model, training=training),
+            speed=replace(CONFIG.speed, sampling=sampling),
+        )
+        work["train", name] = step_of(config, SHAPE, "bfloat16", batch)
+        work["pass", name] = pass_of(config, SHAPE, "bfloat16", rows)
+    took = medians(work, rounds, clock)
+    return {
+        name: {part: took[part, "plain"] / took[part, name] for part in ("train", "pass")}
+        for name in asked
+        if name != "plain"
+    }
+
+
 def main() -> None:
     """Measure and tell."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="small batches, four sampler steps")
+    parser.add_argument("--variants", action="store_true", help="channels last, and compiled")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--cpu-time", action="store_true", help="processor seconds, on one thread")
     add_output(parser)
     arguments = parser.parse_args()
     torch.set_num_threads(1 if arguments.cpu_time else arguments.threads)
-    found = compare(arguments.quick, time.process_time if arguments.cpu_time else time.perf_counter)
+    clock = time.process_time if arguments.cpu_time else time.perf_counter
+    found = compare(arguments.quick, clock)
+    if arguments.variants:
+        found["variants"] = variants(arguments.quick, clock)
     tell({**found, "clock": "processor" if arguments.cpu_time else "wall", **record()}, arguments)
 
 

@@ -9,6 +9,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+import torch
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 PARTS = {"record", "ground", "darboux", "bridge", "paths"}  # what benchmarks share or run on
@@ -65,3 +66,18 @@ def test_every_part_of_the_processors_benchmark_runs(precision: str, monkeypatch
     images, weights = cpu.convolution(precision, 2)()
     assert images.shape == (2, 64, 28, 28) and weights.shape == (64, 64, 3, 3)
     cpu.walk(precision, 1, 1, True)()
+
+
+def test_variants_of_the_processors_benchmark_stand_beside_plain_bfloat16(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A layout changes no number beyond rounding; what is said is how many times faster it is."""
+    monkeypatch.syspath_prepend(FOLDER)
+    cpu = import_module("cpu")
+    ticks = iter(range(10**6))
+    # The compiler is asked for once, and here it hands the network back.
+    asked: list[bool] = []
+    monkeypatch.setattr(torch, "compile", lambda network, **_: asked.append(True) or network)
+    found = cpu.variants(True, lambda: float(next(ticks)))
+    assert found == {name: {"train": 1.0, "pass": 1.0} for name in ("channels_last", "compile")}
+    assert asked

@@ -23,7 +23,7 @@ import torch
 from latentprint.config import AuditConfig
 from latentprint.denoiser import NetworkDenoiser
 from latentprint.networks import build_unet
-from latentprint.networks.speed import for_evaluation
+from latentprint.networks.speed import compiled, for_evaluation, laid_out, layout
 from latentprint.streams import Streams
 from latentprint.training import draw_times, loss_of
 
@@ -134,17 +134,20 @@ def _denoiser(config: AuditConfig, shape: tuple[int, ...]) -> NetworkDenoiser:
 def step_of(
     config: AuditConfig, shape: tuple[int, ...], precision: Precision, rows: int
 ) -> Callable[[], object]:
-    """A training step of ``rows`` images, forward and backward, as something to call."""
+    """A training step of ``rows`` images, forward and backward, as something to call; what else the settings
+    ask for, a memory layout or compilation, is done as in training."""
     denoiser, streams, training = _denoiser(config, shape), Streams(config.seed), config.model.training
-    denoiser.network.train()
+    network = denoiser.network.train()
+    network.to(memory_format=layout(network, training.speed))  # pyright: ignore[reportCallIssue, reportArgumentType]
+    fast = replace(denoiser, network=compiled(network, training.speed))
     t = draw_times(training, denoiser.schedule, streams, 0, rows)
-    images = streams.noise("tuning.images", range(rows), 0, shape).clamp(-1, 1)
+    images = laid_out(streams.noise("tuning.images", range(rows), 0, shape).clamp(-1, 1), training.speed)
     noise = streams.noise("train.noise", range(rows), 0, shape)
 
     def step() -> None:
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
-            loss = loss_of(training, denoiser, images, t, noise)
-        denoiser.network.zero_grad()
+            loss = loss_of(training, fast, images, t, noise)
+        network.zero_grad()
         loss.backward()
 
     return step
