@@ -165,7 +165,8 @@ def _target(evidence: Evidence, level: float) -> Test | None:
     p, alpha = found.target_p, ALPHA["target"] * (1 - level)
     n, rivals = found.copies.n, f"{found.mock.n:,} held-out images that took its place"
     if not found.target:
-        return Test("target", p, alpha, False, f"None of {n:,} images is a copy of the private one.")
+        sentence = f"Compared pixel by pixel, none of {n:,} images is a copy of the private one."
+        return Test("target", p, alpha, False, sentence)
     times = f"{found.target:,} of {n:,} images {'is a copy' if found.target == 1 else 'are copies'}"
     sentence = (
         f"{times} of the private image: nearer to it than real images are to each other. Of {rivals},"
