@@ -155,6 +155,7 @@ def test_rows_that_do_not_fit_are_refused_before_anything_is_fitted(
         ('recognisers = "few"', 'recognisers = "few"\nprivate = "0"', "leave out `private`"),
         ('run = "numbers/many"', 'run = "many"', 'shows a run "EXPERIMENT/ROW"'),
         ('run = "numbers/many"', 'run = "numbers/many"\nprivate = "0"', "without more settings"),
+        ('recognisers = "few"', 'recognisers = "nubmers/few"', "'nubmers' is not an experiment"),
         ('run = "numbers/many"', 'run = "numbers/more"', "there is no row 'more'"),
         ('run = "numbers/many"', 'run = "nubmers/many"', "'nubmers' is not an experiment"),
     ],
@@ -195,43 +196,75 @@ continues = "short"
 [[mini.rows]]
 name = "whole"
 settings = {{ data.images = 20, model.training.steps = 50 }}
+[[mini.rows]]
+name = "after"
+settings = {{ data.images = 20, model.training.steps = 50 }}
+recognisers = "short"
+continues = "lengths/only"
 """
+LOOKED_AT = f"""
+title = "One training, looked at"
+kind = "lengths"
+shows = "longer memorises."
+order = 2
+[mini]
+preset = "demo"
+steps = [20, 40]
+[mini.settings]
+{TINY.replace("warmup = 5", 'warmup = 5, decay = "none"')}
+[[mini.rows]]
+name = "only"
+settings = {{ data.images = 20, model.training.steps = 40 }}
+recognisers = "numbers/short"
+"""
+
+
+def weights(run: Path) -> object:
+    return Run.read(run).record["weights_sha256"]
 
 
 def test_a_training_that_goes_on_is_the_longer_training(tmp_path: Path) -> None:
     where: dict[str, Any] = {"runs": tmp_path / "runs", "docs": tmp_path / "docs"}
     where["experiments"] = written(tmp_path / "experiments", LONGER)
-    with pytest.raises(InputError, match="goes on with the training of short: run that row first"):
-        reproduce("numbers", **where, only=["long"])
+    (where["experiments"] / "lengths.toml").write_text(LOOKED_AT)
+    reproduce("lengths", **where)
     reproduce("numbers", **where)
-    rows = json.loads((tmp_path / "docs" / "paper" / "results.json").read_text())["experiments"]["numbers"]
-    short, long, whole = (rows["mini"][name] for name in ("short", "long", "whole"))
-    weights = [
-        Run.read(tmp_path / "runs" / "numbers" / "mini" / name).record["weights_sha256"]
-        for name in ("short", "long", "whole")
-    ]
-    assert weights[1] == weights[2] != weights[0]
-    for part in ("monte_carlo", "t_prime", "identity"):
-        assert long[part] == whole[part]
-    assert (long["continues"], long["recognisers"]) == ("short", "short") and "continues" not in short
+    record = json.loads((tmp_path / "docs" / "paper" / "results.json").read_text())["experiments"]
+    rows, looked = record["numbers"]["mini"], record["lengths"]["mini"]["only"]
+    runs = tmp_path / "runs" / "numbers" / "mini"
+    assert weights(runs / "long") == weights(runs / "whole") == weights(runs / "after")
+    assert weights(runs / "short") != weights(runs / "whole")
+    for name in ("long", "after"):
+        for part in ("monte_carlo", "t_prime", "identity"):
+            assert rows[name][part] == rows["whole"][part]
+    assert [rows["long"][what] for what in ("continues", "recognisers")] == ["short", "short"]
+    assert [rows["after"][what] for what in ("continues", "recognisers")] == ["only", "short"]
+    assert "continues" not in rows["short"] and "recognisers" not in rows["whole"]
     page = (tmp_path / "docs" / "paper.md").read_text()
     assert "Its training goes on with that of short, whose time is not in this sum." in page
+    # What is looked at after 20 steps is the row that was trained for 20.
+    assert looked["recognisers"] == "short" and [one["step"] for one in looked["lengths"]] == [20, 40]
+    assert looked["lengths"][0]["monte_carlo"] == rows["short"]["monte_carlo"]
+    # Without the row that it would go on with, it trains all its steps, to the same weights.
+    alone: dict[str, Any] = {**where, "runs": tmp_path / "alone", "docs": tmp_path / "alone"}
+    reproduce("numbers", **alone, only=["after"])
+    assert weights(tmp_path / "alone" / "numbers" / "mini" / "after") == weights(runs / "whole")
+    told = json.loads((tmp_path / "alone" / "paper" / "results.json").read_text())["experiments"]["numbers"]
+    assert "continues" not in told["mini"]["after"]
 
 
 @pytest.mark.parametrize(
     "change",
     [
         ('decay = "none"', 'decay = "linear"'),
-        ("steps = 50 }}\nrecognisers", "steps = 20 }}\nrecognisers"),
-        ("steps = 50 }}\nrecognisers", "steps = 50, model.training.batch = 4 }}\nrecognisers"),
-        ("steps = 50 }}\nrecognisers", "steps = 50, model.network.norm_groups = 4 }}\nrecognisers"),
+        ("steps = 50 }\nrecognisers", "steps = 10 }\nrecognisers"),
+        ("steps = 50 }\nrecognisers", "steps = 50, model.training.batch = 4 }\nrecognisers"),
+        ("steps = 50 }\nrecognisers", "steps = 50, model.network.norm_groups = 4 }\nrecognisers"),
     ],
 )
 def test_only_more_of_the_same_steps_goes_on(tmp_path: Path, change: tuple[str, str]) -> None:
-    old, new = (one.replace("}}", "}") for one in change)
-    assert old in LONGER
-    folder = written(
-        tmp_path / "experiments", LONGER.replace(old, new).replace('recognisers = "short"\n', "")
-    )
-    with pytest.raises(InputError, match="only with more steps of the very same settings"):
+    assert change[0] in LONGER
+    text = LONGER.replace(*change).replace('recognisers = "short"\n', "")
+    folder = written(tmp_path / "experiments", text)
+    with pytest.raises(InputError, match="only with as many steps or more of the very same settings"):
         reproduce("numbers", runs=tmp_path / "runs", docs=tmp_path, experiments=folder, only=["long"])

@@ -90,7 +90,8 @@ def reproduce(
     try:
         with executor(spread, device=device) as over:
             if source.kind == "lengths":
-                row, entry = _lengths(source, size, replace(place, where=replace(place.where, map=over)))
+                there = replace(place, where=replace(place.where, map=over))
+                row, entry = _lengths(source, size, there, experiments)
                 record.keep(source.name, size, row, entry)
             else:
                 there = place if spread == "local" else _elsewhere(place)
@@ -123,15 +124,9 @@ def _elsewhere(place: Place) -> Place:
     return replace(place, runs=place.runs.resolve(), where=there)
 
 
-def _lengths(source: Experiment, size: Size, place: Place) -> tuple[str, Entry]:
-    scale = source.scale(size)
-    row = scale.rows[0]
-    return row.name, run_lengths(
-        scale.config(row),
-        scale.steps,
-        place.folder(source.name, size, row.name),
-        place.where,
-    )
+def _lengths(source: Experiment, size: Size, place: Place, experiments: Path) -> tuple[str, Entry]:
+    row = source.scale(size).rows[0]
+    return row.name, run_lengths(unit_of(source, size, row, place, experiments), place.where)
 
 
 def _figure(

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from latentprint.attacks.nearest import nearest
 from latentprint.audit import evidence, stages
-from latentprint.audit.context import Context, Where, describe
-from latentprint.config import AuditConfig
+from latentprint.audit.context import Context, Where
+from latentprint.audit.lifecycle import begin
 from latentprint.contracts import Outcome
 from latentprint.data.images import Pixels
 from latentprint.fingerprint import Injection
@@ -31,34 +31,34 @@ from latentprint.results import rates, tprime
 from latentprint.results.notes import CHECKPOINT_SEARCH
 from latentprint.results.searched import SAMPLES
 from latentprint.results.stored import Stored
-from latentprint.settings import plain
 from latentprint.store import Run
 from latentprint.training import train
+from tools.reproduce.shared import Unit, borrow
 from tools.reproduce.summary import Entry, circumstances, count_entry, search_entry
 
 
 def run_lengths(
-    config: AuditConfig,
-    steps: Sequence[int],
-    out: Path,
+    unit: Unit,
     where: Where = Where(),  # noqa: B008 (frozen)
 ) -> Entry:
-    """Train once and audit the weights after each of ``steps``; the same call continues it.
+    """Train once and audit the weights after each of the unit's lengths; the same call continues it.
 
     Returns: ``lengths``, one entry each, with the circumstances of the run.
 
     Raises:
         InputError: as ``run_audit``.
     """
-    split, injection = stages.images(config, where.root, where.download)
-    with Run.open(out, plain(config) | {"lengths": list(steps)}) as run:
-        context = Context(config, run, where)
-        run.note({"device": describe(where.place)})
-        stages.remember(context, split, injection)
+    if unit.lender is not None:
+        borrow(unit, unit.config, where)
+    about = unit.subject(unit.config, where)
+    split, injection = about.split, about.injection
+    with Run.open(unit.folder, about.settings) as run:
+        context = Context(about.config, run, where)
+        begin(context, split, injection, None)
         detectors = stages.detectors(context, split, injection)
-        snapshots(context, injection.marked.pixels, steps)
+        snapshots(context, injection.marked.pixels, unit.lengths)
         expected = injection.copies / len(split.train)
-        lengths = [_look(context, detectors, injection, step, expected) for step in steps]
+        lengths = [_look(context, detectors, injection, step, expected) for step in unit.lengths]
         entry = {
             "data": {"source": split.name, "images": len(split.train), "shape": list(split.train.shape)},
             "copies": injection.copies,
@@ -77,8 +77,8 @@ def folder(out: Path, step: int) -> Path:
 def snapshots(context: Context, pixels: Pixels, steps: Sequence[int]) -> None:
     """Train on images (N, C, H, W) and keep the averaged weights after each of ``steps``."""
     settings, last = context.config.model, steps[-1]
-    with context.stage("training"):
-        if context.run.stage("training").done:
+    with context.stage("model"):
+        if context.run.stage("model").done:
             return
         network = build_unet(settings.network, pixels.shape[1], pixels.shape[2:], context.streams)
         torch.nn.Module.to(network, context.device)
@@ -89,7 +89,7 @@ def snapshots(context: Context, pixels: Pixels, steps: Sequence[int]) -> None:
             settings.training,
             context.streams,
             context.device,
-            context.run.path / "checkpoints" / "training",
+            context.run.path / "checkpoints" / "model",
             show_resumed=True,  # a kill between a checkpoint and the weights kept at that very step
         )
         for state in states:
@@ -99,7 +99,7 @@ def snapshots(context: Context, pixels: Pixels, steps: Sequence[int]) -> None:
                 save_model(into, state.denoiser)
             if state.step >= last:
                 break
-        context.run.finish("training", {"steps": last})
+        context.run.finish("model", {"steps": last})
 
 
 def _look(

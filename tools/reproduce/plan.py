@@ -58,9 +58,9 @@ class Row:
     Attributes:
         settings: over those of the scale.
         private: x_p, by the sha256 of the image as it is stored; None: the seed draws it.
-        recognisers: the row of this size whose x_p, c_p and c_id this one takes, as all of the paper's
-            Table 1 do.
-        continues: the row of this size whose training this one goes on with, at a constant rate.
+        recognisers: the row whose x_p, c_p and c_id this one takes, as all of the paper's Table 1 do:
+            "ROW", or "EXPERIMENT/ROW" of the same size.
+        continues: the row whose training, at a constant rate, this one goes on with where it was run.
         run: "EXPERIMENT/ROW": this row shows that run of the same size, and has no settings of its own.
     """
 
@@ -191,14 +191,13 @@ def _check(one: Experiment) -> None:
 
 
 def _check_row(one: Experiment, scale: Scale, row: Row) -> None:
-    others = [scale.row(name) for name in (row.recognisers, row.continues) if name is not None]
+    named = [name for name in (row.recognisers, row.continues) if name is not None]
+    others = [scale.row(name) for name in named if "/" not in name]
     if any(other is row or other.recognisers or other.continues for other in others):
         raise SettingsError(f"{one.name}: {row.name} needs a row that takes nothing from another one")
     if row.recognisers is not None and row.private is not None:
         raise SettingsError(f"{one.name}: {row.name} takes x_p with the recognisers; leave out `private`")
-    if row.run is None:
-        return
-    if row.settings or others or row.private or row.run.count("/") != 1:
+    if row.run is not None and (row.settings or named or row.private or "/" not in row.run):
         raise SettingsError(f'{one.name}: {row.name} shows a run "EXPERIMENT/ROW", without more settings')
 
 

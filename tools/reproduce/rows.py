@@ -62,8 +62,7 @@ class RunRow:
             if unit.earlier is not None:
                 go_on(unit, config, where)
             run_audit(config, folder, target=target, where=where)
-        taken = {"recognisers": unit.lender, "continues": unit.earlier}
-        return unit.name, summary(folder) | {what: of.name for what, of in taken.items() if of is not None}
+        return unit.name, summary(folder)
 
 
 def _named(row: str, say: Report) -> Report:
@@ -124,21 +123,27 @@ def unit_of(one: Experiment, size: Size, row: Row, place: Place, experiments: Pa
     """A row with its settings, its folder, and the rows from which it takes recognisers or a training.
 
     Raises:
-        ExperimentError, SettingsError: it shows a run that does not exist.
+        ExperimentError, SettingsError: it names an experiment or a row that does not exist.
     """
+
+    def named(name: str) -> Unit:
+        other, _, alone = name.rpartition("/")
+        source = experiment(other, experiments) if other else one
+        return unit_of(source, size, source.scale(size).row(alone), place, experiments)
+
     if row.run is not None:
-        other, name = row.run.split("/")
-        source = experiment(other, experiments)
-        return replace(unit_of(source, size, source.scale(size).row(name), place, experiments), name=row.name)
+        return replace(named(row.run), name=row.name)
     scale = one.scale(size)
-
-    def other_unit(name: str | None) -> Unit | None:
-        return None if name is None else unit_of(one, size, scale.row(name), place, experiments)
-
-    lender, earlier = other_unit(row.recognisers), other_unit(row.continues)
-    private = row.private if lender is None else lender.private
-    folder = place.folder(one.name, size, row.name)
-    return Unit(row.name, scale.config(row), folder, private, lender, earlier)
+    lender = None if row.recognisers is None else named(row.recognisers)
+    return Unit(
+        row.name,
+        scale.config(row),
+        place.folder(one.name, size, row.name),
+        row.private if lender is None else lender.private,
+        lender,
+        None if row.continues is None else named(row.continues),
+        tuple(scale.steps),
+    )
 
 
 def run_rows(

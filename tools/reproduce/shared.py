@@ -30,6 +30,7 @@ class Unit:
         private: x_p, by the sha256 of the image as it is stored; None: the seed draws it.
         lender: the row whose recognisers this one takes; None: it fits its own.
         earlier: the row whose training this one goes on with; None: it begins its own.
+        lengths: the numbers of steps at which the row's training is looked at; () for an audit.
     """
 
     name: str
@@ -38,6 +39,18 @@ class Unit:
     private: str | None = None
     lender: Unit | None = None
     earlier: Unit | None = None
+    lengths: tuple[int, ...] = ()
+
+    def subject(self, config: AuditConfig, where: Where) -> recipe.Subject:
+        """What the row's run is about; ``config`` are its settings, with the arithmetic that was chosen.
+
+        Raises:
+            InputError: as ``run_audit``.
+        """
+        target = self.target(where)
+        about = recipe.subject(config, where, model=None, label=None, target=target, checkpoints=None)
+        lengths = {"lengths": [*self.lengths]} if self.lengths else {}
+        return replace(about, settings=about.settings | lengths)
 
     def target(self, where: Where) -> int | None:
         """The place of x_p among the training images; None: the seed draws it.
@@ -78,7 +91,7 @@ def borrow(unit: Unit, config: AuditConfig, where: Where) -> None:
     else:
         borrow(lender, lender.config, where)
     lent = Run.read(lender.folder)
-    about = _subject(unit, config, where)
+    about = unit.subject(config, where)
     with Run.open(unit.folder, about.settings) as run:
         begin(Context(about.config, run, where), about.split, about.injection, None)
         mine, theirs = (_target(one) for one in (run, lent))
@@ -92,34 +105,38 @@ def borrow(unit: Unit, config: AuditConfig, where: Where) -> None:
             if not run.stage(note.name).done:
                 shutil.copytree(lender.folder / kept, unit.folder / kept, dirs_exist_ok=True)
                 run.finish(note.name, lent.stage(note.name).payload)
+                run.note({"recognisers": lender.name})
 
 
 def go_on(unit: Unit, config: AuditConfig, where: Where) -> None:
-    """Begin the run of ``unit`` with the last state of the training that it goes on with.
+    """Begin the run of ``unit`` with the last state of the training that it goes on with, where that was run.
+
+    It saves time and nothing else: trained from its first step on, the row has the same weights.
 
     Raises:
-        ExperimentError: that training did not end, is the longer one, or is another one.
+        ExperimentError: that training is the longer one, or is another one.
     """
     earlier = unit.earlier
     if earlier is None:
         raise ValueError(f"{unit.name} begins a training of its own")
     mine, theirs = config.model.training, earlier.config.model.training
-    alike = replace(mine, steps=theirs.steps) == theirs and mine.decay == "none" and mine.steps > theirs.steps
-    if not alike or replace(config.model, training=theirs) != earlier.config.model:
+    same = replace(config.model, training=replace(mine, steps=theirs.steps)) == earlier.config.model
+    if not same or mine.decay != "none" or mine.steps < theirs.steps:
         raise ExperimentError(
-            f"{unit.name} can go on with the training of {earlier.name} only with more steps of the very same"
-            " settings, at a constant rate"
+            f"{unit.name} can go on with the training of {earlier.name} only with as many steps or more of"
+            " the very same settings, at a constant rate"
         )
-    if not (earlier.folder / "run.json").is_file() or not Run.read(earlier.folder).stage("model").done:
-        raise ExperimentError(f"{unit.name} goes on with the training of {earlier.name}: run that row first")
-    state = Path("checkpoints", "model")
-    if (unit.folder / state).exists():
+    state, ready = Path("checkpoints", "model"), earlier.folder / "run.json"
+    if not ready.is_file() or not Run.read(earlier.folder).stage("model").done:
         return
-    about = _subject(unit, config, where)
-    with Run.open(unit.folder, about.settings):
+    about = unit.subject(config, where)
+    with Run.open(unit.folder, about.settings) as run:
+        if (unit.folder / state).exists():
+            return
         # The name comes last: a kill leaves no half of a checkpoint under it.
         shutil.copytree(earlier.folder / state, unit.folder / "begun", dirs_exist_ok=True)
         (unit.folder / state).parent.mkdir(exist_ok=True)
+        run.note({"continues": earlier.name})
         (unit.folder / "begun").rename(unit.folder / state)
 
 
@@ -134,13 +151,8 @@ def _fit(lender: Unit, where: Where) -> None:
         run = Run.read(lender.folder)
         if all(run.stage(note.name).done for note in (PRESENCE, IDENTITY)):
             return
-    about = _subject(lender, lender.config, where)
+    about = lender.subject(lender.config, where)
     with Run.open(lender.folder, about.settings) as run:
         context = Context(about.config, run, where)
         begin(context, about.split, about.injection, None)
         stages.detectors(context, about.split, about.injection, about.unmarked(about.injection.control))
-
-
-def _subject(unit: Unit, config: AuditConfig, where: Where) -> recipe.Subject:
-    target = unit.target(where)
-    return recipe.subject(config, where, model=None, label=None, target=target, checkpoints=None)

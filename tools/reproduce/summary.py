@@ -121,6 +121,7 @@ def circumstances(run: Run) -> Entry:
         "versions": record["sessions"][-1]["versions"] if record["sessions"] else {},
         "tuning": read_json(tuning_of(run.path)) if tuning_of(run.path).is_file() else None,
         "settings": plain(read(AuditConfig, settings_of(run))),
+        **{what: record[what] for what in ("recognisers", "continues") if what in record},
     }
 
 
