@@ -244,7 +244,7 @@ def test_a_kill_between_checkpoint_and_kept_weights_loses_no_length(done: Path, 
     weights = (at_length(kept, 30) / "diffusion_pytorch_model.safetensors").read_bytes()
     shutil.rmtree(at_length(kept, 30))
     record = json.loads((kept / "run.json").read_text())
-    del record["stages"]["training"]
+    del record["stages"]["model"]
     (kept / "run.json").write_bytes(sealed(record))
     reproduce("fig3", runs=tmp_path / "runs", docs=tmp_path / "docs", experiments=done / "experiments")
     assert (at_length(kept, 30) / "diffusion_pytorch_model.safetensors").read_bytes() == weights
