@@ -71,13 +71,30 @@ def turning_point(record: Record) -> tuple[Answer, str]:
     """Between two numbers of images the private one stops coming back, or else any image does.
 
     x_p is one image, and may be one that is rarely given back (``whole_set`` of Table 2). So where it shows
-    no turn, all images are asked: do more samples copy one than false alarms explain?
+    no turn, all images are asked: do more samples copy one than false alarms explain? Table 2 cannot answer,
+    for its sets differ in more than their numbers of images; its turn is told.
     """
-    answer, told = _turn(record, ("table1",), "The private image comes back", _private)
-    if answer == "holds":
-        return answer, told
-    every, more = _turn(record, ("table1", "table2"), "Training images come back", _any)
-    return (every, f"{told} {more}") if every == "holds" else (answer, told)
+    size, rows = _rows(record, "table1", 2)
+    if size is None:
+        return "cannot be told", "Table 1 was not run."
+    elsewhere = ""
+    for comes, said in ((_private, "The private image comes back"), (_any, "Training images come back")):
+        if (turn := _turn(rows, comes)) is None:
+            continue
+        told = f"{said} with {turn[0]:,} training images and no more with {turn[1]:,} ({size})."
+        if turn[0] <= 5000 and turn[1] >= 1000:
+            return "holds", told
+        elsewhere = f"{told} There is a turn, of smaller images and a smaller network, elsewhere."
+        break
+    ns = [one["data"]["images"] for one in rows]
+    told = elsewhere or f"No turn among {ns[0]:,} to {ns[-1]:,} images ({size})."
+    size, rows = _rows(record, "table2", 2)
+    if (turn := _turn(rows, _any)) is not None:
+        told += (
+            f" Of the different sets of Table 2, one of {turn[0]:,} images gives training images back and one"
+            f" of {turn[1]:,} does not ({size})."
+        )
+    return "cannot be told", told
 
 
 def _private(one: Entry) -> bool | None:
@@ -95,33 +112,14 @@ def _any(one: Entry) -> bool | None:
     return bool(found["copies"]["low"] > found["false_alarms"]["high"])
 
 
-def _turn(
-    record: Record,
-    tables: Sequence[str],
-    said: str,
-    comes: Callable[[Entry], bool | None],
-) -> tuple[Answer, str]:
-    """Two neighbouring numbers of images, of one table, between which something stops coming back."""
-    told = "Fewer than two rows of a table were run."
-    for table_of in tables:
-        size, rows = _rows(record, table_of, 2)
-        ns = [one["data"]["images"] for one in rows]
-        turns = [
-            (a["data"]["images"], b["data"]["images"])
-            for a, b in pairwise(rows)
-            if comes(a) is True and comes(b) is False
-        ]
-        if not rows:
-            continue
-        if not turns:
-            told = f"No turn among {ns[0]:,} to {ns[-1]:,} images ({size})."
-            continue
-        low, high = turns[-1]
-        told = f"{said} with {low:,} training images and no more with {high:,} ({size})."
-        if low <= 5000 and high >= 1000:  # the paper's numbers
-            return "holds", told
-        told = f"{told} There is a turn, of smaller images and a smaller network, elsewhere."
-    return "cannot be told", told
+def _turn(rows: Sequence[Entry], comes: Callable[[Entry], bool | None]) -> tuple[int, int] | None:
+    """The last two neighbouring numbers of images between which something stops coming back."""
+    turns = [
+        (a["data"]["images"], b["data"]["images"])
+        for a, b in pairwise(rows)
+        if comes(a) is True and comes(b) is False
+    ]
+    return turns[-1] if turns else None
 
 
 def as_often(record: Record) -> tuple[Answer, str]:
