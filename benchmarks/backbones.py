@@ -7,6 +7,7 @@ fit has seen (results `detectors.presence`).
     seconds    of the processor, for the whole fit
 
     python benchmarks/backbones.py [--set breastmnist] [--epochs 60] [--root DIR] [--json] [--out FILE]
+    python benchmarks/backbones.py --quick      # two epochs each, on digits
 
 With BreastMNIST, the small one takes a minute of one core and the ResNet-50 up to half an hour.
 """
@@ -73,14 +74,18 @@ def main() -> None:
     )
     parser.add_argument("--set", default="breastmnist", help="a set of MedMNIST, or digits")
     parser.add_argument("--epochs", type=int, default=60, help="of the ResNet-50, at most")
+    parser.add_argument("--quick", action="store_true", help="two epochs each, on digits")
     parser.add_argument("--root", type=Path, help="folder of the MedMNIST files")
     add_output(parser)
     asked = parser.parse_args()
-    source = "digits" if asked.set == "digits" else f"medmnist:{asked.set}"
+    name = "digits" if asked.quick else asked.set
+    source = name if name == "digits" else f"medmnist:{name}"
     config = resolve({"data": {"source": source}}, preset="small")
-    paper = replace(resolve(preset="paper").presence, epochs=asked.epochs)
-    found = {how.backbone: fitted(config, how, asked.root) for how in (config.presence, paper)}
-    tell({"set": asked.set, **found, **record()}, asked)
+    small, paper = config.presence, replace(resolve(preset="paper").presence, epochs=asked.epochs)
+    if asked.quick:
+        small, paper = replace(small, epochs=2, draws=128), replace(paper, epochs=2, draws=128)
+    found = {how.backbone: fitted(config, how, asked.root) for how in (small, paper)}
+    tell({"set": name, **found, **record()}, asked)
 
 
 if __name__ == "__main__":
