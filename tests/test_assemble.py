@@ -204,6 +204,20 @@ def test_a_part_that_is_gone_is_altered(folder: Path, tmp_path: Path, missing: s
         read_results(tmp_path)
 
 
+def test_an_older_versions_words_are_no_way_out_by_themselves(folder: Path, tmp_path: Path) -> None:
+    """Numbers that are absent say that an older version wrote; other words of a reason alone do not."""
+    write_run(tmp_path, 3, ALL)
+    written = json.loads((tmp_path / "results.json").read_text())
+    written["verdict"]["reasons"][0] = "In other words."
+    for gone, said in ((False, False), (True, True)):
+        if gone:
+            del written["q"]["monte_carlo"]["expected"]
+        (tmp_path / "results.json").write_text(json.dumps(written))
+        found = verify(tmp_path)
+        assert found.exit_code == 1 and any("In other words." in one for one in found.sentences)
+        assert any("older version" in one for one in found.sentences) == said
+
+
 def test_every_text_counts_too(tmp_path: Path) -> None:
     write_run(tmp_path, 3, ALL)
     written = json.loads((tmp_path / "results.json").read_text())

@@ -95,10 +95,12 @@ class Verification:
         else:
             first = f"All {len(self.checks)} values agree with what is stored."
         rest = [check.sentence for check in self.altered]
-        if self.altered and all(check.stored is ABSENT for check in self.altered):
+        absent = [check for check in self.altered if check.stored is ABSENT]
+        others = [check.path for check in self.altered if check.stored is not ABSENT]
+        if absent and all(path.startswith("verdict.reasons.") for path in others):
             rest.append(
-                "Results that an older version wrote lack newer numbers. The same audit command again adds"
-                " them, and computes no finished stage twice."
+                "Results that an older version wrote lack newer numbers, and may word a reason otherwise."
+                " The same audit command again adds them, and computes no finished stage twice."
             )
         if self.trusted:
             rest.append(f"Compared with the notes of their stages alone: {', '.join(self.trusted)}.")
