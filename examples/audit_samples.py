@@ -5,7 +5,8 @@ from pathlib import Path
 from latentprint.adapters.samples import CANNOT, open_samples
 from latentprint.attacks.whole_set import Copies
 from latentprint.data import load
-from latentprint.results.whole_set import WholeSet, told
+from latentprint.report.copies import told
+from latentprint.results.whole_set import WholeSet
 
 
 def audit_folder(samples: Path, images: str, seed: int = 0) -> WholeSet:
