@@ -3,7 +3,7 @@
 Both are fitted on the same images of the set, marked and unmarked, and tested on the same images that neither
 fit has seen (results `detectors.presence`).
 
-    accuracy   marks that were seen and unmarked images that were not called marked, of all of both
+    accuracy   right answers k of n: marks that were seen (tpr), and unmarked images less false alarms (fpr)
     seconds    of the processor, for the whole fit
 
     python benchmarks/backbones.py [--set breastmnist] [--epochs 60] [--root DIR] [--json] [--out FILE]
@@ -24,11 +24,16 @@ from typing import Any
 from record import add_output, record, tell
 
 from latentprint.audit import stages
+from latentprint.audit.recognisers import last_of
 from latentprint.config import AuditConfig, resolve
 from latentprint.data.images import Selection
-from latentprint.detector import DetectorConfig, DetectorError, fit_presence
+from latentprint.detector import DetectorConfig, DetectorError, FitState, NetworkDetector, fit_presence
 from latentprint.detector.draws import units_of
 from latentprint.streams import Streams
+
+sys.path.append(str(Path(__file__).parents[1]))  # tools/ stands beside benchmarks/
+
+from tools.reproduce.summary import accuracy
 
 
 def fitted(config: AuditConfig, how: DetectorConfig, root: Path | None) -> dict[str, Any]:
@@ -44,22 +49,19 @@ def fitted(config: AuditConfig, how: DetectorConfig, root: Path | None) -> dict[
         None,
         *units_of(unmarked, split.heldout),
     )
-    begun, last = time.process_time(), None
+    begun = time.process_time()
+
+    def see(state: FitState[NetworkDetector]) -> None:
+        said = f"{how.backbone}: epoch {state.epoch}, validation loss {state.validation_loss:.3g}"
+        print(said, file=sys.stderr, flush=True)
+
     try:
-        for last in states:
-            said = f"{how.backbone}: epoch {last.epoch}, validation loss {last.validation_loss:.3g}"
-            print(said, file=sys.stderr, flush=True)
+        last = last_of(states, see)
     except DetectorError as error:
         return {"refused": str(error), "seconds": time.process_time() - begun, "settings": asdict(how)}
-    assert last is not None and last.detector is not None  # the last state of a fit holds it
-    rates = last.detector.rates
-    right, n = rates.tpr.k + rates.fpr.n - rates.fpr.k, rates.tpr.n + rates.fpr.n
+    assert last.detector is not None  # the last state of a fit holds it
     return {
-        "accuracy": right / n,
-        "right": right,
-        "of": n,
-        "seen": [rates.tpr.k, rates.tpr.n],
-        "false_alarms": [rates.fpr.k, rates.fpr.n],
+        "accuracy": accuracy(stages.detector_value(last.detector)),
         "epochs": last.epoch,
         "best_epoch": last.best_epoch,
         "seconds": time.process_time() - begun,

@@ -71,8 +71,8 @@ def turning_point(record: Record) -> tuple[Answer, str]:
     """Between two numbers of images the private one stops coming back, or else any image does.
 
     x_p is one image, and may be one that is rarely given back (``whole_set`` of Table 2). So where it shows
-    no turn, all images are asked: do more samples copy one than false alarms explain? Table 2 cannot answer,
-    for its sets differ in more than their numbers of images; its turn is told.
+    no turn, all images are asked, by the audit's own verdict. Table 2 cannot answer, for its sets differ in
+    more than their numbers of images; its turn is told.
     """
     size, rows = _rows(record, "table1", 2)
     if size is None:
@@ -105,11 +105,11 @@ def _private(one: Entry) -> bool | None:
 
 
 def _any(one: Entry) -> bool | None:
-    """Whether more samples are copies than false alarms explain; None: they were not compared."""
-    found = one.get("whole_set")
-    if not found or found["false_alarms"] is None:
+    """Whether any training image comes back, as the audit judged it; None: it could not tell, or all images
+    were not compared."""
+    if not one.get("whole_set"):
         return None
-    return bool(found["copies"]["low"] > found["false_alarms"]["high"])
+    return {"reproduces": True, "not found": False}.get(one["verdict"])
 
 
 def _turn(rows: Sequence[Entry], comes: Callable[[Entry], bool | None]) -> tuple[int, int] | None:

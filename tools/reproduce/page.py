@@ -16,7 +16,7 @@ from latentprint.files import write
 from latentprint.progress import duration
 from latentprint.settings import plain, read
 from latentprint.stats import Trials, binomial_test_less
-from latentprint.words import often, percent
+from latentprint.words import of, often, percent
 from tools.reproduce.claims import table as claims_table
 from tools.reproduce.plan import FOLDER, SIZES, Experiment, Published, Row, Size, experiment, names
 from tools.reproduce.record import Record
@@ -184,9 +184,9 @@ def _whole(made: Sequence[tuple[Row, Entry]]) -> Iterator[str]:
         yield _line(
             [
                 f"**{row.name}**",
-                f"{percent(found['copies']['rate'])} ({_of(found['copies'])})",
-                _NONE if found["false_alarms"] is None else _of(found["false_alarms"]),
-                _of(found["memorised"]),
+                f"{percent(found['copies']['rate'])} ({_counted(found['copies'])})",
+                _NONE if found["false_alarms"] is None else _counted(found["false_alarms"]),
+                _counted(found["memorised"]),
                 often(median) if median is not None else _NONE,
                 often(found["most"]),
                 _NONE if target is None else often(target["k"]),
@@ -195,8 +195,8 @@ def _whole(made: Sequence[tuple[Row, Entry]]) -> Iterator[str]:
     yield ""
 
 
-def _of(counts: Entry) -> str:
-    return f"{counts['k']:,} of {counts['n']:,}"
+def _counted(counts: Entry) -> str:
+    return of(counts["k"], counts["n"])
 
 
 def _without_ours(source: Experiment, alone: Sequence[Published]) -> Iterator[str]:

@@ -127,12 +127,12 @@ def go_on(unit: Unit, config: AuditConfig, where: Where) -> None:
             " the very same settings, at a constant rate"
         )
     state, ready = Path("checkpoints", "model"), earlier.folder / "run.json"
+    if (unit.folder / state).exists():
+        return
     if not ready.is_file() or not Run.read(earlier.folder).stage("model").done:
         return
     about = unit.subject(config, where)
     with Run.open(unit.folder, about.settings) as run:
-        if (unit.folder / state).exists():
-            return
         # The name comes last: a kill leaves no half of a checkpoint under it.
         shutil.copytree(earlier.folder / state, unit.folder / "begun", dirs_exist_ok=True)
         (unit.folder / state).parent.mkdir(exist_ok=True)
