@@ -236,6 +236,13 @@ def test_lengths_are_states_of_one_training(done: Path) -> None:
     for one in lengths:
         hits = Run.read(kept).rows(f"samples.at-{one['step']}")["hit"]
         assert one["monte_carlo"]["hits"] == np.count_nonzero(hits) and len(hits) == 24
+        # The columns of all training images are those of an audit of that model.
+        assert one["whole_set"]["copies"]["n"] == 24
+    compared = Run.read(kept).rows("samples.at-30")
+    run = reopen(kept)
+    again = run.drawn(run.model("at-30"), np.arange(24))
+    apart = np.sqrt(((again[:, None] - injection.marked.pixels[None]) ** 2).sum((2, 3, 4)))
+    assert (apart.argmin(1) == compared["whole_nearest"]).all()
 
 
 def test_a_kill_between_checkpoint_and_kept_weights_loses_no_length(done: Path, tmp_path: Path) -> None:
@@ -432,6 +439,17 @@ def test_claims_are_judged_by_what_was_run(tmp_path: Path) -> None:
         entry |= {"whole_set": compared, "verdict": verdict}
     assert claims.turning_point(record)[1].startswith("Training images come back with 2,000 training images")
     assert "and no more with 4,000" in claims.turning_point(record)[1]
+    # A longer training: by x_p where it differs, else by all training images.
+    (lengths,) = (entry["lengths"] for entry in record.rows("fig3", "mini").values())
+    first, last = lengths[0]["monte_carlo"], lengths[-1]["monte_carlo"]
+    first["hits"], last["hits"] = 0, 5  # of 1,000 each: 0.5 ** 5 and a little less
+    assert claims.longer(record)[0] == "holds" and "p = 0.031;" in claims.longer(record)[1]
+    last["hits"] = 4
+    for one, k in zip(lengths, (10, 20, 40, 80, 120, 160, 200), strict=True):
+        one["whole_set"] = compared | {"copies": {"k": k, "n": 1000}, "at_least": k // 20}
+    assert claims.longer(record)[0] == "holds"
+    lengths[-1]["whole_set"]["at_least"] = 0
+    assert claims.longer(record)[0] == "cannot be told"
     nothing = Record(tmp_path)
     assert {one.judge(nothing)[0] for one in claims.CLAIMS} == {"cannot be told"}
 

@@ -59,15 +59,23 @@ def return_curves(rows: Mapping[str, Entry]) -> Figure:
 
 
 def length_curves(lengths: Sequence[Mapping[str, Any]]) -> Figure:
-    """Fig. 3: the share of samples that are x_p over training steps, with exact 95 % intervals."""
+    """Fig. 3: the share of samples that are x_p over training steps, with exact 95 % intervals; below it,
+    where all training images were compared, the share that is a copy of any."""
     seen, steps = [one["monte_carlo"] for one in lengths], [one["step"] for one in lengths]
+    copies = [whole["copies"] for one in lengths if (whole := one.get("whole_set"))]
+    every = len(copies) == len(lengths)
     expected = seen[0]["expected"] / seen[0]["samples"]
-    figure, axes = _axes("training steps", "share of samples")
+    figure, (axes, *below) = _panels(2 if every else 1, "training steps", "share of samples")
     rates, low, high = ([one[key] for one in seen] for key in ("rate", "low", "high"))
     _points(axes, "x_p among the samples", steps, rates, low, high)
     axes.axhline(expected, color="0.4", linestyle="--", label="copies / N")
     axes.set(xlim=(0, steps[-1] * 1.02), ylim=(0, max(*high, expected) * 1.1))
-    axes.legend(fontsize="small")
+    for panel in below:
+        rates, low, high = ([one[key] for one in copies] for key in ("rate", "low", "high"))
+        _points(panel, "copies of any training image", steps, rates, low, high)
+        panel.set(ylim=(0, max(high) * 1.1))
+    for panel in (axes, *below):
+        panel.legend(fontsize="small")
     return figure
 
 
@@ -85,17 +93,25 @@ def error_curves(lengths: Sequence[Mapping[str, Any]]) -> Figure | None:
 
 
 def _axes(x: str, y: str) -> tuple[Figure, Any]:
+    figure, (axes,) = _panels(1, x, y)
+    return figure, axes
+
+
+def _panels(count: int, x: str, y: str) -> tuple[Figure, list[Any]]:
+    """A figure of ``count`` panels, one below the other over the same x."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise InputError(
             "figures need matplotlib: `make setup` installs it, and so does the extra `examples`"
         ) from error
-    figure = Figure(figsize=(7.2, 3.8), layout="constrained")
-    axes = figure.subplots()
-    axes.set(xlabel=x, ylabel=y)
-    axes.grid(alpha=0.3)
-    return figure, axes
+    figure = Figure(figsize=(7.2, 1.4 + 2.4 * count), layout="constrained")
+    panels = list(figure.subplots(count, sharex=True, squeeze=False)[:, 0])
+    panels[-1].set(xlabel=x)
+    for axes in panels:
+        axes.set(ylabel=y)
+        axes.grid(alpha=0.3)
+    return figure, panels
 
 
 def _points(

@@ -4,7 +4,8 @@ Weights are kept at the asked steps while the one training goes on, so that the 
 their number of steps. With a learning rate that falls, earlier lengths stand higher on the fall than a
 training that ends there would; the paper does not say whether its rate falls.
 
-    at each length k:   t' (Alg. 1),  n samples: c_p, c_id, both,  errors of those that came back to x_p
+    at each length k:   t' (Alg. 1),  n samples: c_p, c_id, both,  errors of those that came back to x_p,
+                        all samples against all training images by one rule, the same at every length
 """
 
 from __future__ import annotations
@@ -22,19 +23,22 @@ from latentprint.attacks.nearest import nearest
 from latentprint.audit import evidence, stages
 from latentprint.audit.context import Context, Where
 from latentprint.audit.lifecycle import begin
+from latentprint.audit.whole_set import whole_set
 from latentprint.contracts import Outcome
 from latentprint.data.images import Pixels
 from latentprint.fingerprint import Injection
 from latentprint.networks import build_unet, load_model, save_model
 from latentprint.networks.saved import ABOUT
+from latentprint.probe import Compare
 from latentprint.results import rates, tprime
+from latentprint.results.assemble import whole_set_of
 from latentprint.results.notes import CHECKPOINT_SEARCH
 from latentprint.results.searched import SAMPLES
 from latentprint.results.stored import Stored
 from latentprint.store import Run
 from latentprint.training import train
 from tools.reproduce.shared import Unit, borrow
-from tools.reproduce.summary import Entry, circumstances, count_entry, search_entry
+from tools.reproduce.summary import Entry, circumstances, count_entry, search_entry, whole_entry
 
 
 def run_lengths(
@@ -56,9 +60,10 @@ def run_lengths(
         context = Context(about.config, run, where)
         begin(context, split, injection, None)
         detectors = stages.detectors(context, split, injection)
+        every = whole_set(context, split, injection)
         snapshots(context, injection.marked.pixels, unit.lengths)
         expected = injection.copies / len(split.train)
-        lengths = [_look(context, detectors, injection, step, expected) for step in unit.lengths]
+        lengths = [_look(context, detectors, injection, step, expected, every) for step in unit.lengths]
         entry = {
             "data": {"source": split.name, "images": len(split.train), "shape": list(split.train.shape)},
             "copies": injection.copies,
@@ -103,17 +108,23 @@ def snapshots(context: Context, pixels: Pixels, steps: Sequence[int]) -> None:
 
 
 def _look(
-    context: Context, detectors: stages.Detectors, injection: Injection, step: int, expected: float
+    context: Context,
+    detectors: stages.Detectors,
+    injection: Injection,
+    step: int,
+    expected: float,
+    every: Compare | None,
 ) -> dict[str, Any]:
     search, sampled = CHECKPOINT_SEARCH.at(f"at-{step}"), replace(SAMPLES, name=f"samples.at-{step}")
     loaded = load_model(folder(context.run.path, step), context.device)
     model = stages.for_sampling(loaded, context.config.speed.sampling, context.batch)
     audited = stages.Audited(model, detectors, injection.target)
     stages.search(context, search, audited)
-    samples = stages.sample(context, sampled, audited, context.config.samples.count, None)
+    samples = stages.sample(context, sampled, audited, context.config.samples.count, None, compare=every)
     stored, values = Stored.of(context.run), detectors.values
     found = tprime.search(stored, search, values)
     counted = rates.counted(stored, sampled, values, expected)
+    whole = whole_set_of(stored, sampled)
     assert found is not None and counted is not None  # both stages are finished
     hits = np.flatnonzero(samples.hit)
     # The nearest training image needs the images that came back, drawn again from their ids.
@@ -124,6 +135,7 @@ def _look(
         "monte_carlo": count_entry(counted),
         "t_prime": search_entry(found),
         "memorised": _memorised(samples, detected, injection),
+        "whole_set": None if whole is None else whole_entry(whole),
     }
 
 

@@ -265,8 +265,11 @@ def _ours(row: Row, entry: Entry) -> list[str]:
 
 
 def _lengths(entry: Entry) -> Iterator[str]:
-    yield _line(("steps", "samples", "E", "c_p⁺", "c_id⁺", "both", "q, 95 %", "median MSE of hits", "t'"))
-    yield _line(["---:"] * 9)
+    """One line for each length; all training images where they were compared."""
+    every = any(one.get("whole_set") for one in entry["lengths"])
+    names = ("steps", "samples", "E", "c_p⁺", "c_id⁺", "both", "q, 95 %", "median MSE of hits", "t'")
+    yield _line((*names, *(_ANY if every else ())))
+    yield _line(["---:"] * (len(names) + (len(_ANY) if every else 0)))
     for one in entry["lengths"]:
         seen, error = one["monte_carlo"], one["memorised"]["mse"]
         value = one["t_prime"]["value"]
@@ -281,9 +284,30 @@ def _lengths(entry: Entry) -> Iterator[str]:
                 f"{seen['low']:.2g} … {seen['high']:.2g}",
                 _NONE if error is None else f"{error['median']:.2g}",
                 "never" if value is None else f"{value:.3g}",
+                *(_any(one.get("whole_set")) if every else ()),
             ]
         )
     yield ""
+    if every:
+        yield (
+            "The last three columns hold all samples against all training images by one rule, the same at "
+            "every length; its false alarms are counted on images that were not trained on."
+        )
+        yield ""
+
+
+_ANY = ("copies of any training image", "false alarms", "training images that came back")
+
+
+def _any(found: Entry | None) -> list[str]:
+    if found is None:
+        return [_NONE] * len(_ANY)
+    alarms = found["false_alarms"]
+    return [
+        _counted(found["copies"]),
+        _NONE if alarms is None else _counted(alarms),
+        _counted(found["memorised"]),
+    ]
 
 
 def _differences(entries: Sequence[Entry]) -> Iterator[str]:

@@ -52,10 +52,10 @@ from latentprint.results.notes import (
     WHOLE,
 )
 from latentprint.results.prompts import PROMPTS
-from latentprint.results.searched import CONTROL_SAMPLES, SAMPLES
+from latentprint.results.searched import CONTROL_SAMPLES, SAMPLES, Sampler
 from latentprint.results.stopping import FIRST_LOOK, SampleSettings
 from latentprint.results.stored import Rows, Stored, require
-from latentprint.results.value import LEVEL
+from latentprint.results.value import LEVEL, Note
 from latentprint.results.whole_set import PREFIX, WholeSet, whole_set
 from latentprint.results.whole_set import Rows as Compared
 from latentprint.stats.returned import LEAST, TRAIN, Returned, returned
@@ -101,7 +101,7 @@ def assemble(stored: Stored) -> Measured:
         t_prime=searched,
         q=rates.q(stored, detectors, expected),
         returned=_returned(stored),
-        whole_set=_whole_set(stored),
+        whole_set=whole_set_of(stored),
         canaries=None if marked is None else marked[0],
         epsilon=None if marked is None else marked[1],
         prompts=_prompts(stored, detectors, expected),
@@ -182,13 +182,17 @@ def _returned(stored: Stored) -> Returned | None:
     return returned(samples, pool, whose, noted.target)
 
 
-def _whole_set(stored: Stored) -> WholeSet | None:
-    """What all generated images say about all training images; None if too few of these are distinct."""
+def whole_set_of(stored: Stored, sampled: Note[Sampler] = SAMPLES) -> WholeSet | None:
+    """What all images of ``sampled`` say about all training images; None if too few of these are distinct.
+
+    Raises:
+        RunError: the rows do not belong together.
+    """
     noted = stored.note(WHOLE)
     if noted is None:
         return None
     train, planted = stored.rows(WHOLE.part("train")), stored.rows(WHOLE.part("planted"))
-    model, control = SAMPLES.name, CONTROL_SAMPLES.name
+    model, control = sampled.name, CONTROL_SAMPLES.name
     if (asked := _prompt_note(stored)) is not None and asked.pairs:  # all images under their own prompts
         model, control = PROMPTS.part("train"), PROMPTS.part("base")
     kept = {name: column for name, column in planted.items() if name not in ("id", "change")}
