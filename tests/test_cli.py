@@ -194,6 +194,8 @@ sys.exit(answer(sys.argv[1:]))
 
     for command in ("verify", "report", "card", "dossier"):
         assert run(command, "run").returncode == 0, command
+    both = run("card", "run", "--name", "x", "--into", "README.md")
+    assert both.returncode == 2 and "--name stands on a whole card" in both.stderr
     for command in (("audit", "digits"), ("demo",), ("calibrate", "--quick"), ("check", "digits")):
         refused = run(*command)
         assert refused.returncode == 2 and "latentprint[torch]" in refused.stderr, command

@@ -156,6 +156,11 @@ def test_rows_that_do_not_fit_are_refused_before_anything_is_fitted(
         ('run = "numbers/many"', 'run = "many"', 'shows a run "EXPERIMENT/ROW"'),
         ('run = "numbers/many"', 'run = "numbers/many"\nprivate = "0"', "without more settings"),
         ('recognisers = "few"', 'recognisers = "nubmers/few"', "'nubmers' is not an experiment"),
+        (
+            'recognisers = "few"',
+            'recognisers = "sets/digits"',
+            "circle: sets/digits, numbers/many, sets/digits",
+        ),
         ('run = "numbers/many"', 'run = "numbers/more"', "there is no row 'more'"),
         ('run = "numbers/many"', 'run = "nubmers/many"', "'nubmers' is not an experiment"),
     ],

@@ -156,6 +156,7 @@ def run(
         if again is not None:
             failed = {name for name, wrong in _logged(again).items() if wrong is not None}
             every = [case for case in every if case.name in failed]
+        print(f"{len(every):,} cases in all", file=sys.stderr, flush=True)
         todo = drawn(every, seed)[:count][part[0] - 1 :: part[1]]
         known = len(todo)
         done = _logged(kept)

@@ -119,17 +119,30 @@ def chosen(experiment: Experiment, size: Size, only: Sequence[str]) -> tuple[Row
     return tuple(row for row in rows if not only or row.name in only)
 
 
-def unit_of(one: Experiment, size: Size, row: Row, place: Place, experiments: Path = FOLDER) -> Unit:
+def unit_of(
+    one: Experiment,
+    size: Size,
+    row: Row,
+    place: Place,
+    experiments: Path = FOLDER,
+    asking: tuple[str, ...] = (),
+) -> Unit:
     """A row with its settings, its folder, and the rows from which it takes recognisers or a training.
 
+    ``asking`` are the rows that ask for this one.
+
     Raises:
-        ExperimentError, SettingsError: it names an experiment or a row that does not exist.
+        ExperimentError, SettingsError: it names an experiment or a row that does not exist, or that asks for
+            this one.
     """
+    asking = (*asking, f"{one.name}/{row.name}")
+    if asking[-1] in asking[:-1]:
+        raise ExperimentError(f"rows take from each other in a circle: {', '.join(asking)}")
 
     def named(name: str) -> Unit:
         other, _, alone = name.rpartition("/")
         source = experiment(other, experiments) if other else one
-        return unit_of(source, size, source.scale(size).row(alone), place, experiments)
+        return unit_of(source, size, source.scale(size).row(alone), place, experiments, asking)
 
     if row.run is not None:
         return replace(named(row.run), name=row.name)

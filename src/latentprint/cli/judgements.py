@@ -87,7 +87,9 @@ def verify(run: RunFolder, as_json: Json = False) -> None:
 
 def card(
     run: RunFolder,
-    name: Annotated[str, typer.Option(help="The model's name on the card.")] = "model",
+    name: Annotated[
+        str | None, typer.Option(help='The model\'s name on the printed card; "model" else.')
+    ] = None,
     into: Annotated[Path | None, typer.Option(help="A README.md whose audit section is replaced.")] = None,
 ) -> None:
     """Print a Hugging Face model card for RUN, or put the audit's section into an existing one."""
@@ -96,9 +98,13 @@ def card(
     from latentprint.report.public import RunFacts
     from latentprint.results.read import read_results
 
+    if into is not None and name is not None:
+        raise InputError(
+            "--name stands on a whole card, and --into writes only the audit's section: leave one out"
+        )
     results, record = read_results(run), RunFacts.read(run)
     if into is None:
-        print(model_card(results, record, name), end="")
+        print(model_card(results, record, name or "model"), end="")
         return
     text = read_text(into, MAX_JSON) if into.exists() else ""
     write(into, replace_section(text, section(results, record)).encode(), public=True)
