@@ -129,6 +129,22 @@ def test_a_finished_run_is_read_and_not_done_again(finished: tuple[Path, dict[st
     assert time.monotonic() - began < 30
 
 
+def test_an_estimator_asked_for_later_ends_in_the_same_results(
+    finished: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    _, results = finished
+    without = resolve({name: part for name, part in TINY.items() if name != "rare"}, preset="demo")
+    first = run_audit(without, tmp_path / "run").plain()
+    assert "splitting" not in first["q"] and "splitting" in results["q"]
+    assert run_audit(tiny(), tmp_path / "run").plain() == results
+    assert verify(tmp_path / "run").exit_code == 0
+    # What the estimator used, and that it was used, stay.
+    with pytest.raises(RunError, match=r"rare\.most is 4000 there and 5000 here"):
+        run_audit(tiny(rare={"most": 5000}), tmp_path / "run")
+    with pytest.raises(RunError, match=r"rare\.splitting is True there and False here"):
+        run_audit(without, tmp_path / "run")
+
+
 def test_another_runs_folder_is_refused_with_the_difference(
     finished: tuple[Path, dict[str, Any]],
 ) -> None:

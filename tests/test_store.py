@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from latentprint.files import FileError
+from latentprint.files import FileError, to_json
 from latentprint.store import Run, RunError
 
 SETTINGS = {"seed": 3, "data": {"source": "digits", "images": 100}, "grid": [0.1, 0.5, 1.0], "control": True}
@@ -278,6 +279,29 @@ def test_another_runs_settings_are_refused_and_named(tmp_path, change, words):
     assert (tree(tmp_path / "run"), (tmp_path / "run" / "run.json").read_bytes()) == before
     with Run.open(tmp_path / "run", SETTINGS) as run:  # the refusal left no lock
         require_rows(run.rows("q"), [0])
+
+
+def test_what_nothing_depends_on_yet_may_still_change(tmp_path):
+    with Run.open(tmp_path / "run", SETTINGS) as run:
+        run.append("q", columns([0]))
+        run.complete()
+    more = {**SETTINGS, "seed": 4, "data": {**SETTINGS["data"], "images": 200}}
+    seen = []
+
+    def unused(held):
+        seen.append(held)
+        return ("data.images", "seed")
+
+    with pytest.raises(RunError, match="seed is 3 there and 4 here"):
+        Run.open(tmp_path / "run", more, unused=lambda _: ("data.images",))
+    assert Run.read(tmp_path / "run").record["finished"] is not None
+    with Run.open(tmp_path / "run", more, unused=unused) as run:
+        assert seen == [SETTINGS] and run.settings == more
+        require_rows(run.rows("q"), [0])
+    after = Run.read(tmp_path / "run").record
+    assert after["finished"] is None and after["settings"] == more  # it holds less than it is asked for now
+    assert after["settings_sha256"] == sha256(to_json(more, "settings")).hexdigest()
+    Run.open(tmp_path / "run", more).close()  # sealed again
 
 
 def test_equal_settings_continue_whatever_their_python_types(tmp_path):
@@ -572,6 +596,7 @@ def test_a_disk_that_fills_while_writing_leaves_no_part(tmp_path, monkeypatch):
 
 WORK = """
 import os, random, signal, sys, time
+from hashlib import sha256
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 from test_store import SETTINGS, columns, features

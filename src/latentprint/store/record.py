@@ -1,6 +1,7 @@
 """run.json: the settings and software with which a run was begun, and whether it may continue with these.
 
-A run is only continued with the settings it was begun with, because its numbers follow from them.
+A run is only continued with the settings it was begun with, because its numbers follow from them. What none
+of its numbers follows from yet may still be asked for (``Unused``).
 """
 
 from __future__ import annotations
@@ -8,12 +9,13 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from hashlib import sha256
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -57,6 +59,10 @@ class _Stage(BaseModel):
     payload: dict[str, object] = {}
 
 
+Unused = Callable[[Mapping[str, object]], Collection[str]]
+"""Settings of a run -> names (``table.key``) of those that no number of it depends on: they may change."""
+
+
 class _Record(BaseModel):
     """The parts of run.json that every run has, in addition to noted facts."""
 
@@ -97,8 +103,7 @@ def begun(settings: dict[str, object]) -> dict[str, object]:
     return {
         "schema": SCHEMA,
         "confidential": CONFIDENTIAL,
-        "settings": settings,
-        "settings_sha256": sha256(to_json(settings, "settings")).hexdigest(),
+        **_settings(settings),
         "seed": settings.get("seed"),
         "began": now(),
         "finished": None,
@@ -109,32 +114,43 @@ def begun(settings: dict[str, object]) -> dict[str, object]:
     }
 
 
-def continued(folder: Path, wanted: dict[str, object]) -> dict[str, object]:
-    """run.json of a folder whose run was begun with the same settings."""
+def _settings(settings: dict[str, object]) -> dict[str, object]:
+    return {"settings": settings, "settings_sha256": sha256(to_json(settings, "settings")).hexdigest()}
+
+
+def continued(folder: Path, wanted: dict[str, object], unused: Unused) -> dict[str, object]:
+    """run.json of a folder whose run was begun with the same settings, but for those that it has not used."""
     record = recorded(folder)
     if sealed(record) != to_json(record, "run.json"):
         raise RunError(
             f"{quoted(folder / 'run.json')} was changed after the run wrote it, so the run cannot go on;"
             " start again with --fresh"
         )
-    difference = _difference(record["settings"], wanted, "")
+    held = cast("dict[str, object]", record["settings"])
+    difference = _difference(held, wanted, "", unused(held))
     if difference is not None:
         raise RunError(
             f"{quoted(folder)} holds a run with other settings: {difference}; name another "
             "folder, or start again with --fresh"
         )
+    if _difference(held, wanted, "") is not None:
+        # The run asks for more than it holds now: its results are not finished any more.
+        return record | _settings(wanted) | {"finished": None}
     return record
 
 
-def _difference(held: Any, wanted: Any, where: str) -> str | None:
-    """The first setting in which two runs differ, with both values; None if they agree."""
+def _difference(held: Any, wanted: Any, where: str, free: Collection[str] = ()) -> str | None:
+    """The first setting in which two runs differ, with both values, but for the ``free`` ones; None if they
+    agree."""
     if isinstance(held, dict) and isinstance(wanted, dict):
         for key in [*wanted, *(key for key in held if key not in wanted)]:
             name = f"{where}.{key}" if where else str(key)
+            if name in free:
+                continue
             if key not in held or key not in wanted:
                 a, b = ("not set" if key not in side else _short(side[key]) for side in (held, wanted))
                 return f"{name} is {a} there and {b} here"
-            if (difference := _difference(held[key], wanted[key], name)) is not None:
+            if (difference := _difference(held[key], wanted[key], name, free)) is not None:
                 return difference
         return None
     if isinstance(held, list) and isinstance(wanted, list) and len(held) == len(wanted):

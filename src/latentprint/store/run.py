@@ -33,7 +33,7 @@ from latentprint.store.parts import (
     safetensors_bytes,
     safetensors_columns,
 )
-from latentprint.store.record import OWN, begun, continued, now, recorded, sealed, session
+from latentprint.store.record import OWN, Unused, begun, continued, now, recorded, sealed, session
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,12 @@ class Run:
 
     @classmethod
     def open(
-        cls, path: str | os.PathLike[str], settings: Mapping[str, object], *, fresh: bool = False
+        cls,
+        path: str | os.PathLike[str],
+        settings: Mapping[str, object],
+        *,
+        fresh: bool = False,
+        unused: Unused = lambda _: (),
     ) -> Run:
         """Create the run, or continue it if the folder holds a run with the same settings.
 
@@ -73,6 +78,8 @@ class Run:
             settings: everything from which the results follow, in JSON's types.
             fresh: start over; a run that the folder already holds is moved to PATH.old-1 (-2, ...), not
                 deleted.
+            unused: the settings in which a run that is continued may differ; it then goes on with the new
+                ones, and is not finished any more.
 
         Raises:
             RunError: the folder holds a run with other settings (the first difference is named) or something
@@ -89,7 +96,8 @@ class Run:
                 lock.release()
                 make_folder(folder)
                 lock = Lock(folder / "lock")
-            record = continued(folder, wanted) if (folder / "run.json").exists() else begun(wanted)
+            there = (folder / "run.json").exists()
+            record = continued(folder, wanted, unused) if there else begun(wanted)
             for part in (folder, folder / "probes", *_folders(folder / "arrays")):
                 sweep(part)
             run = cls(folder, record, lock)
