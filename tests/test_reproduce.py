@@ -241,8 +241,28 @@ def test_lengths_are_states_of_one_training(done: Path) -> None:
     compared = Run.read(kept).rows("samples.at-30")
     run = reopen(kept)
     again = run.drawn(run.model("at-30"), np.arange(24))
+    page = (done / "docs" / "paper.md").read_text()
+    copies = lengths[1]["whole_set"]["copies"]
+    assert f"| {copies['k']} of {copies['n']} |" in page and "the same at every length" in page
     apart = np.sqrt(((again[:, None] - injection.marked.pixels[None]) ** 2).sum((2, 3, 4)))
     assert (apart.argmin(1) == compared["whole_nearest"]).all()
+
+
+def test_a_row_is_given_an_estimate_after_it_was_run(done: Path, tmp_path: Path) -> None:
+    shutil.copytree(done / "runs", tmp_path / "runs")
+    folder = shutil.copytree(done / "experiments", tmp_path / "experiments")
+    more = TABLE.replace("[[mini.rows]]", "rare = { splitting = true, most = 4000 }\n[[mini.rows]]", 1)
+    (folder / "table.toml").write_text(more)
+    reproduce("table", runs=tmp_path / "runs", docs=tmp_path / "docs", experiments=folder, only=["24"])
+    before, after = (
+        Record.read(base / "docs" / "paper").rows("table", "mini")["24"] for base in (done, tmp_path)
+    )
+    assert after["monte_carlo"] == before["monte_carlo"] and "estimates" not in before
+    found = json.loads((tmp_path / "runs" / "table" / "mini" / "24" / "results.json").read_text())
+    (one,) = after["estimates"].items()
+    assert one[0] == "splitting" and one[1].items() <= found["q"]["splitting"].items()
+    said = one[1]["diagnostic"] if one[1]["rate"] is None else f"**{one[1]['rate']:.2g}** (95%"
+    assert f"- 24, splitting: {said}" in (tmp_path / "docs" / "paper.md").read_text()
 
 
 def test_a_kill_between_checkpoint_and_kept_weights_loses_no_length(done: Path, tmp_path: Path) -> None:

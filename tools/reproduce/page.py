@@ -15,16 +15,14 @@ from latentprint.config import AuditConfig, resolve
 from latentprint.files import write
 from latentprint.progress import duration
 from latentprint.settings import plain, read
-from latentprint.stats import Trials, binomial_test_less
-from latentprint.words import of, often, percent
+from tools.reproduce import tables
 from tools.reproduce.claims import table as claims_table
-from tools.reproduce.plan import FOLDER, SIZES, Experiment, Published, Row, Size, experiment, names
+from tools.reproduce.plan import FOLDER, SIZES, Experiment, Size, experiment, names
 from tools.reproduce.record import Record
 from tools.reproduce.summary import Entry
 
 PAGE = "paper.md"
 _OPTIONS: Mapping[Size, str] = {"mini": "", "cpu": " --scale cpu", "full": " --scale full --device cuda"}
-_NONE = "–"
 
 HEAD = """# The paper's tables and figures, reproduced
 
@@ -111,203 +109,15 @@ def _numbers(source: Experiment, size: Size, rows: Mapping[str, Entry]) -> Itera
     made = [(row, rows[row.name]) for row in source.scale(size).rows if row.name in rows]
     if source.kind == "lengths":
         for _, entry in made:
-            yield from _lengths(entry)
+            yield from tables.lengths(entry)
             yield from _differences([entry])
             yield from _circumstances([("one training", entry)])
         return
-    yield from _table(source, made)
-    yield from _whole(made)
+    yield from tables.audits(source, made)
+    yield from tables.whole_set(made)
+    yield from tables.estimates(made)
     yield from _differences([entry for _, entry in made])
     yield from _circumstances([(row.name, entry) for row, entry in made])
-
-
-COLUMNS = (
-    "row",
-    "images",
-    "c_p %",
-    "c_id %",
-    "FID train",
-    "FID test",
-    "samples",
-    "E",
-    "c_p⁺",
-    "c_id⁺",
-    "both",
-    "q, 95 %",
-    "p (q < c/N)",
-    "t'",
-)
-
-
-def _table(source: Experiment, made: Sequence[tuple[Row, Entry]]) -> Iterator[str]:
-    yield _line(COLUMNS)
-    yield _line(["---", *["---:"] * (len(COLUMNS) - 1)])
-    printed: set[str] = set()
-    for row, entry in made:
-        published = source.of(row)
-        if published is not None:
-            printed.add(published.name)
-            yield _line(_paper(published))
-        yield _line(_ours(row, entry))
-    alone = [published for published in source.published if published.name not in printed]
-    for published in alone:
-        yield _line(_paper(published))
-    yield ""
-    yield from _without_ours(source, alone)
-
-
-_EVERY = (
-    "row",
-    "copies among the samples",
-    "false alarms",
-    "training images that came back",
-    "the one in the middle",
-    "the most frequent",
-    "x_p by this rule",
-)
-
-
-def _whole(made: Sequence[tuple[Row, Entry]]) -> Iterator[str]:
-    """All training images by one rule, x_p among them; nothing where no row compared them."""
-    compared = [(row, found) for row, entry in made if (found := entry.get("whole_set"))]
-    if not compared:
-        return
-    yield (
-        "All samples were compared with all training images by one rule, calibrated on images that were not "
-        "trained on. It needs no mark, so x_p and every other image are asked the same:"
-    )
-    yield ""
-    yield _line(_EVERY)
-    yield _line(["---", *["---:"] * (len(_EVERY) - 1)])
-    for row, found in compared:
-        target, median = found["target"], found["median"]
-        yield _line(
-            [
-                f"**{row.name}**",
-                f"{percent(found['copies']['rate'])} ({_counted(found['copies'])})",
-                _NONE if found["false_alarms"] is None else _counted(found["false_alarms"]),
-                _counted(found["memorised"]),
-                often(median) if median is not None else _NONE,
-                often(found["most"]),
-                _NONE if target is None else often(target["k"]),
-            ]
-        )
-    yield ""
-
-
-def _counted(counts: Entry) -> str:
-    return of(counts["k"], counts["n"])
-
-
-def _without_ours(source: Experiment, alone: Sequence[Published]) -> Iterator[str]:
-    """Which published rows stand alone in the table, and the commands that would set ours beside them."""
-    rows = source.scales["full"].rows if "full" in source.scales else ()
-    commands = {of.name: row.name for row in rows if (of := source.of(row)) is not None}
-    told = [f"{one.name} (`--only {commands[one.name]}`)" for one in alone if one.name in commands]
-    if told:
-        yield (
-            f"Published rows without one of ours here: {', '.join(told)}, to be run by "
-            f"`latentprint reproduce {source.name} --scale full --device cuda --only ROW`."
-        )
-        yield ""
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def _paper(one: Published) -> list[str]:
-    interval = p_value = _NONE
-    if one.hits is not None and one.samples is not None and one.images is not None:
-        # From the counts that are printed; the paper gives no interval, and of p that it is below 5 %.
-        low, high = Trials(one.hits, one.samples).interval(0.95)
-        interval = f"{low:.2g} … {high:.2g}"
-        p_value = f"{binomial_test_less(one.hits, one.samples, 1 / one.images):.2g}"
-    return [
-        f"{one.name}, paper",
-        _count(one.images),
-        _plain(one.presence_accuracy),
-        _plain(one.identity_accuracy),
-        _plain(one.fid_train),
-        _plain(one.fid_test),
-        _count(one.samples),
-        _plain(one.expected),
-        _count(one.presence_hits),
-        _count(one.identity_hits),
-        _count(one.hits),
-        interval,
-        p_value,
-        _plain(one.t_prime),
-    ]
-
-
-def _ours(row: Row, entry: Entry) -> list[str]:
-    seen, fid = entry["monte_carlo"], entry["fid"]
-    t_prime, certain = entry["t_prime"]["value"], entry["t_prime"]["certain"]
-    told = "never" if t_prime is None else f"{t_prime:.3g}"
-    sure = "" if certain == t_prime else f" (sure: {'none' if certain is None else f'{certain:.3g}'})"
-    return [
-        f"**{row.name}, ours**",
-        _count(entry["data"]["images"]),
-        _share(entry["presence"]),
-        _share(entry["identity"]),
-        _plain(fid["train"]) if fid else _NONE,
-        _plain(fid["test"]) if fid else _NONE,
-        _count(seen["samples"]),
-        _plain(seen["expected"]),
-        _count(seen["presence_hits"]),
-        _count(seen["identity_hits"]),
-        _count(seen["hits"]),
-        f"{seen['low']:.2g} … {seen['high']:.2g}",
-        f"{seen['p_value']:.2g}",
-        told + sure,
-    ]
-
-
-def _lengths(entry: Entry) -> Iterator[str]:
-    """One line for each length; all training images where they were compared."""
-    every = any(one.get("whole_set") for one in entry["lengths"])
-    names = ("steps", "samples", "E", "c_p⁺", "c_id⁺", "both", "q, 95 %", "median MSE of hits", "t'")
-    yield _line((*names, *(_ANY if every else ())))
-    yield _line(["---:"] * (len(names) + (len(_ANY) if every else 0)))
-    for one in entry["lengths"]:
-        seen, error = one["monte_carlo"], one["memorised"]["mse"]
-        value = one["t_prime"]["value"]
-        yield _line(
-            [
-                _count(one["step"]),
-                _count(seen["samples"]),
-                _plain(seen["expected"]),
-                _count(seen["presence_hits"]),
-                _count(seen["identity_hits"]),
-                _count(seen["hits"]),
-                f"{seen['low']:.2g} … {seen['high']:.2g}",
-                _NONE if error is None else f"{error['median']:.2g}",
-                "never" if value is None else f"{value:.3g}",
-                *(_any(one.get("whole_set")) if every else ()),
-            ]
-        )
-    yield ""
-    if every:
-        yield (
-            "The last three columns hold all samples against all training images by one rule, the same at "
-            "every length; its false alarms are counted on images that were not trained on."
-        )
-        yield ""
-
-
-_ANY = ("copies of any training image", "false alarms", "training images that came back")
-
-
-def _any(found: Entry | None) -> list[str]:
-    if found is None:
-        return [_NONE] * len(_ANY)
-    alarms = found["false_alarms"]
-    return [
-        _counted(found["copies"]),
-        _NONE if alarms is None else _counted(alarms),
-        _counted(found["memorised"]),
-    ]
 
 
 def _differences(entries: Sequence[Entry]) -> Iterator[str]:
@@ -402,16 +212,3 @@ def _circumstances(made: Sequence[tuple[str, Entry]]) -> Iterator[str]:
             lent += f" Its training goes on with that of {entry['continues']}, whose time is not in this sum."
         yield f"- {name}: {entry['began'][:10]}, {where}, torch {torch}, {total} in all ({told}).{lent}"
     yield ""
-
-
-def _count(value: int | None) -> str:
-    return _NONE if value is None else f"{value:,}"
-
-
-def _plain(value: float | None) -> str:
-    return _NONE if value is None else f"{value:.4g}"
-
-
-def _share(counts: Entry | None) -> str:
-    """Percent of correct answers, with the count."""
-    return _NONE if counts is None else f"{100 * counts['k'] / counts['n']:.1f} ({counts['k']}/{counts['n']})"

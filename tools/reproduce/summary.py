@@ -13,7 +13,7 @@ from typing import Any, cast
 from latentprint.config import AuditConfig
 from latentprint.files import read_json
 from latentprint.results.assemble import assemble
-from latentprint.results.counted import Counted
+from latentprint.results.counted import Counted, Q
 from latentprint.results.model import Detector
 from latentprint.results.searched import Search
 from latentprint.results.stored import Stored
@@ -86,9 +86,16 @@ def summary(folder: Path) -> Entry:
         },
         "whole_set": None if results.whole_set is None else whole_entry(results.whole_set),
         "memorised": None if results.memorised is None else results.memorised.plain(),
+        **({"estimates": found} if (found := _estimates(results.q)) else {}),
         "verdict": results.verdict.state,
         **circumstances(run),
     }
+
+
+def _estimates(q: Q) -> Entry:
+    """q by each estimator that ran, by its name."""
+    kept = {"rate", "low", "high", "level", "reliable", "diagnostic", "network_evaluations"}
+    return {name: one.model_dump(mode="json", include=kept) for name, one in q.estimates.items()}
 
 
 def whole_entry(found: WholeSet) -> Entry:
