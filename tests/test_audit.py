@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +20,8 @@ from latentprint import Where, resolve, run_audit
 from latentprint.config import AuditConfig
 from latentprint.results import Results
 from latentprint.results.read import read_results
-from latentprint.stats import Trials
+from latentprint.stats import Trials, running_interval
+from latentprint.stats.returned import returned
 from latentprint.store import Run, RunError
 from latentprint.verify import verify
 
@@ -143,6 +145,44 @@ def test_an_estimator_asked_for_later_ends_in_the_same_results(
         run_audit(tiny(rare={"most": 5000}), tmp_path / "run")
     with pytest.raises(RunError, match=r"rare\.splitting is True there and False here"):
         run_audit(without, tmp_path / "run")
+
+
+def test_more_images_are_added_to_those_that_are_there(
+    finished: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    out, results = finished
+    shutil.copytree(out, tmp_path / "run")
+    drawn = []
+    where = Where(say=lambda stage, done, total, unit: drawn.append((stage, done, total)))
+    more = run_audit(tiny(samples={"count": 600}), tmp_path / "run", where=where)
+    assert ("sampling model", 40, 600) in drawn and not any(
+        stage.startswith("training") for stage, *_ in drawn
+    )
+    plain = more.plain()
+    # What does not follow from the number of images is what it was.
+    for name in ("data", "target", "detectors", "likelihood", "profile"):
+        assert plain[name] == results[name], name
+    assert plain["t_prime"]["hits"] == results["t_prime"]["hits"]
+    assert plain["q"]["splitting"]["rate"] == results["q"]["splitting"]["rate"]
+    assert verify(tmp_path / "run").exit_code == 0
+    # The images are those of an audit that was asked for 600 from the start. The interval is not: somebody
+    # looked after 40, so it holds at any stopping time. The test of which came back takes the 560 others.
+    at_once = run_audit(tiny(samples={"count": 600}), tmp_path / "at once").plain()
+    one, other = more.q.monte_carlo, at_once["q"]["monte_carlo"]
+    assert (one.hits, one.samples) == (other["hits"], 600) and plain["fid"] == at_once["fid"]
+    assert plain["whole_set"] == at_once["whole_set"]
+    assert one.stopping is not None and "raised when 40 had been looked at" in one.stopping.stopped
+    looked = one.stopping.looks
+    assert looked.samples == (40, 600) and looked.hits == (results["q"]["monte_carlo"]["hits"], one.hits)
+    low, high = running_interval(looked.counts, 0.95, 1 / 24)
+    assert (one.low, one.high) == (low, high) and low <= other["low"] and high >= other["high"]
+    run = Run.read(tmp_path / "run")
+    pool, rows = run.rows("pool"), run.rows("samples.model")
+    fresh = {name: rows[f"pool_{name}"][40:] for name in ("nearest", "distance", "ten")}
+    own = run.stage("pool").payload["pooled"]["target"]
+    assert more.returned == returned(fresh, pool, pool["whose"], own)
+    with pytest.raises(RunError, match=r"samples\.count is 600 there and 40 here"):
+        run_audit(tiny(), tmp_path / "run")
 
 
 def test_another_runs_folder_is_refused_with_the_difference(

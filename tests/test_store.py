@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from latentprint.files import FileError, to_json
-from latentprint.store import Run, RunError
+from latentprint.store import Growth, Run, RunError
 
 SETTINGS = {"seed": 3, "data": {"source": "digits", "images": 100}, "grid": [0.1, 0.5, 1.0], "control": True}
 
@@ -281,27 +281,37 @@ def test_another_runs_settings_are_refused_and_named(tmp_path, change, words):
         require_rows(run.rows("q"), [0])
 
 
-def test_what_nothing_depends_on_yet_may_still_change(tmp_path):
+def test_a_run_may_be_asked_for_more(tmp_path):
     with Run.open(tmp_path / "run", SETTINGS) as run:
         run.append("q", columns([0]))
+        run.finish("draw", {"drawn": 1})
+        run.finish("fit", {"steps": 7})
         run.complete()
-    more = {**SETTINGS, "seed": 4, "data": {**SETTINGS["data"], "images": 200}}
-    seen = []
+    more = {**SETTINGS, "data": {**SETTINGS["data"], "images": 200}}
+    asked = []
 
-    def unused(held):
-        seen.append(held)
-        return ("data.images", "seed")
+    def grows(held, wanted):
+        asked.append((held, wanted))
+        return Growth(may=("data.images",), again=("dr",))
 
     with pytest.raises(RunError, match="seed is 3 there and 4 here"):
-        Run.open(tmp_path / "run", more, unused=lambda _: ("data.images",))
-    assert Run.read(tmp_path / "run").record["finished"] is not None
-    with Run.open(tmp_path / "run", more, unused=unused) as run:
-        assert seen == [SETTINGS] and run.settings == more
+        Run.open(tmp_path / "run", {**more, "seed": 4}, grows=grows)
+    before = Run.read(tmp_path / "run").record
+    assert before["finished"] is not None and asked == [(SETTINGS, {**more, "seed": 4})]
+    with Run.open(tmp_path / "run", more, grows=grows) as run:
+        assert run.settings == more and run.earlier == (SETTINGS,)
         require_rows(run.rows("q"), [0])
+        assert not run.stage("draw").done and run.stage("fit").payload == {"steps": 7}
     after = Run.read(tmp_path / "run").record
-    assert after["finished"] is None and after["settings"] == more  # it holds less than it is asked for now
+    assert after["finished"] is None  # it holds less than it is asked for now
     assert after["settings_sha256"] == sha256(to_json(more, "settings")).hexdigest()
-    Run.open(tmp_path / "run", more).close()  # sealed again
+    assert after["earlier"] == [{"settings": SETTINGS, "finished": before["finished"]}]
+    # Nobody has seen results of these settings, so they leave no trace when they grow again.
+    most = {**SETTINGS, "data": {**SETTINGS["data"], "images": 300}}
+    with Run.open(tmp_path / "run", most, grows=grows) as run:
+        assert run.settings == most and run.earlier == (SETTINGS,)
+    with pytest.raises(RunError, match=r"data\.images is 300 there and 200 here"):
+        Run.open(tmp_path / "run", more)
 
 
 def test_equal_settings_continue_whatever_their_python_types(tmp_path):

@@ -221,8 +221,8 @@ def _cautions(runs: Sequence[Results]) -> list[str]:
     ]
     if any(one.q.monte_carlo.stopping is not None for one in runs):
         told.append(
-            "Sampling stopped early because of the counts, but the intervals here are for a fixed number of"
-            " samples: they are too narrow."
+            "Sampling stopped early or went on because of the counts, but the intervals here are for a fixed"
+            " number of samples: they are too narrow."
         )
     return told
 

@@ -284,16 +284,6 @@ class RareSettings:
         return tuple(row for row in ESTIMATORS if getattr(self, row.name))
 
 
-def estimators_unused(settings: Mapping[str, object]) -> tuple[str, ...]:
-    """The settings of estimators that a run with these settings can still be given: those that are off, and
-    what is asked of all of them while none is on. No other number of an audit depends on them."""
-    rare = settings.get("rare")
-    held: Mapping[str, object] = cast("Mapping[str, object]", rare) if isinstance(rare, Mapping) else {}
-    off = tuple(row.name for row in ESTIMATORS if held.get(row.name) is False)
-    shared = ("relative", "most") if len(off) == len(ESTIMATORS) else ()
-    return tuple(f"rare.{name}" for name in (*off, *shared))
-
-
 @dataclass(frozen=True, config=STRICT)
 class FidSettings:
     """Fréchet distance over up to ``samples`` samples; ``weights`` names an Inception safetensors file."""

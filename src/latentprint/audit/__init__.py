@@ -17,10 +17,11 @@ from latentprint.adapters import Opened, as_opened, recognise
 from latentprint.audit import recipe
 from latentprint.audit.checkpoints import require_checkpoints
 from latentprint.audit.context import Context, Where
+from latentprint.audit.growing import grown
 from latentprint.audit.images import read_images
 from latentprint.audit.lifecycle import begin, finish
 from latentprint.audit.samples import run_samples_audit
-from latentprint.config import AuditConfig, estimators_unused
+from latentprint.config import AuditConfig
 from latentprint.contracts import InputError
 from latentprint.denoiser import Denoiser
 from latentprint.results import Results
@@ -47,8 +48,8 @@ def run_audit(
 
     Args:
         config: all settings that decide the numbers; ``resolve`` makes them from a preset.
-        out: folder of the run. The same call with the same folder continues it; an estimator that was off
-            (``rare``) may be on in a later call, which then adds it to what is there.
+        out: folder of the run. The same call with the same folder continues it. A later call may ask for more
+            samples, and for estimators that were off (``rare``): they are added to what is there.
         model: a model that was trained on these images: a folder (``adapters.open_model``), the result of
             ``adapters.from_module``, or a denoiser of images. None: the audit trains a model itself.
         samples: images that a model generated (``adapters.samples.open_samples``). They are audited in place
@@ -95,7 +96,7 @@ def run_audit(
         target=target,
         checkpoints=checkpoints,
     )
-    with Run.open(out, about.settings, fresh=fresh, unused=estimators_unused) as run:
+    with Run.open(out, about.settings, fresh=fresh, grows=grown) as run:
         context = Context(about.config, run, where)
         context = recipe.in_its_space(context, about)
         begin(context, about.split, about.injection, authorised_by)

@@ -45,8 +45,8 @@ State = Literal["reproduces", "not found", "inconclusive"]
 
 @dataclass(frozen=True)
 class StoppedCount:
-    """Intervals of a count that stopped early; the intervals for a fixed number of samples do not hold for
-    it.
+    """Intervals of a count that stopped early, or went on after a look; those for a fixed number of samples
+    do not hold for it.
 
     ``low``, ``high``: of the rate of joint detections. ``through``: its lower end, corrected for the
     detectors' false alarms as the control counts them; None without a control.
@@ -69,7 +69,7 @@ class Evidence:
         tpr, fpr: of each detector that must agree.
         expected: copies / N.
         returned: which images came back; None: not compared, or too few images to.
-        sight: if sampling stopped early.
+        sight: if sampling stopped early, or went on after a look.
         base: whether the control is the model before fine-tuning, and not one trained without x_p.
     """
 
@@ -207,7 +207,7 @@ def _control(evidence: Evidence, level: float) -> Test | None:
     if sight is not None:
         through = sight.through or 0.0
         least = f"a rate of at least {one_in(through)} remains" if through else "all may be false alarms"
-        sentence = f"{beside}, when sampling stopped early: {least}.{strange}"
+        sentence = f"{beside}, counted until enough was seen: {least}.{strange}"
         return Test("control", None, alpha, named and through > 0 and sight.level >= level, sentence)
     p = fisher_greater(hits, control)
     told = f"If both were alike, the probability of so large a difference would be {chance(p)}."

@@ -258,15 +258,17 @@ def _next(case: _Case) -> str:
     if state == "not found":
         return (
             "Compare the rate that could have been missed with the number of images that users will generate,"
-            " and with your own release rule (latentprint gate). To exclude rarer copies, generate more"
-            " images. This result is no promise of anonymity."
+            " and with your own release rule (latentprint gate). To exclude rarer copies, repeat the command"
+            " with a larger --samples: images are added. This result is no promise of anonymity."
         )
     level = case.results.q.monte_carlo.level
     share = case.counts.expected * case.counts.sensitivity(level)
     if hits.k == 0 and 0 < share < 1 and (needed := samples_to_exclude(share, level) + 1) > hits.n:
+        if case.given:
+            return f"Do not decide on this run. Give it at least {needed:,} images (this run: {hits.n:,})."
         return (
             f"Do not decide on this run. Generate at least {needed:,} images (this run: {hits.n:,}) by"
-            " repeating the command with a larger number; what is finished is kept."
+            f" repeating the command with --samples {needed}; what is finished is kept."
         )
     return (
         "Do not decide on this run. The reasons below say what is missing. Usually that is more generated"

@@ -8,6 +8,7 @@ Nothing here reads an image, a model or the clock, and nothing imports torch.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -159,7 +160,8 @@ def _returned(stored: Stored) -> Returned | None:
     """Which real images came back; None if there were too few for a pool.
 
     If sampling could stop early, only the samples before the first look count, because their number was
-    fixed.
+    fixed. If more were asked for after a look, the largest batch counts, whose number was fixed before any of
+    it was drawn.
     """
     noted, asked = stored.note(POOL), _prompt_note(stored)
     if noted is None:
@@ -169,9 +171,12 @@ def _returned(stored: Stored) -> Returned | None:
     ):  # an image under its own prompt is not comparable with held-out images under that prompt
         return by_prompt.returned_pairs(_prompt_rows(stored), asked.target)
     rows, pool = stored.rows(SAMPLES.name), stored.rows(POOL.name)
-    sequential = stored.setting(SampleSettings, "samples").until is not None
-    fixed = FIRST_LOOK if sequential else len(rows["id"])
-    samples = {name: rows[f"pool_{name}"][:fixed] for name in ("nearest", "distance", "ten")}
+    fixed = slice(FIRST_LOOK)
+    if stored.setting(SampleSettings, "samples").until is None:
+        before = {one.count for one in stored.before(SampleSettings, "samples")}
+        batches = pairwise(sorted({0, len(rows["id"]), *before}))
+        fixed = slice(*max(batches, key=lambda batch: batch[1] - batch[0], default=(0, 0)))
+    samples = {name: rows[f"pool_{name}"][fixed] for name in ("nearest", "distance", "ten")}
     whose = pool["whose"]
     require(len(whose) >= LEAST, POOL.name, f"a pool has {LEAST} images or more")
     own = noted.target < len(whose) and whose[noted.target] == TRAIN

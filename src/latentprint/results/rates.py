@@ -50,7 +50,8 @@ def counted(
 
     Args:
         control: joint detections of the control, which are false alarms of this sampler.
-        decides: whether it is the audit's own count, the only one that may stop early.
+        decides: whether it is the audit's own count, the only one that may stop early. The number of any may
+            have been raised.
     """
     sampler = stored.note(note)
     if sampler is None:
@@ -58,6 +59,8 @@ def counted(
     outcome = stored.outcome(note.name)
     trials = Trials(int(np.count_nonzero(outcome.hit)), len(outcome.hit))
     until = Until.of(stored.setting(SampleSettings, "samples"), detectors) if decides else None
+    if until is None:
+        until = Until.of_raised(stored.before(SampleSettings, "samples"), trials.n, detectors, expected)
     looked = () if until is None else until.counts(outcome.hit)
 
     def interval(level: float) -> tuple[float, float]:

@@ -7,6 +7,9 @@ joint detections (Robbins 1970; Howard et al. 2021):
     below    b through the detectors' misses < X    (``stats.corrected_interval``)
     above    a > X    more samples change nothing: only the detectors' false alarms are left open
 
+A number of samples that was raised after the results of the first ones had been seen is such a count too:
+its looks are at the numbers that were asked for, and X is the average rate c/N.
+
 The looks and all that follows from them are a function of the stored rows. A run that was killed therefore
 stops where an uninterrupted one does, and whoever has the rows can check it.
 """
@@ -46,20 +49,41 @@ class SampleSettings:
 
 @dataclass(frozen=True)
 class Until:
-    """Is q below ``threshold``? ``most`` samples may be drawn to answer it."""
+    """Is q below ``threshold``? Asked at each of the rising ``sizes``, the last of which is the most.
+
+    Attributes:
+        raised: whether the number was fixed, and raised after a look.
+    """
 
     threshold: float
-    most: int
+    sizes: tuple[int, ...]
     detectors: tuple[tuple[Trials, Trials], ...]
+    raised: bool = False
 
     @classmethod
     def of(cls, asked: SampleSettings, detectors: Detectors) -> Until | None:
         """The question of the settings; None where the number of samples is fixed."""
-        return None if asked.until is None else cls(asked.until, asked.count, errors(detectors))
+        if asked.until is None:
+            return None
+        return cls(asked.until, tuple(looks(asked.count, FIRST_LOOK)), errors(detectors))
+
+    @classmethod
+    def of_raised(
+        cls, before: Sequence[SampleSettings], n: int, detectors: Detectors, average: float
+    ) -> Until | None:
+        """Of ``n`` samples whose number was fixed, and raised after results of fewer had been seen; None
+        where it was not. ``average`` is c/N."""
+        sizes = sorted({one.count for one in before if one.count < n})
+        return cls(min(average, 0.5), (*sizes, n), errors(detectors), raised=True) if sizes else None
+
+    @property
+    def most(self) -> int:
+        """The number of samples that may be drawn."""
+        return self.sizes[-1]
 
     def counts(self, hit: Hits) -> tuple[Trials, ...]:
         """What each look saw, from the samples (n,) that were drawn, in the order of their ids."""
-        sizes = [size for size in looks(self.most, FIRST_LOOK) if size <= len(hit)]
+        sizes = [size for size in self.sizes if size <= len(hit)]
         return tuple(Trials(int(np.count_nonzero(hit[:size])), size) for size in sizes)
 
     def interval(self, counts: Sequence[Trials], level: float = LEVEL) -> tuple[float, float]:
@@ -85,11 +109,15 @@ class Until:
             said = f"the detectors fire together more often than {self.threshold:g}"
         else:
             said = f"whether the rate is below {self.threshold:g} is still open{self._too_few()}"
+        drawn = f"after {counts[-1].n:,} of at most {self.most:,} images"
+        if self.raised:
+            seen = " and ".join(f"{one:,}" for one in self.sizes[:-1])
+            drawn = f"after {self.most:,} images, a number raised when {seen} had been looked at"
         return Stopping(
             until=self.threshold,
             most=self.most,
             answer=answer,
-            stopped=f"after {counts[-1].n:,} of at most {self.most:,} images: {said}",
+            stopped=f"{drawn}: {said}",
             looks=Looks(samples=tuple(one.n for one in counts), hits=tuple(one.k for one in counts)),
         )
 

@@ -80,11 +80,13 @@ class Stored:
         settings: plain values, as the run keeps them.
         notes: what each finished stage noted, by the stage's name.
         kept: the rows of a purpose; an empty mapping if there are none.
+        earlier: settings with which there were results before, if the run was then asked for more.
     """
 
     settings: Mapping[str, object]
     notes: Mapping[str, Mapping[str, object]]
     kept: Callable[[str], Rows]
+    earlier: tuple[Mapping[str, object], ...] = ()
 
     def rows(self, purpose: str) -> Rows:
         """The rows of a purpose; empty if there are none. A missing column is refused in a sentence."""
@@ -93,7 +95,8 @@ class Stored:
     @classmethod
     def of(cls, run: Run) -> Stored:
         """What a run holds."""
-        return cls(run.settings, {one.name: one.payload for one in run.finished}, run.rows)
+        notes = {one.name: one.payload for one in run.finished}
+        return cls(run.settings, notes, run.rows, run.earlier)
 
     @property
     def seed(self) -> int:
@@ -105,7 +108,11 @@ class Stored:
 
     def setting(self, kind: type[Kind], name: str) -> Kind:
         """A table of the settings as the class that defines it."""
-        return read(kind, cast("Mapping[str, object]", self.settings.get(name, {})))
+        return _table(self.settings, kind, name)
+
+    def before(self, kind: type[Kind], name: str) -> tuple[Kind, ...]:
+        """The same table each time that there were results before, oldest first."""
+        return tuple(_table(one, kind, name) for one in self.earlier)
 
     def note(self, note: Note[Noted]) -> Noted | None:
         """What a stage noted; None if it did not finish or noted none."""
@@ -152,6 +159,10 @@ class Stored:
         return Outcome(
             rows["hit"].astype(bool), rows["evaluations"].astype("int64"), _Columns(purpose, columns)
         )
+
+
+def _table(settings: Mapping[str, object], kind: type[Kind], name: str) -> Kind:
+    return read(kind, cast("Mapping[str, object]", settings.get(name, {})))
 
 
 def first(error: ValidationError) -> str:

@@ -1,7 +1,7 @@
 """run.json: the settings and software with which a run was begun, and whether it may continue with these.
 
-A run is only continued with the settings it was begun with, because its numbers follow from them. What none
-of its numbers follows from yet may still be asked for (``Unused``).
+A run is only continued with the settings it was begun with, because its numbers follow from them. It may be
+asked for more than it holds (``Growth``): its earlier settings are kept, for its results were looked at.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import platform
 import subprocess
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
 from importlib import metadata
@@ -41,6 +42,7 @@ OWN = (
     "git",
     "sessions",
     "stages",
+    "earlier",
     "seal",
 )
 """Keys that run.json uses itself; noted facts must have other names."""
@@ -59,8 +61,30 @@ class _Stage(BaseModel):
     payload: dict[str, object] = {}
 
 
-Unused = Callable[[Mapping[str, object]], Collection[str]]
-"""Settings of a run -> names (``table.key``) of those that no number of it depends on: they may change."""
+@dataclass(frozen=True)
+class Growth:
+    """How a run may be asked for more than it holds.
+
+    Attributes:
+        may: names (``table.key``) of the settings that may change, because what is there stays as it is.
+        again: beginnings of the names of stages that then have more to do. Their rows stay.
+    """
+
+    may: tuple[str, ...] = ()
+    again: tuple[str, ...] = ()
+
+
+Grows = Callable[[Mapping[str, object], Mapping[str, object]], Growth]
+"""(settings of the run, settings that are wanted) -> how it may grow."""
+
+
+class _Earlier(BaseModel):
+    """Settings with which a run was finished before it was asked for more."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    settings: dict[str, object]
+    finished: str
 
 
 class _Record(BaseModel):
@@ -75,6 +99,7 @@ class _Record(BaseModel):
     versions: dict[str, str]
     sessions: list[dict[str, object]]
     stages: dict[str, _Stage]
+    earlier: list[_Earlier] = []
 
 
 def recorded(folder: Path) -> dict[str, object]:
@@ -118,8 +143,8 @@ def _settings(settings: dict[str, object]) -> dict[str, object]:
     return {"settings": settings, "settings_sha256": sha256(to_json(settings, "settings")).hexdigest()}
 
 
-def continued(folder: Path, wanted: dict[str, object], unused: Unused) -> dict[str, object]:
-    """run.json of a folder whose run was begun with the same settings, but for those that it has not used."""
+def continued(folder: Path, wanted: dict[str, object], grows: Grows) -> dict[str, object]:
+    """run.json of a folder whose run was begun with the same settings, or may grow to these."""
     record = recorded(folder)
     if sealed(record) != to_json(record, "run.json"):
         raise RunError(
@@ -127,16 +152,26 @@ def continued(folder: Path, wanted: dict[str, object], unused: Unused) -> dict[s
             " start again with --fresh"
         )
     held = cast("dict[str, object]", record["settings"])
-    difference = _difference(held, wanted, "", unused(held))
+    growth = grows(held, wanted)
+    difference = _difference(held, wanted, "", growth.may)
     if difference is not None:
         raise RunError(
             f"{quoted(folder)} holds a run with other settings: {difference}; name another "
             "folder, or start again with --fresh"
         )
-    if _difference(held, wanted, "") is not None:
-        # The run asks for more than it holds now: its results are not finished any more.
-        return record | _settings(wanted) | {"finished": None}
-    return record
+    return record if _difference(held, wanted, "") is None else _grown(record, wanted, growth)
+
+
+def _grown(record: dict[str, object], wanted: dict[str, object], growth: Growth) -> dict[str, object]:
+    """run.json that asks for more: not finished any more, with what it asked for before if that was
+    finished."""
+    stages = cast("dict[str, object]", record["stages"])
+    again = {name: {"state": "begun"} for name in stages if name.startswith(growth.again)}
+    earlier = cast("list[object]", record.get("earlier", []))
+    if record["finished"] is not None:
+        earlier = [*earlier, {"settings": record["settings"], "finished": record["finished"]}]
+    rest: dict[str, object] = {"finished": None, "stages": stages | again, "earlier": earlier}
+    return record | _settings(wanted) | rest
 
 
 def _difference(held: Any, wanted: Any, where: str, free: Collection[str] = ()) -> str | None:

@@ -33,7 +33,7 @@ from latentprint.store.parts import (
     safetensors_bytes,
     safetensors_columns,
 )
-from latentprint.store.record import OWN, Unused, begun, continued, now, recorded, sealed, session
+from latentprint.store.record import OWN, Grows, Growth, begun, continued, now, recorded, sealed, session
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Run:
         settings: Mapping[str, object],
         *,
         fresh: bool = False,
-        unused: Unused = lambda _: (),
+        grows: Grows = lambda held, wanted: Growth(),
     ) -> Run:
         """Create the run, or continue it if the folder holds a run with the same settings.
 
@@ -78,8 +78,7 @@ class Run:
             settings: everything from which the results follow, in JSON's types.
             fresh: start over; a run that the folder already holds is moved to PATH.old-1 (-2, ...), not
                 deleted.
-            unused: the settings in which a run that is continued may differ; it then goes on with the new
-                ones, and is not finished any more.
+            grows: how a run that is continued may be asked for more; it is then not finished any more.
 
         Raises:
             RunError: the folder holds a run with other settings (the first difference is named) or something
@@ -97,7 +96,7 @@ class Run:
                 make_folder(folder)
                 lock = Lock(folder / "lock")
             there = (folder / "run.json").exists()
-            record = continued(folder, wanted, unused) if there else begun(wanted)
+            record = continued(folder, wanted, grows) if there else begun(wanted)
             for part in (folder, folder / "probes", *_folders(folder / "arrays")):
                 sweep(part)
             run = cls(folder, record, lock)
@@ -138,6 +137,11 @@ class Run:
     def settings(self) -> Mapping[str, object]:
         """The settings as they were saved."""
         return self._record["settings"]
+
+    @property
+    def earlier(self) -> tuple[Mapping[str, object], ...]:
+        """The settings with which it was finished before it was asked for more, oldest first."""
+        return tuple(one["settings"] for one in self._record.get("earlier", ()))
 
     @property
     def record(self) -> Mapping[str, object]:
