@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from latentprint.settings import SettingsError
 from latentprint.store import Run
 from tools.reproduce import experiment, reproduce, shared
 from tools.reproduce.pictures import reopen
+from tools.reproduce.record import Record
 
 TINY = """
 control = false
@@ -116,6 +118,16 @@ def test_another_private_image_is_another_run(done: Path, tmp_path: Path) -> Non
     folder = written(tmp_path / "experiments", private=other)
     with pytest.raises(InputError, match=r"few: .*target"):
         reproduce("numbers", runs=done / "runs", docs=tmp_path, experiments=folder, only=["few"])
+
+
+def test_a_row_with_lent_recognisers_is_given_an_estimate_later(done: Path, tmp_path: Path) -> None:
+    shutil.copytree(done / "runs", tmp_path / "runs")
+    more = TABLE.replace("data.images = 60 }", "data.images = 60, rare = { splitting = true, most = 4000 } }")
+    where: dict[str, Any] = {"runs": tmp_path / "runs", "docs": tmp_path / "docs", "only": ["many"]}
+    reproduce("numbers", **where, experiments=written(tmp_path / "experiments", more))
+    entry = Record.read(tmp_path / "docs" / "paper").rows("numbers", "mini")["many"]
+    assert "splitting" in entry["estimates"] and entry["recognisers"] == "few"
+    assert len(Run.read(tmp_path / "runs" / "numbers" / "mini" / "many").earlier) == 1
 
 
 def test_recognisers_of_another_image_are_not_taken(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from latentprint.audit import Where, recipe, stages
 from latentprint.audit.context import Context
+from latentprint.audit.growing import grown
 from latentprint.audit.images import read_images
 from latentprint.audit.lifecycle import begin
 from latentprint.config import AuditConfig
@@ -92,7 +93,7 @@ def borrow(unit: Unit, config: AuditConfig, where: Where) -> None:
         borrow(lender, lender.config, where)
     lent = Run.read(lender.folder)
     about = unit.subject(config, where)
-    with Run.open(unit.folder, about.settings) as run:
+    with Run.open(unit.folder, about.settings, grows=grown) as run:
         begin(Context(about.config, run, where), about.split, about.injection, None)
         mine, theirs = (_target(one) for one in (run, lent))
         if mine != theirs:
@@ -132,7 +133,7 @@ def go_on(unit: Unit, config: AuditConfig, where: Where) -> None:
     if not ready.is_file() or not Run.read(earlier.folder).stage("model").done:
         return
     about = unit.subject(config, where)
-    with Run.open(unit.folder, about.settings) as run:
+    with Run.open(unit.folder, about.settings, grows=grown) as run:
         # The name comes last: a kill leaves no half of a checkpoint under it.
         shutil.copytree(earlier.folder / state, unit.folder / "begun", dirs_exist_ok=True)
         (unit.folder / state).parent.mkdir(exist_ok=True)
