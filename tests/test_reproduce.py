@@ -459,6 +459,21 @@ def test_claims_are_judged_by_what_was_run(tmp_path: Path) -> None:
         entry |= {"whole_set": compared, "verdict": verdict}
     assert claims.turning_point(record)[1].startswith("Training images come back with 2,000 training images")
     assert "and no more with 4,000" in claims.turning_point(record)[1]
+    # FID's gap: the claim needs one pair in the other order, of x_p's rates or of any training image.
+    sets = sorted(record.rows("table2", "cpu").values(), key=lambda one: one["data"]["images"])
+    for one, gap, hits, verdict in zip(
+        sets, (1, 2, 3), (20, 0, 0), ("reproduces",) * 2 + ("not found",), strict=True
+    ):
+        one["fid"] = one["fid"] | {"train": 5, "test": 5 + gap}
+        one["monte_carlo"]["hits"], one["verdict"] = hits, verdict
+    assert claims.fid_gap(record)[0] == "holds" and "less often" in claims.fid_gap(record)[1]
+    sets[0]["monte_carlo"]["hits"] = 0
+    assert "come back from the latter, and not from the former" in claims.fid_gap(record)[1]
+    sets[2]["fid"]["test"] = 5
+    assert claims.fid_gap(record)[0] == "cannot be told"
+    for one, hits in zip(sets, (92, 46, 0), strict=True):  # of 50,000, as often as each; the largest never
+        one["monte_carlo"]["hits"] = hits
+    assert claims.as_often(record)[0] == "holds" and "2 sets" in claims.as_often(record)[1]
     # A longer training: by x_p where it differs, else by all training images.
     (lengths,) = (entry["lengths"] for entry in record.rows("fig3", "mini").values())
     first, last = lengths[0]["monte_carlo"], lengths[-1]["monte_carlo"]

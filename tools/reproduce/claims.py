@@ -126,10 +126,15 @@ def _turn(rows: Sequence[Entry], comes: Callable[[Entry], bool | None]) -> tuple
     return turns[-1] if turns else None
 
 
+SMALL = 2000
+"""Images at most of a set that the paper calls small; it sees the turn at 4,708."""
+
+
 def as_often(record: Record) -> tuple[Answer, str]:
     """Small sets: as often as each training image."""
     size, rows = _rows(record, "table2", 2)
-    if size is None:
+    rows = [one for one in rows if one["data"]["images"] <= SMALL]
+    if size is None or not rows:
         return "cannot be told", "Table 2 was not run."
     few = [one["data"]["source"] for one in rows if _few(one)]
     steps = rows[0]["settings"]["model"]["training"]["steps"]
@@ -183,7 +188,10 @@ def all_or_nothing(record: Record) -> tuple[Answer, str]:
 
 
 def fid_gap(record: Record) -> tuple[Answer, str]:
-    """One pair of sets whose gaps and rates are ordered oppositely is what the claim needs."""
+    """One pair of sets whose gaps and rates are in opposite order is what the claim needs.
+
+    The rate is x_p's; where no pair tells, it is whether any training image comes back, by the verdict.
+    """
     size, rows = _rows(record, "table2", 2)
     usable = [one for one in rows if one.get("fid") and one["fid"]["test"] is not None]
     if size is None or len(usable) < 2:
@@ -196,13 +204,15 @@ def fid_gap(record: Record) -> tuple[Answer, str]:
         low, high = _count(one).interval()
         return low / _average(one), high / _average(one)
 
-    for a in usable:
-        for b in usable:
-            if gap(a) > gap(b) and share(a)[1] < share(b)[0]:
-                return "holds", (
-                    f"{a['data']['source']} has the larger gap and the smaller rate than"
-                    f" {b['data']['source']} ({size})."
-                )
+    pairs = [(a, b) for a in usable for b in usable if gap(a) > gap(b)]
+    for a, b in pairs:
+        larger, smaller = a["data"]["source"], b["data"]["source"]
+        told = f"{gap(a):.2g} and {gap(b):.2g}, features of c_p; {size}"
+        gaps = f"{larger} has a larger gap than {smaller} ({told})"
+        if share(a)[1] < share(b)[0]:
+            return "holds", f"{gaps}, and its private image comes back less often."
+        if _any(a) is False and _any(b) is True:
+            return "holds", f"{gaps}. Training images come back from the latter, and not from the former."
     told = "; ".join(f"{one['data']['source']} {gap(one):.2g}" for one in usable)
     return "cannot be told", f"No pair of sets contradicts the gap: {told} ({size}, features of c_p)."
 
