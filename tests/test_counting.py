@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy import special
-from small_runs import SmallRun
+from small_runs import SmallRun, leak
 
 from latentprint import resolve, run_audit
 from latentprint.audit.estimates import value
@@ -20,6 +20,7 @@ from latentprint.gate import Policy, judge, read_policy
 from latentprint.rate import Rate
 from latentprint.rate.weights import Offered, offered
 from latentprint.results import Results
+from latentprint.results.model import Detectors
 from latentprint.results.stopping import FIRST_LOOK, Until
 from latentprint.results.stored import Stored
 from latentprint.settings import SettingsError
@@ -37,6 +38,11 @@ from latentprint.store.record import sealed
 from latentprint.verify import verify
 
 SHARP = ((Trials(400, 400), Trials(0, 400)), (Trials(400, 400), Trials(0, 400)))
+
+
+def small_detectors() -> Detectors:
+    """Those of a real small run."""
+    return leak().results.detectors
 
 
 def drawn(until: Until, hits: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -94,7 +100,7 @@ def test_the_p_value_holds_whenever_one_stops() -> None:
 
 @pytest.mark.parametrize(("q", "answer"), [(0.0, "below"), (0.002, "below"), (0.05, "above")])
 def test_sampling_stops_when_the_question_is_answered(q: float, answer: str) -> None:
-    until = Until(0.01, 50_000, SHARP)
+    until = Until(0.01, tuple(looks(50_000, FIRST_LOOK)), SHARP)
     seen = drawn(until, np.random.default_rng(0).random(50_000) < q)
     assert until.answer(until.counts(seen)) == answer
     assert len(seen) < 10_000
@@ -109,15 +115,50 @@ def test_sampling_stops_when_the_question_is_answered(q: float, answer: str) -> 
         assert until.answer(until.counts(seen)[: before + 1]) is None
 
 
+def test_the_interval_of_a_raised_number_holds_whoever_raises_it() -> None:
+    """Somebody who doubles the number until the interval for a fixed number excludes q misses it often; the
+    interval that is stated then does not."""
+    average, rng, fixed, stated, runs = 1 / 50, np.random.default_rng(2), 0, 0, 400
+    for _ in range(runs):
+        hits = rng.random(200 * 2**6) < average
+        sizes = [200]
+        while sizes[-1] < len(hits):
+            low, high = Trials(int(hits[: sizes[-1]].sum()), sizes[-1]).interval(0.95)
+            if not low <= average <= high:
+                break
+            sizes.append(2 * sizes[-1])
+        before, n = [SampleSettings(count=size) for size in sizes[:-1]], sizes[-1]
+        low, high = Trials(int(hits[:n].sum()), n).interval(0.95)
+        fixed += not low <= average <= high
+        until = Until.of_raised(before, n, small_detectors(), average)
+        if until is None:  # looked at once
+            stated += not low <= average <= high
+            continue
+        counts = until.counts(hits[:n])
+        assert [one.n for one in counts] == sizes
+        low, high = until.interval(counts)
+        stated += not low <= average <= high
+    assert fixed > 1.5 * 0.05 * runs
+    # of the first look, which nobody has raised, and of all later ones together: at most 1 in 20 each
+    assert stated <= 0.05 * runs + 3 * math.sqrt(0.05 * runs)
+
+
+def test_a_number_that_was_not_raised_is_fixed() -> None:
+    for before in ([], [SampleSettings(count=400)], [SampleSettings(count=500)]):
+        assert Until.of_raised(before, 400, small_detectors(), 0.01) is None
+    until = Until.of_raised([SampleSettings(count=300), SampleSettings(count=100)], 400, small_detectors(), 1)
+    assert until is not None and until.sizes == (100, 300, 400) and until.threshold == 0.5
+
+
 def test_an_open_question_draws_the_most_and_says_so() -> None:
-    until = Until(0.01, 3000, SHARP)
+    until = Until(0.01, tuple(looks(3000, FIRST_LOOK)), SHARP)
     hits = np.zeros(3000, np.bool_)
     hits[::100] = True
     seen = drawn(until, hits)
     assert len(seen) == 3000
     assert "still open" in until.stopping(seen).stopped
     assert "would be needed" not in until.stopping(seen).stopped  # 3,000 could have been enough
-    scarce = Until(1e-4, 3000, SHARP)
+    scarce = Until(1e-4, tuple(looks(3000, FIRST_LOOK)), SHARP)
     said = scarce.stopping(drawn(scarce, np.zeros(3000, np.bool_))).stopped
     assert f"at least {samples_to_decide(1e-4):,} would be needed" in said
 
@@ -125,9 +166,11 @@ def test_an_open_question_draws_the_most_and_says_so() -> None:
 def test_detectors_that_overlook_make_it_draw_more() -> None:
     weak = ((Trials(50, 80), Trials(0, 80)), (Trials(80, 80), Trials(0, 80)))
     none = np.zeros(50_000, np.bool_)
-    sharp = len(drawn(Until(0.005, 50_000, SHARP), none))
-    blurred = len(drawn(Until(0.005, 50_000, weak), none))
-    blind = len(drawn(Until(0.005, 5000, ((Trials(30, 80), Trials(0, 80)),) * 2), none))
+    sharp = len(drawn(Until(0.005, tuple(looks(50_000, FIRST_LOOK)), SHARP), none))
+    blurred = len(drawn(Until(0.005, tuple(looks(50_000, FIRST_LOOK)), weak), none))
+    blind = len(
+        drawn(Until(0.005, tuple(looks(5000, FIRST_LOOK)), ((Trials(30, 80), Trials(0, 80)),) * 2), none)
+    )
     assert sharp < blurred < 50_000
     assert blind == 5000
 
