@@ -164,9 +164,10 @@ def differences(entry: Entry, paper: AuditConfig) -> list[str]:
     for name, here in (("c_p", ours.presence), ("c_id", ours.identity)):
         if here.backbone != "resnet50":
             out.append(f"{name} is the backbone {here.backbone!r}; the paper's is a ResNet-50.")
-    if ours.fid.features != "inception":
-        named = entry["fid"]["features"] if entry.get("fid") else ours.fid.features
-        out.append(f"FID is over features of {named!r}, not of Inception: not comparable with the paper's.")
+    if ours.fid.features != "inception" and (fid := entry.get("fid")):
+        out.append(
+            f"FID is over features of {fid['features']!r}, not of Inception: not comparable with the paper's."
+        )
     out.append(
         f"t': {ours.search.levels} noise levels, {ours.search.tries} tries each (the paper: M = 16). "
         "The largest t with any hit grows with levels and tries; 'sure' is the largest t whose hits false "
