@@ -143,7 +143,6 @@ def run(
     ``again`` names the log of a run: only what failed in it is tried. ``only`` is a regular expression that
     the names of groups must hold; ``part`` (i, n) takes the i-th of n parts, for n processes at once.
     """
-    until = time.monotonic() + seconds
     torch.set_num_threads(1)
     ram = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=ram if ram.is_dir() else None) as place:
@@ -157,6 +156,7 @@ def run(
             failed = {name for name, wrong in _logged(again).items() if wrong is not None}
             every = [case for case in every if case.name in failed]
         print(f"{len(every):,} cases in all", file=sys.stderr, flush=True)
+        until = time.monotonic() + seconds  # of trying: a busy machine takes minutes to prepare
         todo = drawn(every, seed)[:count][part[0] - 1 :: part[1]]
         known = len(todo)
         done = _logged(kept)
