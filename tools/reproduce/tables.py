@@ -76,7 +76,7 @@ def whole_set(made: Sequence[tuple[Row, Entry]]) -> Iterator[str]:
             [
                 f"**{row.name}**",
                 f"{percent(found['copies']['rate'])} ({_counted(found['copies'])})",
-                _NONE if found["false_alarms"] is None else _counted(found["false_alarms"]),
+                _counted(found["false_alarms"]),
                 _counted(found["memorised"]),
                 often(median) if median is not None else _NONE,
                 often(found["most"]),
@@ -110,8 +110,20 @@ def estimates(made: Sequence[tuple[Row, Entry]]) -> Iterator[str]:
     yield ""
 
 
-def _counted(counts: Entry) -> str:
-    return of(counts["k"], counts["n"])
+def _counted(counts: Entry | None) -> str:
+    return _NONE if counts is None else of(counts["k"], counts["n"])
+
+
+def _seen(count: Entry) -> list[str]:
+    """Samples, E, alarms of c_p, of c_id and of both, and the interval of their rate."""
+    return [
+        _count(count["samples"]),
+        _plain(count["expected"]),
+        _count(count["presence_hits"]),
+        _count(count["identity_hits"]),
+        _count(count["hits"]),
+        f"{count['low']:.2g} … {count['high']:.2g}",
+    ]
 
 
 def _without_ours(source: Experiment, alone: Sequence[Published]) -> Iterator[str]:
@@ -168,12 +180,7 @@ def _ours(row: Row, entry: Entry) -> list[str]:
         _share(entry["identity"]),
         _plain(fid["train"]) if fid else _NONE,
         _plain(fid["test"]) if fid else _NONE,
-        _count(seen["samples"]),
-        _plain(seen["expected"]),
-        _count(seen["presence_hits"]),
-        _count(seen["identity_hits"]),
-        _count(seen["hits"]),
-        f"{seen['low']:.2g} … {seen['high']:.2g}",
+        *_seen(seen),
         f"{seen['p_value']:.2g}",
         told + sure,
     ]
@@ -191,12 +198,7 @@ def lengths(entry: Entry) -> Iterator[str]:
         yield _line(
             [
                 _count(one["step"]),
-                _count(seen["samples"]),
-                _plain(seen["expected"]),
-                _count(seen["presence_hits"]),
-                _count(seen["identity_hits"]),
-                _count(seen["hits"]),
-                f"{seen['low']:.2g} … {seen['high']:.2g}",
+                *_seen(seen),
                 _NONE if error is None else f"{error['median']:.2g}",
                 "never" if value is None else f"{value:.3g}",
                 *(_any(one.get("whole_set")) if every else ()),
@@ -217,12 +219,7 @@ _ANY = ("copies of any training image", "false alarms", "training images that ca
 def _any(found: Entry | None) -> list[str]:
     if found is None:
         return [_NONE] * len(_ANY)
-    alarms = found["false_alarms"]
-    return [
-        _counted(found["copies"]),
-        _NONE if alarms is None else _counted(alarms),
-        _counted(found["memorised"]),
-    ]
+    return [_counted(found[name]) for name in ("copies", "false_alarms", "memorised")]
 
 
 def _count(value: int | None) -> str:
