@@ -15,16 +15,13 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, permutations
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
-from scipy import stats as scipy_stats  # pyright: ignore[reportMissingTypeStubs]
-
+from latentprint.judge.rule import fisher_greater
 from latentprint.stats import Trials
 from tools.reproduce.plan import Size
 from tools.reproduce.record import Record
 from tools.reproduce.summary import Entry
-
-_fisher = cast(Any, scipy_stats).fisher_exact
 
 Answer = Literal["holds", "does not", "cannot be told"]
 ORDER: tuple[Size, ...] = ("full", "cpu", "mini")
@@ -224,7 +221,7 @@ def longer(record: Record) -> tuple[Answer, str]:
         for entry in record.rows("fig3", size).values():
             lengths = _lengths(entry)
             hits = {one["step"]: one["monte_carlo"]["hits"] for one in lengths}
-            p = _more(*(_count(one) for one in (lengths[-1], lengths[0])))
+            p = fisher_greater(_count(lengths[-1]), _count(lengths[0]))
             told = f"Hits by training steps: {_steps(hits)} (last against first: p = {p:.2g}; {size})."
             if p <= 0.05:
                 return "holds", told
@@ -235,16 +232,10 @@ def longer(record: Record) -> tuple[Answer, str]:
             begun, ended = (
                 Trials(one["copies"]["k"], one["copies"]["n"]) for one in (compared[0], compared[-1])
             )
-            p = _more(ended, begun)
+            p = fisher_greater(ended, begun)
             told += f" Copies of any training image: {_steps(copies)} (p = {p:.2g})."
             return ("holds" if p <= 0.05 and compared[-1]["at_least"] else "cannot be told"), told
     return "cannot be told", "Figure 3 was not run."
-
-
-def _more(one: Trials, other: Trials) -> float:
-    """Fisher's exact p-value of "the rates are the same", against a higher rate of ``one``."""
-    table = [[one.k, one.n - one.k], [other.k, other.n - other.k]]
-    return float(_fisher(table, alternative="greater").pvalue)
 
 
 def _steps(counts: Mapping[int, int]) -> str:
