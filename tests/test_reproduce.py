@@ -248,6 +248,21 @@ def test_lengths_are_states_of_one_training(done: Path) -> None:
     assert (apart.argmin(1) == compared["whole_nearest"]).all()
 
 
+def test_lengths_take_more_samples_after_they_were_run(done: Path, tmp_path: Path) -> None:
+    shutil.copytree(done / "runs", tmp_path / "runs")
+    folder = shutil.copytree(done / "experiments", tmp_path / "experiments")
+    (folder / "fig3.toml").write_text(LENGTHS.replace("samples.count = 24", "samples.count = 40"))
+    reproduce("fig3", runs=tmp_path / "runs", docs=tmp_path / "docs", experiments=folder)
+    (before,), (after,) = (
+        Record.read(base / "docs" / "paper").rows("fig3", "mini").values() for base in (done, tmp_path)
+    )
+    for one, other in zip(before["lengths"], after["lengths"], strict=True):
+        assert other["monte_carlo"]["samples"] == other["whole_set"]["copies"]["n"] == 40
+        assert (
+            other["t_prime"] == one["t_prime"] and other["monte_carlo"]["hits"] >= one["monte_carlo"]["hits"]
+        )
+
+
 def test_a_row_is_given_an_estimate_after_it_was_run(done: Path, tmp_path: Path) -> None:
     shutil.copytree(done / "runs", tmp_path / "runs")
     folder = shutil.copytree(done / "experiments", tmp_path / "experiments")

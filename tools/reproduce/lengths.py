@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from latentprint.attacks.nearest import nearest
 from latentprint.audit import evidence, stages
 from latentprint.audit.context import Context, Where
+from latentprint.audit.growing import grown
 from latentprint.audit.lifecycle import begin
 from latentprint.audit.whole_set import whole_set
 from latentprint.contracts import Outcome
@@ -56,7 +57,7 @@ def run_lengths(
         borrow(unit, unit.config, where)
     about = unit.subject(unit.config, where)
     split, injection = about.split, about.injection
-    with Run.open(unit.folder, about.settings) as run:
+    with Run.open(unit.folder, about.settings, grows=grown) as run:
         context = Context(about.config, run, where)
         begin(context, split, injection, None)
         detectors = stages.detectors(context, split, injection)
