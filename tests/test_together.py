@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -77,10 +79,12 @@ def test_accelerate_that_is_not_installed_is_said_in_a_sentence(monkeypatch: pyt
 @pytest.mark.skipif(
     importlib.util.find_spec("accelerate") is None, reason="the extra accelerate is not installed"
 )
-def test_two_processes_reach_the_weights_of_one(tmp_path: Path) -> None:
+def test_two_processes_reach_the_weights_of_one(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     checkpoint = tmp_path / "checkpoint"
     write_job(tmp_path / "job", images(), NETWORK, SubVP(), CONFIG, 3, checkpoint)
     launch(tmp_path / "job", 2, CPU)
+    said = capfd.readouterr()
+    assert "training on 2 processes" in said.out + said.err  # accelerate's launcher starts one on a CPU
     found = committed(checkpoint)
     assert found is not None and found[1]["step"] == CONFIG.steps
     # The audit goes on from there as from a training of its own: nothing is left to train.
@@ -107,4 +111,25 @@ def test_a_job_that_fails_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     monkeypatch.setattr(together.subprocess, "run", failing)
     with pytest.raises(TogetherError, match="training with 4 processes ended with exit code 3"):
         launch(tmp_path, 4, CPU)
-    assert "--cpu" in asked[0] and asked[0][asked[0].index("--num_processes") + 1] == "4"
+    assert "--nproc-per-node=4" in asked[0]
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("accelerate") is None, reason="the extra accelerate is not installed"
+)
+def test_a_process_that_stands_alone_is_no_team(tmp_path: Path) -> None:
+    """Whatever starts the processes may start fewer; then nothing is trained as if they were all there."""
+    write_job(tmp_path / "job", images(), NETWORK, SubVP(), CONFIG, 3, tmp_path / "checkpoint")
+    theirs, ours = os.pipe()  # it ends when the other end is closed
+    ended = subprocess.run(
+        [sys.executable, "-m", "latentprint.together", str(tmp_path / "job")],
+        env={**os.environ, "LATENTPRINT_PROCESSES": "2", "ACCELERATE_USE_CPU": "true"},
+        stdin=theirs,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    os.close(theirs)
+    os.close(ours)
+    assert ended.returncode == 1 and "2 processes were started, and this one sees 1" in ended.stderr
+    assert not (tmp_path / "checkpoint").exists()

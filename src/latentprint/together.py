@@ -8,8 +8,8 @@ batch as a single process. Results differ only by the order of summation. All pr
 weights and make the same optimiser steps, so weights need no exchange. Process 0 writes the checkpoint.
 
 The checkpoint is the interface. The audit writes a job, whose images stay in memory, and starts R processes
-on it with ``accelerate launch``. It then continues their checkpoint, which is at the last step. On a cluster
-a person starts them, on a job that includes its images (`ELSEWHERE`, docs/scale.md):
+on it with ``torch.distributed.run``. It then continues their checkpoint, which is at the last step. On a
+cluster a person starts them, on a job that includes its images (`ELSEWHERE`, docs/scale.md):
 
     accelerate launch --num_processes R -m latentprint.together JOB
 
@@ -51,7 +51,8 @@ SETTINGS, IMAGES = "job.json", "images.safetensors"
 ELSEWHERE = "LATENTPRINT_WRITE_JOB"
 """The environment variable that makes an audit write the job, with its images, for other machines."""
 
-_WATCH = "LATENTPRINT_ENDS_WITH_PARENT"
+_STARTED = "LATENTPRINT_PROCESSES"
+"""How many processes an audit started: they end with it, and each checks that it is one of as many."""
 
 
 class TogetherError(InputError):
@@ -148,20 +149,14 @@ def launch(folder: Path, processes: int, device: torch.device) -> None:
     require_accelerate()
     if device.type == "cuda" and torch.cuda.device_count() < processes:
         raise TogetherError(f"{processes} processes need as many GPUs; there are {torch.cuda.device_count()}")
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(processes)]
-    command += [
-        "--num_machines",
-        "1",
-        "--mixed_precision",
-        "no",
-        "--dynamo_backend",
-        "no",
-        "--main_process_port",
-        "0",
-    ]
-    command += ["--multi_gpu"] if device.type == "cuda" else ["--cpu"]
-    # PYTHONSAFEPATH: modules of the current folder are not ours.
-    own = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"), "PYTHONSAFEPATH": "1", _WATCH: "1"}
+    # Not ``accelerate launch``: on CPUs it starts one process, however many it is asked for.
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    own = {
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
+        "PYTHONSAFEPATH": "1",  # modules of the current folder are not ours
+        "ACCELERATE_USE_CPU": str(device.type != "cuda").lower(),
+        _STARTED: str(processes),
+    }
     theirs, ours = os.pipe()
     try:
         ended = subprocess.run(
@@ -220,7 +215,7 @@ def work(folder: Path) -> None:
     Raises:
         InputError: the job cannot be read, or training cannot go on.
     """
-    if _WATCH in os.environ:
+    if _STARTED in os.environ:
         _end_with_parent()
     require_accelerate()
     from accelerate import Accelerator
@@ -228,6 +223,8 @@ def work(folder: Path) -> None:
     values = read_json(folder / SETTINGS)
     accelerator = Accelerator()
     team, device = Processes(accelerator), accelerator.device
+    if team.size != int(os.environ.get(_STARTED, team.size)):
+        raise TogetherError(f"{os.environ[_STARTED]} processes were started, and this one sees {team.size}")
     config, streams = read(TrainConfig, values["training"]), Streams(int(values["seed"]))
     pixels = unpack(folder / values["images"])["images"].numpy()
     shape = tuple(pixels.shape[2:])
