@@ -1,4 +1,4 @@
-"""An audit's work on a processor: float32 as it was, beside what ``tools.reproduce.tuning`` may choose.
+"""An audit's work on a processor: float32 as it was, beside what ``tools.reproduce.tuning`` chooses here.
 
 Compares, in alternating rounds of one process and by medians, on the U-Net of the preset `small` at 28 x 28:
 
@@ -7,7 +7,9 @@ Compares, in alternating rounds of one process and by medians, on the U-Net of t
     search     trajectories from x_t, t evenly over the noise levels
     detectors  answers of the paper's ResNet-50
 
-*_ratio says how many times faster bfloat16 is than float32; below 1 it is slower, and is then not chosen.
+*_ratio says how many times faster what is chosen is than float32: 1 where float32 is chosen, as on processors
+without instructions for bfloat16. ``chosen`` names it, and ``bfloat16_gain`` says how many times faster
+bfloat16 is in each part, below 1 where it is slower. Detectors are not tuned; search goes as sampling does.
 ``ceiling`` is the speed of this processor's matrix products in GFLOP/s, measured here. ``convolution`` is
 that of the costliest convolution of the U-Net, forward and backward, and ``share`` how much of the ceiling a
 whole training step reaches. Where a convolution is at the ceiling, only fewer operations are faster. On a
@@ -44,11 +46,13 @@ from latentprint.streams import Streams
 
 sys.path.append(str(Path(__file__).parents[1]))  # tools/ stands beside benchmarks/
 
-from tools.reproduce.tuning import PRECISIONS, Precision, pass_of, step_of
+from tools.reproduce.tuning import GAIN, PRECISIONS, Precision, pass_of, step_of
 
 SHAPE = (1, 28, 28)
 CONFIG = resolve({"model": {"training": {"batch": 64}}}, preset="small")
 Work = Mapping[tuple[str, str], Callable[[], object]]
+TUNED = ("train", "sample", "search")
+PARTS = (*TUNED, "detectors")
 
 
 def walk(precision: Precision, rows: int, steps: int, from_prior: bool) -> Callable[[], object]:
@@ -133,10 +137,7 @@ def compare(quick: bool, clock: Callable[[], float]) -> dict[str, Any]:
     with FlopCounterMode(display=False) as counted:
         work["train", "float32"]()
     took = medians(work, rounds, clock)
-    ratios = {
-        f"{part}_ratio": took[part, "float32"] / took[part, "bfloat16"]
-        for part in ("train", "sample", "search", "detectors")
-    }
+    gains = {part: took[part, "float32"] / took[part, "bfloat16"] for part in PARTS}
     # forward once, backward twice: for the images and for the weights
     operations = 3 * 2 * batch * CHANNELS[0] * CHANNELS[1] * 9 * SHAPE[1] * SHAPE[2]
     images = {"train": batch, "sample": rows, "search": rows, "detectors": rows}
@@ -149,7 +150,16 @@ def compare(quick: bool, clock: Callable[[], float]) -> dict[str, Any]:
         for one in PRECISIONS
     }
     shape = {"batch": batch, "rows": rows, "sampler_steps": steps, "rounds": rounds}
-    return {**ratios, **each, "measured_on": shape}
+    return {**ratios(gains), "bfloat16_gain": gains, **each, "measured_on": shape}
+
+
+def ratios(gains: Mapping[str, float]) -> dict[str, Any]:
+    """What the tuning chooses where bfloat16 is ``gains`` times as fast as float32, and what that gains."""
+    coarse = {part: gains["sample" if part == "search" else part] >= GAIN for part in TUNED}
+    return {
+        **{f"{part}_ratio": gains[part] if coarse[part] else 1.0 for part in TUNED},
+        "chosen": {part: "bfloat16" if coarse[part] else "float32" for part in TUNED},
+    }
 
 
 def variants(quick: bool, clock: Callable[[], float]) -> dict[str, dict[str, float]]:

@@ -68,6 +68,19 @@ def test_every_part_of_the_processors_benchmark_runs(precision: str, monkeypatch
     cpu.walk(precision, 1, 1, True)()
 
 
+def test_a_ratio_of_the_processors_benchmark_is_that_of_what_is_chosen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(FOLDER)
+    cpu = import_module("cpu")
+    fast = cpu.ratios({"train": 1.6, "sample": 2.0, "search": 1.9, "detectors": 3.0})
+    assert [fast[f"{part}_ratio"] for part in cpu.TUNED] == [1.6, 2.0, 1.9]
+    assert set(fast["chosen"].values()) == {"bfloat16"}
+    slow = cpu.ratios({"train": 0.4, "sample": 1.09, "search": 5.0, "detectors": 0.7})
+    assert [slow[f"{part}_ratio"] for part in cpu.TUNED] == [1.0, 1.0, 1.0]
+    assert set(slow["chosen"].values()) == {"float32"}
+
+
 def test_variants_of_the_processors_benchmark_stand_beside_plain_bfloat16(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
