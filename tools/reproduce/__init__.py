@@ -14,6 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from latentprint.audit import Where
 from latentprint.contracts import InputError
 from latentprint.progress import Report, silent
@@ -23,7 +25,7 @@ from tools.reproduce.lengths import run_lengths
 from tools.reproduce.page import write_page
 from tools.reproduce.plan import FOLDER, Experiment, ExperimentError, Size, experiment, names
 from tools.reproduce.record import Record
-from tools.reproduce.rows import Place, run_rows, unit_of
+from tools.reproduce.rows import Place, run_rows, tuned_units, unit_of
 from tools.reproduce.summary import Entry
 
 __all__ = [
@@ -51,7 +53,7 @@ def reproduce(
     download: bool = False,
     spread: Executor = "local",
     processes: int = 1,
-    tuned: bool = False,
+    tuned: bool | None = None,
     progress: Report = silent,
 ) -> Mapping[str, Any]:
     """Run experiment ``name`` at that size, or continue it, and write its numbers, figures and the page.
@@ -69,7 +71,8 @@ def reproduce(
         download: whether a missing one may be fetched.
         spread: "ray" spreads the rows of a table over workers; samples of one row where it has one row.
         processes: how many train one model together (accelerate).
-        tuned: arithmetic and threads as this processor is measured to be fastest with (rows of tables only).
+        tuned: arithmetic and threads as this processor is measured to be fastest with. None: at size cpu,
+            unless its runs began without.
         progress: told how far each row's stages are.
 
     Returns: the experiment's entry in results.json.
@@ -82,11 +85,10 @@ def reproduce(
     source = one if one.uses is None else experiment(one.uses, experiments)
     if source.kind == "lengths" and processes > 1:
         raise ExperimentError(f"{source.name} keeps the weights of one training as it goes, in one process")
-    if source.kind == "lengths" and tuned:
-        raise ExperimentError(f"{source.name} is no table: its arithmetic is that of its file")
     place = Place(runs, Where(device, root=root, download=download, say=progress, processes=processes), tuned)
     record = Record.read(docs / "paper")
     refused: InputError | None = None
+    threads = torch.get_num_threads()
     try:
         with executor(spread, device=device) as over:
             if source.kind == "lengths":
@@ -103,6 +105,8 @@ def reproduce(
                     progress(source.name, done, total, "rows")
     except InputError as error:
         refused = error  # a row that cannot run leaves the finished ones on the page
+    finally:
+        torch.set_num_threads(threads)
     if record.rows(source.name, size) and (one is not source or source.kind == "lengths"):
         record.draw(one.name, size, _figure(one, source, size, place, record, experiments))
     write_page(docs, experiments)
@@ -126,7 +130,8 @@ def _elsewhere(place: Place) -> Place:
 
 def _lengths(source: Experiment, size: Size, place: Place, experiments: Path) -> tuple[str, Entry]:
     row = source.scale(size).rows[0]
-    return row.name, run_lengths(unit_of(source, size, row, place, experiments), place.where)
+    (unit,) = tuned_units([unit_of(source, size, row, place, experiments)], size, place)
+    return row.name, run_lengths(unit, place.where)
 
 
 def _figure(

@@ -141,16 +141,24 @@ def as_often(record: Record) -> tuple[Answer, str]:
 
 
 def falls(record: Record) -> tuple[Answer, str]:
-    """t' against N: every order of the rows is equally likely if they have nothing to do with each other."""
-    size, rows = _rows(record, "table1", 3)
+    """t' against N: every order of the rows is equally likely if they have nothing to do with each other.
+
+    Four rows at least are asked, for of three the best order has p = 1/6.
+    """
+    size, rows = _rows(record, "table1", 4)
     if size is None:
-        return "cannot be told", "Fewer than three rows of Table 1 were run."
+        return "cannot be told", "Fewer than four rows of Table 1 were run."
     values = [one["t_prime"]["value"] or 0.0 for one in rows]
     p = rank_p(values)
-    pairs = zip(rows, values, strict=True)
-    told = ", ".join(f"{one['data']['images']:,}: {value:.3g}" for one, value in pairs)
-    told = f"t' by number of images: {told} (exact rank test, p = {p:.2g}; {size})."
+    told = f"t' by number of images: {_levels(rows)} (exact rank test, p = {p:.2g}; {size})."
+    larger, few = _rows(record, "table1", 2)
+    if larger not in (None, size):
+        told += f" Too few rows for a test: {_levels(few)} ({larger})."
     return ("holds" if p <= 0.05 else "cannot be told"), told
+
+
+def _levels(rows: Sequence[Entry]) -> str:
+    return ", ".join(f"{one['data']['images']:,}: {one['t_prime']['value'] or 0:.3g}" for one in rows)
 
 
 def rank_p(values: Sequence[float]) -> float:

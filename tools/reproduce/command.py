@@ -35,8 +35,12 @@ Spread = Annotated[
     typer.Option("--executor", help="ray: spread rows over processes or machines (extra ray)."),
 ]
 Tune = Annotated[
-    bool,
-    typer.Option("--tune", help="Arithmetic and threads as this processor is measured to be fastest with."),
+    bool | None,
+    typer.Option(
+        "--tune/--no-tune",
+        help="Arithmetic and threads as this processor is measured to be fastest with, or as the file of the"
+        " experiment says. Left out: measured at size cpu, unless its runs began without.",
+    ),
 ]
 Processes = Annotated[int, typer.Option(min=1, help="Processes that train one model together (accelerate).")]
 
@@ -55,7 +59,7 @@ def reproduce(
     device: Device = "cpu",
     spread: Spread = "local",
     processes: Processes = 1,
-    tune: Tune = False,
+    tune: Tune = None,
     as_json: Json = False,
 ) -> None:
     """Run experiment NAME of the paper, or continue it; its numbers go beside the published ones."""

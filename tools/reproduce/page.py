@@ -39,6 +39,8 @@ a few hours a row on two CPU cores; **full**, the paper's own, for a GPU. What w
     latentprint reproduce page                                      # this page again, nothing run
 
 A row that was interrupted, by `kill -9` too, continues where it was when its command is given again.
+At size cpu it is measured first which arithmetic and how many threads are fastest on the processor at hand;
+what was chosen stands in the row's settings. `--no-tune` takes those of the experiment's file.
 """
 
 

@@ -7,7 +7,7 @@ rows depend on nothing but their settings: a map that spreads them over machines
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -32,12 +32,13 @@ class Place:
 
     Attributes:
         tuned: whether arithmetic and threads are those that this processor is measured to be fastest with,
-            instead of the experiment's (``tools.reproduce.tuning``).
+            instead of the experiment's (``tools.reproduce.tuning``). None: at size cpu, on a processor,
+            unless runs of that size began without.
     """
 
     runs: Path
     where: Where = Where()  # noqa: RUF009 (frozen)
-    tuned: bool = False
+    tuned: bool | None = None
 
     def folder(self, name: str, size: Size, row: str) -> Path:
         """The folder of one row."""
@@ -52,8 +53,6 @@ class RunRow:
 
     def __call__(self, unit: Unit) -> tuple[str, Entry]:
         place, folder, config = self.place, unit.folder, unit.config
-        if place.tuned:
-            config = tuned(config, folder, place)
         target = unit.target(place.where)
         if not holds(folder, config, target):
             where = replace(place.where, say=_named(unit.name, place.where.say))
@@ -70,37 +69,74 @@ def _named(row: str, say: Report) -> Report:
     return lambda stage, done, total, unit: say(f"{row}: {stage}", done, total, unit)
 
 
-def tuned(config: AuditConfig, folder: Path, place: Place) -> AuditConfig:
-    """The settings with the arithmetic this processor is fastest with, and torch given as many threads.
+def tuned_units(units: Sequence[Unit], size: Size, place: Place) -> tuple[Unit, ...]:
+    """The rows with the arithmetic that this processor is fastest with, where ``place`` says so.
 
-    What was chosen for a row stays: a run that is continued, elsewhere too, ends as it began.
+    Torch then uses as many threads as were fastest.
+
+    Measured once for all runs of a size, on the first row whose images are there, and kept: rows that
+    take a training from each other must agree, and what is continued, elsewhere too, ends as it began.
 
     Raises:
-        ExperimentError: the row does not run on a CPU.
+        ExperimentError: the rows do not run on a CPU, or others of that size began without.
     """
-    if torch.device(place.where.device).type != "cpu":
+    note, wanted = tuning_of(place.runs, size), place.tuned
+    on_cpu = torch.device(place.where.device).type == "cpu"
+    if wanted and not on_cpu:
         raise ExperimentError("--tune measures CPUs; for a GPU the experiment's file says what is used")
-    note = tuning_of(folder)
-    if note.is_file():
-        found = read_json(note)
-        kept = merge(plain(config), found["settings"])
-        torch.set_num_threads(found["threads"])
-        return read(AuditConfig, kept)
-    place.where.say("tuning", 0, 1, "measurements")
-    answer = tune(config, read_images(config, place.where.root, place.where.download).train.shape)
-    model, sampling = answer.config.model, answer.config.speed.sampling
-    said = {
-        "settings": {
-            "model": {"training": {"precision": model.training.precision}},
-            "speed": {"sampling": {"precision": sampling.precision}},
-        },
-        "threads": answer.threads,
-        "timings": [asdict(one) for one in answer.timings],
-    }
-    note.parent.mkdir(parents=True, exist_ok=True)
-    write(note, json.dumps(said, indent=1).encode())
-    torch.set_num_threads(answer.threads)
-    return answer.config
+    if not note.is_file():
+        begun = next(place.runs.glob(f"*/{size}/*/run.json"), None)
+        if wanted and begun is not None:
+            raise ExperimentError(
+                f"{str(begun.parent)!r} began with the arithmetic of its file, and all rows of a size have"
+                " the same: give another --out, or leave out --tune"
+            )
+        wanted = size == "cpu" and on_cpu and begun is None if wanted is None else wanted
+        if not wanted or not (found := _measured(units, place.where)):
+            return (*units,)
+        note.parent.mkdir(parents=True, exist_ok=True)
+        write(note, json.dumps(found, indent=1).encode())
+    elif wanted is False:
+        raise ExperimentError(
+            f"rows of size {size} in {str(place.runs)!r} began with what was measured for this processor:"
+            " leave out --no-tune, or give another --out"
+        )
+    kept = read_json(note)
+    torch.set_num_threads(kept["threads"])
+    return tuple(_with(unit, kept["settings"]) for unit in units)
+
+
+def _measured(units: Sequence[Unit], where: Where) -> dict[str, object] | None:
+    """What is fastest for the first of the rows whose images can be read; None: those of none can."""
+    for unit in units:
+        try:
+            shape = read_images(unit.config, where.root, where.download).train.shape
+        except InputError:
+            continue  # the row itself says so when its turn comes
+        where.say("tuning", 0, 1, "measurements")
+        answer = tune(unit.config, shape)
+        where.say("tuning", 1, 1, "measurements")
+        model, sampling = answer.config.model, answer.config.speed.sampling
+        return {
+            "settings": {
+                "model": {"training": {"precision": model.training.precision}},
+                "speed": {"sampling": {"precision": sampling.precision}},
+            },
+            "threads": answer.threads,
+            "measured_on": unit.name,
+            "timings": [asdict(one) for one in answer.timings],
+        }
+    return None
+
+
+def _with(unit: Unit, settings: Mapping[str, object]) -> Unit:
+    """A row, and those from which it takes recognisers or a training, with these settings changed."""
+    return replace(
+        unit,
+        config=read(AuditConfig, merge(plain(unit.config), settings)),
+        lender=None if unit.lender is None else _with(unit.lender, settings),
+        earlier=None if unit.earlier is None else _with(unit.earlier, settings),
+    )
 
 
 def chosen(experiment: Experiment, size: Size, only: Sequence[str]) -> tuple[Row, ...]:
@@ -175,7 +211,8 @@ def run_rows(
     Raises:
         InputError: a row could not run; the sentence names it. The others are finished by then.
     """
-    units = [unit_of(one, size, row, place, experiments) for row in chosen(one, size, only)]
+    asked = [unit_of(one, size, row, place, experiments) for row in chosen(one, size, only)]
+    units = tuned_units(asked, size, place)
     missing: list[str] = []
     for name, entry, refused in map(_Careful(RunRow(place)), units):
         if entry is not None:

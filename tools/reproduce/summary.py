@@ -25,9 +25,9 @@ from latentprint.verdict import judged
 Entry = dict[str, Any]
 
 
-def tuning_of(folder: Path) -> Path:
-    """Where the tuning of the run in ``folder`` is noted: beside it, for a run begins in an empty folder."""
-    return folder.with_name(f"{folder.name}.tuning.json")
+def tuning_of(runs: Path, size: str) -> Path:
+    """Where it is noted how this machine runs the rows of a size; not there where that was not measured."""
+    return runs / f"{size}.tuning.json"
 
 
 def holds(folder: Path, config: AuditConfig, target: int | None = None) -> bool:
@@ -119,6 +119,7 @@ def search_entry(search: Search) -> Entry:
 def circumstances(run: Run) -> Entry:
     """Where, when and how long: device, versions, seconds by stage, settings."""
     record = cast(Mapping[str, Any], run.record)
+    tuning = tuning_of(run.path.resolve().parents[2], run.path.resolve().parent.name)  # RUNS/NAME/SIZE/ROW
     seconds = {name: stage.get("seconds") for name, stage in record["stages"].items()}
     return {
         "device": record.get("device"),
@@ -126,7 +127,7 @@ def circumstances(run: Run) -> Entry:
         "finished": record.get("finished"),
         "seconds": {name: value for name, value in seconds.items() if value is not None},
         "versions": record["sessions"][-1]["versions"] if record["sessions"] else {},
-        "tuning": read_json(tuning_of(run.path)) if tuning_of(run.path).is_file() else None,
+        "tuning": read_json(tuning) if tuning.is_file() else None,
         "settings": plain(read(AuditConfig, settings_of(run))),
         **{what: record[what] for what in ("recognisers", "continues") if what in record},
     }
