@@ -103,14 +103,14 @@ def test_the_recognisers_are_fitted_once(done: Path) -> None:
         assert lent.seconds is not None and taken.seconds is None
     rows = json.loads((done / "docs" / "paper" / "results.json").read_text())["experiments"]
     assert "recognisers" not in rows["numbers"]["mini"]["few"]
-    assert rows["numbers"]["mini"]["many"]["recognisers"] == "few"
+    assert rows["numbers"]["mini"]["many"]["recognisers"] == "numbers/few"
 
 
 def test_a_row_shows_the_run_of_another_table(done: Path) -> None:
     rows = json.loads((done / "docs" / "paper" / "results.json").read_text())["experiments"]
     assert rows["sets"]["mini"]["digits"] == rows["numbers"]["mini"]["many"]
     assert not (done / "runs" / "sets").exists()
-    assert "many: c_p and c_id are those of few" in (done / "docs" / "paper.md").read_text()
+    assert "many: c_p and c_id are those of numbers/few" in (done / "docs" / "paper.md").read_text()
 
 
 def test_another_private_image_is_another_run(done: Path, tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def test_a_row_with_lent_recognisers_is_given_an_estimate_later(done: Path, tmp_
     where: dict[str, Any] = {"runs": tmp_path / "runs", "docs": tmp_path / "docs", "only": ["many"]}
     reproduce("numbers", **where, experiments=written(tmp_path / "experiments", more))
     entry = Record.read(tmp_path / "docs" / "paper").rows("numbers", "mini")["many"]
-    assert "splitting" in entry["estimates"] and entry["recognisers"] == "few"
+    assert "splitting" in entry["estimates"] and entry["recognisers"] == "numbers/few"
     assert len(Run.read(tmp_path / "runs" / "numbers" / "mini" / "many").earlier) == 1
 
 
@@ -254,13 +254,13 @@ def test_a_training_that_goes_on_is_the_longer_training(tmp_path: Path) -> None:
     for name in ("long", "after"):
         for part in ("monte_carlo", "t_prime", "identity"):
             assert rows[name][part] == rows["whole"][part]
-    assert [rows["long"][what] for what in ("continues", "recognisers")] == ["short", "short"]
-    assert [rows["after"][what] for what in ("continues", "recognisers")] == ["only", "short"]
+    assert [rows["long"][what] for what in ("continues", "recognisers")] == ["numbers/short", "numbers/short"]
+    assert [rows["after"][what] for what in ("continues", "recognisers")] == ["lengths/only", "numbers/short"]
     assert "continues" not in rows["short"] and "recognisers" not in rows["whole"]
     page = (tmp_path / "docs" / "paper.md").read_text()
-    assert "Its training goes on with that of short, whose time is not in this sum." in page
+    assert "Its training goes on with that of numbers/short, whose time is not in this sum." in page
     # What is looked at after 20 steps is the row that was trained for 20.
-    assert looked["recognisers"] == "short" and [one["step"] for one in looked["lengths"]] == [20, 40]
+    assert looked["recognisers"] == "numbers/short" and [one["step"] for one in looked["lengths"]] == [20, 40]
     assert looked["lengths"][0]["monte_carlo"] == rows["short"]["monte_carlo"]
     # Without the row that it would go on with, it trains all its steps, to the same weights.
     alone: dict[str, Any] = {**where, "runs": tmp_path / "alone", "docs": tmp_path / "alone"}

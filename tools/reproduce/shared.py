@@ -42,6 +42,11 @@ class Unit:
     earlier: Unit | None = None
     lengths: tuple[int, ...] = ()
 
+    @property
+    def full_name(self) -> str:
+        """EXPERIMENT/ROW of the run that is meant: another table may show it under this row's name."""
+        return f"{self.folder.parents[1].name}/{self.folder.name}"
+
     def subject(self, config: AuditConfig, where: Where) -> recipe.Subject:
         """What the row's run is about; ``config`` are its settings, with the arithmetic that was chosen.
 
@@ -106,7 +111,7 @@ def borrow(unit: Unit, config: AuditConfig, where: Where) -> None:
             if not run.stage(note.name).done:
                 shutil.copytree(lender.folder / kept, unit.folder / kept, dirs_exist_ok=True)
                 run.finish(note.name, lent.stage(note.name).payload)
-                run.note({"recognisers": lender.name})
+                run.note({"recognisers": lender.full_name})
 
 
 def go_on(unit: Unit, config: AuditConfig, where: Where) -> None:
@@ -137,7 +142,7 @@ def go_on(unit: Unit, config: AuditConfig, where: Where) -> None:
         # The name comes last: a kill leaves no half of a checkpoint under it.
         shutil.copytree(earlier.folder / state, unit.folder / "begun", dirs_exist_ok=True)
         (unit.folder / state).parent.mkdir(exist_ok=True)
-        run.note({"continues": earlier.name})
+        run.note({"continues": earlier.full_name})
         (unit.folder / "begun").rename(unit.folder / state)
 
 
