@@ -205,6 +205,17 @@ def test_tuned_rows_begin_and_are_continued_with_what_was_measured(
     with pytest.raises(ExperimentError, match="leave out --no-tune"):
         reproduce("table", only=["24"], tuned=False, **where)
     assert torch.get_num_threads() == threads
+    note = tuning_of(where["runs"], "mini")
+    kept = note.read_text()
+    for broken in (
+        "{",
+        "[]",
+        kept.replace('"threads"', '"others"'),
+        kept.replace('"threads": ', '"threads": -'),
+    ):
+        note.write_text(broken)
+        with pytest.raises(ExperimentError, match=r"mini\.tuning\.json is no note of a tuning: "):
+            reproduce("table", only=["24"], **where)
     row = Record.read(tmp_path / "docs" / "paper").rows("table", "mini")["24"]
     assert {one["part"] for one in row["tuning"]["timings"]} == {"training", "sampling"}
     assert row["tuning"]["measured_on"] == "24" and row["tuning"]["threads"] == row["device"]["threads"]

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
+from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from latentprint.audit import Where, run_audit
 from latentprint.audit.images import read_images
@@ -19,7 +20,7 @@ from latentprint.config import AuditConfig
 from latentprint.contracts import InputError, Map
 from latentprint.files import read_json, write
 from latentprint.progress import Report
-from latentprint.settings import merge, plain, read
+from latentprint.settings import STRICT, Some, merge, plain, read
 from tools.reproduce.plan import FOLDER, Experiment, ExperimentError, Row, Size, experiment
 from tools.reproduce.shared import Unit, borrow, go_on
 from tools.reproduce.summary import Entry, holds, summary, tuning_of
@@ -78,7 +79,8 @@ def tuned_units(units: Sequence[Unit], size: Size, place: Place) -> tuple[Unit, 
     take a training from each other must agree, and what is continued, elsewhere too, ends as it began.
 
     Raises:
-        ExperimentError: the rows do not run on a CPU, or others of that size began without.
+        ExperimentError: the rows do not run on a CPU, others of that size began without, or the note of what
+            was measured cannot be read.
     """
     note, wanted = tuning_of(place.runs, size), place.tuned
     on_cpu = torch.device(place.where.device).type == "cpu"
@@ -101,9 +103,22 @@ def tuned_units(units: Sequence[Unit], size: Size, place: Place) -> tuple[Unit, 
             f"rows of size {size} in {str(place.runs)!r} began with what was measured for this processor:"
             " leave out --no-tune, or give another --out"
         )
-    kept = read_json(note)
-    torch.set_num_threads(kept["threads"])
-    return tuple(_with(unit, kept["settings"]) for unit in units)
+    try:
+        kept = read(_Tuning, read_json(note))
+    except InputError as error:
+        raise ExperimentError(f"{note.name} is no note of a tuning: {error}; give another --out") from error
+    torch.set_num_threads(kept.threads)
+    return tuple(_with(unit, kept.settings) for unit in units)
+
+
+@pydantic_dataclass(frozen=True, config=STRICT)
+class _Tuning:
+    """What is kept of a tuning: the settings it changes, the threads, the row measured, and its timings."""
+
+    settings: dict[str, object]
+    threads: Some
+    measured_on: str
+    timings: list[dict[str, object]]
 
 
 def _measured(units: Sequence[Unit], where: Where) -> dict[str, object] | None:
