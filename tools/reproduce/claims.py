@@ -72,23 +72,23 @@ def turning_point(record: Record) -> tuple[Answer, str]:
     """Between two numbers of images the private one stops coming back, or else any image does.
 
     x_p is one image, and may be one that is rarely given back (``whole_set`` of Table 2). So where it shows
-    no turn, all images are asked, by the audit's own verdict. Table 2 cannot answer, for its sets differ in
-    more than their numbers of images; its turn is told.
+    no turn there, all images are asked, by the audit's own verdict; both turns are told. Table 2 cannot
+    answer, for its sets differ in more than their numbers of images; its turn is told.
     """
     size, rows = _rows(record, "table1", 2)
     if size is None:
         return "cannot be told", "Table 1 was not run."
-    elsewhere = ""
+    turns = list[str]()
     for comes, said in ((_private, "The private image comes back"), (_any, "Training images come back")):
         if (turn := _turn(rows, comes)) is None:
             continue
-        told = f"{said} with {turn[0]:,} training images and no more with {turn[1]:,} ({size})."
-        if turn[0] <= 5000 and turn[1] >= 1000:
-            return "holds", told
-        elsewhere = f"{told} There is a turn, of smaller images and a smaller network, elsewhere."
-        break
+        turns.insert(0, f"{said} with {turn[0]:,} training images and no more with {turn[1]:,} ({size}).")
+        if turn[0] < 5000 and turn[1] > 1000:
+            return "holds", " ".join(turns)
     ns = [one["data"]["images"] for one in rows]
-    told = elsewhere or f"No turn among {ns[0]:,} to {ns[-1]:,} images ({size})."
+    told = f"No turn among {ns[0]:,} to {ns[-1]:,} images ({size})."
+    if turns:
+        told = f"{' '.join(turns)} There is a turn, of smaller images and a smaller network, elsewhere."
     size, rows = _rows(record, "table2", 2)
     if (turn := _turn(rows, _any)) is not None:
         told += (
