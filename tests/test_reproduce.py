@@ -493,6 +493,7 @@ def test_bad_input_is_a_sentence_and_exit_2(tmp_path: Path, experiments: Path) -
     assert "'table9' is not an experiment; there are fig3, fig6, fig8, table" in said("table9", *here)
     assert "has no size 'full'" in said("table", "--scale", "full", *here)
     assert "has no row '99'; it has 24, absent" in said("table", "--only", "99", *here)
+    assert "fig3 at size mini has no row '24'; it has only" in said("fig3", "--only", "24", *here)
     empty = tmp_path / "empty"
     assert "benchmarks/paper of the source tree" in said("table", "--experiments", str(empty))
     missing = said("table", "--only", "absent", "--root", str(tmp_path), *here)

@@ -25,7 +25,7 @@ from tools.reproduce.lengths import run_lengths
 from tools.reproduce.page import write_page
 from tools.reproduce.plan import FOLDER, Experiment, ExperimentError, Size, experiment, names
 from tools.reproduce.record import Record
-from tools.reproduce.rows import Place, run_rows, tuned_units, unit_of
+from tools.reproduce.rows import Place, chosen, run_rows, tuned_units, unit_of
 from tools.reproduce.summary import Entry
 
 __all__ = [
@@ -92,6 +92,7 @@ def reproduce(
     try:
         with executor(spread, device=device) as over:
             if source.kind == "lengths":
+                chosen(source, size, only)  # there is one row, and no other may be asked for
                 there = replace(place, where=replace(place.where, map=over))
                 row, entry = _lengths(source, size, there, experiments)
                 record.keep(source.name, size, row, entry)
