@@ -140,7 +140,7 @@ def test_print_to_pdf(browse: Browse, tmp_path: Path) -> None:
     file = Path(os.environ.get("LATENTPRINT_SHOTS", tmp_path)) / "report.pdf"
     browse(whole(300), "--no-pdf-header-footer", f"--print-to-pdf={file}")
     pages = len(re.findall(rb"/Type\s*/Page\b", file.read_bytes()))
-    assert 4 <= pages <= 14
+    assert 4 <= pages <= 17  # all full; 15 with the fonts of a bare Debian, and blank pages would be more
 
 
 def test_ten_thousand_rows_open_within_a_second(browse: Browse) -> None:
