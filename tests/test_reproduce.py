@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from io import BytesIO
@@ -189,9 +190,12 @@ def test_only_a_finished_run_of_the_very_settings_counts(done: Path, tmp_path: P
 
 
 @pytest.fixture
-def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each candidate of a tuning is measured once."""
+def quickly(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Each candidate of a tuning is measured once; what torch was told is taken back."""
     monkeypatch.setattr(rows, "tune", partial(rows.tune, seconds=0.0))
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
 
 
 def test_tuned_rows_begin_and_are_continued_with_what_was_measured(

@@ -191,7 +191,7 @@ def test_a_row_of_its_own_borrows_nothing(tmp_path: Path) -> None:
     scale = one.scale("mini")
     unit = shared.Unit("few", scale.config(scale.row("few")), tmp_path / "few")
     with pytest.raises(ValueError, match="recognisers of its own"):
-        shared.borrow(unit, unit.config, shared.Where())
+        shared.borrow(unit, shared.Where())
 
 
 LONGER = f"""

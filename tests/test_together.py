@@ -25,6 +25,9 @@ from latentprint.training import TrainConfig, TrainingError, TrainState, train
 NETWORK = UNetConfig(channels=(8, 16), layers_per_block=1, middle_attention=False, norm_groups=4)
 CONFIG = TrainConfig(steps=12, batch=8, learning_rate=1e-3, warmup=0, parametrisation="edm")
 CPU = torch.device("cpu")
+needs_accelerate = pytest.mark.skipif(
+    importlib.util.find_spec("accelerate") is None, reason="the extra accelerate is not installed"
+)
 
 
 def images() -> Any:
@@ -76,9 +79,7 @@ def test_accelerate_that_is_not_installed_is_said_in_a_sentence(monkeypatch: pyt
         require_accelerate()
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("accelerate") is None, reason="the extra accelerate is not installed"
-)
+@needs_accelerate
 def test_two_processes_reach_the_weights_of_one(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     checkpoint = tmp_path / "checkpoint"
     write_job(tmp_path / "job", images(), NETWORK, SubVP(), CONFIG, 3, checkpoint)
@@ -114,9 +115,7 @@ def test_a_job_that_fails_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     assert "--nproc-per-node=4" in asked[0]
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("accelerate") is None, reason="the extra accelerate is not installed"
-)
+@needs_accelerate
 def test_a_process_that_stands_alone_is_no_team(tmp_path: Path) -> None:
     """Whatever starts the processes may start fewer; then nothing is trained as if they were all there."""
     write_job(tmp_path / "job", images(), NETWORK, SubVP(), CONFIG, 3, tmp_path / "checkpoint")

@@ -54,8 +54,8 @@ def run_lengths(
         InputError: as ``run_audit``.
     """
     if unit.lender is not None:
-        borrow(unit, unit.config, where)
-    about = unit.subject(unit.config, where)
+        borrow(unit, where)
+    about = unit.subject(where)
     split, injection = about.split, about.injection
     with Run.open(unit.folder, about.settings, grows=grown) as run:
         context = Context(about.config, run, where)

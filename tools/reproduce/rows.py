@@ -58,9 +58,9 @@ class RunRow:
         if not holds(folder, config, target):
             where = replace(place.where, say=_named(unit.name, place.where.say))
             if unit.lender is not None:
-                borrow(unit, config, where)
+                borrow(unit, where)
             if unit.earlier is not None:
-                go_on(unit, config, where)
+                go_on(unit, where)
             run_audit(config, folder, target=target, where=where)
         return unit.name, summary(folder)
 
@@ -97,7 +97,7 @@ def tuned_units(units: Sequence[Unit], size: Size, place: Place) -> tuple[Unit, 
         if not wanted or not (found := _measured(units, place.where)):
             return (*units,)
         note.parent.mkdir(parents=True, exist_ok=True)
-        write(note, json.dumps(found, indent=1).encode())
+        write(note, json.dumps(asdict(found), indent=1).encode())
     elif wanted is False:
         raise ExperimentError(
             f"rows of size {size} in {str(place.runs)!r} began with what was measured for this processor:"
@@ -121,7 +121,7 @@ class _Tuning:
     timings: list[dict[str, object]]
 
 
-def _measured(units: Sequence[Unit], where: Where) -> dict[str, object] | None:
+def _measured(units: Sequence[Unit], where: Where) -> _Tuning | None:
     """What is fastest for the first of the rows whose images can be read; None: those of none can."""
     for unit in units:
         try:
@@ -132,15 +132,15 @@ def _measured(units: Sequence[Unit], where: Where) -> dict[str, object] | None:
         answer = tune(unit.config, shape)
         where.say("tuning", 1, 1, "measurements")
         model, sampling = answer.config.model, answer.config.speed.sampling
-        return {
-            "settings": {
+        return _Tuning(
+            settings={
                 "model": {"training": {"precision": model.training.precision}},
                 "speed": {"sampling": {"precision": sampling.precision}},
             },
-            "threads": answer.threads,
-            "measured_on": unit.name,
-            "timings": [asdict(one) for one in answer.timings],
-        }
+            threads=answer.threads,
+            measured_on=unit.name,
+            timings=[asdict(one) for one in answer.timings],
+        )
     return None
 
 

@@ -47,14 +47,14 @@ class Unit:
         """EXPERIMENT/ROW of the run that is meant: another table may show it under this row's name."""
         return f"{self.folder.parents[1].name}/{self.folder.name}"
 
-    def subject(self, config: AuditConfig, where: Where) -> recipe.Subject:
-        """What the row's run is about; ``config`` are its settings, with the arithmetic that was chosen.
+    def subject(self, where: Where) -> recipe.Subject:
+        """What the row's run is about.
 
         Raises:
             InputError: as ``run_audit``.
         """
         target = self.target(where)
-        about = recipe.subject(config, where, model=None, label=None, target=target, checkpoints=None)
+        about = recipe.subject(self.config, where, model=None, label=None, target=target, checkpoints=None)
         lengths = {"lengths": [*self.lengths]} if self.lengths else {}
         return replace(about, settings=about.settings | lengths)
 
@@ -76,7 +76,7 @@ class Unit:
         return train.sha256.index(self.private)
 
 
-def borrow(unit: Unit, config: AuditConfig, where: Where) -> None:
+def borrow(unit: Unit, where: Where) -> None:
     """Begin the run of ``unit`` with the recognisers of its lender, which are fitted first if they are
     missing.
 
@@ -88,16 +88,16 @@ def borrow(unit: Unit, config: AuditConfig, where: Where) -> None:
     if lender is None:
         raise ValueError(f"{unit.name} fits recognisers of its own")
     for part in ("seed", "fingerprint", "presence", "identity"):
-        if getattr(config, part) != getattr(lender.config, part):
+        if getattr(unit.config, part) != getattr(lender.config, part):
             raise ExperimentError(
                 f"{unit.name} cannot take the recognisers of {lender.name}: their settings differ in {part}"
             )
     if lender.lender is None:
         _fit(lender, where)
     else:
-        borrow(lender, lender.config, where)
+        borrow(lender, where)
     lent = Run.read(lender.folder)
-    about = unit.subject(config, where)
+    about = unit.subject(where)
     with Run.open(unit.folder, about.settings, grows=grown) as run:
         begin(Context(about.config, run, where), about.split, about.injection, None)
         mine, theirs = (_target(one) for one in (run, lent))
@@ -114,7 +114,7 @@ def borrow(unit: Unit, config: AuditConfig, where: Where) -> None:
                 run.note({"recognisers": lender.full_name})
 
 
-def go_on(unit: Unit, config: AuditConfig, where: Where) -> None:
+def go_on(unit: Unit, where: Where) -> None:
     """Begin the run of ``unit`` with the last state of the training that it goes on with, where that was run.
 
     It saves time and nothing else: trained from its first step on, the row has the same weights.
@@ -125,8 +125,8 @@ def go_on(unit: Unit, config: AuditConfig, where: Where) -> None:
     earlier = unit.earlier
     if earlier is None:
         raise ValueError(f"{unit.name} begins a training of its own")
-    mine, theirs = config.model.training, earlier.config.model.training
-    same = replace(config.model, training=replace(mine, steps=theirs.steps)) == earlier.config.model
+    mine, theirs = unit.config.model.training, earlier.config.model.training
+    same = replace(unit.config.model, training=replace(mine, steps=theirs.steps)) == earlier.config.model
     if not same or mine.decay != "none" or mine.steps < theirs.steps:
         raise ExperimentError(
             f"{unit.name} can go on with the training of {earlier.name} only with as many steps or more of"
@@ -137,7 +137,7 @@ def go_on(unit: Unit, config: AuditConfig, where: Where) -> None:
         return
     if not ready.is_file() or not Run.read(earlier.folder).stage("model").done:
         return
-    about = unit.subject(config, where)
+    about = unit.subject(where)
     with Run.open(unit.folder, about.settings, grows=grown) as run:
         # The name comes last: a kill leaves no half of a checkpoint under it.
         shutil.copytree(earlier.folder / state, unit.folder / "begun", dirs_exist_ok=True)
@@ -157,7 +157,7 @@ def _fit(lender: Unit, where: Where) -> None:
         run = Run.read(lender.folder)
         if all(run.stage(note.name).done for note in (PRESENCE, IDENTITY)):
             return
-    about = lender.subject(lender.config, where)
+    about = lender.subject(where)
     with Run.open(lender.folder, about.settings) as run:
         context = Context(about.config, run, where)
         begin(context, about.split, about.injection, None)

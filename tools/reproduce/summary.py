@@ -119,7 +119,8 @@ def search_entry(search: Search) -> Entry:
 def circumstances(run: Run) -> Entry:
     """Where, when and how long: device, versions, seconds by stage, settings."""
     record = cast(Mapping[str, Any], run.record)
-    tuning = tuning_of(run.path.resolve().parents[2], run.path.resolve().parent.name)  # RUNS/NAME/SIZE/ROW
+    of_size = run.path.resolve().parent  # RUNS/NAME/SIZE
+    tuning = tuning_of(of_size.parents[1], of_size.name)
     seconds = {name: stage.get("seconds") for name, stage in record["stages"].items()}
     return {
         "device": record.get("device"),
