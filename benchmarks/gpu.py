@@ -16,6 +16,7 @@ Every number is kept in ``--keep`` as soon as it is measured, and the same comma
 and ten there add up. What fails (a compiler that is missing, memory) is kept as a sentence and is in no best.
 
     python benchmarks/gpu.py --device cuda [--json] [--out FILE]   the paper's size
+    python benchmarks/gpu.py --device cuda --eager                 without compilation, which takes minutes
     python benchmarks/gpu.py --device cpu --quick                  a tiny network: nothing is claimed
     python benchmarks/gpu.py --device cpu --rehearse               the tiny network, compiled too
 
@@ -450,6 +451,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--quick", action="store_true", help="a tiny network, without compiling")
     parser.add_argument("--rehearse", action="store_true", help="the tiny network with everything")
+    parser.add_argument("--eager", action="store_true", help="nothing is compiled: the rest can be measured later")
     parser.add_argument("--keep", type=Path, help="measurements so far; runs/gpu-SIZE-DEVICE.json by default")
     add_output(parser)
     arguments = parser.parse_args()
@@ -460,7 +462,7 @@ def main() -> None:
     size, word = (QUICK, "tiny") if small else (FULL, "paper")
     path = arguments.keep or Path("runs") / f"gpu-{word}-{device.type}.json"
     kept = Kept.open(path, {"device": describe(device), "size": word})
-    for name, task in tasks(size, device, not arguments.quick, kept.measured):
+    for name, task in tasks(size, device, not (arguments.quick or arguments.eager), kept.measured):
         if name not in kept.measured:
             kept.keep(name, measure(name, task))
     report = {

@@ -63,7 +63,7 @@ def nearest(
 
     Args:
         queries: the images asked about, an array (memory-mapped too) or a tensor.
-        reference: the images searched, an array or a tensor on the same device.
+        reference: the images searched, an array or a tensor; compared where the queries are.
         k: how many neighbours.
         same: both are the same set in the same order; an image is not its own neighbour.
         block: most rows of either side that are compared at once; it only bounds memory.
@@ -82,7 +82,8 @@ def nearest(
     if not 1 <= k <= candidates:
         raise ValueError(f"k must lie between 1 and the {candidates} candidates, got {k}")
     step = fits(reference.shape[1:], _VALUES, most=block)
-    centre = _flat(reference[:step]).mean(0)
+    place = queries.device if isinstance(queries, Tensor) else torch.device("cpu")
+    centre = _flat(reference[:step]).to(place).mean(0)
     parts = [
         _of_block(_flat(queries[first : first + step]), reference, centre, k, first if same else None, step)
         for first in range(0, len(queries), step)
@@ -137,7 +138,7 @@ def _of_block(
     best, index = _none(len(q), torch.float32, q.device)
     largest = torch.zeros((), device=q.device)
     for first in range(0, count, step):
-        r = _flat(reference[first : first + step]).float() - centre.float()
+        r = _flat(reference[first : first + step]).to(q.device).float() - centre.float()
         half = r.square().sum(1) / 2
         largest = torch.maximum(largest, half.max())
         best, index = _merged(best, index, torch.addmm(half, q, r.T, alpha=-1), first, own, more)
@@ -164,7 +165,7 @@ def _slow(queries: Tensor, reference: Images, k: int, own: Tensor | None, step: 
     best, index = _none(len(queries), torch.float64, queries.device)
     flat = queries.double()
     for first in range(0, len(reference), step):
-        other = _flat(reference[first : first + step]).double()
+        other = _flat(reference[first : first + step]).to(flat.device).double()
         apart = torch.cdist(flat, other, compute_mode="donot_use_mm_for_euclid_dist")
         places = torch.arange(first, first + len(other), device=flat.device).expand_as(apart)
         if own is not None:
@@ -198,8 +199,8 @@ def _exact(queries: Tensor, reference: Images, index: Tensor) -> Tensor:
     flat = queries.double()
     out = torch.empty(index.shape, dtype=torch.float64, device=flat.device)
     for j in range(index.shape[1]):
-        at = index[:, j]
-        other = _flat(reference[at] if isinstance(reference, Tensor) else reference[at.cpu().numpy()])
+        at = index[:, j].to(reference.device) if isinstance(reference, Tensor) else index[:, j].cpu().numpy()
+        other = _flat(reference[at]).to(flat.device)
         out[:, j] = ((flat - other.double()) / 2).square().mean(1).sqrt()
     return out
 
