@@ -451,7 +451,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--quick", action="store_true", help="a tiny network, without compiling")
     parser.add_argument("--rehearse", action="store_true", help="the tiny network with everything")
-    parser.add_argument("--eager", action="store_true", help="nothing is compiled: the rest can be measured later")
+    parser.add_argument("--eager", action="store_true", help="compile nothing; that can be measured later")
     parser.add_argument("--keep", type=Path, help="measurements so far; runs/gpu-SIZE-DEVICE.json by default")
     add_output(parser)
     arguments = parser.parse_args()

@@ -1,6 +1,6 @@
-"""A device that is not the processor, for machines that have none: tensors on "cuda" that may not meet others.
+"""A second device, for machines that have none: tensors on "cuda" that may not meet those of the processor.
 
-Inside ``Elsewhere`` whatever is asked for on "cuda" is computed on the processor and marked as ``Far``. As on a
+Inside ``elsewhere`` what is asked for on "cuda" is computed on the processor and marked as ``Far``. As on a
 GPU, an operation on a marked and an unmarked tensor is refused, unless one of them is a single number, and so
 are ``numpy()`` of a marked one and a marked index into an unmarked one. Autocast to "cuda" does nothing.
 """
@@ -19,8 +19,8 @@ from torch.utils._pytree import tree_map
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 
-MAY_MIX = {"copy_", "__setitem__", "backward", "requires_grad_", "_backward_hooks", "__set__"}
-"""What copies from one device to the other, or is no operation on values."""
+MAY_MIX = {"copy_", "__setitem__", "__set__"}
+"""What copies from one device to the other."""
 
 
 class Far(Tensor):
@@ -34,7 +34,9 @@ def _cuda(value: object) -> bool:
 
 
 def _cpu(value: object) -> bool:
-    return (isinstance(value, torch.device) and value.type == "cpu") or (isinstance(value, str) and value == "cpu")
+    if isinstance(value, torch.device):
+        return value.type == "cpu"
+    return isinstance(value, str) and value == "cpu"
 
 
 def _values(given: Iterable[Any]) -> Iterator[Any]:
@@ -110,7 +112,7 @@ class Elsewhere(TorchFunctionMode):
             if name == "__deepcopy__" and marked:
                 return self._copied(args[0], args[1])
             if name in ("numpy", "__array__") and marked:
-                raise TypeError("can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu()")
+                raise TypeError("a tensor on cuda:0 has no NumPy array; use Tensor.cpu() first")
             to_cuda = name == "cuda" or any(_cuda(one) for one in flat)
             to_cpu = name == "cpu" or any(_cpu(one) for one in flat)
             if name in ("to", "type_as") and len(tensors) == 2:  # x.to(other)
@@ -124,11 +126,9 @@ class Elsewhere(TorchFunctionMode):
             if name == "__set__":
                 return out
             stays = bool(marked) and not to_cpu
-            kept = {id(one) for one in tensors}
+            kept = {id(one) for one in marked}
             if not (stays or to_cuda):
                 return tree_map(_near, out) if to_cpu else out
-            if name in ("to", "contiguous") and to_cuda and not marked:
-                return _far(out) if type(out) is Tensor else out.detach().as_subclass(Far)
             return tree_map(lambda one: one if id(one) in kept else _far(one), out)
 
     @staticmethod
@@ -147,15 +147,13 @@ class Elsewhere(TorchFunctionMode):
             return
         alone = [one for one in tensors if not isinstance(one, Far) and one.dim() > 0]
         if alone:
-            raise RuntimeError(
-                f"Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cpu! ({name})"
-            )
+            raise RuntimeError(f"{name}: expected all tensors to be on the same device, found cuda:0 and cpu")
 
 
 @contextmanager
 def elsewhere(patch: pytest.MonkeyPatch) -> Generator[None]:
     """There is a device "cuda", and what asks torch about it is told so."""
-    autocast = torch.autocast
+    near = torch.autocast
     patch.setattr(torch.cuda, "is_available", lambda: True)
     patch.setattr(torch.cuda, "device_count", lambda: 1)
     patch.setattr(torch.cuda, "synchronize", lambda *_: None)
@@ -163,7 +161,7 @@ def elsewhere(patch: pytest.MonkeyPatch) -> Generator[None]:
     patch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     patch.setattr(torch.cuda, "get_device_name", lambda *_: "a device that is not there")
     patch.setattr(torch.cuda, "mem_get_info", lambda *_: (2**34, 2**34))
-    patch.setattr(torch, "autocast", lambda kind, **how: nullcontext() if kind == "cuda" else autocast(kind, **how))
+    patch.setattr(torch, "autocast", lambda on, **how: nullcontext() if on == "cuda" else near(on, **how))
     patch.setattr(nn.Module, "to", _moved(nn.Module.to))
     with Elsewhere():
         yield
