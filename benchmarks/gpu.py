@@ -20,7 +20,7 @@ and ten there add up. What fails (a compiler that is missing, memory) is kept as
     python benchmarks/gpu.py --device cpu --quick                  a tiny network: nothing is claimed
     python benchmarks/gpu.py --device cpu --rehearse               the tiny network, compiled too
 
-Not run on a GPU yet: the machines that this was written on have none.
+Begun on an H200 (benchmarks/results/gpu.json): 38 seconds were left, which were enough for plain float32.
 """
 
 from __future__ import annotations

@@ -82,7 +82,7 @@ def test_accelerate_that_is_not_installed_is_said_in_a_sentence(monkeypatch: pyt
 @needs_accelerate
 def test_two_processes_reach_the_weights_of_one(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     checkpoint = tmp_path / "checkpoint"
-    write_job(tmp_path / "job", images(), NETWORK, SubVP(), CONFIG, 3, checkpoint)
+    write_job(tmp_path / "job", images(), NETWORK, SubVP(), CONFIG, 3, checkpoint, 2)
     launch(tmp_path / "job", 2, CPU)
     said = capfd.readouterr()
     assert "training on 2 processes" in said.out + said.err  # accelerate's launcher starts one on a CPU
@@ -115,20 +115,34 @@ def test_a_job_that_fails_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     assert "--nproc-per-node=4" in asked[0]
 
 
-@needs_accelerate
-def test_a_process_that_stands_alone_is_no_team(tmp_path: Path) -> None:
-    """Whatever starts the processes may start fewer; then nothing is trained as if they were all there."""
-    write_job(tmp_path / "job", images(), NETWORK, SubVP(), CONFIG, 3, tmp_path / "checkpoint")
-    theirs, ours = os.pipe()  # it ends when the other end is closed
-    ended = subprocess.run(
-        [sys.executable, "-m", "latentprint.together", str(tmp_path / "job")],
-        env={**os.environ, "LATENTPRINT_PROCESSES": "2", "ACCELERATE_USE_CPU": "true"},
-        stdin=theirs,
+def started(job: Path, *launcher: str) -> subprocess.CompletedProcess[str]:
+    """The job, as somebody starts it on a cluster."""
+    return subprocess.run(
+        [sys.executable, "-m", *launcher, "latentprint.together", str(job)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         check=False,
     )
-    os.close(theirs)
-    os.close(ours)
-    assert ended.returncode == 1 and "2 processes were started, and this one sees 1" in ended.stderr
+
+
+@needs_accelerate
+def test_a_process_that_stands_alone_is_no_team(tmp_path: Path) -> None:
+    """Whatever starts the processes may start fewer; then nothing is trained as if they were all there."""
+    write_job(tmp_path / "job", images(), NETWORK, SubVP(), CONFIG, 3, tmp_path / "checkpoint", 2)
+    ended = started(tmp_path / "job")
+    assert ended.returncode == 1 and "this job is for 2 processes, and this one is of 1" in ended.stderr
     assert not (tmp_path / "checkpoint").exists()
+
+
+@needs_accelerate
+def test_the_command_for_a_cluster_trains_in_all_its_processes(tmp_path: Path) -> None:
+    write_job(tmp_path / "job", images(), NETWORK, SubVP(), CONFIG, 3, tmp_path / "checkpoint", 2)
+    said = together.start_with(tmp_path / "job", 2)
+    assert f"torchrun --nproc-per-node 2 -m latentprint.together {tmp_path / 'job'}" in said
+    # torchrun is this module's name in a shell.
+    ended = started(tmp_path / "job", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m")
+    assert ended.returncode == 0, ended.stderr
+    found = committed(tmp_path / "checkpoint")
+    assert found is not None and found[1]["step"] == CONFIG.steps
+    assert "training on 2 processes" in ended.stderr + ended.stdout

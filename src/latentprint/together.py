@@ -11,7 +11,7 @@ The checkpoint is the interface. The audit writes a job, whose images stay in me
 on it with ``torch.distributed.run``. It then continues their checkpoint, which is at the last step. On a
 cluster a person starts them, on a job that includes its images (`ELSEWHERE`, docs/scale.md):
 
-    accelerate launch --num_processes R -m latentprint.together JOB
+    torchrun --nproc-per-node R -m latentprint.together JOB
 
 Source: Li et al. 2020, "PyTorch Distributed", VLDB (averaged gradients); accelerate, huggingface.co.
 """
@@ -51,8 +51,8 @@ SETTINGS, IMAGES = "job.json", "images.safetensors"
 ELSEWHERE = "LATENTPRINT_WRITE_JOB"
 """The environment variable that makes an audit write the job, with its images, for other machines."""
 
-_STARTED = "LATENTPRINT_PROCESSES"
-"""How many processes an audit started: they end with it, and each checks that it is one of as many."""
+_ENDS_WITH_PARENT = "LATENTPRINT_ENDS_WITH_PARENT"
+"""The environment variable of processes that an audit started: they end when it does."""
 
 
 class TogetherError(InputError):
@@ -113,8 +113,9 @@ def write_job(
     config: TrainConfig,
     seed: int,
     checkpoint: Path,
+    processes: int,
 ) -> None:
-    """Everything that the processes need, as JSON and safetensors.
+    """Everything that the processes need, as JSON and safetensors, and how many they are.
 
     ``images`` (n, C, H, W) become a file of the folder; a path names a file that holds them already.
     """
@@ -128,6 +129,7 @@ def write_job(
         "training": plain(config),
         "seed": seed,
         "checkpoint": str(checkpoint.resolve()),
+        "processes": processes,
     }
     write(folder / SETTINGS, (json.dumps(values, indent=2) + "\n").encode())
 
@@ -135,7 +137,7 @@ def write_job(
 def start_with(folder: Path, processes: int) -> str:
     """Instructions for a person who starts the processes on a cluster."""
     return (
-        f"start `accelerate launch --num_processes {processes} -m latentprint.together {folder}` there, then"
+        f"start `torchrun --nproc-per-node {processes} -m latentprint.together {folder}` there, then"
         f" repeat the command without {ELSEWHERE}: it continues the checkpoint and removes the job"
     )
 
@@ -155,7 +157,7 @@ def launch(folder: Path, processes: int, device: torch.device) -> None:
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
         "PYTHONSAFEPATH": "1",  # modules of the current folder are not ours
         "ACCELERATE_USE_CPU": str(device.type != "cuda").lower(),
-        _STARTED: str(processes),
+        _ENDS_WITH_PARENT: "1",
     }
     theirs, ours = os.pipe()
     try:
@@ -215,16 +217,20 @@ def work(folder: Path) -> None:
     Raises:
         InputError: the job cannot be read, or training cannot go on.
     """
-    if _STARTED in os.environ:
+    if _ENDS_WITH_PARENT in os.environ:
         _end_with_parent()
     require_accelerate()
     from accelerate import Accelerator
 
     values = read_json(folder / SETTINGS)
-    accelerator = Accelerator()
+    # Without a GPU accelerate takes several processes for one, unless it is told that they are on the CPU.
+    accelerator = Accelerator(cpu=not torch.cuda.is_available())
     team, device = Processes(accelerator), accelerator.device
-    if team.size != int(os.environ.get(_STARTED, team.size)):
-        raise TogetherError(f"{os.environ[_STARTED]} processes were started, and this one sees {team.size}")
+    if team.size != (wanted := int(values["processes"])):
+        raise TogetherError(
+            f"this job is for {wanted} processes, and this one is of {team.size}: start {wanted} of them with"
+            " torchrun (`accelerate launch` starts one where there is no GPU), or write the job again"
+        )
     config, streams = read(TrainConfig, values["training"]), Streams(int(values["seed"]))
     pixels = unpack(folder / values["images"])["images"].numpy()
     shape = tuple(pixels.shape[2:])
@@ -240,9 +246,9 @@ def work(folder: Path) -> None:
 
 
 def main() -> None:
-    """``python -m latentprint.together JOB``, started by ``accelerate launch``."""
+    """``python -m latentprint.together JOB``, started by ``torchrun``."""
     if len(sys.argv) != 2:
-        raise SystemExit("usage: accelerate launch --num_processes R -m latentprint.together JOB")
+        raise SystemExit("usage: torchrun --nproc-per-node R -m latentprint.together JOB")
     try:
         work(Path(sys.argv[1]))
     except (TrainingError, InputError) as error:

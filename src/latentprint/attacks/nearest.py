@@ -199,8 +199,8 @@ def _exact(queries: Tensor, reference: Images, index: Tensor) -> Tensor:
     flat = queries.double()
     out = torch.empty(index.shape, dtype=torch.float64, device=flat.device)
     for j in range(index.shape[1]):
-        at = index[:, j].to(reference.device) if isinstance(reference, Tensor) else index[:, j].cpu().numpy()
-        other = _flat(reference[at]).to(flat.device)
+        at = index[:, j].cpu()
+        other = _flat(reference[at] if isinstance(reference, Tensor) else reference[at.numpy()]).to(flat.device)
         out[:, j] = ((flat - other.double()) / 2).square().mean(1).sqrt()
     return out
 

@@ -174,14 +174,15 @@ def score_model(context: Context, name: str, pixels: Pixels, heldout: Pixels) ->
             if context.where.processes > 1:
                 # The other processes leave a checkpoint at the last step, from which the code below
                 # continues.
-                job = context.run.path / "jobs" / name
-                rest = (settings.network, schedule, settings.training, context.streams.seed, checkpoint)
+                job, processes = context.run.path / "jobs" / name, context.where.processes
+                how = (settings.network, schedule, settings.training)
+                rest = (*how, context.streams.seed, checkpoint, processes)
                 if ELSEWHERE in os.environ:
                     write_job(job, pixels, *rest)
-                    raise TogetherError(f"the job is written; {start_with(job, context.where.processes)}")
+                    raise TogetherError(f"the job is written; {start_with(job, processes)}")
                 with in_memory(packed(pixels)) as shared:
                     write_job(job, shared, *rest)
-                    launch(job, context.where.processes, context.device)
+                    launch(job, processes, context.device)
                 shutil.rmtree(job, ignore_errors=True)
             states = train(
                 pixels,
