@@ -200,7 +200,8 @@ def _exact(queries: Tensor, reference: Images, index: Tensor) -> Tensor:
     out = torch.empty(index.shape, dtype=torch.float64, device=flat.device)
     for j in range(index.shape[1]):
         at = index[:, j].cpu()
-        other = _flat(reference[at] if isinstance(reference, Tensor) else reference[at.numpy()]).to(flat.device)
+        taken = reference[at] if isinstance(reference, Tensor) else reference[at.numpy()]
+        other = _flat(taken).to(flat.device)
         out[:, j] = ((flat - other.double()) / 2).square().mean(1).sqrt()
     return out
 
