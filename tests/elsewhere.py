@@ -55,9 +55,7 @@ def _near(value: Any) -> Any:
 
 
 def _far(value: Any) -> Any:
-    if type(value) is not Tensor:
-        return value
-    return value.as_subclass(Far)
+    return value.as_subclass(Far) if type(value) is Tensor else value
 
 
 def _parameter(one: Tensor) -> Tensor:
