@@ -198,8 +198,9 @@ def _exact(queries: Tensor, reference: Images, index: Tensor) -> Tensor:
     """Distances (n, k) of each query to the reference images ``index`` (n, k), from their differences."""
     flat = queries.double()
     out = torch.empty(index.shape, dtype=torch.float64, device=flat.device)
+    places = index.cpu()  # once: on a GPU each copy waits for what was asked of it before
     for j in range(index.shape[1]):
-        at = index[:, j].cpu()
+        at = places[:, j]
         taken = reference[at] if isinstance(reference, Tensor) else reference[at.numpy()]
         other = _flat(taken).to(flat.device)
         out[:, j] = ((flat - other.double()) / 2).square().mean(1).sqrt()

@@ -175,8 +175,8 @@ def score_model(context: Context, name: str, pixels: Pixels, heldout: Pixels) ->
                 # The other processes leave a checkpoint at the last step, from which the code below
                 # continues.
                 job, processes = context.run.path / "jobs" / name, context.where.processes
-                how = (settings.network, schedule, settings.training)
-                rest = (*how, context.streams.seed, checkpoint, processes)
+                seed = context.streams.seed
+                rest = (settings.network, schedule, settings.training, seed, checkpoint, processes)
                 if ELSEWHERE in os.environ:
                     write_job(job, pixels, *rest)
                     raise TogetherError(f"the job is written; {start_with(job, processes)}")
