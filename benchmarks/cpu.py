@@ -15,21 +15,29 @@ that of the costliest convolution of the U-Net, forward and backward, and ``shar
 whole training step reaches. Where a convolution is at the ceiling, only fewer operations are faster. On a
 machine that others use too, --cpu-time compares processor seconds on one thread.
 
---variants adds what else torch offers, each beside plain bfloat16: images with their channels last, and the
-network compiled (Inductor; needs a C++ compiler, and minutes).
+--variants adds what else torch offers, each beside the arithmetic chosen: images with their channels last,
+and the network compiled (Inductor; needs a C++ compiler, and minutes).
 
-    python benchmarks/cpu.py [--quick] [--variants] [--json] [--out FILE] [--threads N] [--cpu-time]
+--processes adds whole trainings, started as --processes of an audit starts them (extra accelerate): one
+process of N threads beside N processes of one thread, taking turns. A short training is subtracted from a
+long one, and with it the start of the processes.
+
+    python benchmarks/cpu.py [--quick] [--variants] [--processes] [--threads N] [--cpu-time]
+                             [--json] [--out FILE]
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -43,6 +51,7 @@ from latentprint.networks import build_unet
 from latentprint.networks.speed import Evaluation, Speed, for_evaluation
 from latentprint.sampler import trajectories
 from latentprint.streams import Streams
+from latentprint.together import launch, write_job
 
 sys.path.append(str(Path(__file__).parents[1]))  # tools/ stands beside benchmarks/
 
@@ -90,7 +99,7 @@ def answers(precision: Precision, rows: int) -> Callable[[], object]:
     return run
 
 
-def product(precision: Precision, side: int) -> Callable[[], object]:
+def matrices(precision: Precision, side: int) -> Callable[[], object]:
     """A matrix product: what the processor can do at best."""
     kind = torch.float32 if precision == "float32" else torch.bfloat16
     a = Streams(0).noise("a", [0], 0, (side, side))[0].to(kind)
@@ -132,7 +141,7 @@ def compare(quick: bool, clock: Callable[[], float]) -> dict[str, Any]:
         work["sample", one] = walk(one, rows, steps, True)
         work["search", one] = walk(one, rows, steps, False)
         work["detectors", one] = answers(one, rows)
-        work["ceiling", one] = product(one, side)
+        work["ceiling", one] = matrices(one, side)
         work["convolution", one] = convolution(one, batch)
     with FlopCounterMode(display=False) as counted:
         work["train", "float32"]()
@@ -162,8 +171,11 @@ def ratios(gains: Mapping[str, float]) -> dict[str, Any]:
     }
 
 
-def variants(quick: bool, clock: Callable[[], float]) -> dict[str, dict[str, float]]:
-    """How many times faster than plain bfloat16 a training step and a pass of the sampler are."""
+def variants(
+    quick: bool, clock: Callable[[], float], chosen: Mapping[str, Precision]
+) -> dict[str, dict[str, float]]:
+    """How many times faster than plain, in the arithmetic chosen, a training step and a pass of the sampler
+    are."""
     batch, rows, rounds = (16, 16, 2) if quick else (64, 128, 5)
     asked = {"plain": Speed(), "channels_last": Speed(channels_last=True), "compile": Speed(compile=True)}
     work: dict[tuple[str, str], Callable[[], object]] = {}
@@ -175,14 +187,43 @@ def variants(quick: bool, clock: Callable[[], float]) -> dict[str, dict[str, flo
             model=replace(CONFIG.model, training=training),
             speed=replace(CONFIG.speed, sampling=sampling),
         )
-        work["train", name] = step_of(config, SHAPE, "bfloat16", batch)
-        work["pass", name] = pass_of(config, SHAPE, "bfloat16", rows)
+        work["train", name] = step_of(config, SHAPE, chosen["train"], batch)
+        work["pass", name] = pass_of(config, SHAPE, chosen["sample"], rows)
     took = medians(work, rounds, clock)
     return {
         name: {part: took[part, "plain"] / took[part, name] for part in ("train", "pass")}
         for name in asked
         if name != "plain"
     }
+
+
+def divided(quick: bool, threads: int, precision: Precision) -> dict[str, float]:
+    """Training steps a second of one process of ``threads`` threads and of that many of one thread."""
+    batch, few, many, rounds = (16, 2, 50, 1) if quick else (64, 10, 110, 3)
+    images = Streams(1).noise("images", range(4 * batch), 0, SHAPE).clamp(-1, 1).numpy()
+    settings = CONFIG.model
+    taken: dict[int, list[float]] = {1: [], threads: []}
+
+    def seconds(processes: int, steps: int) -> float:
+        training = replace(settings.training, batch=batch, steps=steps, precision=precision)
+        with TemporaryDirectory() as folder:
+            job, state, schedule = Path(folder, "job"), Path(folder, "state"), settings.schedule()
+            write_job(job, images, settings.network, schedule, training, 0, state, processes)
+            begun = time.perf_counter()
+            launch(job, processes, torch.device("cpu"))
+            return time.perf_counter() - begun
+
+    before = os.environ.get("OMP_NUM_THREADS")
+    try:
+        for _, processes in product(range(rounds), taken):
+            os.environ["OMP_NUM_THREADS"] = str(threads // processes)
+            start = seconds(processes, few)
+            taken[processes].append((many - few) / (seconds(processes, many) - start))
+    finally:
+        os.environ.pop("OMP_NUM_THREADS")
+        if before is not None:
+            os.environ["OMP_NUM_THREADS"] = before
+    return {f"{n} x {threads // n}": statistics.median(rates) for n, rates in taken.items()}
 
 
 def main() -> None:
@@ -192,6 +233,7 @@ def main() -> None:
     )
     parser.add_argument("--quick", action="store_true", help="small batches, four sampler steps")
     parser.add_argument("--variants", action="store_true", help="channels last, and compiled")
+    parser.add_argument("--processes", action="store_true", help="one process of N threads or N of one")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--cpu-time", action="store_true", help="processor seconds, on one thread")
     add_output(parser)
@@ -200,7 +242,11 @@ def main() -> None:
     clock = time.process_time if arguments.cpu_time else time.perf_counter
     found = compare(arguments.quick, clock)
     if arguments.variants:
-        found["variants"] = variants(arguments.quick, clock)
+        found["variants"] = variants(arguments.quick, clock, found["chosen"])
+    if arguments.processes:
+        found["steps_per_second_of_processes_x_threads"] = divided(
+            arguments.quick, arguments.threads, found["chosen"]["train"]
+        )
     tell({**found, "clock": "processor" if arguments.cpu_time else "wall", **record()}, arguments)
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import sys
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
@@ -81,7 +83,7 @@ def test_a_ratio_of_the_processors_benchmark_is_that_of_what_is_chosen(
     assert set(slow["chosen"].values()) == {"float32"}
 
 
-def test_variants_of_the_processors_benchmark_stand_beside_plain_bfloat16(
+def test_variants_of_the_processors_benchmark_stand_beside_what_is_chosen(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A layout changes no number beyond rounding; what is said is how many times faster it is."""
@@ -91,6 +93,40 @@ def test_variants_of_the_processors_benchmark_stand_beside_plain_bfloat16(
     # The compiler is asked for once, and here it hands the network back.
     asked: list[bool] = []
     monkeypatch.setattr(torch, "compile", lambda network, **_: asked.append(True) or network)
-    found = cpu.variants(True, lambda: float(next(ticks)))
+    precisions: list[str] = []
+    for part in ("step_of", "pass_of"):
+        monkeypatch.setattr(cpu, part, _noting(getattr(cpu, part), precisions))
+    found = cpu.variants(True, lambda: float(next(ticks)), {"train": "bfloat16", "sample": "float32"})
+    assert precisions == ["bfloat16", "float32"] * 3
     assert found == {name: {"train": 1.0, "pass": 1.0} for name in ("channels_last", "compile")}
     assert asked
+
+
+def _noting(part: Callable[..., object], precisions: list[str]) -> Callable[..., object]:
+    def asked(config: object, shape: object, precision: str, rows: int) -> object:
+        precisions.append(precision)
+        return part(config, shape, precision, rows)
+
+    return asked
+
+
+def test_the_processors_benchmark_trains_in_one_process_and_in_several_by_turns(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The start, the same 5 seconds for all here, is not in a rate."""
+    monkeypatch.syspath_prepend(FOLDER)
+    cpu = import_module("cpu")
+    now, turns = [0.0], list[tuple[int, str]]()
+    rate = {1: 2.0, 2: 3.0}
+
+    def launch(job: Path, processes: int, device: torch.device) -> None:
+        steps = json.loads((job / "job.json").read_text(encoding="utf-8"))["training"]["steps"]
+        turns.append((processes, os.environ["OMP_NUM_THREADS"]))
+        now[0] += 5 + steps / rate[processes]
+
+    monkeypatch.setattr(cpu, "launch", launch)
+    monkeypatch.setattr(cpu.time, "perf_counter", lambda: now[0])
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    assert cpu.divided(False, 2, "float32") == {"1 x 2": pytest.approx(2.0), "2 x 1": pytest.approx(3.0)}
+    assert turns == [(1, "2"), (1, "2"), (2, "1"), (2, "1")] * 3
+    assert os.environ["OMP_NUM_THREADS"] == "7"
