@@ -58,6 +58,8 @@ def theirs(
     return x, noises
 
 
+ZERO_SNR = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
+
 DISCRETE: list[tuple[str, dict[str, Any], int]] = [
     ("DDPMScheduler", {}, 100),
     ("DDPMScheduler", {"variance_type": "fixed_large", "prediction_type": "v_prediction"}, 50),
@@ -75,6 +77,15 @@ DISCRETE: list[tuple[str, dict[str, Any], int]] = [
         "EulerAncestralDiscreteScheduler",
         {"timestep_spacing": "trailing", "prediction_type": "v_prediction"},
         10,
+    ),
+    *(
+        (
+            name,
+            ZERO_SNR | {"beta_schedule": "scaled_linear", "timestep_spacing": spacing},
+            10,
+        )
+        for name in ("EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler")
+        for spacing in ("trailing", "linspace")
     ),
     ("HeunDiscreteScheduler", {"timestep_spacing": "trailing"}, 10),
     ("HeunDiscreteScheduler", {"timestep_spacing": "trailing", "prediction_type": "v_prediction"}, 10),
@@ -106,6 +117,23 @@ def test_own_sampler_is_the_librarys(tmp_path: Path, name: str, settings: dict[s
         found = found.clamp(-1, 1)  # as every image is before it is looked at
     assert opened.own is not None and opened.own.sampler.describe()["of"] == name
     assert float((found - expected).abs().max()) < 1e-4 * max(1.0, float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("name", ["EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler"])
+@pytest.mark.parametrize("prediction", ["v_prediction", "epsilon"])
+def test_a_last_level_that_does_not_fall_is_near_and_its_noise_is_whole(
+    tmp_path: Path, name: str, prediction: str
+) -> None:
+    """In place of zero SNR the scheduler has 2^-24, above the level before it; x_T is noise of std 1."""
+    settings = ZERO_SNR | {"timestep_spacing": "trailing", "prediction_type": prediction}
+    scheduler = scheduler_of(name, **settings)
+    assert scheduler.alphas_cumprod[-1] > scheduler.alphas_cumprod[-2]
+    own = open_model(saved(tmp_path, unet(), scheduler), asked=Asked(steps=10)).own
+    assert own is not None and not own.exact
+    scheduler.set_timesteps(10)
+    x = seeded(7, 3, 1, 8, 8) * scheduler.init_noise_sigma
+    seen = scheduler.scale_model_input(x, scheduler.timesteps[0])
+    assert torch.allclose(own.denoiser.schedule.prior_std * seeded(7, 3, 1, 8, 8), seen, rtol=1e-5)
 
 
 @pytest.mark.parametrize("steps", [1, 3])

@@ -20,6 +20,7 @@ Equality with diffusers on the same noise is tested for each (tests/test_own_sam
 from __future__ import annotations
 
 import inspect
+import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -136,7 +137,8 @@ def own_sampler(
         return other
     asked = [float(k) for k in scheduler.timesteps]
     if isinstance(schedule, DiscreteSchedule):
-        exact = exact and all(k == round(k) for k in asked)
+        schedule, same = _topped(schedule, config, scheduler, asked[0])
+        exact = exact and same and all(k == round(k) for k in asked)
         last = _end(name, config, asked)
         if name in ("DDIMScheduler", "DDPMParallelScheduler", "DDIMParallelScheduler"):
             stride = len(schedule.alphas_cumprod) // count
@@ -263,11 +265,34 @@ def _end(name: str, config: Mapping[str, object], timesteps: list[float]) -> flo
     return None
 
 
+def _topped(
+    schedule: DiscreteSchedule, config: Mapping[str, object], scheduler: Any, first: float
+) -> tuple[DiscreteSchedule, bool]:
+    """(the schedule with the scheduler's own last level, whether sampling begins at that).
+
+    At zero SNR a scheduler in sigma puts a level above 0, which need not fall below the one before it.
+    """
+    if first >= schedule.timesteps:  # a model of epsilon, whose schedule begins below zero SNR
+        return schedule, False
+    *levels, _ = schedule.alphas_cumprod
+    zero = config.get("rescale_betas_zero_snr") and first == schedule.timesteps - 1
+    if not zero or not hasattr(scheduler, "sigmas"):
+        return schedule, True
+    last = 1 / (float(scheduler.sigmas[0]) ** 2 + 1)
+    if last >= levels[-1]:
+        return schedule, False
+    return replace(schedule, alphas_cumprod=(*levels, last)), True
+
+
 def _from(schedule: Any, top: float, scheduler: Any) -> Any:
-    """The schedule that begins at ``top``, with x_T as the scheduler draws it (its x is ours / alpha)."""
+    """The schedule that begins at ``top``, with x_T as the scheduler draws it.
+
+    A scheduler in sigma works on x / alpha. Its alpha is 1 / sqrt(sigma^2 + 1) of its own first sigma: at
+    zero SNR it keeps another last level than we do, so ours must not be mixed with its x_T.
+    """
     if isinstance(schedule, DiscreteSchedule):
         scale = float(scheduler.init_noise_sigma)
-        prior = 1.0 if scale == 1.0 else scale * float(schedule.alpha(top))
+        prior = 1.0 if scale == 1.0 else scale / math.hypot(float(scheduler.sigmas[0]), 1.0)
         return replace(schedule, top=top, prior_std=prior)
     if isinstance(schedule, Cosine):
         return replace(schedule, start=top, prior_std=float(schedule.sigma(top)))
