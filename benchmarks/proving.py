@@ -88,7 +88,7 @@ def subject(g: Ground, case: Case) -> Subject:
     sampler, i = SAMPLERS[case.sampler], case.image
     return Subject(
         push=SamplerPushforward(g.model, sampler, g.shape),
-        sampler=sampler.describe(),
+        sampler=sampler,
         inside=g.inside(i),
         score=g.score(i),
         target=g.images[i],

@@ -142,6 +142,43 @@ def test_what_a_network_turns_to_late_is_still_counted():
     assert found.high > low
 
 
+@pytest.mark.parametrize("end", [0.05, 0.3])
+def test_a_grid_that_ends_early_is_denoised_where_it_ends(end: float):
+    """The grid of a scheduler with few steps ends far above the schedule's end; counting denoises there."""
+    some = images(5, 3)
+    model = Mixture(some, 0.3, VP())
+    at = tuple(torch.linspace(1.0, end, 15, dtype=torch.float64).tolist())
+    sampler = Sampler(Ancestral(), len(at) - 1, at=at, of="DDPMScheduler")
+    inside = within(some[0], 0.45)
+    push, g = SamplerPushforward(model, sampler, (1, 3, 3)), torch.Generator().manual_seed(0)
+    n = 40_000
+    hits = int(inside(push(torch.randn(n, push.latent, generator=g, dtype=torch.float64))).sum())
+    low, high = scipy_stats.binomtest(hits, n).proportion_ci(0.999)
+    found = path(model, sampler, some[0], inside, seed=1, others=some[1:], level=0.999, config=QUICK)
+    assert found.reliable, found.diagnostic
+    assert found.low is not None and found.high is not None
+    assert found.low < high and found.high > low
+    assert 0.1 < n * float(found.rate or 0) / hits < 10
+
+
+def test_a_step_that_clips_is_declined_whatever_it_clips_to():
+    @dataclass(frozen=True)
+    class Bounded(Ancestral):
+        """A step that clips and does not say so: up to its bound it is linear."""
+
+        bound: float = 30.0
+
+        def __call__(self, denoiser: Any, state: Any, s: Any, noise: Any, /) -> Any:
+            return replace(Ancestral(), clip=self.bound)(denoiser, state, s, noise)
+
+    some = images(9)
+    for step in (Ancestral(clip=1.0), Ancestral(clip=1e6), Bounded()):
+        sampler = Sampler(step, 6)
+        found = path(Memorised(some, VP()), sampler, some[0], within(some[0], 0.3), seed=0, others=some[1:])
+        assert not found.reliable and found.network_evaluations == 0
+        assert "linear in" in found.diagnostic and "splitting can answer" in found.diagnostic
+
+
 def led(model: Memorised, batch: int = 7) -> tuple[Led, Proposals]:
     sampler = Sampler(Ancestral(), 6)
     steps = transitions(sampler, model.schedule)

@@ -42,7 +42,7 @@ def alike(shape: tuple[int, ...], estimator: str, count: int = 6) -> Case:
     push = calibrate.SamplerPushforward(model, sampler, shape)
     about = Subject(
         push,
-        sampler.describe(),
+        sampler,
         calibrate.within(images[0], near),
         calibrate.distance(images[0]),
         images[0],

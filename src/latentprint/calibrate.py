@@ -269,7 +269,7 @@ def _sampled(
     others: Tensor | None = None,
 ) -> Case:
     push = SamplerPushforward(model, sampler, tuple(target.shape))
-    return Case(name, q, Subject(push, sampler.describe(), inside, distance(target), target, model, others))
+    return Case(name, q, Subject(push, sampler, inside, distance(target), target, model, others))
 
 
 def _shape(shape: Shape) -> str:
@@ -299,7 +299,7 @@ def estimate(case: Case, estimator: str, seed: int, *, samples: int) -> Rate:
     """
     if estimator == COUNT:
         probe = _PriorProbe(case, Streams(seed))
-        return monte_carlo(probe, 1.0, samples, sampler=case.subject.sampler, level=LEVEL, batch=2048)
+        return monte_carlo(probe, 1.0, samples, sampler=case.subject.described, level=LEVEL, batch=2048)
     return _TABLE[estimator].estimate(
         case.subject, Effort(relative=0.2, most=300_000, seed=seed, level=LEVEL)
     )

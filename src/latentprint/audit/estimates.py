@@ -37,7 +37,7 @@ def estimates(context: Context, audited: Audited, others: Pixels) -> None:
         latent = context.codec.encode(target[None])[0]  # x_p in the model's own space
         subject = Subject(
             push=SamplerPushforward(model, context.sampler, tuple(latent.shape), context.codec),
-            sampler=context.sampler.describe(),
+            sampler=context.sampler,
             inside=omega(audited.detectors),
             score=lambda images: mse(images.clamp(-1, 1), target),
             target=latent,

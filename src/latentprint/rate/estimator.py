@@ -10,6 +10,7 @@ from torch import Tensor
 from latentprint.denoiser import Codec, Denoiser, IdentityCodec
 from latentprint.rate.levels import Inside, Pushforward, Score
 from latentprint.rate.result import Rate
+from latentprint.sampler.sampler import Sampler
 
 Progress = Callable[[int, int], object]
 """Samples done, and how many are expected in all, as far as known."""
@@ -35,7 +36,9 @@ class Subject:
     """What q is about: a sampler, an image and its region.
 
     Attributes:
-        push: the sampler as a map of its noise. sampler: its description.
+        push: the sampler as a map of its noise.
+        sampler: itself, or its description if it has no steps of ours. A description alone does not say at
+            which times a model's own sampler steps.
         inside: decoded images -> whether they lie in Omega. score: falls towards Omega.
         target: x_p in the model's own space.
         model: the denoiser, if there is one; estimators that need it refuse without.
@@ -44,7 +47,7 @@ class Subject:
     """
 
     push: Pushforward
-    sampler: Mapping[str, object]
+    sampler: Sampler | Mapping[str, object]
     inside: Inside
     score: Score
     target: Tensor
@@ -52,6 +55,21 @@ class Subject:
     others: Tensor | None = None
     codec: Codec = IdentityCodec()  # noqa: RUF009 (frozen and stateless)
     device: torch.device | str = "cpu"
+
+    @property
+    def described(self) -> Mapping[str, object]:
+        """The sampler as results name it."""
+        return self.sampler.describe() if isinstance(self.sampler, Sampler) else self.sampler
+
+    def walked(self, estimator: str) -> Sampler:
+        """The sampler.
+
+        Raises:
+            ValueError: there is only a description.
+        """
+        if not isinstance(self.sampler, Sampler):
+            raise ValueError(f"the {estimator} estimator needs a sampler's steps, and there are none here")
+        return self.sampler
 
     def denoiser(self, estimator: str) -> Denoiser:
         """The model.

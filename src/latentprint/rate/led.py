@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 from itertools import pairwise
 
 import torch
@@ -52,7 +53,8 @@ def transitions(sampler: Sampler, schedule: Schedule) -> list[Transition] | str:
     """The steps of a sampler as Gaussians; the end of "not reliable because ..." if they are not Gaussian.
 
     The coefficients are the step's own answers to x, D and noise of 1 each. They hold if they also predict
-    its answer to a fourth combination.
+    its answer to a fourth combination, whose D is far above what images have: a step that clips is linear
+    below its bound.
     """
     step, instead = sampler.step, "; splitting can answer"
     if step.draws == 0:
@@ -61,12 +63,14 @@ def transitions(sampler: Sampler, schedule: Schedule) -> list[Transition] | str:
         return f"the variance of a step of {step.name} is the network's own{instead}"
     if step.draws != 1 or step.evaluations != 1:
         return f"a step of {step.name} is not a single Gaussian around one evaluation{instead}"
-    x, d, z = torch.tensor([[1, 0, 0, 0.3], [0, 1, 0, -0.7], [0, 0, 1, 0.2]], dtype=torch.float64)[:, :, None]
+    if getattr(step, "clip", None) is not None:
+        return f"a step of {step.name} that clips the denoised image is not linear in it{instead}"
+    x, d, z = torch.tensor([[1, 0, 0, 0.3], [0, 1, 0, -700], [0, 0, 1, 0.2]], dtype=torch.float64)[:, :, None]
     found, grid = list[Transition](), sampler.grid(schedule)
     for t, s in pairwise(grid):
         after = step(_Answer(schedule, d), State.at(x, t), s, lambda _: z)
         keep, pull, std, other = after.x[:, 0].tolist()
-        off = abs(0.3 * keep - 0.7 * pull + 0.2 * std - other)
+        off = abs(0.3 * keep - 700 * pull + 0.2 * std - other)
         if after.memory or std <= 0 or off > 1e-9 * (1 + abs(other)):
             return f"a step of {step.name} is not linear in image, denoiser and noise{instead}"
         found.append(Transition(t, keep, pull, std, float(schedule.alpha(t)), float(schedule.sigma(t))))
@@ -150,6 +154,11 @@ class Led:
     streams: Streams
     batch: int
 
+    @cached_property
+    def last(self) -> float:
+        """Where the steps end: for a scheduler's own times this may be far above the schedule's end."""
+        return float(self.sampler.grid(self.denoiser.schedule)[-1])
+
     def noise(self, purpose: str, ids: Tensor, step: int) -> Tensor:
         """The noise of a step of the paths ``ids`` (n,), like the target."""
         space, device, dtype = tuple(self.target.shape), self.target.device, self.target.dtype
@@ -159,7 +168,7 @@ class Led:
         """What the sampler returns for x after its last step, in the model's own space."""
         if not self.sampler.denoise:
             return x
-        return checked(self.denoiser, x, times(self.denoiser.schedule.end, x))
+        return checked(self.denoiser, x, times(self.last, x))
 
     def hit(self, x: Tensor) -> Tensor:
         """Whether paths that are at x after the last step end in Omega, (n,) bool on the CPU."""

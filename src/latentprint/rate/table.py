@@ -9,13 +9,12 @@ from latentprint.rate.estimator import Effort, Estimator, Subject
 from latentprint.rate.path import PathConfig, path
 from latentprint.rate.result import Rate
 from latentprint.rate.splitting import SplittingConfig, splitting
-from latentprint.sampler.sampler import sampler_from
 
 
 def _path(s: Subject, e: Effort) -> Rate:
     return path(
         s.denoiser("path"),
-        sampler_from(s.sampler),
+        s.walked("path"),
         s.target,
         s.inside,
         seed=e.seed,
@@ -33,7 +32,7 @@ def _splitting(s: Subject, e: Effort) -> Rate:
         s.push,
         s.score,
         s.inside,
-        sampler=s.sampler,
+        sampler=s.described,
         seed=e.seed,
         level=e.level,
         config=SplittingConfig(relative=e.relative, most=e.most),
