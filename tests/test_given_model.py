@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from latentprint import resolve, run_audit
 from latentprint.adapters import open_model
 from latentprint.audit import stages
-from latentprint.audit.context import Context, Where
+from latentprint.audit.context import Context, Where, open_device
 from latentprint.audit.given import as_it_is, given_images, open_given
 from latentprint.audit.images import read_images
 from latentprint.audit.stages import Audited, Detectors
@@ -244,6 +244,34 @@ def test_a_drawn_target_has_no_near_copy(tmp_path: Path) -> None:
     np.savez(tmp_path / "data.npz", train_images=pixels[:12], test_images=pixels[13:])
     with pytest.raises(InputError, match="each of the 12 images has a near copy"):
         given_images(as_it_is(config), given, read_images(config, None, False))
+
+
+@pytest.mark.parametrize("device", ["mps", "xpu:1"])
+def test_a_device_without_float64_is_refused_in_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, device: str
+) -> None:
+    def made(*size: int, dtype: torch.dtype = torch.float32, device: object = None) -> torch.Tensor:
+        if dtype == torch.float64:
+            raise TypeError("Cannot convert a MPS Tensor to float64 dtype. Use float32.\nMore lines.")
+        return torch.full(size, 0.0)
+
+    monkeypatch.setattr(torch, "zeros", made)
+    monkeypatch.setattr(torch, "ones", made)
+    with pytest.raises(InputError, match=f"'{device}' computes nothing in float64.*use cpu or a cuda"):
+        open_device(device)
+
+
+def test_q_of_a_given_model_s_own_sampler_is_estimated_by_its_path(tmp_path: Path) -> None:
+    """Its times are the scheduler's; a description names them by their hash and cannot give them back."""
+    file, out = tmp_path / "tiny.toml", tmp_path / "run"
+    own = TINY.replace("steps = 3", 'name = "own:3"')
+    file.write_text(f"{own}[rare]\npath = true\nmost = 400\n")
+    model = ddpm(tmp_path / "pipeline")
+    answer = CliRunner().invoke(app, command(file, out, "--model", model, "--target", 5, "--json"))
+    assert answer.exit_code == 0, answer.output
+    q = json.loads(answer.stdout)["q"]
+    assert q["path"]["sampler"] == q["monte_carlo"]["sampler"]
+    assert q["path"]["sampler"]["of"] == "DDPMScheduler"
 
 
 def test_a_model_of_karras_keeps_its_denoiser_under_another_name_of_time(tmp_path: Path) -> None:

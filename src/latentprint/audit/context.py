@@ -126,13 +126,24 @@ class Context:
 
 
 def open_device(name: str) -> torch.device:
-    """The torch device of that name, after one operation on it succeeded."""
+    """The torch device of that name, after one operation on it succeeded, and one in float64.
+
+    Raises:
+        InputError: this machine has no such device, or it has no float64, in which likelihoods and the
+            densities of paths are computed.
+    """
     try:
         device = torch.device(require_device(name))
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         said = shortened(str(error).splitlines()[0].partition(". ")[0])
         raise InputError(f"the device {name!r} cannot be used here: {said}") from error
+    try:
+        torch.ones(1, dtype=torch.float64, device=device).mul(2).item()
+    except (RuntimeError, TypeError, NotImplementedError) as error:
+        raise InputError(
+            f"the device {name!r} computes nothing in float64, which an audit needs; use cpu or a cuda device"
+        ) from error
     # By default torch lets convolutions round to TF32; here only the settings may allow it
     # (``config.speed``).
     torch.backends.cudnn.allow_tf32 = False
