@@ -174,6 +174,16 @@ def test_a_model_of_pixels_has_the_noise_and_the_samples_of_its_scheduler(
     assert len(fewer.sampler.grid(fewer.denoiser.schedule)) == 5 and fewer.exact == flow
 
 
+def test_a_ddim_that_stays_at_the_first_timestep_is_nearest(tmp_path: Path) -> None:
+    """Its last step goes from abar_0 to abar_0, which leaves x; ours gives the image."""
+    settings = {"num_train_timesteps": 20, "beta_start": 0.05, "beta_end": 0.2, "set_alpha_to_one": False}
+    net = network("DiffusionModelUNet", UNET)
+    folder = folder_of(tmp_path, {"network": (net, UNET)}, scheduler("DDIMScheduler", **settings))
+    own = opened_of(folder, steps=20).own
+    assert library.DDIMScheduler(**settings).final_alpha_cumprod < 1
+    assert own is not None and not own.exact and own.sampler.of == "nearest to DDIMScheduler"
+
+
 @pytest.mark.parametrize("unit", [True, False])
 @pytest.mark.parametrize("scale", [None, 0.7])
 def test_a_latent_model_has_the_inferers_latents(tmp_path: Path, unit: bool, scale: float | None) -> None:

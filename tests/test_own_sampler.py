@@ -16,8 +16,11 @@ from torch import Tensor
 from latentprint.adapters import ModelError, Opened, from_function, open_model
 from latentprint.adapters.cosine import Cosine
 from latentprint.adapters.opened import Asked
+from latentprint.adapters.own import Own
+from latentprint.audit.given import in_unit_time
 from latentprint.cli.options import AuditOptions
 from latentprint.config import resolve
+from latentprint.rate import SamplerPushforward
 from latentprint.sampler import State, denoised, reverse
 from latentprint.schedule import Flow
 
@@ -27,7 +30,12 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
 def ours(opened: Opened, start: Tensor, noises: list[Tensor]) -> Tensor:
     """The model's own sampler from ``start``, drawing the noises one after another."""
     assert opened.own is not None and opened.own.exact
-    sampler, model = opened.own.sampler, opened.own.denoiser
+    return walked(opened.own, start, noises)
+
+
+def walked(own: Own, start: Tensor, noises: list[Tensor]) -> Tensor:
+    """What a sampler makes of ``start``, be it the scheduler's own or our nearest."""
+    sampler, model = own.sampler, own.denoiser
     grid = sampler.grid(model.schedule)
     assert float(grid[0]) == pytest.approx(model.schedule.start)
     start = start * model.schedule.prior_std
@@ -93,6 +101,9 @@ DISCRETE: list[tuple[str, dict[str, Any], int]] = [
     ("DPMSolverMultistepScheduler", {"prediction_type": "v_prediction", "solver_order": 1}, 10),
     ("DPMSolverMultistepScheduler", {"timestep_spacing": "trailing", "prediction_type": "sample"}, 20),
     ("DPMSolverMultistepScheduler", {"timestep_spacing": "trailing", "prediction_type": "v_prediction"}, 20),
+    ("DPMSolverMultistepScheduler", {"final_sigmas_type": "sigma_min"}, 20),
+    ("DPMSolverMultistepScheduler", {"final_sigmas_type": "sigma_min", "solver_order": 1}, 10),
+    ("DPMSolverMultistepScheduler", {"final_sigmas_type": "sigma_min", "lower_order_final": False}, 10),
     ("LCMScheduler", {}, 4),
     ("LCMScheduler", {"prediction_type": "v_prediction"}, 1),
     ("LCMScheduler", {"prediction_type": "sample"}, 4),
@@ -134,6 +145,69 @@ def test_a_last_level_that_does_not_fall_is_near_and_its_noise_is_whole(
     x = seeded(7, 3, 1, 8, 8) * scheduler.init_noise_sigma
     seen = scheduler.scale_model_input(x, scheduler.timesteps[0])
     assert torch.allclose(own.denoiser.schedule.prior_std * seeded(7, 3, 1, 8, 8), seen, rtol=1e-5)
+
+
+SHORT = {"num_train_timesteps": 20, "beta_start": 0.05, "beta_end": 0.2}  # its first level is noisy
+
+NEAREST: list[tuple[str, dict[str, Any], int]] = [
+    ("DDPMScheduler", {"variance_type": "fixed_large", "timestep_spacing": "trailing"}, 20),
+    ("DDPMScheduler", {"variance_type": "learned_range", "timestep_spacing": "trailing"}, 20),
+    ("DDPMScheduler", {"variance_type": "fixed_large", "steps_offset": 1}, 20),
+    ("DDIMScheduler", SHORT | {"clip_sample": False, "set_alpha_to_one": False}, 10),
+    ("TCDScheduler", {"num_train_timesteps": 20, "original_inference_steps": 20, "beta_end": 0.2}, 20),
+    *(
+        ("DPMSolverMultistepScheduler", settings, 10)
+        for settings in (
+            {"use_karras_sigmas": True},
+            {"use_lu_lambdas": True},
+            {"use_exponential_sigmas": True},
+            {"use_beta_sigmas": True},
+            SHORT | {"final_sigmas_type": "sigma_min"},
+        )
+    ),
+    (
+        "DPMSolverMultistepScheduler",
+        SHORT | {"final_sigmas_type": "sigma_min", "timestep_spacing": "trailing", "solver_order": 1},
+        20,
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "settings", "steps"), NEAREST)
+def test_what_is_not_the_librarys_is_called_nearest(
+    tmp_path: Path, name: str, settings: dict[str, Any], steps: int
+) -> None:
+    network = unet(out_channels=2 if settings.get("variance_type") == "learned_range" else 1)
+    own = open_model(saved(tmp_path, network, scheduler_of(name, **settings)), asked=Asked(steps=steps)).own
+    assert own is not None and not own.exact and own.sampler.of == f"nearest to {name}"
+    start = seeded(7, 3, 1, 8, 8)
+    expected, noises = theirs(network, scheduler_of(name, **settings), steps, start)
+    found = walked(own, start, noises)
+    assert float((found - expected).abs().max()) > 1e-4 * max(1.0, float(expected.abs().max()))
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("EDMEulerScheduler", {}),
+        ("EDMEulerScheduler", {"sigma_min": 0.02}),
+        (
+            "EulerDiscreteScheduler",
+            {"timestep_type": "continuous", "prediction_type": "v_prediction", "use_karras_sigmas": True}
+            | {"sigma_min": 0.02, "sigma_max": 700.0},
+        ),
+    ],
+)
+def test_a_renamed_time_keeps_the_last_denoising(tmp_path: Path, name: str, settings: dict[str, Any]) -> None:
+    """The scheduler ends at sigma_min, whose new name would be 0, where nothing is denoised any more."""
+    opened = open_model(saved(tmp_path, unet(), scheduler_of(name, **settings)), asked=Asked(steps=10))
+    renamed = in_unit_time(opened)
+    images = list[Tensor]()
+    for own in (opened.own, renamed.own):
+        assert own is not None and own.sampler.at is not None and own.sampler.at[-1] > 0
+        push = SamplerPushforward(own.denoiser, own.sampler, opened.shape)
+        images.append(push(seeded(7, 3, push.latent)))
+    assert torch.allclose(*images, atol=1e-3)
 
 
 @pytest.mark.parametrize("steps", [1, 3])

@@ -399,6 +399,8 @@ def _own(
         # these schedulers step to the timestep that all N would have, whichever they call next
         exact = count == train and found.name != "PNDMScheduler" and not values.get("steps_offset")
         exact = exact and not str(values.get("variance_type", "")).startswith("learned")
+        # then the last step leaves x at the first timestep, where ours gives the image
+        exact = exact and values.get("set_alpha_to_one") is not False
     if isinstance(step, DDIM) and denoiser.clip is not None:
         step, seen = DDIM(clip=denoiser.clip), replace(seen, clip=None)
     if not bool((times[:-1] > times[1:]).all()) or float(times[-1]) <= 0:

@@ -77,6 +77,10 @@ _STEPS = {
 }
 
 
+_RESPACED = ("karras_sigmas", "lu_lambdas", "exponential_sigmas", "beta_sigmas")
+"""Settings of DPM-Solver++ under which it steps in other sigmas than those of the timesteps it names."""
+
+
 @dataclass(frozen=True)
 class Own:
     """The sampler of a model's own scheduler, and the model as that sampler sees it.
@@ -140,6 +144,7 @@ def own_sampler(
         schedule, same = _topped(schedule, config, scheduler, asked[0])
         exact = exact and same and all(k == round(k) for k in asked)
         last = _end(name, config, asked)
+        exact = exact and not _ends_otherwise(name, config, asked)
         if name in ("DDIMScheduler", "DDPMParallelScheduler", "DDIMParallelScheduler"):
             stride = len(schedule.alphas_cumprod) // count
             exact = exact and all(a - b == stride for a, b in pairwise(asked))
@@ -188,6 +193,7 @@ def _step(name: str, config: Mapping[str, object], denoiser: Denoiser) -> tuple[
         usual = config.get("algorithm_type", "dpmsolver++") == "dpmsolver++"
         midpoint = config.get("solver_type", "midpoint") == "midpoint" and not config.get("euler_at_final")
         usual = usual and midpoint and not (config.get("use_flow_sigmas") and _to_sigma_min(config))
+        usual = usual and not any(config.get(f"use_{one}") for one in _RESPACED)
         return (DDIM() if order == 1 else DPMSolverPP2M()), plain and usual and order in (1, 2)
     if name == "LCMScheduler":
         return Consistency(), plain
@@ -253,16 +259,33 @@ def _times(name: str, scheduler: Any, schedule: object) -> list[float] | None:
     return None
 
 
+def _to_first(name: str, config: Mapping[str, object]) -> bool:
+    """Whether the last step goes to timestep 0 and not to the image itself."""
+    if name.startswith("DDIM"):
+        return config.get("set_alpha_to_one") is False
+    return name == "TCDScheduler" or (name == "DPMSolverMultistepScheduler" and _to_sigma_min(config))
+
+
 def _end(name: str, config: Mapping[str, object], timesteps: list[float]) -> float | None:
     """The last timestep reached, plus one; None if the last step gives the image itself."""
+    return 1.0 if _to_first(name, config) and timesteps[-1] > 0 else None
+
+
+def _ends_otherwise(name: str, config: Mapping[str, object], timesteps: list[float]) -> bool:
+    """Whether the scheduler's last step is not ours.
+
+    From timestep 0 to timestep 0 it leaves x as it is, where we give the image. From above 0 to the image
+    DDPM adds noise of the upper variance. DPM-Solver++ takes a last step of order 1 if there are few.
+    """
     above = timesteps[-1] > 0
-    if name == "TCDScheduler":
-        return 1.0 if above else None
-    if name.startswith("DDIM") and config.get("set_alpha_to_one") is False:
-        return 1.0 if above else None
-    if name == "DPMSolverMultistepScheduler" and _to_sigma_min(config):
-        return 1.0 if above else None
-    return None
+    if _to_first(name, config) and not above:
+        return True
+    if name in ("DDPMScheduler", "DDPMParallelScheduler"):
+        return above and config.get("variance_type") in ("fixed_large", "learned_range")
+    if name == "DPMSolverMultistepScheduler":
+        first = config.get("solver_order", 2) == 1 or not config.get("lower_order_final", True)
+        return _to_sigma_min(config) and len(timesteps) < 15 and not first
+    return False
 
 
 def _topped(
@@ -300,9 +323,14 @@ def _from(schedule: Any, top: float, scheduler: Any) -> Any:
 
 
 def on_times(own: Own, denoiser: Denoiser, rename: Any) -> Own:
-    """The same sampler on renamed times: ``rename`` maps old times to new ones, float64."""
+    """The same sampler on renamed times: ``rename`` maps old times to new ones, float64.
+
+    A last time that becomes 0 is kept just above it: at 0 the last denoising would be left out.
+    """
     at = own.sampler.at
     if at is None:  # a grid by the ratio, which is the same for both
         return replace(own, denoiser=denoiser)
-    renamed = tuple(rename(torch.tensor(at, dtype=torch.float64)).tolist())
+    *renamed, last = rename(torch.tensor(at, dtype=torch.float64)).tolist()
+    least = min([denoiser.schedule.end, *(one / 2 for one in renamed[-1:])])
+    renamed = (*renamed, max(last, least))
     return replace(own, sampler=replace(own.sampler, at=renamed), denoiser=denoiser)
