@@ -189,7 +189,6 @@ def test_what_is_not_the_librarys_is_called_nearest(
 @pytest.mark.parametrize(
     ("name", "settings"),
     [
-        ("EDMEulerScheduler", {}),
         ("EDMEulerScheduler", {"sigma_min": 0.02}),
         (
             "EulerDiscreteScheduler",
