@@ -84,7 +84,18 @@ def test_unlike_runs_are_compared_with_a_caution() -> None:
     sampler = leak.stored.notes["samples.model"]["sampler"] | {"steps": 96}
     other = leak.note("samples.model", "sampler", **sampler).results
     assert "way of generating" in " ".join(compare({"a": leak.results, "b": other}).cautions)
-    assert compare({"a": leak.results, "b": leak.results}).cautions == ()
+    (seeds,) = compare({"a": leak.results, "b": leak.results}).cautions
+    assert "one training" in seeds and "several seeds" in seeds
+
+
+def test_a_recogniser_that_overlooks_more_is_a_caution() -> None:
+    """Fewer hits of a blinder recogniser are no safer recipe."""
+    leak = small_runs.leak()
+    for noticed, unlike in ((400, False), (398, False), (200, True)):
+        other = leak.note("identity", "detector", tpr={"k": noticed, "n": 400}).results
+        assert (equality_p(Trials(400, 400), Trials(noticed, 400)) <= 0.05 / 3) == unlike
+        told = " ".join(compare({"a": leak.results, "b": other}).cautions)
+        assert ("overlooked more" in told) == unlike
 
 
 def test_a_given_model_is_compared_with_a_caution_about_its_recognisers() -> None:

@@ -26,6 +26,7 @@ from latentprint.report.dossier import measured, render_dossier
 from latentprint.report.frameworks import FRAMEWORKS
 from latentprint.report.measures import LEAST, MEASURES
 from latentprint.report.seal import NAME
+from latentprint.stats import Trials
 from latentprint.verify import verify
 
 CASES = {
@@ -145,3 +146,26 @@ def test_the_page_takes_no_orders_and_names_no_path() -> None:
     page = render_dossier(small_runs.leak().results, facts, None, {})
     assert "<script" not in page and "/home/anna" not in page
     assert "default-src 'none'" in page
+
+
+def test_estimates_that_contradict_each_other_give_no_number() -> None:
+    results = small_runs.leak().results
+    estimate = results.q.splitting
+    assert estimate is not None and MEASURES["estimates"](results, small_runs.facts()) is not None
+    sentence = "Estimates of the same rate contradict each other, so none is offered."
+    assert results.q.combined is not None
+    apart = results.q.combined.model_copy(update={"agree": False, "answer": None, "sentence": sentence})
+    q = results.q.model_copy(update={"combined": apart})
+    found = MEASURES["estimates"](results.model_copy(update={"q": q}), small_runs.facts())
+    assert found is not None and found.value == "none: they contradict each other"
+    assert found.beside == sentence and found.weak
+
+
+def test_the_bound_of_false_alarms_is_the_one_that_the_audit_uses() -> None:
+    """The recogniser that errs most has 200 test images here, the other one 60 and no false alarm."""
+    run = small_runs.leak().note("presence", "detector", fpr={"k": 0, "n": 60})
+    results = run.note("identity", "detector", fpr={"k": 60, "n": 200}).results
+    found = MEASURES["alarms"](results, small_runs.facts())
+    assert found is not None
+    bound = Trials(60, 200).upper(0.975)  # each of two at half of 5 %
+    assert bound > 0.3 and words.percent(bound) in found.interval

@@ -81,7 +81,7 @@ def test_the_onset_is_the_first_checkpoint_above_the_control():
     # 100: one disagreement against it; 200: two for it; 300: nine for it.
     assert found.p_values == pytest.approx((1.0, 2**-2, 2**-9))
     assert found.step == 300 and found.against == "control"
-    assert "from step 300 on" in found.sentence and "t' = 0.75" in found.sentence
+    assert "at step 300 for the first time" in found.sentence and "t' = 0.75" in found.sentence
 
 
 def test_several_checkpoints_share_the_error_probability():

@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections import Counter
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,10 @@ from latentprint.report import RunFacts, palette, render, write_report
 from latentprint.report.first import first_screen
 from latentprint.report.sections import SECTIONS, sections
 from latentprint.results import Results
+from latentprint.results.model import Rule
+from latentprint.results.read import read_results
+from latentprint.stats import Trials
+from latentprint.verdict import judge
 
 CASES = {
     "leak": small_runs.leak,
@@ -140,6 +145,52 @@ def test_the_whole_set_is_the_first_answer_and_the_large_number() -> None:
     assert first_screen(alone).big == "1 in 20" and "Yes: the private image" in first_answer(alone)
     given = small_runs.given_samples().results
     assert first_screen(given).headline == "These generated images hold copies of training images."
+
+
+def test_copies_that_only_the_wider_rule_sees_are_never_none() -> None:
+    """Volumes that came back flipped, say: nothing pixel by pixel, 211 of 400 by the rule that sees them."""
+    results = read_results(Path(__file__).parents[1] / "docs" / "results" / "adrenalmnist3d")
+    blind, count = results.returned, results.q.monte_carlo
+    assert blind is not None and results.whole_set is not None and results.whole_set.copies.k == 211
+    nothing = Trials(0, count.samples)
+    returned = replace(
+        blind,
+        copies=nothing,
+        train=Trials(0, blind.train.n),
+        heldout=Trials(0, blind.heldout.n),
+        target=0,
+        mock=Trials(blind.mock.n, blind.mock.n),
+    )
+    low, high = nothing.interval()
+    seen = count.model_copy(update={"hits": 0, "rate": 0.0, "low": low, "high": high})
+    update = {
+        "returned": returned,
+        "q": results.q.model_copy(update={"monte_carlo": seen}),
+        "memorised": None,
+    }
+    unseen = results.model_copy(update=update)
+    alone = judge(unseen.model_copy(update={"whole_set": None}), Rule())
+    assert alone.state == "not found"
+    found = unseen.model_copy(update={"verdict": judge(unseen, Rule())})
+    assert found.verdict.state == "inconclusive"
+    assert "211 of 400 generated images are copies" in " ".join(found.verdict.reasons)
+    told = first_answer(found)
+    assert told.startswith("It cannot be told.") and "211 of 400" in told and "None was found" not in told
+
+
+def test_very_sure_is_said_only_of_a_test_that_rejects() -> None:
+    """Hits far above the control's, none of them nearest to x_p: p is tiny, and it decides nothing."""
+    run = small_runs.leak().counts(40, 4000).counts(0, 4000, "samples.control").without("pool")
+    results = run.results
+    memorised = results.memorised
+    assert memorised is not None and memorised.nearest is not None
+    strange = memorised.nearest.model_copy(update={"target": 0})
+    other = results.model_copy(update={"memorised": memorised.model_copy(update={"nearest": strange})})
+    other = other.model_copy(update={"verdict": judge(other, Rule())})
+    (test,) = [one for one in other.verdict.tests if one.name == "control"]
+    assert test.p_value is not None and test.p_value < 1e-9 and not test.rejects
+    answers = dict(first_screen(other).answers)
+    assert answers["How sure is this?"].startswith("Not sure.")
 
 
 def test_without_a_mark_everything_speaks_of_one_recogniser() -> None:

@@ -226,13 +226,26 @@ def test_false_alarms_on_real_images_decide_nothing():
 
 
 @pytest.mark.parametrize(
-    ("through", "level", "state"),
+    ("excess", "level", "state"),
     [(0.002, 0.95, "reproduces"), (0.0, 0.95, "inconclusive"), (0.002, 0.9, "inconclusive")],
 )
-def test_a_count_that_stopped_on_sight_is_judged_by_its_own_interval(through, level, state):
-    sight = StoppedCount(0.004, 0.02, level, through)
+def test_a_count_that_stopped_on_sight_is_judged_by_its_own_interval(excess, level, state):
+    sight = StoppedCount(0.004, 0.02, level, excess)
     seen = evidence(hits=Trials(8, 1000), own=8, control=Trials(0, 1000), sight=sight)
     assert decide(seen).state == state
+
+
+def test_asking_until_a_test_rejects_costs_no_more_than_alpha():
+    """Every request is a test; with those after the first the two exact tests spend 3/4 of alpha plus 1/4."""
+    base = evidence().returned
+    assert base is not None
+    spent = 0.0
+    for request in range(1, 40):
+        tests = decide(evidence(returned=replace(base, request=request))).tests
+        spent += sum(one.alpha for one in tests if one.name != "control")
+        if request == 1:
+            assert spent == pytest.approx(0.75 * 0.05)
+    assert spent == pytest.approx(0.05)
 
 
 def test_without_a_comparison_hits_settle_nothing_and_it_says_what_would():

@@ -20,6 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import combinations
 from typing import Any, cast
 
 from scipy import stats as scipy_stats  # pyright: ignore[reportMissingTypeStubs]
@@ -219,12 +220,32 @@ def _cautions(runs: Sequence[Results]) -> list[str]:
         for what, of in LIKE
         if any(of(one) != of(runs[0]) for one in runs)
     ]
+    if _sighted_unlike(runs):
+        told.append(
+            "The recognisers do not notice the private image equally often, so a run with fewer hits may only"
+            " have overlooked more."
+        )
+    told.append(
+        "Each run is one training. Another seed of the same recipe gives other numbers; to compare recipes,"
+        " train each with several seeds."
+    )
     if any(one.q.monte_carlo.stopping is not None for one in runs):
         told.append(
             "Sampling stopped early or went on because of the counts, but the intervals here are for a fixed"
             " number of samples: they are too narrow."
         )
     return told
+
+
+def _sighted_unlike(runs: Sequence[Results]) -> bool:
+    """Whether a recogniser of one run notices more than the same one of another, at 5 % over all pairs."""
+    pairs = [
+        (one.tpr, other.tpr)
+        for first, second in combinations(runs, 2)
+        for one, other in zip(first.detectors.fitted, second.detectors.fitted, strict=False)
+        if one.tpr.n and other.tpr.n
+    ]
+    return any(equality_p(*pair) <= 0.05 / len(pairs) for pair in pairs)
 
 
 __all__: Sequence[str] = [

@@ -6,6 +6,8 @@ the evidence from the results, and adds what informs without deciding:
 
 - reliable estimates of the audited sampler, hits of further samplers and under further prompts: they turn
   "not found" into **inconclusive** if they contradict it;
+- copies by the criteria that also see moved and changed ones: more of them than false alarms explain turn
+  "not found" into **inconclusive**;
 - t' of x_p compared with that of held-out images, by one recogniser with equally many tries. It bounds no
   probability, and never decides.
 """
@@ -13,6 +15,7 @@ the evidence from the results, and adds what informs without deciding:
 from __future__ import annotations
 
 from latentprint.judge import Evidence, StoppedCount, decide
+from latentprint.judge.design import ALPHA
 from latentprint.results.model import Measured, Results, Rule, State, Tested, Verdict
 from latentprint.stats import Trials
 from latentprint.words import one_in
@@ -30,10 +33,11 @@ def evidence(measured: Measured) -> Evidence:
     """The part of the measured numbers that decides."""
     q, fitted, memorised = measured.q, measured.detectors.fitted, measured.memorised
     count, sight = q.monte_carlo, None
-    if count.stopping is not None and count.corrected is not None:
-        level = min(count.level, count.corrected.level)
-        through = None if q.control is None else count.corrected.low
-        sight = StoppedCount(low=count.low, high=count.high, level=level, through=through)
+    if count.stopping is not None:
+        both, excess = 1 - ALPHA["control"] * (1 - count.level), None
+        if q.control is not None:
+            excess = max(0.0, count.at(both)[0] - q.control.at(both)[1])
+        sight = StoppedCount(low=count.low, high=count.high, level=count.level, excess=excess)
     nearest = None if memorised is None else memorised.nearest
     return Evidence(
         hits=count.trials,
@@ -54,9 +58,10 @@ def judge(measured: Measured, rule: Rule) -> Verdict:
     state, more = _rare_events(decision.state, measured, rule)
     state, told = _samplers(state, measured)
     state, under = _prompts(state, measured)
+    state, changed = _changed_copies(state, measured)
     return Verdict(
         state=state,
-        reasons=(*decision.reasons, *more, *told, *under, *_search(measured)),
+        reasons=(*decision.reasons, *more, *told, *under, *changed, *_search(measured)),
         tests=tuple(
             Tested(name=one.name, p_value=one.p_value, alpha=one.alpha, rejects=one.rejects)
             for one in decision.tests
@@ -126,6 +131,24 @@ def _prompts(state: State, measured: Measured) -> tuple[State, list[str]]:
     ]
 
 
+def _changed_copies(state: State, measured: Measured) -> tuple[State, list[str]]:
+    """Copies by the criteria that also see moved and changed ones: more than false alarms contradict "not
+    found".
+
+    They count samples, which a model that repeats a few images of its own draws again and again. So they
+    never say "reproduces".
+    """
+    found = measured.whole_set
+    if state != "not found" or found is None or found.false_alarms is None or not found.beyond:
+        return state, []
+    return "inconclusive", [
+        f"By the rule that also sees copies that were moved or changed, {found.copies.k:,} of"
+        f" {found.copies.n:,} generated images are copies of training images. False alarms on"
+        f" {found.false_alarms.n:,} real images do not explain them, so the model is not cleared. Look at"
+        " the pairs."
+    ]
+
+
 def _search(measured: Measured) -> list[str]:
     """x_p's t' compared with the held-out images', all by one recogniser with equally many tries.
 
@@ -141,12 +164,17 @@ def _search(measured: Measured) -> list[str]:
             f" {others}."
         ]
     if law.p_value <= 0.05:
+        as_far = round(law.p_value * (law.images + 1)) - 1  # the p-value is a rank: (1 + as far) / (n + 1)
+        than = f"further than {others}" if not as_far else f"and only {as_far} of {others} as far"
         return [
-            f"The model knows this image: it restores it from noise level {own:.2g}, further than {others}"
+            f"The model knows this image: it restores it from noise level {own:.2g}, {than}"
             f" (p = {law.p_value:.2g}). Every image was judged by the {law.question.recogniser} with"
             f" {law.question.tries} tries a level."
         ]
-    text = f"The model restores the image from noise level {own:.2g}, no further than it does {others}."
+    text = (
+        f"The model restores the image from noise level {own:.2g}. That this is further than for {others} is"
+        " not shown."
+    )
     if law.smallest_p > 0.05:
         text += f" With {law.images} such images nothing could have been shown; hold out at least 20."
     return [text]

@@ -231,7 +231,10 @@ def _beyond(seen: Trials, alarms: Trials, level: float) -> tuple[float, float]:
 def _memorised(results: Results, limits: MemorisedLimits) -> Mapping[str, Said]:
     found = needed(results.whole_set, _NOT_COMPARED)
     needed(found.false_alarms, "There were too few images never trained on to measure false alarms.")
-    low, high = found.at_least / found.memorised.n, found.memorised.trials.upper(limits.level)
+    # The lower end was derived at the level of the results; it says nothing at a higher one.
+    sure = limits.level <= found.memorised.level
+    low = found.at_least / found.memorised.n if sure else 0.0
+    high = found.memorised.trials.upper(limits.level)
     what = f"The share of training images that come back in {found.copies.n:,} images"
     return {"at_most": _compare(what, low, high, limits.at_most)}
 
@@ -296,13 +299,16 @@ def _search(results: Results, limits: SearchLimits) -> Mapping[str, Said]:
     found: dict[str, Said] = {}
     if limits.excess_at_most is not None:
         found["excess_at_most"] = _excess(law, limits.excess_at_most)
-    if limits.p_value_at_least is not None:
-        enough = law.p_value >= limits.p_value_at_least
-        found["p_value_at_least"] = (
-            "pass" if enough else "fail",
+    if (least := limits.p_value_at_least) is not None:
+        said = (
             f"The p-value of t' against {law.images} images never trained on is {law.p_value:.2g}; at least"
-            f" {limits.p_value_at_least:g} is asked for.",
+            f" {least:g} is asked for"
         )
+        if law.smallest_p >= least:
+            small = f"so few images can give no p-value below {law.smallest_p:.2g}, so nothing is known"
+            found["p_value_at_least"] = ("unknown", f"{said}; {small}.")
+        else:
+            found["p_value_at_least"] = ("pass" if law.p_value >= least else "fail", f"{said}.")
     return found
 
 

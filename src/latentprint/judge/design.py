@@ -59,7 +59,7 @@ class Design:
         """The tests that would very likely say "reproduces" for a model that repeats its images."""
         found: list[Name] = []
         compared = self.train + self.heldout >= LEAST
-        ranked = compared and self.heldout >= heldout_to_rank(self.level)
+        ranked = compared and self.heldout >= heldout_to_rank(ALPHA["target"] * (1 - self.level))
         if ranked and self.samples >= self._to_show_target:
             found.append("target")
         whole = samples_to_call_whole_set(self.train, self.heldout, self.level)
@@ -107,16 +107,16 @@ class Design:
         whole = samples_to_call_whole_set(self.train, self.heldout, self.level)
         if whole is not None and whole > self.samples:
             ways.append(f"{whole:,} samples")
-        rank, shown = heldout_to_rank(self.level), self._to_show_target
+        rank, shown = heldout_to_rank(ALPHA["target"] * (1 - self.level)), self._to_show_target
         if self.heldout < rank or self.samples < shown:
             more = max(self.samples, shown)
             ways.append(f"{max(rank, self.heldout):,} held-out images and {more:,} samples")
         return ways
 
 
-def heldout_to_rank(level: float = 0.95) -> int:
-    """Fewest held-out images with which the rank of x_p among them can reject: 1 / (m + 1) <= its alpha."""
-    return math.ceil(1 / (ALPHA["target"] * (1 - level)) - 1 - 1e-9)
+def heldout_to_rank(alpha: float = ALPHA["target"] * 0.05) -> int:
+    """Fewest held-out images m with which the rank of x_p among them can reject: 1 / (m + 1) <= alpha."""
+    return math.ceil(1 / alpha - 1 - 1e-9)
 
 
 def samples_to_call_whole_set(train: int, heldout: int, level: float = 0.95) -> int | None:

@@ -21,8 +21,16 @@ other:
 The detectors' false alarms on real images decide nothing. A model that repeats a few images of its own
 samples only from those, and one false alarm among them then occurs again and again.
 
-If sampling stopped early because of the counts, the control decides by the lower end of the anytime-valid
-interval, corrected for false alarms. The other two tests use only the samples before the first look.
+If sampling stopped early because of the counts, or more images were asked for after a look, the control
+decides by intervals that hold at any look: the model's lower end must exceed the control's upper end. Of the
+other two tests
+
+    stopped early            use only the samples before the first look
+    more asked, a control    use only the first request, whose number nothing seen had influenced
+    more asked, no control   use the largest request; the j-th, j > 1, at 2^-(j-1) / 3 of their alpha
+
+A user who asks until a test rejects has as many tests as requests. Those after the first share a third of the
+first one's alpha, which is the quarter that a control would have.
 
 Sources: R. A. Fisher, JRSS 98 (1935); Clopper and Pearson, Biometrika 26 (1934); paper section 5.3;
 `latentprint.stats.returned` for the two tests of exchangeability.
@@ -48,14 +56,15 @@ class StoppedCount:
     """Intervals of a count that stopped early, or went on after a look; those for a fixed number of samples
     do not hold for it.
 
-    ``low``, ``high``: of the rate of joint detections. ``through``: its lower end, corrected for the
-    detectors' false alarms as the control counts them; None without a control.
+    ``low``, ``high``: of the rate of joint detections. ``excess``: by how much it exceeds the control's rate
+    at least, 0 if that is not sure, both intervals together at the alpha of the control's test; None without
+    a control.
     """
 
     low: float
     high: float
     level: float
-    through: float | None
+    excess: float | None
 
 
 @dataclass(frozen=True)
@@ -158,11 +167,17 @@ def decide(
     return Decision("not found" if excluded else "inconclusive", tests, (*said, *why))
 
 
+def _alpha(name: Name, found: Returned, level: float) -> float:
+    """A test's share of 1 - level, for the request that is judged (see the module)."""
+    later = found.request - 1
+    return ALPHA[name] * (1 - level) * (0.5**later / 3 if later else 1.0)
+
+
 def _target(evidence: Evidence, level: float) -> Test | None:
     found = evidence.returned
     if found is None:
         return None
-    p, alpha = found.target_p, ALPHA["target"] * (1 - level)
+    p, alpha = found.target_p, _alpha("target", found, level)
     n, rivals = found.copies.n, f"{found.mock.n:,} held-out images that took its place"
     if not found.target:
         sentence = f"Compared pixel by pixel, none of {n:,} images is a copy of the private one."
@@ -180,7 +195,7 @@ def _whole_set(evidence: Evidence, level: float) -> Test | None:
     found = evidence.returned
     if found is None:
         return None
-    p, alpha = found.whole_set_p, ALPHA["whole set"] * (1 - level)
+    p, alpha = found.whole_set_p, _alpha("whole set", found, level)
     copies, train, held = found.copies, found.train, found.heldout
     if not copies.k:
         sentence = f"Compared pixel by pixel, none of {copies.n:,} images is a copy of a training image."
@@ -205,10 +220,14 @@ def _control(evidence: Evidence, level: float) -> Test | None:
     )
     strange = "" if named else " None of the detected images is nearest to the private one."
     if sight is not None:
-        through = sight.through or 0.0
-        least = f"a rate of at least {one_in(through)} remains" if through else "all may be false alarms"
-        sentence = f"{beside}, counted until enough was seen: {least}.{strange}"
-        return Test("control", None, alpha, named and through > 0 and sight.level >= level, sentence)
+        excess = sight.excess or 0.0
+        least = (
+            f"this model's rate is higher by {one_in(excess)} or more"
+            if excess
+            else "the difference may be chance"
+        )
+        sentence = f"{beside}. Whenever counting ended, {least}.{strange}"
+        return Test("control", None, alpha, named and excess > 0 and sight.level >= level, sentence)
     p = fisher_greater(hits, control)
     told = f"If both were alike, the probability of so large a difference would be {chance(p)}."
     sentence = f"{beside}. {told}{strange}"
@@ -267,13 +286,13 @@ def _what_would_do(evidence: Evidence, level: float) -> tuple[str, ...]:
     found = evidence.returned
     if found is None:
         out.append("Held-out images for comparison, or a control, would show whether these are false alarms.")
-    elif found.mock.n < (enough := heldout_to_rank(level)):
+    elif found.mock.n < (enough := heldout_to_rank(_alpha("target", found, level))):
         out.append(
             f"{found.mock.n:,} held-out images cannot decide whether the private image comes back more than"
             f" any image would; {enough:,} or more can."
         )
     elif found.train.k and not found.heldout.k:
-        few = images_to_call(found.train.n, found.heldout.n, ALPHA["whole set"] * (1 - level))
+        few = images_to_call(found.train.n, found.heldout.n, _alpha("whole set", found, level))
         if few is not None and few > found.train.k:
             out.append(
                 f"{few:,} different training images among the copies would be enough, with no held-out image"

@@ -3,7 +3,7 @@
     marked       samples that are copies of a marked image that was trained on; q is that count divided by the
                  samples and the marked images: the chance that one sample shows a given one of them
     strangers    the same for marked images that a coin left out: what happens by chance
-    copies       samples that are copies of any training image, by the calibrated criterion
+    copies       samples that are copies of any image of the row "none", by the calibrated criterion
     t'           of both kinds of marked images (Alg. 1 with few tries); their difference bounds epsilon
     quality      Fréchet distance, precision and recall against images that nothing was trained or chosen on,
                  and their likelihood

@@ -25,7 +25,8 @@ class Row(Value):
             interval.
         q, q_low, q_high: the share of samples that show one marked image, on average over those trained on.
         marked, strangers: samples that show a marked image that was trained on, or one that was not.
-        copies: samples that are copies of any training image; ``memorised``: of how many of them.
+        copies: samples that are copies of any training image of the row "none"; ``memorised``: of how many
+            of them. Copies of images that a remedy adds are not counted.
         by_criterion: the copies that each criterion counts.
         t_prime, t_prime_strangers: medians over marked images trained on and not; ``t_prime_auc``: how well
             it tells them apart, with its interval.

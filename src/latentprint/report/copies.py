@@ -42,13 +42,13 @@ def whole_set(results: Results) -> WholeSet:
         if rejects:
             return WholeSet(False, f"Yes: the private image comes back. {others}")
         return WholeSet(False, f"This run looked for one of them, the private image. {others}")
-    train, held, copies = found.train, found.heldout, found.copies
+    train, held, copies, every = found.train, found.heldout, found.copies, results.whole_set
     came = f"{train.k:,} of {train.n:,} training images came back"
     compared = (
         f"Every generated image was compared with every real one: {words.of(copies.k, copies.n)} are copies"
         f" of one. Of {held.n:,} images never trained on, {f'{held.k:,}' if held.k else 'none'} came back."
     )
-    if "whole set" in rejects and (every := results.whole_set) is not None and every.copies.k:
+    if "whole set" in rejects and every is not None and every.copies.k:
         k, n = every.copies.k, every.copies.n
         came = words.of(every.memorised.k, every.memorised.n)
         counted = f"generated images are copies of training images; {came} training images came back"
@@ -56,10 +56,14 @@ def whole_set(results: Results) -> WholeSet:
     if "whole set" in rejects:
         counted = f"training images came back among {copies.n:,} generated images"
         return WholeSet(True, f"Yes: {came}. {compared}", words.of(train.k, train.n), counted)
+    if every is not None and every.copies.k:
+        compared += f" By the rule that also sees copies that were moved or changed: {' '.join(told(every))}"
     if rejects:
         return WholeSet(False, f"Yes: the private image comes back. {compared}")
-    if not train.k:
+    if not train.k and (every is None or not every.copies.k):
         return WholeSet(False, f"None was found. {compared}")
+    if not train.k:
+        return WholeSet(False, f"It cannot be told. {compared}")
     return WholeSet(False, f"It cannot be told: {came}, but so may images that only look alike. {compared}")
 
 

@@ -195,7 +195,7 @@ def _how_sure(case: _Case) -> str:
         parts.append("Not sure: nothing was seen, and too little was looked at to say more.")
     elif told:
         least, first = told[0]
-        sure = "Very sure" if least < 0.001 else "Fairly sure" if first.rejects else "Not sure"
+        sure = "Not sure" if not first.rejects else "Very sure" if least < 0.001 else "Fairly sure"
         parts.append(f"{sure}.")
     parts += [
         f"{NULL[one.name]} with a probability of {words.chance(p)}."

@@ -93,6 +93,9 @@ def _estimates(results: Results, _: RunFacts) -> Measure | None:
     if not usable:
         told = "; ".join(f"{key}: {said(one.diagnostic, 160)}" for key, one in results.q.estimates.items())
         return Measure(name, "none that can be relied on", "", told, "Every estimator declined.")
+    together = results.q.combined
+    if together is not None and not together.agree:
+        return Measure(name, "none: they contradict each other", "", said(together.sentence, 240), "No rate.")
     key, one = min(usable.items(), key=lambda item: (item[1].high or 1.0) / (item[1].low or 1e-300))
     low, high = one.low or 0.0, one.high if one.high is not None else 1.0
     return Measure(
@@ -127,19 +130,24 @@ def _control(results: Results, _: RunFacts) -> Measure | None:
     control = results.q.control
     if control is None:
         return None
-    name = "The same for a model trained in the same way without that image"
+    name = (
+        "The same for the base model, asked the same prompt"
+        if results.base_is_control
+        else "The same for a model trained in the same way without that image"
+    )
     return _share(name, control.trials, "Each of these is a false alarm.")
 
 
 def _alarms(results: Results, _: RunFacts) -> Measure:
     fitted = results.detectors.fitted
-    fewest = min(fitted, key=lambda one: one.fpr.n).fpr
+    fewest = min(one.fpr.n for one in fitted)
+    bound = evidence(results).false_alarms(0.95)
     told = "; ".join(words.of(one.fpr.k, one.fpr.n) for one in fitted)
-    weak = "" if fewest.n >= LEAST else f"{LEAST} such images are needed to exclude a rate of 5 %."
+    weak = "" if fewest >= LEAST else f"{LEAST} such images are needed to exclude a rate of 5 %."
     return Measure(
         "False alarms of the recognisers, on images that they were not fitted on",
         told,
-        f"at most {words.percent(fewest.upper(0.95))} (95% bound, recogniser with the fewest test images)",
+        f"at most {words.percent(bound)} (95% bound of the worst recogniser, all bounds together)",
         "Of images that do show it, "
         + " and ".join(words.of(one.tpr.k, one.tpr.n) for one in fitted)
         + " were recognised.",
@@ -164,7 +172,10 @@ def _memorised(results: Results, _: RunFacts) -> Measure | None:
     if found is None:
         return None
     persons = "" if found.persons is None else f" Persons: {words.of(found.persons.k, found.persons.n)}."
-    beside = f"At least {found.at_least:,} of them cannot be false alarms.{persons}"
+    beside = (
+        f"False alarms of {found.copies.n:,} independent images would not explain {found.at_least:,} of"
+        f" them.{persons}"
+    )
     return _share("Training images that came back at least once", found.memorised.trials, beside)
 
 

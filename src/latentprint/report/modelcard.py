@@ -53,7 +53,8 @@ def metadata(results: Results, run: RunFacts, name: str) -> ModelCardData:
         value = "never" if searched.value is None else searched.value
         metrics.append(metric("t_prime", told, value, tries=searched.tries))
     if control is not None:
-        told = "The same rate for a model trained without that image"
+        base = results.base_is_control
+        told = f"The same rate for {'the base model' if base else 'a model trained without that image'}"
         counts = control.model_dump(include={"hits", "samples"})
         metrics.append(metric("control_reproduction_rate", told, control.rate, **counts))
     if results.whole_set is not None:

@@ -85,7 +85,7 @@ def growth(results: Results, _: RunFacts) -> Section | None:
     plain = "No checkpoint shows that the model had begun to memorise the image."
     if found.onset is not None:
         other = "a model never given it" if found.against == "control" else "the first checkpoint"
-        plain = f"The model knows the image better than {other} from step {found.onset:,} on."
+        plain = f"The model knows the image better than {other} at step {found.onset:,} for the first time."
     figure = growth_figure(found, None if control is None else control.value, asked_alike)
     blocks = [Note(plain), Note(said(found.sentence)), figure]
     return Section("growth", "When the model began to remember it", lead, blocks)

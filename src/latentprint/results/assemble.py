@@ -8,6 +8,7 @@ Nothing here reads an image, a model or the clock, and nothing imports torch.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -160,8 +161,8 @@ def _returned(stored: Stored) -> Returned | None:
     """Which real images came back; None if there were too few for a pool.
 
     If sampling could stop early, only the samples before the first look count, because their number was
-    fixed. If more were asked for after a look, the largest batch counts, whose number was fixed before any of
-    it was drawn.
+    fixed. If more were asked for after a look, the rule of the verdict says which request counts
+    (`judge.rule`).
     """
     noted, asked = stored.note(POOL), _prompt_note(stored)
     if noted is None:
@@ -171,11 +172,13 @@ def _returned(stored: Stored) -> Returned | None:
     ):  # an image under its own prompt is not comparable with held-out images under that prompt
         return by_prompt.returned_pairs(_prompt_rows(stored), asked.target)
     rows, pool = stored.rows(SAMPLES.name), stored.rows(POOL.name)
-    fixed = slice(FIRST_LOOK)
+    fixed, request = slice(FIRST_LOOK), 1
     if stored.setting(SampleSettings, "samples").until is None:
         before = {one.count for one in stored.before(SampleSettings, "samples")}
-        batches = pairwise(sorted({0, len(rows["id"]), *before}))
-        fixed = slice(*max(batches, key=lambda batch: batch[1] - batch[0], default=(0, 0)))
+        requests = list(pairwise(sorted({0, len(rows["id"]), *before}))) or [(0, 0)]
+        if stored.note(CONTROL_SAMPLES) is None:
+            request += max(range(len(requests)), key=lambda i: requests[i][1] - requests[i][0])
+        fixed = slice(*requests[request - 1])
     samples = {name: rows[f"pool_{name}"][fixed] for name in ("nearest", "distance", "ten")}
     whose = pool["whose"]
     require(len(whose) >= LEAST, POOL.name, f"a pool has {LEAST} images or more")
@@ -184,7 +187,7 @@ def _returned(stored: Stored) -> Returned | None:
     for rows_of, nearest in ((SAMPLES.name, samples["nearest"]), (POOL.name, pool["nearest"])):
         inside = bool((nearest >= 0).all() and (nearest < len(whose)).all())
         require(inside, rows_of, "the nearest image is one of the pool")
-    return returned(samples, pool, whose, noted.target)
+    return replace(returned(samples, pool, whose, noted.target), request=request)
 
 
 def whole_set_of(stored: Stored, sampled: Note[Sampler] = SAMPLES) -> WholeSet | None:

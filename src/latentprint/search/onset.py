@@ -107,8 +107,8 @@ def _sentence(looks: Sequence[CheckpointSearch], against: Against, first: int | 
         text += f" {end}."
     else:
         text = (
-            f"The image comes back more often than from {beside}, from step {first:,} on"
-            f" ({len(looks)} checkpoints looked at); {end}."
+            f"The image comes back more often than from {beside} at step {first:,} for the"
+            f" first time ({len(looks)} checkpoints looked at); {end}."
         )
     if against != "control":
         text += " Without a control, a model that learns to restore any image cannot be told from one that"

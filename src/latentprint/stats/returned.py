@@ -56,6 +56,7 @@ class Returned:
         train, heldout: units that came back at least once, of those trained on and of those held out.
         target: copies of x_p, or of any image of its person.
         mock: held-out units with as many copies as that or more, of all that took its place.
+        request: which request for images these are of, from 1. Later ones were made after a look.
     """
 
     copies: Trials
@@ -63,6 +64,7 @@ class Returned:
     heldout: Trials
     target: int
     mock: Trials
+    request: int = 1
 
     @property
     def whole_set_p(self) -> float:
