@@ -32,6 +32,7 @@ from latentprint.data import (
 from latentprint.data.archive import read_archive
 from latentprint.data.files import read_image
 from latentprint.data.medmnist import MD5
+from latentprint.data.tree import persons
 
 ROOT = Path(os.environ.get("MEDMNIST_ROOT") or Path(__file__).parents[2] / "shared" / "medmnist")
 
@@ -820,3 +821,11 @@ def test_any_bytes_never_give_another_error(tmp_path, content, start):
     path.write_bytes(start + content)
     or_a_sentence(lambda: read_image(path, "x"))
     or_a_sentence(lambda: read_archive(path, ("images",)))
+
+
+def test_a_file_with_two_values_in_a_table_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "who.csv").write_text("file,person\na.png,p0\nb.png,p1\na.png,p0\n")
+    assert persons(["a.png", "b.png"], str(tmp_path / "who.csv")) == ("p0", "p1")
+    (tmp_path / "who.csv").write_text("file,person\na.png,p0\nb.png,p1\na.png,p9\n")
+    with pytest.raises(DataError, match="two person values, 'p0' and 'p9'"):
+        persons(["a.png", "b.png"], str(tmp_path / "who.csv"))

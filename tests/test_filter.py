@@ -67,6 +67,11 @@ def test_the_command_sorts_files_and_says_how_much_it_misses(tmp_path: Path) -> 
     assert said["missed"]["k"] == sum(one["k"] for one in said["missed_by_change"].values())
     assert 0 < said["missed"]["low"] < said["missed"]["rate"] < said["missed"]["high"] < 0.4
     refused(made, made, "another folder")
+    # a second call, with another share, say: what it keeps back must not stay among what passed
+    refused(made, tmp_path / "kept", "not empty")
+    (tmp_path / "mine.npz").write_bytes(b"mine")
+    refused(made, tmp_path / "mine.npz", "exists already")
+    assert (tmp_path / "mine.npz").read_bytes() == b"mine"
 
 
 def asked(*arguments: object):

@@ -124,6 +124,21 @@ def test_a_clean_set_is_cleared_and_model_names_samples_too(place: Path) -> None
     assert results["model"]["kind"] == "samples"
 
 
+def test_copies_in_another_range_are_refused_and_not_called_clean(place: Path, tmp_path: Path) -> None:
+    """Exact copies stored as floats in [0, 1], and in 12 of 16 bits: both were NOT FOUND."""
+    train = load("digits", seed=0, images=60).train.pixels
+    unit = (train + 1) / 2
+    np.save(tmp_path / "unit.npy", unit)
+    np.save(tmp_path / "bits.npy", np.rint(4095 * unit[:, 0]).astype(np.uint16))
+    for name in ("unit", "bits"):
+        for more in (("--out", tmp_path / "run"), ("--quick",)):
+            answer = CliRunner().invoke(app, command(place, "--samples", tmp_path / f"{name}.npy", *more))
+            assert answer.exit_code == 2 and "in the same range" in answer.stderr, answer.output
+    sought = ["filter", str(tmp_path / "bits.npy"), "--train", "digits", "--images", "60"]
+    answer = CliRunner().invoke(app, sought)
+    assert answer.exit_code == 2 and "in the same range" in answer.stderr
+
+
 def test_what_are_no_samples_is_one_sentence(place: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "large.npy", np.zeros((3, 9, 9), np.uint8))
     (tmp_path / "pickle.pkl").write_bytes(b"\x80\x04.")

@@ -8,11 +8,15 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
+
 from latentprint.adapters.files import refuse_pickle
-from latentprint.data import ImageSet
+from latentprint.contracts import InputError
+from latentprint.data import ImageSet, Split
 from latentprint.data.listing import Preparation
 from latentprint.data.load import read_all
 from latentprint.data.nifti import Orientation
+from latentprint.data.split import NARROW
 
 NAMES = ("samples", "images", "arr_0")
 """Names under which an .npz may hold samples."""
@@ -46,3 +50,30 @@ def open_samples(
     refuse_pickle(place.name)
     kind = "a folder" if os.path.isdir(place) else f"an {place.suffix.lower()} file"
     return read_all(place, NAMES, f"{kind} of samples", how, window, orientation)
+
+
+_LOOKED_AT = 1000
+"""Samples whose values are looked at."""
+
+
+def require_like_range(given: ImageSet, split: Split) -> None:
+    """Refuse samples whose values were probably stored in another range than those of the training images.
+
+    Exact copies among them would be far from what they copy, and nothing would be found.
+
+    Raises:
+        InputError: they use much less of the range.
+    """
+    used = split.used
+    if used is None:
+        return
+    seen = np.asarray(given.pixels[:_LOOKED_AT])
+    low, high = float(seen.min()), float(seen.max())
+    if (high - low) / 2 >= NARROW * used.share:
+        return
+    raise InputError(
+        f"the samples use {(high - low) / 2:.0%} of the range of their type, and the training images"
+        f" {used.share:.0%} of theirs, so copies would not be recognised; store the samples in the same range"
+        " as the training images (uint8 from 0 to 255, floats from -1 to 1). If their contrast is as it"
+        " should be, --stored-range with the range of the training images confirms it"
+    )

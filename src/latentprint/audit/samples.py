@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from latentprint.adapters.samples import CANNOT, open_samples
+from latentprint.adapters.samples import CANNOT, open_samples, require_like_range
 from latentprint.audit import evidence, stages
 from latentprint.audit.asking import require_none
 from latentprint.audit.context import Context, Where, one_image
@@ -142,6 +142,8 @@ def comparable(config: AuditConfig, samples: Path | str, where: Where) -> tuple[
         )
     if split.used is not None:
         split.used.require()
+    if data.stored_range is None:  # a stated range holds for both
+        require_like_range(given, split)
     return given, split
 
 

@@ -191,15 +191,15 @@ def filter_(
         _require_place(out, samples)
     import numpy as np
 
-    from latentprint.adapters.samples import open_samples
+    from latentprint.adapters.samples import open_samples, require_like_range
     from latentprint.attacks.filter import filter_for
     from latentprint.data import load
 
     interruptible()
     found = open_samples(samples)
-    sieve = filter_for(
-        load(train, seed=seed, images=images, root=root), whole=images is None, share=share, seed=seed
-    )
+    split = load(train, seed=seed, images=images, root=root)
+    require_like_range(found, split)
+    sieve = filter_for(split, whole=images is None, share=share, seed=seed)
     copies = sieve.copies(found.pixels)
     if out is not None:
         _write(out, samples, found, np.flatnonzero(~copies).tolist())
@@ -216,16 +216,24 @@ def _require_place(out: Path, samples: Path) -> None:
     """Check that the passed images can be written to ``out``.
 
     Raises:
-        InputError: it is neither an .npz file nor, for a folder of samples, another folder.
+        InputError: it is neither an .npz file nor, for a folder of samples, another folder; or something is
+            there already, which would be lost or be taken for images that passed.
     """
     from latentprint.files import real
 
     if out.suffix.lower() == ".npz":
+        if out.exists():
+            raise InputError(f"{quoted(out)} exists already and is not overwritten; name another --out")
         return
     if not samples.is_dir() or out.is_file():
         raise InputError(f"--out must be an .npz, or for a folder of samples a folder; got {str(out)!r}")
     if real(out) == real(samples):
         raise InputError(f"the images that pass are written to another folder than {str(samples)!r}")
+    if out.is_dir() and any(out.iterdir()):
+        raise InputError(
+            f"the folder {quoted(out)} is not empty, and what it holds would be taken for images that passed;"
+            " name another --out"
+        )
 
 
 def _write(out: Path, samples: Path, found: ImageSet, kept: list[int]) -> None:

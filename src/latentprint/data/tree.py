@@ -222,7 +222,15 @@ def _table(path: Path, column: str | None = None, what: str = "class") -> dict[s
         )
     if any(len(row) <= max(name, value) for row in rows):
         raise DataError(f"{quoted(path)} has lines with fewer columns than its first")
-    return {row[name].strip(): row[value].strip() for row in rows[first:]}
+    named: dict[str, str] = {}
+    for row in rows[first:]:
+        one, said = row[name].strip(), row[value].strip()
+        if named.setdefault(one, said) != said:
+            raise DataError(
+                f"{quoted(path)} gives {quoted(one)} two {what} values, {quoted(named[one])} and"
+                f" {quoted(said)}; leave one of the lines out"
+            )
+    return named
 
 
 def _named(name: str, named: Mapping[str, str], table: Path, what: str = "class") -> str:
