@@ -76,7 +76,7 @@ def _inverse(subject: Subject, effort: Effort) -> Rate:
         return Outcome(subject.inside(images).numpy(), np.full(len(t), push.evaluations))
 
     hits = max(2, round(1 / effort.relative**2))
-    return inverse_count(probe, 0.0, hits, most=effort.most, sampler=subject.sampler, level=effort.level)
+    return inverse_count(probe, 0.0, hits, most=effort.most, sampler=subject.described, level=effort.level)
 
 
 ROW = Estimator("inverse", _inverse, least=26, fixed_steps=True)
