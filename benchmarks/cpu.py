@@ -39,6 +39,7 @@ from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from record import add_output, record, tell
@@ -213,16 +214,10 @@ def divided(quick: bool, threads: int, precision: Precision) -> dict[str, float]
             launch(job, processes, torch.device("cpu"))
             return time.perf_counter() - begun
 
-    before = os.environ.get("OMP_NUM_THREADS")
-    try:
-        for _, processes in product(range(rounds), taken):
-            os.environ["OMP_NUM_THREADS"] = str(threads // processes)
+    for _, processes in product(range(rounds), taken):
+        with patch.dict(os.environ, OMP_NUM_THREADS=str(threads // processes)):
             start = seconds(processes, few)
             taken[processes].append((many - few) / (seconds(processes, many) - start))
-    finally:
-        os.environ.pop("OMP_NUM_THREADS")
-        if before is not None:
-            os.environ["OMP_NUM_THREADS"] = before
     return {f"{n} x {threads // n}": statistics.median(rates) for n, rates in taken.items()}
 
 

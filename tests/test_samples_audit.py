@@ -17,6 +17,7 @@ from latentprint.audit.quick import power
 from latentprint.cli import app
 from latentprint.data import load
 from latentprint.report import RunFacts
+from latentprint.report.first import first_screen
 from latentprint.report.modelcard import model_card
 from latentprint.results.read import read_results
 from latentprint.results.whole_set import WholeSet
@@ -137,6 +138,21 @@ def test_copies_in_another_range_are_refused_and_not_called_clean(place: Path, t
     sought = ["filter", str(tmp_path / "bits.npy"), "--train", "digits", "--images", "60"]
     answer = CliRunner().invoke(app, sought)
     assert answer.exit_code == 2 and "in the same range" in answer.stderr
+
+
+def test_flipped_copies_are_not_cleared(place: Path, tmp_path: Path) -> None:
+    """Pixel by pixel nothing is a copy; the rule that sees flips counts them, and clears nothing."""
+    split = load("digits", seed=0, images=60)
+    clean = split.heldout.pixels[np.random.default_rng(1).permutation(len(split.heldout))[:150]]
+    np.save(tmp_path / "flipped.npy", np.concatenate([clean, *[split.train.pixels[..., ::-1]] * 3]))
+    found = results_of(place, tmp_path / "flipped.npy", tmp_path / "run", "--target", 3)
+    assert not any(one["rejects"] for one in found["verdict"]["tests"])
+    assert (
+        found["whole_set"]["copies"]["k"] > found["returned"]["copies"]["k"] and found["whole_set"]["beyond"]
+    )
+    assert found["verdict"]["state"] == "inconclusive"
+    first = first_screen(read_results(tmp_path / "run")).answers[0][1]
+    assert first.startswith("It cannot be told") and "moved or changed" in first
 
 
 def test_what_are_no_samples_is_one_sentence(place: Path, tmp_path: Path) -> None:

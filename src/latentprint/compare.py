@@ -241,9 +241,9 @@ def _sighted_unlike(runs: Sequence[Results]) -> bool:
     """Whether a recogniser of one run notices more than the same one of another, at 5 % over all pairs."""
     pairs = [
         (one.tpr, other.tpr)
-        for first, second in combinations(runs, 2)
-        for one, other in zip(first.detectors.fitted, second.detectors.fitted, strict=False)
-        if one.tpr.n and other.tpr.n
+        for first, second in combinations([run.detectors for run in runs], 2)
+        for one, other in ((first.presence, second.presence), (first.identity, second.identity))
+        if one is not None and other is not None and one.tpr.n and other.tpr.n
     ]
     return any(equality_p(*pair) <= 0.05 / len(pairs) for pair in pairs)
 

@@ -56,10 +56,11 @@ _LOOKED_AT = 1000
 """Samples whose values are looked at."""
 
 
-def require_like_range(given: ImageSet, split: Split) -> None:
+def require_like_range(given: ImageSet, split: Split, otherwise: str = "") -> None:
     """Refuse samples whose values were probably stored in another range than those of the training images.
 
-    Exact copies among them would be far from what they copy, and nothing would be found.
+    Exact copies among them would be far from what they copy, and nothing would be found. ``otherwise`` ends
+    the sentence with what to do if the samples are as they should be.
 
     Raises:
         InputError: they use much less of the range.
@@ -74,6 +75,5 @@ def require_like_range(given: ImageSet, split: Split) -> None:
     raise InputError(
         f"the samples use {(high - low) / 2:.0%} of the range of their type, and the training images"
         f" {used.share:.0%} of theirs, so copies would not be recognised; store the samples in the same range"
-        " as the training images (uint8 from 0 to 255, floats from -1 to 1). If their contrast is as it"
-        " should be, --stored-range with the range of the training images confirms it"
+        f" as the training images (uint8 from 0 to 255, floats from -1 to 1){otherwise}"
     )

@@ -143,7 +143,12 @@ def comparable(config: AuditConfig, samples: Path | str, where: Where) -> tuple[
     if split.used is not None:
         split.used.require()
     if data.stored_range is None:  # a stated range holds for both
-        require_like_range(given, split)
+        require_like_range(
+            given,
+            split,
+            ". If their contrast is as it should be, --stored-range with the range of the training images"
+            " confirms it",
+        )
     return given, split
 
 
