@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -166,7 +167,8 @@ def test_more_images_are_added_to_those_that_are_there(
     assert plain["q"]["splitting"]["rate"] == results["q"]["splitting"]["rate"]
     assert verify(tmp_path / "run").exit_code == 0
     # The images are those of an audit that was asked for 600 from the start. The interval is not: somebody
-    # looked after 40, so it holds at any stopping time. The test of which came back takes the 560 others.
+    # looked after 40, so it holds at any stopping time. The test of which came back takes the 560 others,
+    # at the second request's part of alpha.
     at_once = run_audit(tiny(samples={"count": 600}), tmp_path / "at once").plain()
     one, other = more.q.monte_carlo, at_once["q"]["monte_carlo"]
     assert (one.hits, one.samples) == (other["hits"], 600) and plain["fid"] == at_once["fid"]
@@ -180,7 +182,7 @@ def test_more_images_are_added_to_those_that_are_there(
     pool, rows = run.rows("pool"), run.rows("samples.model")
     fresh = {name: rows[f"pool_{name}"][40:] for name in ("nearest", "distance", "ten")}
     own = run.stage("pool").payload["pooled"]["target"]
-    assert more.returned == returned(fresh, pool, pool["whose"], own)
+    assert more.returned == replace(returned(fresh, pool, pool["whose"], own), request=2)
     with pytest.raises(RunError, match=r"samples\.count is 600 there and 40 here"):
         run_audit(tiny(), tmp_path / "run")
 

@@ -211,7 +211,7 @@ def test_a_control_decides_by_fisher_where_a_hit_is_nearest_to_x_p():
     found = decide(evidence(hits=hits, own=8, control=control))
     assert found.state == "reproduces" and names(found) == ["control"]
     assert found.tests[-1].p_value == pytest.approx(expected) and found.tests[-1].alpha == pytest.approx(
-        0.0125
+        0.00625
     )
     assert decide(evidence(hits=hits, own=None, control=control)).state == "reproduces"
     strange = decide(evidence(hits=hits, own=0, control=control))
@@ -235,17 +235,25 @@ def test_a_count_that_stopped_on_sight_is_judged_by_its_own_interval(excess, lev
     assert decide(seen).state == state
 
 
-def test_asking_until_a_test_rejects_costs_no_more_than_alpha():
-    """Every request is a test; with those after the first the two exact tests spend 3/4 of alpha plus 1/4."""
-    base = evidence().returned
-    assert base is not None
-    spent = 0.0
-    for request in range(1, 40):
-        tests = decide(evidence(returned=replace(base, request=request))).tests
+@pytest.mark.parametrize("control", [None, Trials(0, 1000)])
+def test_asking_until_a_test_rejects_costs_no_more_than_alpha(control):
+    """Every request is a test. After a look the control's is one that holds at any further look."""
+    first = evidence(hits=Trials(8, 1000), own=8, control=control)
+    assert first.returned is not None
+    spent = sum(one.alpha for one in decide(first).tests)
+    assert spent == pytest.approx((0.75 if control is None else 0.875) * 0.05)
+    at_any_look = []
+    for request in range(2, 40):
+        again = replace(
+            first,
+            returned=replace(first.returned, request=request),
+            sight=StoppedCount(0.004, 0.02, 0.95, None if control is None else 0.002),
+        )
+        tests = decide(again).tests
         spent += sum(one.alpha for one in tests if one.name != "control")
-        if request == 1:
-            assert spent == pytest.approx(0.75 * 0.05)
-    assert spent == pytest.approx(0.05)
+        at_any_look += [one.alpha for one in tests if one.name == "control"]
+    assert len(at_any_look) == (0 if control is None else 38) and len({*at_any_look}) <= 1
+    assert spent + sum({*at_any_look}) == pytest.approx(0.05)
 
 
 def test_without_a_comparison_hits_settle_nothing_and_it_says_what_would():

@@ -59,7 +59,7 @@ def test_a_count_that_stopped_on_sight_is_judged_by_the_interval_that_allows_it(
     assert count.stopping is not None and count.corrected is not None and found.sight is not None
     assert (found.sight.low, found.sight.high) == (count.low, count.high)
     assert stopped.q.control is not None
-    low, high = count.at(1 - 0.05 / 4)[0], stopped.q.control.at(1 - 0.05 / 4)[1]
+    low, high = count.at(1 - 0.05 / 16)[0], stopped.q.control.at(1 - 0.05 / 16)[1]
     assert found.sight.excess == max(0.0, low - high) > 0
     alone = evidence(results_of(2, Drawn(own=0.2, until=0.05, samples=3000, null=0, control=None)))
     assert alone.sight is not None and alone.sight.excess is None

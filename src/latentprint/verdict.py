@@ -15,7 +15,7 @@ the evidence from the results, and adds what informs without deciding:
 from __future__ import annotations
 
 from latentprint.judge import Evidence, StoppedCount, decide
-from latentprint.judge.design import ALPHA
+from latentprint.judge.design import AT_ANY_LOOK
 from latentprint.results.model import Measured, Results, Rule, State, Tested, Verdict
 from latentprint.stats import Trials
 from latentprint.words import one_in
@@ -34,7 +34,7 @@ def evidence(measured: Measured) -> Evidence:
     q, fitted, memorised = measured.q, measured.detectors.fitted, measured.memorised
     count, sight = q.monte_carlo, None
     if count.stopping is not None:
-        both, excess = 1 - ALPHA["control"] * (1 - count.level), None
+        both, excess = 1 - AT_ANY_LOOK * (1 - count.level), None
         if q.control is not None:
             excess = max(0.0, count.at(both)[0] - q.control.at(both)[1])
         sight = StoppedCount(low=count.low, high=count.high, level=count.level, excess=excess)

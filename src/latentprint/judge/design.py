@@ -17,9 +17,12 @@ from latentprint.stats.returned import LEAST, images_to_call, samples_to_return
 
 Name = Literal["target", "whole set", "control"]
 
-ALPHA: dict[Name, float] = {"target": 0.5, "whole set": 0.25, "control": 0.25}
+ALPHA: dict[Name, float] = {"target": 0.5, "whole set": 0.25, "control": 0.125}
 """Each test's share of 1 - level (`judge.rule`). A rank needs the largest share, because its p is at least 1
-/ (m + 1)."""
+/ (m + 1). The eighth that is left is for those who ask for more images after a look."""
+
+AT_ANY_LOOK = 0.0625
+"""The control's share, where its test must hold whenever counting ends."""
 
 _MOST = 10**9
 

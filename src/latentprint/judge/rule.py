@@ -7,7 +7,8 @@ other:
     test       its share  null hypothesis                            what is exchangeable under it
     target     1/2        x_p is to the model as a held-out image    x_p and the held-out images
     whole set  1/4        it makes no difference which were trained on  training and held-out images
-    control    1/4        model and control give x_p alike           samples of the two (Fisher)
+    control    1/8        model and control give x_p alike           samples of the two (Fisher)
+    later      1/8        the same, if more images were asked for after a look
 
 - **reproduces**: a test rejects. The control's test counts only if a detected sample has x_p as its nearest
   training image, and does not exist without a control.
@@ -22,15 +23,16 @@ The detectors' false alarms on real images decide nothing. A model that repeats 
 samples only from those, and one false alarm among them then occurs again and again.
 
 If sampling stopped early because of the counts, or more images were asked for after a look, the control
-decides by intervals that hold at any look: the model's lower end must exceed the control's upper end. Of the
-other two tests
+decides by intervals that hold at any look: the model's lower end must exceed the control's upper end, both
+together at 1/16. Of the other two tests
 
-    stopped early            use only the samples before the first look
-    more asked, a control    use only the first request, whose number nothing seen had influenced
-    more asked, no control   use the largest request; the j-th, j > 1, at 2^-(j-1) / 3 of their alpha
+    stopped early    use only the samples before the first look
+    more asked       use the largest request; the j-th, j > 1, at 2^-(j-1) / 12 of their alpha with a control,
+                     and 2^-(j-1) / 3 without one
 
-A user who asks until a test rejects has as many tests as requests. Those after the first share a third of the
-first one's alpha, which is the quarter that a control would have.
+A user who asks until a test rejects has as many tests as requests, and is wrong with probability alpha at
+most. With a control the requests after the first share 3/4 / 12 = 1/16, and the intervals take as much;
+without one they share the 3/4 / 3 = 1/4 that the first three tests leave.
 
 Sources: R. A. Fisher, JRSS 98 (1935); Clopper and Pearson, Biometrika 26 (1934); paper section 5.3;
 `latentprint.stats.returned` for the two tests of exchangeability.
@@ -43,7 +45,7 @@ from typing import Any, Literal, cast
 
 from scipy import stats as scipy_stats  # pyright: ignore[reportMissingTypeStubs]
 
-from latentprint.judge.design import ALPHA, Name, heldout_to_rank, samples_for_not_found
+from latentprint.judge.design import ALPHA, AT_ANY_LOOK, Name, heldout_to_rank, samples_for_not_found
 from latentprint.stats import Trials
 from latentprint.stats.returned import Returned, images_to_call
 from latentprint.words import chance, one_in
@@ -57,8 +59,8 @@ class StoppedCount:
     do not hold for it.
 
     ``low``, ``high``: of the rate of joint detections. ``excess``: by how much it exceeds the control's rate
-    at least, 0 if that is not sure, both intervals together at the alpha of the control's test; None without
-    a control.
+    at least, 0 if that is not sure, both intervals together at AT_ANY_LOOK of 1 - level; None without a
+    control.
     """
 
     low: float
@@ -167,17 +169,18 @@ def decide(
     return Decision("not found" if excluded else "inconclusive", tests, (*said, *why))
 
 
-def _alpha(name: Name, found: Returned, level: float) -> float:
+def _alpha(name: Name, evidence: Evidence, level: float) -> float:
     """A test's share of 1 - level, for the request that is judged (see the module)."""
-    later = found.request - 1
-    return ALPHA[name] * (1 - level) * (0.5**later / 3 if later else 1.0)
+    later = 0 if evidence.returned is None else evidence.returned.request - 1
+    shared_by = 3 if evidence.control is None else 12
+    return ALPHA[name] * (1 - level) * (0.5**later / shared_by if later else 1.0)
 
 
 def _target(evidence: Evidence, level: float) -> Test | None:
     found = evidence.returned
     if found is None:
         return None
-    p, alpha = found.target_p, _alpha("target", found, level)
+    p, alpha = found.target_p, _alpha("target", evidence, level)
     n, rivals = found.copies.n, f"{found.mock.n:,} held-out images that took its place"
     if not found.target:
         sentence = f"Compared pixel by pixel, none of {n:,} images is a copy of the private one."
@@ -195,7 +198,7 @@ def _whole_set(evidence: Evidence, level: float) -> Test | None:
     found = evidence.returned
     if found is None:
         return None
-    p, alpha = found.whole_set_p, _alpha("whole set", found, level)
+    p, alpha = found.whole_set_p, _alpha("whole set", evidence, level)
     copies, train, held = found.copies, found.train, found.heldout
     if not copies.k:
         sentence = f"Compared pixel by pixel, none of {copies.n:,} images is a copy of a training image."
@@ -213,7 +216,7 @@ def _control(evidence: Evidence, level: float) -> Test | None:
     hits, control, sight = evidence.hits, evidence.control, evidence.sight
     if control is None or control.n == 0 or not hits.k:
         return None
-    alpha, named = ALPHA["control"] * (1 - level), evidence.own != 0
+    named = evidence.own != 0
     beside = (
         f"{BASE if evidence.base else ALIKE} gave {control.k:,} detections in {control.n:,} images, this"
         f" model {hits.k:,} in {hits.n:,}"
@@ -227,8 +230,9 @@ def _control(evidence: Evidence, level: float) -> Test | None:
             else "the difference may be chance"
         )
         sentence = f"{beside}. Whenever counting ended, {least}.{strange}"
-        return Test("control", None, alpha, named and excess > 0 and sight.level >= level, sentence)
-    p = fisher_greater(hits, control)
+        sure = excess > 0 and sight.level >= level
+        return Test("control", None, AT_ANY_LOOK * (1 - level), named and sure, sentence)
+    p, alpha = fisher_greater(hits, control), ALPHA["control"] * (1 - level)
     told = f"If both were alike, the probability of so large a difference would be {chance(p)}."
     sentence = f"{beside}. {told}{strange}"
     return Test("control", p, alpha, named and p <= alpha, sentence)
@@ -286,13 +290,13 @@ def _what_would_do(evidence: Evidence, level: float) -> tuple[str, ...]:
     found = evidence.returned
     if found is None:
         out.append("Held-out images for comparison, or a control, would show whether these are false alarms.")
-    elif found.mock.n < (enough := heldout_to_rank(_alpha("target", found, level))):
+    elif found.mock.n < (enough := heldout_to_rank(_alpha("target", evidence, level))):
         out.append(
             f"{found.mock.n:,} held-out images cannot decide whether the private image comes back more than"
             f" any image would; {enough:,} or more can."
         )
     elif found.train.k and not found.heldout.k:
-        few = images_to_call(found.train.n, found.heldout.n, _alpha("whole set", found, level))
+        few = images_to_call(found.train.n, found.heldout.n, _alpha("whole set", evidence, level))
         if few is not None and few > found.train.k:
             out.append(
                 f"{few:,} different training images among the copies would be enough, with no held-out image"

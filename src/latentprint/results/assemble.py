@@ -176,8 +176,7 @@ def _returned(stored: Stored) -> Returned | None:
     if stored.setting(SampleSettings, "samples").until is None:
         before = {one.count for one in stored.before(SampleSettings, "samples")}
         requests = list(pairwise(sorted({0, len(rows["id"]), *before}))) or [(0, 0)]
-        if stored.note(CONTROL_SAMPLES) is None:
-            request += max(range(len(requests)), key=lambda i: requests[i][1] - requests[i][0])
+        request += max(range(len(requests)), key=lambda i: requests[i][1] - requests[i][0])
         fixed = slice(*requests[request - 1])
     samples = {name: rows[f"pool_{name}"][fixed] for name in ("nearest", "distance", "ten")}
     whose = pool["whose"]
