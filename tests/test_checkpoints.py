@@ -180,6 +180,7 @@ def test_checkpoints_that_cannot_be_looked_at_are_one_sentence(
     assert "other noise" in refused(*given, "--checkpoints", other)
     own = command(settings, tmp_path / "run")
     assert "without the model" in refused(*own, "--checkpoints", both)
+    assert "how many to keep" in refused("check", *own[1:], "--checkpoints", -3)
     assert "at most, got 5" in refused(*own, "--checkpoints", 5)
     assert "training that is over" in refused(*given, "--checkpoints", 2)
     assert not (tmp_path / "run").exists()

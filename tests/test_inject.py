@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from latentprint import resolve, run_audit
 from latentprint.audit.given import as_it_is, given_images, open_given
 from latentprint.audit.images import read_images
 from latentprint.cli import app
+from latentprint.cli.options import AuditOptions
 from latentprint.contracts import InputError
 from latentprint.data import image_sha256
 from latentprint.data.files import decode
@@ -201,3 +203,47 @@ def test_a_mark_that_was_not_trained_on_is_said(tmp_path: Path) -> None:
     over["data"]["source"] = str(tmp_path / "other")
     with pytest.raises(InputError, match="--mark says what a model was trained on"):
         run_audit(resolve(over, preset="demo"), tmp_path / "run")
+
+
+def test_a_folder_without_held_out_images_is_told_so_before_the_training_and_refused_after(
+    tmp_path: Path,
+) -> None:
+    """Whatever was held out here was trained on there, and would come back as often as the others."""
+    folder, flat = images(tmp_path / "set"), tmp_path / "flat"
+    shutil.copytree(folder / "train", flat)
+    runner = CliRunner()
+    told = runner.invoke(app, ["inject", str(flat)])
+    assert (
+        told.exit_code == 0
+        and "in heldout/" in told.stdout
+        and str(tmp_path / "flat.mark.json") in told.stdout
+    )
+    assert "in heldout/" not in runner.invoke(app, ["inject", str(folder)]).stdout
+    model = ddpm(tmp_path / "model", seed=0)
+    words = ["audit", str(flat), "--model", str(model), "--preset", "demo", "--out", str(tmp_path / "run")]
+    for more in ([], ["--mark", str(tmp_path / "flat.mark.json")]):
+        refused = runner.invoke(app, [*words, *more])
+        assert refused.exit_code == 2 and not (tmp_path / "run").exists()
+        assert "heldout/" in refused.stderr and "--images N" in refused.stderr
+    # The advice leads to an audit that begins: the mark is found among the images of the new folder.
+    again = tmp_path / "again"
+    shutil.copytree(flat, again / "train")
+    shutil.copytree(folder / "val", again / "heldout")
+    config = resolve(
+        {"data": {"source": str(again)}, "given": {"mark": str(tmp_path / "flat.mark.json")}}, preset="small"
+    )
+    split = read_images(config, None, False)
+    given = open_given(model, None, None, torch.device("cpu"), config)
+    assert given is not None
+    _, injection = given_images(as_it_is(config), given, split)
+    mark = read_mark(tmp_path / "flat.mark.json")
+    assert split.train.sha256[injection.index] == mark.sha256
+
+
+def test_what_a_preset_trains_on_says_nothing_of_what_others_trained_on(tmp_path: Path) -> None:
+    """The preset `demo` trains on 100 images; the rest of a model's own were taken for held-out ones."""
+    given = AuditOptions("digits", preset="demo", model=str(ddpm(tmp_path / "model", seed=0)))
+    assert resolve(AuditOptions("digits", preset="demo").settings(), preset="demo").data.images == 100
+    assert resolve(given.settings(), preset="demo").data.images is None
+    said = AuditOptions("digits", preset="demo", model=given.model, images=300)
+    assert resolve(said.settings(), preset="demo").data.images == 300

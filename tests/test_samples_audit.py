@@ -183,8 +183,12 @@ def test_a_quick_look_says_what_it_found_and_what_it_could_have_missed(place: Pa
     found = leaky["whole_set"]["copies"]
     assert f"{found['k']} of {found['n']}." in said.splitlines()[0] and "19 times in 20" in said
     assert not (place / "runs").exists() and not Path("runs/digits").exists()
-    answer = CliRunner().invoke(app, command(place, "--quick"))
-    assert answer.exit_code == 2 and "--samples" in answer.stderr
+    for more, words in (
+        ((), "--samples"),
+        (("--samples", place / "leaky", "--label", 0), "--label is asked of"),
+    ):
+        answer = CliRunner().invoke(app, command(place, "--quick", *more))
+        assert answer.exit_code == 2 and words in answer.stderr
 
 
 def test_the_power_of_a_look_is_that_of_looks_at_as_many_copies() -> None:

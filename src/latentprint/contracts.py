@@ -60,7 +60,7 @@ def require_device(name: str) -> str:
         InputError: no device has such a name.
     """
     if not re.fullmatch(r"cpu|mps|(cuda|xpu)(:[0-9]{1,3})?", name):
-        raise InputError(f"a device is cpu, cuda, cuda:1 (the second), mps or xpu, got {quoted(name)}")
+        raise InputError(f"a device is cpu, cuda, cuda:1 (the second) or xpu, got {quoted(name)}")
     return name
 
 

@@ -30,7 +30,7 @@ from latentprint.adapters import (
 from latentprint.adapters.latent import require_spread
 from latentprint.audit.asking import Prompts
 from latentprint.audit.context import Context
-from latentprint.audit.images import other_shape, private_image
+from latentprint.audit.images import other_shape, private_image, require_unseen
 from latentprint.config import AuditConfig
 from latentprint.contracts import InputError
 from latentprint.data import Split
@@ -244,9 +244,11 @@ def given_images(config: AuditConfig, given: Given, split: Split) -> tuple[Split
     """The images, and one training image as x_p, as it stands.
 
     Raises:
-        InputError: the images do not have the model's shape, or their latents another scale; there is no such
-            target, or every image has a near copy and none can be drawn.
+        InputError: it is not known which images were held out; the images do not have the model's shape, or
+            their latents another scale; there is no such target, or every image has a near copy and none can
+            be drawn.
     """
+    require_unseen(config, split, "the model")
     if split.train.shape != given.opened.image_shape:
         theirs, ours = ("x".join(map(str, s)) for s in (given.opened.image_shape, split.train.shape))
         raise InputError(

@@ -50,6 +50,24 @@ def read_images(config: AuditConfig, root: Path | str | None, download: bool) ->
     )
 
 
+def require_unseen(config: AuditConfig, split: Split, given: str) -> None:
+    """Refuse a source that does not say which of its images ``given``, made by others, was not trained on.
+
+    Images that were held out here and trained on there come back as often as the others, so no test could
+    tell the two apart, and N would be too small.
+
+    Raises:
+        InputError: the source has no split of its own, and nobody said how many images were drawn of it.
+    """
+    if split.drawn and config.data.images is None:
+        raise InputError(
+            f"{split.name} does not say which of its images {given} were never trained on, and these are what"
+            " all others are compared with; put those trained on in train/ and others of the same kind in"
+            " heldout/ (in an .npz: train_images and test_images), or, if latentprint drew the N training"
+            " images itself, say --images N"
+        )
+
+
 def facts(config: AuditConfig, split: Split) -> Data:
     """What results say about the training and held-out images."""
     train, heldout, overlap = split.train, split.heldout, split.overlap

@@ -25,7 +25,7 @@ from latentprint.audit.context import Context, Where, one_image
 from latentprint.audit.distance import extractor
 from latentprint.audit.distance import finish as fid
 from latentprint.audit.given import as_it_is, named
-from latentprint.audit.images import other_shape, private_image, read_images
+from latentprint.audit.images import other_shape, private_image, read_images, require_unseen
 from latentprint.audit.lifecycle import begin, finish
 from latentprint.audit.pool import pool
 from latentprint.audit.stages import Detectors
@@ -128,12 +128,14 @@ def comparable(config: AuditConfig, samples: Path | str, where: Where) -> tuple[
     """The samples, and the images that they are compared with.
 
     Raises:
-        InputError: either of them cannot be read, or their shapes differ.
+        InputError: either of them cannot be read, their shapes differ, or it is not known which images were
+            held out.
     """
     data = config.data
     how = Preparation(data.resize, data.convert, data.stored_range)
     given = open_samples(samples, how, data.window, data.orientation)
     split = read_images(config, where.root, where.download)
+    require_unseen(config, split, "the samples' model")
     if split.train.shape != given.shape:
         theirs, ours = ("x".join(map(str, s)) for s in (given.shape, split.train.shape))
         raise InputError(

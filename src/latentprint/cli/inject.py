@@ -40,12 +40,12 @@ def inject(
     """Mark one image of FOLDER, in its place, before you train on it with your own script.
 
     The original image is kept beside FILE. After training: latentprint audit FOLDER --model MODEL --mark
-    FILE.
+    FILE, where FOLDER holds what was trained on in train/ and other images in heldout/.
     """
     from latentprint.data.captions import captions
     from latentprint.files import real
     from latentprint.marks import FingerprintSettings
-    from latentprint.marks.folder import mark_folder
+    from latentprint.marks.folder import holds_out, mark_folder
     from latentprint.marks.settings import kind_of
 
     whole = real(folder)
@@ -64,5 +64,12 @@ def inject(
         print(f"Caption:  {' '.join(caption.split())[:200]} (as it was)")
     original = path.with_name(f"{path.stem}.original{Path(done.image).suffix}")
     print(f"Original: {original} (keep it out of training)")
+    audited = folder
     print(f"Next:     train on {folder} with your script, then")
-    print(f"          latentprint audit {folder} --model MODEL --mark {path}")
+    if not holds_out(folder, files):
+        audited = Path("FOLDER")
+        print(
+            "          make a FOLDER with these images in train/ and others of the same kind, which were not"
+        )
+        print("          trained on, in heldout/ (without such images nothing can be compared), then")
+    print(f"          latentprint audit {audited} --model MODEL --mark {path}")

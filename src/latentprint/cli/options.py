@@ -53,7 +53,12 @@ class AuditOptions(PromptOptions):
         ),
     ] = "small"
     images: Annotated[
-        int | None, typer.Option(min=1, help="Train on this many images, drawn by the seed.")
+        int | None,
+        typer.Option(
+            min=1,
+            help="Train on this many images, drawn by the seed. With --model or --samples: latentprint drew"
+            " this many, and they were trained on.",
+        ),
     ] = None
     samples: Annotated[
         str | None,
@@ -250,12 +255,18 @@ class AuditOptions(PromptOptions):
             sampler_table(self.sampler or []),
             stored_range(self.stored_range),
         )
+        if self.model is None and self.left is not None:
+            raise InputError(
+                "--checkpoints takes how many to keep, 1 or more, or with --model the folder of its"
+                f" checkpoints, got {quoted(self.left)} without the model"
+            )
         if self.model is None and (self.trusted or self.arguments):
             raise InputError(FOREIGN)
         if self.model is None and (self.value_range or self.lora_weight is not None):
             raise InputError("--value-range and --lora-weight belong to a model that is given (--model)")
-        asked = ("tries", "search", "checkpoints", "sampler", "targets", "control")
-        if self.given_samples is not None and (said := [one for one in asked if getattr(self, one)]):
+        asked = ("label", "tries", "search", "checkpoints", "sampler", "targets", "control")
+        said = [one for one in asked if getattr(self, one) is not None and getattr(self, one) is not False]
+        if self.given_samples is not None and said:
             raise InputError(
                 f"--{said[0]} is asked of a model, and generated images (--samples) come without one: "
                 "leave it out"
@@ -346,6 +357,10 @@ class AuditOptions(PromptOptions):
         }
         file = read_toml(self.config) if self.config is not None else {}
         own: dict[str, object] = {}
+        if self.model is not None or self.given_samples is not None:
+            own["data"] = {
+                "images": None
+            }  # a preset knows on how many it would train, not on how many others did
         if self.model is not None and not self.sampler and "sampler" not in file and ":" not in self.model:
             own |= own_settings(self.preset)
         tables = {name: given(values) for name, values in options.items()}

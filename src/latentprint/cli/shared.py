@@ -44,7 +44,7 @@ Json = Annotated[
 Fresh = Annotated[
     bool, typer.Option("--fresh", help="Move a run that the folder holds aside, and start over.")
 ]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, or cuda:1 (the second).")]
 
 
 def _finished(run: Any) -> Any:

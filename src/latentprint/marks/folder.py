@@ -172,7 +172,7 @@ def mark_folder(
             f"fingerprint {settings.kind!r} cannot be put into a folder: only a kind that is drawn from its"
             " settings alone can, such as circle or cross"
         )
-    tree = _trained_on(folder, pattern)
+    tree, _ = _sides(folder, pattern)
     name = _chosen(tree, seed, image)
     path = folder / name
     found = decode(path, name)
@@ -196,11 +196,17 @@ def mark_folder(
     return record
 
 
-def _trained_on(folder: Path, pattern: str | None) -> Tree:
+def holds_out(folder: Path, pattern: str | None) -> bool:
+    """Whether the folder says which of its images are not trained on, as ``mark_folder`` reads it."""
+    return _sides(folder, pattern)[1] is not None
+
+
+def _sides(folder: Path, pattern: str | None) -> tuple[Tree, Tree | None]:
     found = folder_tree(folder).with_suffix(SUFFIXES)
     if not found.names:
         raise FingerprintError(f"{quoted(folder)} holds no {KINDS}")
-    return sides(found.matching(pattern), KINDS).train
+    both = sides(found.matching(pattern), KINDS)
+    return both.train, both.heldout
 
 
 def _chosen(tree: Tree, seed: int, image: str | None) -> str:
