@@ -215,10 +215,10 @@ def test_a_folder_without_held_out_images_is_told_so_before_the_training_and_ref
     told = runner.invoke(app, ["inject", str(flat)])
     assert (
         told.exit_code == 0
-        and "in heldout/" in told.stdout
+        and "heldout/ (others" in told.stdout
         and str(tmp_path / "flat.mark.json") in told.stdout
     )
-    assert "in heldout/" not in runner.invoke(app, ["inject", str(folder)]).stdout
+    assert "heldout/ (others" not in runner.invoke(app, ["inject", str(folder)]).stdout
     model = ddpm(tmp_path / "model", seed=0)
     words = ["audit", str(flat), "--model", str(model), "--preset", "demo", "--out", str(tmp_path / "run")]
     for more in ([], ["--mark", str(tmp_path / "flat.mark.json")]):

@@ -67,9 +67,9 @@ def inject(
     audited = folder
     print(f"Next:     train on {folder} with your script, then")
     if not holds_out(folder, files):
-        audited = Path("FOLDER")
+        audited = Path("NEW")
         print(
-            "          make a FOLDER with these images in train/ and others of the same kind, which were not"
+            "          make a folder NEW, with train/ (these images) and heldout/ (others of the same kind that"
         )
-        print("          trained on, in heldout/ (without such images nothing can be compared), then")
+        print("          were not trained on; without them nothing can be compared), then")
     print(f"          latentprint audit {audited} --model MODEL --mark {path}")

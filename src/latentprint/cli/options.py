@@ -358,9 +358,7 @@ class AuditOptions(PromptOptions):
         file = read_toml(self.config) if self.config is not None else {}
         own: dict[str, object] = {}
         if self.model is not None or self.given_samples is not None:
-            own["data"] = {
-                "images": None
-            }  # a preset knows on how many it would train, not on how many others did
+            own["data"] = {"images": None}  # a preset says on how many images we would train
         if self.model is not None and not self.sampler and "sampler" not in file and ":" not in self.model:
             own |= own_settings(self.preset)
         tables = {name: given(values) for name, values in options.items()}
