@@ -69,7 +69,7 @@ def inject(
     if not holds_out(folder, files):
         audited = Path("NEW")
         print(
-            "          make a folder NEW, with train/ (these images) and heldout/ (others of the same kind that"
+            "          make a folder NEW, with train/ (these images) and heldout/ (others of the same kind,"
         )
-        print("          were not trained on; without them nothing can be compared), then")
+        print("          not trained on; without them nothing can be compared), then")
     print(f"          latentprint audit {audited} --model MODEL --mark {path}")
