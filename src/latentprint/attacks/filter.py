@@ -38,6 +38,8 @@ class Filter:
         share: of held-out images that the threshold was set to let through.
         rejected: of the held-out images that did not set it, those kept back; each of them by mistake.
         missed: planted copies that it does not keep back, by how they were changed.
+        unseen: whether no model was trained on the held-out images; if one may have been, they were compared
+            with the others alone.
     """
 
     reference: Reference
@@ -45,6 +47,7 @@ class Filter:
     share: float
     rejected: Trials
     missed: Mapping[str, Trials]
+    unseen: bool = True
 
     @staticmethod
     def of(
@@ -100,11 +103,12 @@ class Filter:
         """What it did to so many images, and what it cannot do, in sentences."""
         missed, wrong = self.all_missed, self.rejected
         low, high = missed.interval(0.95)
+        others = "that no model was trained on" if self.unseen else "that were set aside to count mistakes"
         return (
             f"Kept back {kept_back:,} of {images:,} images as copies of training images; the others pass.",
             f"Of {missed.n:,} copies made on purpose {missed.k:,} pass ({low:.1%} to {high:.1%}): so much"
             " of what the model gives back still comes through, and the model itself still holds the images.",
-            f"Of {wrong.n:,} images that no model was trained on, {wrong.k:,} were kept back by mistake.",
+            f"Of {wrong.n:,} images {others}, {wrong.k:,} were kept back by mistake.",
         )
 
 
@@ -119,7 +123,7 @@ def filter_for(split: Split, *, whole: bool, share: float = SHARE, seed: int = 0
         return found
     # These were held out by us and not by the trainer: they set the threshold against the others, and are
     # searched too.
-    return replace(found, reference=Reference(Selection.of(split.train.pixels, heldout)))
+    return replace(found, reference=Reference(Selection.of(split.train.pixels, heldout)), unseen=False)
 
 
 def _scores(reference: Reference, images: Pixels | Tensor) -> NDArray[np.float64]:
