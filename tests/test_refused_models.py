@@ -138,7 +138,7 @@ def test_a_bad_model_is_refused_in_one_sentence(
 @pytest.mark.parametrize("sampler", ["own:3", "own"])
 def test_an_audit_by_the_models_own_sampler(tmp_path: Path, sampler: str) -> None:
     folder = saved(tmp_path / "model", unet(), scheduler_of("DDPMScheduler", num_train_timesteps=4))
-    answer = audited(tmp_path, folder, "--sampler", sampler, "--target", "3")
+    answer = audited(tmp_path, folder, "--sampler", sampler, "--target", "3", "--images", "100")
     assert answer.exit_code == 0, answer.output
     run = json.loads((tmp_path / "run" / "run.json").read_text())
     assert run["settings"]["sampler"]["name"] == sampler

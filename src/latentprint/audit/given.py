@@ -244,11 +244,10 @@ def given_images(config: AuditConfig, given: Given, split: Split) -> tuple[Split
     """The images, and one training image as x_p, as it stands.
 
     Raises:
-        InputError: it is not known which images were held out; the images do not have the model's shape, or
-            their latents another scale; there is no such target, or every image has a near copy and none can
-            be drawn.
+        InputError: the images do not have the model's shape, or their latents another scale; it is not known
+            which were held out; there is no such target, or every image has a near copy and none can be
+            drawn.
     """
-    require_unseen(config, split, "the model")
     if split.train.shape != given.opened.image_shape:
         theirs, ours = ("x".join(map(str, s)) for s in (given.opened.image_shape, split.train.shape))
         raise InputError(
@@ -261,6 +260,7 @@ def given_images(config: AuditConfig, given: Given, split: Split) -> tuple[Split
     require_spread(given.opened.codec, some.to(device))
     if split.used is not None:
         split.used.require()
+    require_unseen(config, split, "the model")
     split = split.under(given.label)
     if config.given.mark is None:
         return split, private_image(config, split, given.target)

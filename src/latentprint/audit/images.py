@@ -51,7 +51,7 @@ def read_images(config: AuditConfig, root: Path | str | None, download: bool) ->
 
 
 def require_unseen(config: AuditConfig, split: Split, given: str) -> None:
-    """Refuse a source that does not say which of its images ``given``, made by others, was not trained on.
+    """Refuse a source that does not say which of its images ``given``, made by others, has never seen.
 
     Images that were held out here and trained on there come back as often as the others, so no test could
     tell the two apart, and N would be too small.
@@ -61,8 +61,8 @@ def require_unseen(config: AuditConfig, split: Split, given: str) -> None:
     """
     if split.drawn and config.data.images is None:
         raise InputError(
-            f"{split.name} does not say which of its images {given} were never trained on, and these are what"
-            " all others are compared with; put those trained on in train/ and others of the same kind in"
+            f"{split.name} does not say which of its images {given} has never seen, and these are what all"
+            " others are compared with; put those trained on in train/ and others of the same kind in"
             " heldout/ (in an .npz: train_images and test_images), or, if latentprint drew the N training"
             " images itself, say --images N"
         )

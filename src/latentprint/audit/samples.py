@@ -135,7 +135,6 @@ def comparable(config: AuditConfig, samples: Path | str, where: Where) -> tuple[
     how = Preparation(data.resize, data.convert, data.stored_range)
     given = open_samples(samples, how, data.window, data.orientation)
     split = read_images(config, where.root, where.download)
-    require_unseen(config, split, "the samples' model")
     if split.train.shape != given.shape:
         theirs, ours = ("x".join(map(str, s)) for s in (given.shape, split.train.shape))
         raise InputError(
@@ -151,6 +150,7 @@ def comparable(config: AuditConfig, samples: Path | str, where: Where) -> tuple[
             ". If their contrast is as it should be, --stored-range with the range of the training images"
             " confirms it",
         )
+    require_unseen(config, split, "the samples' model")
     return given, split
 
 
