@@ -62,7 +62,7 @@ class Design:
         """The tests that would very likely say "reproduces" for a model that repeats its images."""
         found: list[Name] = []
         compared = self.train + self.heldout >= LEAST
-        ranked = compared and self.heldout >= heldout_to_rank(ALPHA["target"] * (1 - self.level))
+        ranked = compared and self.heldout >= self._to_rank
         if ranked and self.samples >= self._to_show_target:
             found.append("target")
         whole = samples_to_call_whole_set(self.train, self.heldout, self.level)
@@ -71,6 +71,11 @@ class Design:
         if self.control and self._by_control():
             found.append("control")
         return tuple(found)
+
+    @property
+    def _to_rank(self) -> int:
+        """Held-out images with which the rank of x_p can reject."""
+        return heldout_to_rank(ALPHA["target"] * (1 - self.level))
 
     @property
     def _to_show_target(self) -> int:
@@ -110,7 +115,7 @@ class Design:
         whole = samples_to_call_whole_set(self.train, self.heldout, self.level)
         if whole is not None and whole > self.samples:
             ways.append(f"{whole:,} samples")
-        rank, shown = heldout_to_rank(ALPHA["target"] * (1 - self.level)), self._to_show_target
+        rank, shown = self._to_rank, self._to_show_target
         if self.heldout < rank or self.samples < shown:
             more = max(self.samples, shown)
             ways.append(f"{max(rank, self.heldout):,} held-out images and {more:,} samples")

@@ -32,7 +32,7 @@ together at 1/16. Of the other two tests
 
 A user who asks until a test rejects has as many tests as requests, and is wrong with probability alpha at
 most. With a control the requests after the first share 3/4 / 12 = 1/16, and the intervals take as much;
-without one they share the 3/4 / 3 = 1/4 that the first three tests leave.
+without one they share the 3/4 / 3 = 1/4 that target and whole set leave.
 
 Sources: R. A. Fisher, JRSS 98 (1935); Clopper and Pearson, Biometrika 26 (1934); paper section 5.3;
 `latentprint.stats.returned` for the two tests of exchangeability.
