@@ -17,6 +17,7 @@ with --run the folder of an audit of digits, the network trained there (Omega: n
 ``fewest_from_prior`` the first two; ``default`` is the best sampler of ``fewest``.
 
     python benchmarks/samplers.py [--quick] [--json] [--out FILE] [--run runs/demo] [--costs 8,16,32]
+                                  [--steps ancestral,heun]
 """
 
 from __future__ import annotations
@@ -73,7 +74,8 @@ def digits(count: int) -> Tensor:
 def seen(run: Path) -> Tensor:
     """The images that an audit trained its network on, (n, C, H, W), x_p first."""
     settings = json.loads((run / "run.json").read_text())["settings"]
-    _, injection = images(read(AuditConfig, settings), None, download=False)
+    target = settings.pop("target", None)
+    _, injection = images(read(AuditConfig, settings), None, download=False, target=target)
     order = [injection.index, *(i for i in range(len(injection.marked)) if i != injection.index)]
     return torch.from_numpy(injection.marked.pixels[order])
 
@@ -118,16 +120,24 @@ def floor(one: Law, two: Law, directions: Tensor, splits: int) -> tuple[float, f
     return float(np.median(found)), float(np.quantile(found, 0.995))
 
 
-def candidates(quick: bool, costs: Sequence[int], spacings: Sequence[Any]) -> dict[str, list[Sampler]]:
+ADAPTIVE = "runge-kutta"
+MISPLACED = ("ancestral-learned", "consistency", "tcd")
+"""Steps of models that the two here are not: with a learnt variance, or distilled."""
+
+
+def candidates(
+    steps: Sequence[str], quick: bool, costs: Sequence[int], spacings: Sequence[Any]
+) -> dict[str, list[Sampler]]:
     """Per step and spacing, samplers of rising cost."""
     found: dict[str, list[Sampler]] = {}
-    for step in (kind() for kind in STEPS):
+    for step in (kind() for kind in STEPS if kind.name in steps):
         for spacing in spacings:
             found[f"{step.name} {spacing}"] = [
                 Sampler(step, max(1, (cost - 1) // step.evaluations), spacing) for cost in costs
             ]
     tolerances = (1e-1, 1e-2, 1e-3) if quick else (3e-1, 1e-1, 3e-2, 1e-2, 1e-3, 1e-4)
-    found["runge-kutta adaptive"] = [Sampler(RungeKutta(v, v), 1) for v in tolerances]
+    if ADAPTIVE in steps:
+        found[f"{ADAPTIVE} adaptive"] = [Sampler(RungeKutta(v, v), 1) for v in tolerances]
     return found
 
 
@@ -143,7 +153,13 @@ def same_returns(one: Law, two: Law) -> bool:
 
 
 def study(
-    denoiser: Denoiser, omega: Tensor, n: int, quick: bool, costs: Sequence[int], spacings: Sequence[Any]
+    denoiser: Denoiser,
+    omega: Tensor,
+    n: int,
+    steps: Sequence[str],
+    quick: bool,
+    costs: Sequence[int],
+    spacings: Sequence[Any],
 ) -> dict[str, Any]:
     begun = time.perf_counter()
     one, two = (sample(denoiser, PAPER, omega, n, seed) for seed in (1, 2))
@@ -160,7 +176,7 @@ def study(
     )
     curves: dict[str, list[dict[str, Any]]] = {}
     fewest: dict[str, dict[str, float | None]] = {"reached": {}, "law": {}}
-    for name, samplers in candidates(quick, costs, spacings).items():
+    for name, samplers in candidates(steps, quick, costs, spacings).items():
         rows = []
         for sampler in samplers:
             law = sample(denoiser, sampler, omega, n, seed=3)
@@ -225,6 +241,8 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=1000)
     parser.add_argument("--costs", help="network evaluations to try; a trained network takes hours for all")
     parser.add_argument("--spacings", default=",".join(EVERY))
+    every = [kind.name for kind in STEPS if kind.name not in MISPLACED] + [ADAPTIVE]
+    parser.add_argument("--steps", default=",".join(every), help="the steps to compare, by name")
     add_output(parser)
     parser.add_argument("--only", choices=("memorised", "trained"))
     arguments = parser.parse_args()
@@ -233,6 +251,9 @@ def main() -> None:
     if arguments.costs is not None:
         costs = tuple(sorted(int(cost) for cost in arguments.costs.split(",")))
     spacings = arguments.spacings.split(",")[: 1 if arguments.quick else None]
+    steps = arguments.steps.split(",")
+    if set(steps) - set(every):
+        parser.error(f"--steps knows {', '.join(every)}; got {arguments.steps}")
     n = min(arguments.samples, 400) if arguments.quick else arguments.samples
     known = digits(100)
     models: dict[str, tuple[Denoiser, Tensor]] = {}
@@ -242,7 +263,7 @@ def main() -> None:
         models["trained"] = for_sampling(load_model(arguments.run / "model")), seen(arguments.run)
     report: dict[str, Any] = {}
     for name, (model, omega) in models.items():
-        report[name] = study(model, omega, n, arguments.quick, costs, spacings) | {"record": record()}
+        report[name] = study(model, omega, n, steps, arguments.quick, costs, spacings) | {"record": record()}
         if arguments.out is not None:  # a study takes hours: what is done is kept
             arguments.out.write_text(json.dumps(report, indent=1) + "\n")
     tell(report, arguments, table)

@@ -104,6 +104,16 @@ DISCRETE: list[tuple[str, dict[str, Any], int]] = [
     ("DPMSolverMultistepScheduler", {"final_sigmas_type": "sigma_min"}, 20),
     ("DPMSolverMultistepScheduler", {"final_sigmas_type": "sigma_min", "solver_order": 1}, 10),
     ("DPMSolverMultistepScheduler", {"final_sigmas_type": "sigma_min", "lower_order_final": False}, 10),
+    *(
+        ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++", **settings}, steps)
+        for settings, steps in (
+            ({"timestep_spacing": "trailing"}, 20),
+            ({"timestep_spacing": "trailing", "prediction_type": "v_prediction"}, 10),
+            ({"timestep_spacing": "trailing", "prediction_type": "sample"}, 20),
+            ({"prediction_type": "v_prediction", "solver_order": 1}, 10),
+            ({"final_sigmas_type": "sigma_min"}, 20),
+        )
+    ),
     ("LCMScheduler", {}, 4),
     ("LCMScheduler", {"prediction_type": "v_prediction"}, 1),
     ("LCMScheduler", {"prediction_type": "sample"}, 4),
@@ -162,6 +172,8 @@ NEAREST: list[tuple[str, dict[str, Any], int]] = [
             {"use_lu_lambdas": True},
             {"use_exponential_sigmas": True},
             {"use_beta_sigmas": True},
+            {"algorithm_type": "sde-dpmsolver++", "use_karras_sigmas": True},
+            {"algorithm_type": "sde-dpmsolver++", "solver_type": "heun"},
             SHORT | {"final_sigmas_type": "sigma_min"},
         )
     ),

@@ -25,6 +25,7 @@ from latentprint.sampler import (
     ReverseDiffusion,
     RungeKutta,
     Sampler,
+    SDEDPMSolverPP2M,
     State,
     denoised,
     first_column,
@@ -41,7 +42,7 @@ F64 = torch.float64
 SCHEDULES = [VP(), SubVP(), VE(), EDM()]
 DETERMINISTIC = [DDIM(), Heun(), DPMSolverPP2M()]
 STOCHASTIC = [EulerMaruyama(), ReverseDiffusion(), Ancestral()]
-EVERY = [*STOCHASTIC, PredictorCorrector(), *DETERMINISTIC, RungeKutta()]
+EVERY = [*STOCHASTIC, SDEDPMSolverPP2M(), PredictorCorrector(), *DETERMINISTIC, RungeKutta()]
 
 
 def kind(value):
@@ -234,6 +235,52 @@ def test_stochastic_steps_have_weak_order_one(schedule, step):
     assert centre[-1] < 1e-12 or slope(centre) == pytest.approx(1, abs=0.1)
 
 
+@pytest.mark.parametrize("grid", [even, uneven], ids=["even", "uneven"])
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=kind)
+def test_the_stochastic_multistep_has_weak_order_two(schedule, grid):
+    """x is affine in x_T and the noises; the columns of that map, from unit rows, give the exact moments.
+
+    A first step of order 1 is one of n, so that the order of the whole is 2.
+    """
+    model, errors = Normal(schedule), []
+    for n in (16, 32, 64):
+        t = grid(schedule, 3.0, 0.3, n)
+        unit = torch.eye(n + 2, dtype=F64)[:, :, None]  # x_T, then the noise of each step, then none of them
+        walk = reverse(model, unit[:, 0], t, SDEDPMSolverPP2M(), lambda k, unit=unit: lambda _: unit[:, k])
+        end = final(walk).x[:, 0]
+        constant, parts = end[-1], end[:-1] - end[-1]
+        centre, spread = model.moments(t[0])
+        mean, variance = constant + parts[0] * centre, parts[0] ** 2 * spread + parts[1:].square().sum()
+        true_mean, true_variance = model.moments(t[-1])
+        errors.append(((mean - true_mean).abs().item(), (variance - true_variance).abs().item()))
+    for one in zip(*errors, strict=True):
+        assert one[-1] < 1e-12 or slope(one) == pytest.approx(2, abs=0.15)
+    assert errors[-1][1] < 1e-3
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=kind)
+def test_the_stochastic_multistep_is_that_of_lu(schedule):
+    """k x + alpha_s g (D + (D - D') / 2r) + sigma_s sqrt(g) z; k = e^-h sigma_s / sigma_t, g = 1 - e^-2h."""
+    model = Normal(schedule)
+    t0, t1, t2 = schedule.time(number([3.0, 1.8, 0.4]))
+    x0, z1, z2 = 1.4 * schedule.alpha(t0), 0.3, -1.1
+    first, second = math.log(3.0 / 1.8), math.log(1.8 / 0.4)
+
+    def formula(x, d, t, s, h, z):
+        keep = schedule.sigma(s) / schedule.sigma(t) * math.exp(-h)
+        gain = -math.expm1(-2 * h)
+        return keep * x + schedule.alpha(s) * gain * d + schedule.sigma(s) * math.sqrt(gain) * z
+
+    d0 = model(x0, t0)
+    x1 = formula(x0, d0, t0, t1, first, z1)
+    d1, r = model(x1, t1), first / second
+    x2 = formula(x1, d1 + (d1 - d0) / (2 * r), t1, t2, second, z2)
+    drawn = {1: number([[z1]]), 2: number([[z2]])}
+    grid = torch.stack([t0, t1, t2])
+    states = list(reverse(model, x0[None, None], grid, SDEDPMSolverPP2M(), lambda k: lambda _: drawn[k]))
+    assert [state.x.item() for state in states] == pytest.approx([x1.item(), x2.item()], rel=1e-9)
+
+
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=kind)
 def test_euler_maruyama_has_strong_order_one(schedule):
     """Against the same Brownian motion on a fine grid: order 1, because the noise does not depend on x."""
@@ -253,7 +300,7 @@ def test_euler_maruyama_has_strong_order_one(schedule):
     assert slope(errors) == pytest.approx(1, abs=0.2)
 
 
-@pytest.mark.parametrize("step", [Ancestral(), *DETERMINISTIC], ids=kind)
+@pytest.mark.parametrize("step", [Ancestral(), SDEDPMSolverPP2M(), *DETERMINISTIC], ids=kind)
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=kind)
 def test_one_image_is_sampled_exactly_in_any_number_of_steps(schedule, step):
     """For a single image D is constant: ancestral sampling keeps N(alpha m, sigma^2) exactly, the ODE too."""

@@ -10,6 +10,7 @@ our steps is used. If none is equal to the scheduler's, the nearest is used, and
     Euler ancestral    the posterior in sigma / alpha                           Ancestral
     Heun               the trapezoidal step                                     Heun
     DPM-Solver++ 2M    midpoint, order 2 (order 1: DDIM)                        DPMSolverPP2M
+    its SDE            midpoint, order 2 (order 1: Ancestral)                   SDEDPMSolverPP2M
     LCM, CM            the image, then fresh noise                              Consistency
     TCD                DDIM below the next time, then noise back up to it       TrajectoryConsistency
     IPNDM              epsilon of four evaluations, the first of them x_T       PLMS
@@ -46,6 +47,7 @@ from latentprint.sampler import (
     Heun,
     LearnedAncestral,
     Sampler,
+    SDEDPMSolverPP2M,
     Step,
     TrajectoryConsistency,
 )
@@ -190,11 +192,12 @@ def _step(name: str, config: Mapping[str, object], denoiser: Denoiser) -> tuple[
         return Heun(), not config.get("clip_sample")
     if name == "DPMSolverMultistepScheduler":
         order = config.get("solver_order", 2)
-        usual = config.get("algorithm_type", "dpmsolver++") == "dpmsolver++"
+        usual = config.get("algorithm_type", "dpmsolver++") in ("dpmsolver++", "sde-dpmsolver++")
+        orders = (Ancestral(), SDEDPMSolverPP2M()) if draws_noise(config) else (DDIM(), DPMSolverPP2M())
         midpoint = config.get("solver_type", "midpoint") == "midpoint" and not config.get("euler_at_final")
         usual = usual and midpoint and not (config.get("use_flow_sigmas") and _to_sigma_min(config))
         usual = usual and not any(config.get(f"use_{one}") for one in _RESPACED)
-        return (DDIM() if order == 1 else DPMSolverPP2M()), plain and usual and order in (1, 2)
+        return orders[order != 1], plain and usual and order in (1, 2)
     if name == "LCMScheduler":
         return Consistency(), plain
     if name == "TCDScheduler":
@@ -204,6 +207,11 @@ def _step(name: str, config: Mapping[str, object], denoiser: Denoiser) -> tuple[
     if name == "CMStochasticIterativeScheduler" and isinstance(denoiser.schedule, EDM):
         return Consistency(least=denoiser.schedule.sigma_min), True
     return None, False
+
+
+def draws_noise(config: Mapping[str, object]) -> bool:
+    """Whether a DPM-Solver walks the reverse SDE and not the probability flow."""
+    return str(config.get("algorithm_type")).startswith("sde-")
 
 
 def _to_sigma_min(config: Mapping[str, object]) -> bool:

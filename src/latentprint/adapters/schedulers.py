@@ -18,6 +18,7 @@ from latentprint.adapters.cosine import Cosine
 from latentprint.adapters.discrete import DiscreteSchedule, alphas_cumprod, discrete_schedule
 from latentprint.adapters.fields import number, short, some, whole_number
 from latentprint.adapters.function import FunctionDenoiser
+from latentprint.adapters.own import draws_noise
 from latentprint.adapters.timesteps import ConsistencyDenoiser, DiscreteDenoiser, Predicts
 from latentprint.denoiser import Denoiser, NetworkDenoiser
 from latentprint.networks import ModelError
@@ -45,7 +46,7 @@ SCHEDULERS: dict[str, Scheduler] = {
     "DDIMScheduler": Scheduler("ddim", 50, clips=True),
     "DDPMParallelScheduler": Scheduler("ancestral", 999, clips=True),
     "DDIMParallelScheduler": Scheduler("ddim", 50, clips=True),
-    "SASolverScheduler": Scheduler("dpm-solver++2m", 50),
+    "SASolverScheduler": Scheduler("sde-dpm-solver++2m", 50),
     "PNDMScheduler": Scheduler("dpm-solver++2m", 50),
     "DPMSolverMultistepScheduler": Scheduler("dpm-solver++2m", 25),
     "DPMSolverSinglestepScheduler": Scheduler("dpm-solver++2m", 25),
@@ -277,7 +278,9 @@ def hint(config: Mapping[str, object], denoiser: Denoiser) -> dict[str, object]:
     discrete = isinstance(denoiser, DiscreteDenoiser)
     # at zero SNR a grid in powers of sigma / alpha would spend most of its steps on pure noise
     asked = bool(config.get("use_karras_sigmas")) and not config.get("rescale_betas_zero_snr")
-    steps = kind.steps
+    step, steps = kind.step, kind.steps
+    if step == "dpm-solver++2m" and draws_noise(config):
+        step = "sde-dpm-solver++2m"
     if isinstance(denoiser, DiscreteDenoiser) and isinstance(denoiser.schedule, DiscreteSchedule):
         steps = min(steps, denoiser.schedule.timesteps - 1)
-    return {"step": kind.step, "steps": steps, "spacing": "karras" if asked or not discrete else kind.spacing}
+    return {"step": step, "steps": steps, "spacing": "karras" if asked or not discrete else kind.spacing}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from itertools import pairwise
 
@@ -28,14 +28,23 @@ from latentprint.streams import Streams
 
 @dataclass(frozen=True)
 class Transition:
-    """One step as a Gaussian: N(keep x + pull D, std^2 I), from a time with ``alpha`` and ``sigma``."""
+    """One step as a Gaussian: N(keep x + pull D + back D', std^2 I), from a time with ``alpha``, ``sigma``.
+
+    D' is the denoiser's answer at the step before; ``back`` is 0 where the step remembers none.
+    """
 
     t: Tensor
     keep: float
     pull: float
+    back: float
     std: float
     alpha: float
     sigma: float
+
+    def to(self, x: Tensor, denoised: Tensor, before: Tensor, e: Tensor) -> Tensor:
+        """x after the step, for D, D' and noise, all (n, ...)."""
+        moved = self.keep * x + self.pull * denoised + self.std * e
+        return moved + self.back * before if self.back else moved
 
 
 @dataclass(frozen=True)
@@ -52,9 +61,9 @@ class _Answer:
 def transitions(sampler: Sampler, schedule: Schedule) -> list[Transition] | str:
     """The steps of a sampler as Gaussians; the end of "not reliable because ..." if they are not Gaussian.
 
-    The coefficients are the step's own answers to x, D and noise of 1 each. They hold if they also predict
-    its answer to a fourth combination, whose D is far above what images have: a step that clips is linear
-    below its bound.
+    The coefficients are the step's own answers to x, D, D' and noise of 1 each. They hold if they also
+    predict its answer to a further combination, whose D is far above what images have (a step that clips is
+    linear below its bound) and which answered otherwise two steps before (no step may remember that).
     """
     step, instead = sampler.step, "; splitting can answer"
     if step.draws == 0:
@@ -65,15 +74,24 @@ def transitions(sampler: Sampler, schedule: Schedule) -> list[Transition] | str:
         return f"a step of {step.name} is not a single Gaussian around one evaluation{instead}"
     if getattr(step, "clip", None) is not None:
         return f"a step of {step.name} that clips the denoised image is not linear in it{instead}"
-    x, d, z = torch.tensor([[1, 0, 0, 0.3], [0, 1, 0, -700], [0, 0, 1, 0.2]], dtype=torch.float64)[:, :, None]
+    # rows: 1 for x, D, D' and the noise, and a combination of them with an answer two steps before
+    x, d, before, z, earlier = torch.tensor(
+        [[1, 0, 0, 0, 0.3], [0, 1, 0, 0, -700], [0, 0, 1, 0, 500], [0, 0, 0, 1, 0.2], [0, 0, 0, 0, 300]],
+        dtype=torch.float64,
+    )[:, :, None]
     found, grid = list[Transition](), sampler.grid(schedule)
-    for t, s in pairwise(grid):
-        after = step(_Answer(schedule, d), State.at(x, t), s, lambda _: z)
-        keep, pull, std, other = after.x[:, 0].tolist()
-        off = abs(0.3 * keep - 700 * pull + 0.2 * std - other)
-        if after.memory or std <= 0 or off > 1e-9 * (1 + abs(other)):
+    for k, (t, s) in enumerate(pairwise(grid)):
+        state = State.at(x, grid[max(0, k - 2)])
+        for column in range(max(1, k - 1), k + 1):  # the one or two steps above, for what they leave behind
+            answer = before if column == k else earlier
+            state = step(_Answer(schedule, answer), state, grid[column], lambda _: z)
+        after = step(_Answer(schedule, d), replace(state, x=x), s, lambda _: z)
+        keep, pull, back, std, other = after.x[:, 0].tolist()
+        off = abs(0.3 * keep - 700 * pull + 500 * back + 0.2 * std - other)
+        if std <= 0 or off > 1e-9 * (1 + abs(other)):
             return f"a step of {step.name} is not linear in image, denoiser and noise{instead}"
-        found.append(Transition(t, keep, pull, std, float(schedule.alpha(t)), float(schedule.sigma(t))))
+        at = float(schedule.alpha(t)), float(schedule.sigma(t))
+        found.append(Transition(t, keep, pull, back, std, *at))
     return found
 
 
@@ -188,18 +206,19 @@ class Led:
         z = self.noise(purpose, ids, 0)
         x = torch.where(_rows(guide >= 0, z), alpha * self.target + sigma * z, schedule.prior_std * z)
         start = log_normal(x, alpha * self.target, sigma) - log_normal(x, None, schedule.prior_std)
-        along, squares = list[Tensor](), list[Tensor]()
+        along, squares, before = list[Tensor](), list[Tensor](), x  # the first step remembers nothing
         for k, step in enumerate(self.steps):
-            x, by, square = self._step(x, step, guide, factors[:, k], self.noise(purpose, ids, k + 1))
+            e = self.noise(purpose, ids, k + 1)
+            x, before, by, square = self._step(x, before, step, guide, factors[:, k], e)
             along.append(by)
             squares.append(square)
         hit = self.hit(x)
         return Walks(hit, start[hit], torch.stack(along, 1)[hit], torch.stack(squares, 1)[hit])
 
     def _step(
-        self, x: Tensor, step: Transition, guide: Tensor, factor: Tensor, noise: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """(x after one step, e . u and |u|^2 of every guide (n, guides))."""
+        self, x: Tensor, before: Tensor, step: Transition, guide: Tensor, factor: Tensor, noise: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(x after one step, its D, e . u and |u|^2 of every guide (n, guides)); ``before`` is D'."""
         denoised = checked(self.denoiser, x, times(float(step.t), x))
         moves = [
             step.pull / step.std * (g(x, denoised, step.alpha, step.sigma) - denoised) for g in self.guides
@@ -210,7 +229,7 @@ class Led:
         wide = [u.double().flatten(1) for u in moves]
         along = torch.stack([(e.double().flatten(1) * u).sum(1) for u in wide], 1)
         squares = torch.stack([u.square().sum(1) for u in wide], 1)
-        return step.keep * x + step.pull * denoised + step.std * e, along.cpu(), squares.cpu()
+        return step.to(x, denoised, before, e), denoised, along.cpu(), squares.cpu()
 
 
 def times(t: float, x: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """q by importance sampling of the sampler's own path: the path estimator.
 
 A stochastic sampler of Gaussian steps walks x_{k+1} ~ N(a_k x_k + b_k D(x_k), v_k I) from x_0 ~ N(0, s^2 I).
+(A multistep one adds c_k D(x_{k-1}) to the mean, which is known on the way too and changes nothing below.)
 A proposal starts where Alg. 1 does, at N(alpha_T x_p, sigma_T^2 I). At each step it replaces D by a guide g
 (``guides``) to the extent of a factor f_k. With e_k = (x_{k+1} - a_k x_k - b_k D) / sqrt(v_k) and
 u_k = b_k (g - D) / sqrt(v_k)

@@ -171,7 +171,7 @@ def _plain(led: Led, bank: Bank, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """
     x = led.denoiser.schedule.prior_std * led.noise("path.plain", ids, 0)
     columns = (ids[:, None] * CONTRASTS + torch.arange(CONTRASTS)) % len(bank)
-    along, seen = list[Tensor](), list[Tensor]()
+    along, seen, before = list[Tensor](), list[Tensor](), x  # the first step remembers nothing
     for k, step in enumerate(led.steps):
         denoised = checked(led.denoiser, x, times(float(step.t), x))
         e, c = led.noise("path.plain", ids, k + 1), step.pull / step.std
@@ -179,7 +179,7 @@ def _plain(led: Led, bank: Bank, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         by = c * (e.flatten(1) @ bank.images.T - (e * denoised).flatten(1).sum(1, keepdim=True))
         along.append(torch.stack([s, posterior, by, (c * s * bank.radii) ** 2], 2).cpu())
         seen.append(along[-1][:, :, :2].gather(1, columns[:, :, None].expand(-1, -1, 2)))
-        x = step.keep * x + step.pull * denoised + step.std * e
+        x, before = step.to(x, denoised, before, e), denoised
     apart, nearest = (v.cpu() for v in torch.cdist(led.ended(x).flatten(1), bank.images).min(1))
     own = torch.stack([one[torch.arange(len(ids)), nearest] for one in along], 1)
     far = apart / bank.radii.cpu()[nearest]
@@ -226,6 +226,7 @@ def _replicates(led: Led, bank: Bank, learnt: Learnt, own: Tensor, particles: in
     x = alpha * target + sigma * led.noise("path.twisted", ids, 0)
     weights = log_normal(x, None, schedule.prior_std) - log_normal(x, alpha * target, sigma)
     taken, total = torch.zeros(len(ids), dtype=torch.float64), torch.zeros(len(own), dtype=torch.float64)
+    before = x  # the first step remembers nothing
     for k, step in enumerate(led.steps):
         denoised = checked(led.denoiser, x, times(float(step.t), x))
         if k:
@@ -237,14 +238,14 @@ def _replicates(led: Led, bank: Bank, learnt: Learnt, own: Tensor, particles: in
             uniform = torch.special.ndtr(led.streams.noise("path.resample", own, k, (1,)).double())
             again = due.repeat_interleave(particles)
             chosen = torch.where(again, _systematic(logs, uniform), torch.arange(len(ids)))
-            x, denoised = x[chosen], denoised[chosen]
+            x, denoised, before = x[chosen], denoised[chosen], before[chosen]
             weights, taken = torch.where(again, 0.0, weights), torch.where(again, log_h[chosen], taken)
         factor = float(learnt.factors[k])
         u = step.pull / step.std * (target - denoised)
         e = led.noise("path.twisted", ids, k + 1) + factor * u
         by, square = ((a * u).double().flatten(1).sum(1).cpu() for a in (e, u))
         weights = weights - factor * by + factor**2 / 2 * square
-        x = step.keep * x + step.pull * denoised + step.std * e
+        x, before = step.to(x, denoised, before, e), denoised
     hit = led.hit(x)
     logs = (weights - taken).masked_fill(~hit, -math.inf).reshape(len(own), particles)
     return total + torch.logsumexp(logs, 1) - math.log(particles)

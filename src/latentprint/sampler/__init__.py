@@ -16,6 +16,7 @@ from latentprint.sampler.steps import (
     LearnedAncestral,
     PredictorCorrector,
     ReverseDiffusion,
+    SDEDPMSolverPP2M,
     TrajectoryConsistency,
 )
 
@@ -35,6 +36,7 @@ __all__ = [
     "PredictorCorrector",
     "ReverseDiffusion",
     "RungeKutta",
+    "SDEDPMSolverPP2M",
     "Sampler",
     "Spacing",
     "State",
