@@ -62,8 +62,8 @@ def transitions(sampler: Sampler, schedule: Schedule) -> list[Transition] | str:
     """The steps of a sampler as Gaussians; the end of "not reliable because ..." if they are not Gaussian.
 
     The coefficients are the step's own answers to x, D, D' and noise of 1 each. They hold if they also
-    predict its answer to a further combination, whose D is far above what images have (a step that clips is
-    linear below its bound) and which answered otherwise two steps before (no step may remember that).
+    predict its answer to a further combination. Its D is far above what images have, for a step that clips is
+    linear below its bound. Two steps before it had another answer, which no step may remember.
     """
     step, instead = sampler.step, "; splitting can answer"
     if step.draws == 0:
