@@ -81,13 +81,14 @@ def conditional(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def audited(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """(run, results): a conditional model, a mark by nature, two samplers, membership."""
+    """(run, results): a conditional model, a mark by nature, three samplers, membership."""
     place = tmp_path_factory.mktemp("audit")
     (place / "tiny.toml").write_text(TINY)
     model = conditional(place / "model")
     given = ["audit", "digits", "--preset", "demo", "--config", place / "tiny.toml", "--out", place / "run"]
     given += ["--model", model, "--label", 1, "--target", 8, "--region", "2,1,3,4"]
-    given += ["--sampler", "ancestral:2", "--sampler", "heun:3:uniform", "--json"]
+    given += ["--sampler", "ancestral:2", "--sampler", "heun:3:uniform"]
+    given += ["--sampler", "sde-dpm-solver++2m:4", "--json"]
     answer = CliRunner().invoke(app, [str(one) for one in given])
     assert answer.exit_code == 0, answer.output
     return place / "run", json.loads(answer.stdout)
@@ -107,7 +108,7 @@ def test_the_results_fit_the_schema_and_verify(audited: tuple[Path, dict[str, An
 def test_each_sampler_has_its_own_t_prime_and_q(audited: tuple[Path, dict[str, Any]]) -> None:
     run, results = audited
     assert results["q"]["monte_carlo"]["sampler"]["steps"] == 2
-    (other,) = results["samplers"]
+    other, named_with_a_plus = results["samplers"]
     assert {k: other["sampler"][k] for k in ("step", "steps", "spacing")} == {
         "step": "heun",
         "steps": 3,
@@ -118,6 +119,10 @@ def test_each_sampler_has_its_own_t_prime_and_q(audited: tuple[Path, dict[str, A
     rows = Run.read(run).rows("samples.model.heun-3-uniform")
     assert other["q"]["hits"] == int(rows["hit"].sum()) and other["q"]["samples"] == 12
     assert len(Run.read(run).rows("search.model.heun-3-uniform")["id"]) == 3 * 2
+    rows = Run.read(run).rows("samples.model.sde-dpm-solverpp2m-4-karras")
+    assert named_with_a_plus["sampler"]["step"] == "sde-dpm-solver++2m"
+    assert named_with_a_plus["q"]["hits"] == int(rows["hit"].sum())
+    assert named_with_a_plus["q"]["network_evaluations"] == 12 * (4 + 1)
     page = (run / "report.html").read_text()
     assert "Other ways of generating images" in page and "heun, 3 steps, uniform" in page
 

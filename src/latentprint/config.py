@@ -120,8 +120,9 @@ class SamplerSettings:
 
     @property
     def label(self) -> str:
-        """A short name that distinguishes it from others: "heun-18-karras"."""
-        return self.name if self.name == "paper" else f"{self.name}-{self.steps}-{self.spacing}"
+        """A short name that distinguishes it from others, and can be part of a file's: "heun-18-karras"."""
+        plain = self.name.replace("+", "p")
+        return plain if plain == "paper" else f"{plain}-{self.steps}-{self.spacing}"
 
     def others(self) -> tuple[SamplerSettings, ...]:
         """The samplers of ``beside``."""
