@@ -619,7 +619,7 @@ def test_fewer_than_two_images_are_refused(tmp_path, source, n):
 def test_more_images_than_there_are_are_refused(tmp_path):
     refused("digits", "1798 images were asked for, but there are 1797", images=1798)
     refused("digits", "leaves none to hold out", images=1797)
-    refused("phantom:50", "51 images were asked for, but there are 50", images=51)
+    refused("phantom:50", "51 images were asked for, but there are 50; ask for fewer", images=51)
     refused(savez(tmp_path / "x.npz", images=stored(5)), "6 images were asked for", images=6)
     for source, words in (
         ("phantom:0", "there are 0"),

@@ -393,6 +393,7 @@ def test_a_damaged_run_json_is_refused_in_one_sentence(tmp_path, content, words)
         with pytest.raises(FileError, match=words) as caught:
             opening()
         assert "\n" not in str(caught.value)
+        assert "begin a run in another folder" in str(caught.value)
 
 
 # JSON

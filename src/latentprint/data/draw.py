@@ -133,7 +133,10 @@ def _persons(train: Listing, images: int | None, heldout: float, seed: int) -> t
 def _choose(total: int, images: int | None, seed: int, source: str) -> Rows:
     """Rising positions of the images to train on: the first N of a permutation drawn by the seed."""
     if images is not None and images > total:
-        raise DataError(f"{source}: {images} images were asked for, but there are {total}")
+        raise DataError(
+            f"{source}: {images} images were asked for, but there are {total}; ask for fewer by --images N,"
+            " which replaces the number of a preset"
+        )
     if total < 2:
         raise DataError(f"{source}: a model must be trained on 2 images or more, but there are {total}")
     if images is None:

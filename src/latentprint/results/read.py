@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from latentprint.contracts import InputError
+from latentprint.contracts import InputError, quoted
 from latentprint.files import read_json
 from latentprint.results.model import SCHEMA, Results
 from latentprint.results.stored import first
@@ -38,6 +38,11 @@ def checked(written: dict[str, object]) -> Results:
     """Plain values as results."""
     if "schema" not in written:
         raise InputError(f"these results name no schema; {SCHEMA} is needed")
+    if written["schema"] != SCHEMA:
+        raise InputError(
+            f"the results are of schema {quoted(written['schema'])}, and this version of latentprint reads"
+            f" {SCHEMA}; read them with the version that wrote them, or run the audit again in a new folder"
+        )
     try:
         return Results.model_validate_json(json.dumps(written), strict=True)
     except ValidationError as error:

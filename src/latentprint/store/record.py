@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from latentprint.contracts import quoted
-from latentprint.files import read_json, to_json
+from latentprint.files import FileError, read_json, to_json
 from latentprint.settings import sentence
 from latentprint.store.lock import RunError
 
@@ -102,18 +102,26 @@ class _Record(BaseModel):
     earlier: list[_Earlier] = []
 
 
+INSTEAD = "put a copy of it back, or begin a run in another folder"
+"""What to do about a run.json that cannot be used; the rest of the run is kept."""
+
+
 def recorded(folder: Path) -> dict[str, object]:
     """run.json of a folder."""
     path = folder / "run.json"
-    record = read_json(path)
+    try:
+        record = read_json(path)
+    except FileError as error:
+        raise RunError(f"{error}; {INSTEAD}") from error
     if record.get("schema") != SCHEMA:
         raise RunError(
-            f"{quoted(path)} has the schema {quoted(record.get('schema'))}; this version reads {SCHEMA!r}"
+            f"{quoted(path)} has the schema {quoted(record.get('schema'))}; this version reads {SCHEMA!r}."
+            " Continue with the version that began it, or begin a run in another folder"
         )
     try:
         _Record.model_validate(record)
     except ValidationError as error:
-        raise RunError(f"{quoted(path)} is damaged: {sentence(error)}") from error
+        raise RunError(f"{quoted(path)} is damaged: {sentence(error)}; {INSTEAD}") from error
     return record
 
 
