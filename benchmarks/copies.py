@@ -8,6 +8,7 @@ each equally often. Compared are new samples against all N training images, by r
                    a model has favourites
 
     python benchmarks/copies.py runs/paper/table2/cpu/retinamnist [RUN ...] [--count 256] [--root DIR]
+                                [--sampler ancestral:24 --sampler ancestral:96]   # in place of the audit's
     python benchmarks/copies.py runs/demo --quick         # 32 samples
 
 Each RUN is the folder of a finished audit of a model that was trained here. 256 samples of `small` take a
@@ -18,8 +19,10 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -28,7 +31,9 @@ from torch import Tensor
 
 from latentprint.audit import stages
 from latentprint.config import AuditConfig
+from latentprint.data import Split
 from latentprint.denoiser import Denoiser
+from latentprint.fingerprint import Injection
 from latentprint.networks import load_model
 from latentprint.probe import from_prior
 from latentprint.sampler import Sampler, trajectories
@@ -71,15 +76,28 @@ def copies(found: Tensor, train: Tensor, target: int) -> dict[str, Any]:
     }
 
 
-def measure(folder: Path, count: int, root: Path | None) -> dict[str, Any]:
-    """The copies among ``count`` samples of the model of a run."""
-    config = read(AuditConfig, Run.read(folder).settings)
-    split, injection = stages.images(config, root, download=False)
+def audited(folder: Path, root: Path | None) -> tuple[AuditConfig, Split, Injection]:
+    """The settings of a run that trained its model, and its images."""
+    settings = dict(Run.read(folder).settings)
+    target = cast("int | str | None", settings.pop("target", None))
+    config = read(AuditConfig, settings)
+    return config, *stages.images(config, root, download=False, target=target)
+
+
+def measure(folder: Path, count: int, root: Path | None, named: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """The copies among ``count`` samples of a run's model, by its own sampler or by each of those named."""
+    config, split, injection = audited(folder, root)
     model = stages.for_sampling(load_model(folder / "model"))
-    found = samples(model, config.sampler.sampler(), tuple(injection.target.shape), count)
-    return {"images": len(split.train), "source": split.name} | copies(
-        found, torch.from_numpy(injection.marked.pixels), injection.index
-    )
+    train = torch.from_numpy(injection.marked.pixels)
+    for settings in [config.sampler.named(one) for one in named] or [config.sampler]:
+        begun = time.perf_counter()
+        found = samples(model, settings.sampler(), tuple(injection.target.shape), count)
+        yield {
+            "sampler": settings.label,
+            "images": len(split.train),
+            "source": split.name,
+            "seconds": round(time.perf_counter() - begun),
+        } | copies(found, train, injection.index)
 
 
 def main() -> None:
@@ -88,13 +106,17 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=256)
     parser.add_argument("--root", type=Path, help="folder of the MedMNIST files")
     parser.add_argument("--quick", action="store_true", help="32 samples of each")
+    parser.add_argument(
+        "--sampler", action="append", default=[], help="NAME[:STEPS[:SPACING]]; may be repeated"
+    )
     add_output(parser)
     arguments = parser.parse_args()
     result: dict[str, Any] = {**record()}
     for folder in arguments.runs:
-        found = measure(folder, 32 if arguments.quick else arguments.count, arguments.root)
-        print(f"{folder.name}: {found}", file=sys.stderr, flush=True)
-        result[folder.name] = found
+        count = 32 if arguments.quick else arguments.count
+        for found in measure(folder, count, arguments.root, arguments.sampler):
+            print(f"{folder.name}: {found}", file=sys.stderr, flush=True)
+            result.setdefault(folder.name, []).append(found)
     tell(result, arguments)
 
 

@@ -25,6 +25,7 @@ from typing import Any
 
 import torch
 from bridge import BridgeConfig, bridge
+from copies import audited
 from record import add_output, record, tell
 from torch import Tensor
 
@@ -39,7 +40,6 @@ from latentprint.networks import load_model
 from latentprint.probe import from_prior
 from latentprint.rate import SamplerPushforward, SplittingConfig, splitting
 from latentprint.sampler import DPMSolverPP2M, RungeKutta, Sampler, trajectories
-from latentprint.settings import read
 from latentprint.stats import Trials
 from latentprint.streams import Streams
 
@@ -70,8 +70,7 @@ def subject(folder: Path, root: Path) -> Subject:
     Raises:
         SystemExit: a part is missing.
     """
-    config = read(AuditConfig, json.loads((folder / "run.json").read_text())["settings"])
-    split, injection = stages.images(config, root, False)
+    config, split, injection = audited(folder, root)
     presence, identity = (load_detector(folder / "detectors" / name) for name in ("presence", "identity"))
     if presence is None or identity is None:
         raise SystemExit(f"{folder} holds no detectors; run latentprint demo or audit first")

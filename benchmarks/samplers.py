@@ -34,20 +34,19 @@ from typing import Any
 
 import numpy as np
 import torch
+from copies import audited
 from record import add_output, record, tell
 from scipy import stats
 from sklearn.datasets import load_digits
 from torch import Tensor
 
-from latentprint.audit.stages import for_sampling, images
-from latentprint.config import AuditConfig
+from latentprint.audit.stages import for_sampling
 from latentprint.denoiser import Denoiser
 from latentprint.known import Memorised
 from latentprint.networks import load_model
 from latentprint.sampler import PAPER, RungeKutta, Sampler, trajectories
 from latentprint.sampler.steps import STEPS
 from latentprint.schedule import SubVP
-from latentprint.settings import read
 from latentprint.streams import Streams
 
 LEVELS, TRIES = (0.25, 0.3, 0.35, 0.4, 0.45), 200  # where digits cease to come back
@@ -73,9 +72,7 @@ def digits(count: int) -> Tensor:
 
 def seen(run: Path) -> Tensor:
     """The images that an audit trained its network on, (n, C, H, W), x_p first."""
-    settings = json.loads((run / "run.json").read_text())["settings"]
-    target = settings.pop("target", None)
-    _, injection = images(read(AuditConfig, settings), None, download=False, target=target)
+    *_, injection = audited(run, None)
     order = [injection.index, *(i for i in range(len(injection.marked)) if i != injection.index)]
     return torch.from_numpy(injection.marked.pixels[order])
 
