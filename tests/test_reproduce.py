@@ -531,6 +531,12 @@ def test_claims_are_judged_by_what_was_run(tmp_path: Path) -> None:
     record = Record.read(ROOT / "docs" / "paper")
     answers = {one.judge.__name__: one.judge(record)[0] for one in claims.CLAIMS}
     assert answers["all_or_nothing"] == "does not"
+    # Below 1/N by the tables' sampler; a row of `deviations` that is not is told beside it.
+    assert answers["as_often"] == "does not"
+    finer = record.rows("deviations", "cpu")["finer-sampler"]
+    assert "sde-dpm-solver++2m: 11 of 5,000, where 1/N is 9.2." in claims.as_often(record)[1]
+    finer["monte_carlo"]["hits"] = 1
+    assert "sde-dpm-solver++2m" not in claims.as_often(record)[1]
     # x_p's turn is below the paper's, that of all training images within it: both are told.
     names = ("pneumoniamnist-250", "pneumoniamnist-1000", "pneumoniamnist-4708")
     three = record.experiments["table1"]["cpu"]

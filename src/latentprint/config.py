@@ -81,9 +81,10 @@ class ModelSettings:
 class SamplerSettings:
     """The sampler whose q and t' are measured; ``name = "paper"`` is the paper's, with nothing more to set.
 
-    The default is the cheapest sampler that reached the law of the paper's reverse SDE, from the prior and
-    from x_t, on a trained network and on an exact one (benchmarks/samplers.py). It takes a tenth of the
-    paper's evaluations. A sampler of the probability flow ("heun", "dpm-solver++2m") returns to x_p from x_t
+    The default is the cheapest of the samplers compared on a trained network that reached the law of the
+    paper's reverse SDE, from the prior and from x_t (benchmarks/samplers.py). It takes a tenth of the paper's
+    evaluations. Of a quarter of its steps, as the presets take, those of "sde-dpm-solver++2m" are nearer to
+    that law. A sampler of the probability flow ("heun", "dpm-solver++2m") returns to x_p from x_t
     more often than Alg. 1 does, because its law given x_t is not that of the SDE (docs/method.md).
 
     ``name = "own"``, or "own:STEPS", is the scheduler that a given model came with.

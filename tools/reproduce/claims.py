@@ -136,8 +136,22 @@ def as_often(record: Record) -> tuple[Answer, str]:
     few = [one["data"]["source"] for one in rows if _few(one)]
     steps = rows[0]["settings"]["model"]["training"]["steps"]
     if few:
-        return "does not", f"Rates below 1/N after {steps:,} training steps: {', '.join(few)} ({size})."
+        told = f"Rates below 1/N after {steps:,} training steps: {', '.join(few)} ({size})."
+        return "does not", " ".join([told, *_as_often_otherwise(record, size, few)])
     return "holds", f"In each of {len(rows)} sets the exact interval holds 1/N ({size})."
+
+
+def _as_often_otherwise(record: Record, size: Size, sources: Sequence[str]) -> Iterator[str]:
+    """Where one of these sets gives x_p back as often as each image after all: the rows of ``deviations``."""
+    for one in record.rows("deviations", size).values():
+        if "monte_carlo" not in one or one["data"]["source"] not in sources or _few(one):
+            continue
+        steps, sampler = one["settings"]["model"]["training"]["steps"], one["settings"]["sampler"]
+        count = _count(one)
+        yield (
+            f"Not so for {one['data']['source']} after {steps:,} steps, sampled by {sampler['steps']} steps"
+            f" of {sampler['name']}: {count.k} of {count.n:,}, where 1/N is {_average(one) * count.n:.2g}."
+        )
 
 
 def falls(record: Record) -> tuple[Answer, str]:
