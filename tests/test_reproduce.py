@@ -376,6 +376,25 @@ def test_figures_are_files_that_stand_alone(done: Path) -> None:
         assert picture.size == (12 * (80 + 4) + 4, 2 * (80 + 4) + 4)  # 8 x 8 pixels, ten times
 
 
+def test_curves_hold_rows_whose_runs_are_not_here(done: Path, tmp_path: Path) -> None:
+    """What a curve shows stands in results.json; pictures need the models of the runs."""
+    shutil.copytree(done / "docs", tmp_path / "docs")
+    kept = tmp_path / "docs" / "paper" / "results.json"
+    record = json.loads(kept.read_text())
+    rows = record["experiments"]["table"]["mini"]
+    rows["absent"] = rows["24"]
+    kept.write_text(json.dumps(record))
+    reproduce(
+        "fig6",
+        only=["24"],
+        runs=done / "runs",
+        docs=tmp_path / "docs",
+        experiments=done / "experiments",
+    )
+    drawn = (kept.parent / "mini" / "fig6.svg").read_text()
+    assert "24 (t'" in drawn and "absent (t'" in drawn
+
+
 def test_curves_show_the_counts_with_their_exact_intervals() -> None:
     found = {"value": 0.5, "grid": [0.25, 0.5, 0.75], "hits": [16, 4, 0], "tries": 16}
     figure = return_curves({"N = 7": {"t_prime": found}})

@@ -20,7 +20,7 @@ from latentprint.audit import Where
 from latentprint.contracts import InputError
 from latentprint.progress import Report, silent
 from latentprint.spread import Executor, executor
-from tools.reproduce.figures import Files, draw
+from tools.reproduce.figures import OF_NUMBERS, Files, draw
 from tools.reproduce.lengths import run_lengths
 from tools.reproduce.page import write_page
 from tools.reproduce.plan import FOLDER, Experiment, ExperimentError, Size, experiment, names
@@ -138,7 +138,8 @@ def _lengths(source: Experiment, size: Size, place: Place, experiments: Path) ->
 def _figure(
     one: Experiment, source: Experiment, size: Size, place: Place, record: Record, experiments: Path
 ) -> Files:
-    """The figure's files from all rows that are finished here, in the table's order."""
+    """The figure's files in the table's order: of all rows that are finished here, or, where numbers suffice,
+    of all that ever were."""
     kept = record.rows(source.name, size)
 
     def where(row: str) -> Path:
@@ -147,6 +148,6 @@ def _figure(
     rows = {
         row.name: kept[row.name]
         for row in source.scale(size).rows
-        if row.name in kept and (where(row.name) / "results.json").is_file()
+        if row.name in kept and (one.name in OF_NUMBERS or (where(row.name) / "results.json").is_file())
     }
     return draw(one.name, rows, where, place.where.root)

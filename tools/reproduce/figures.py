@@ -30,6 +30,9 @@ from latentprint.stats import Trials
 LEVEL = 0.95
 SHOWN = 12
 
+OF_NUMBERS = ("fig6", "fig9")
+"""Figures drawn from the numbers of rows; all others are drawn again by the models of their runs."""
+
 Files = dict[str, bytes]
 Source = Callable[[str], Path]
 """The folder of a row's run."""
@@ -148,7 +151,7 @@ def draw(name: str, rows: Mapping[str, Entry], where: Source, root: Path | str |
         where: the folder of a row's run.
         root: the folder of the MedMNIST files.
     """
-    if name in ("fig6", "fig9"):
+    if name in OF_NUMBERS:
         return {f"{name}.svg": svg(return_curves(rows))} if rows else {}
     if name == "fig4":
         return _fig4(next(iter(rows)), where, root) if rows else {}
