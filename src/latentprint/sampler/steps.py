@@ -16,24 +16,10 @@ import torch
 from torch import Tensor
 
 from latentprint.denoiser import Denoiser, checked, score
+from latentprint.sampler.moves import straight, transition, weighted
+from latentprint.sampler.multistep import PLMS, DPMSolverPP2M, SDEDPMSolverPP2M
 from latentprint.sampler.state import Noise, State, target
-from latentprint.schedule import Schedule, expand
-
-
-def _sum(*terms: tuple[Tensor, Tensor]) -> Tensor:
-    """Sum of a coefficient (B,) times an array (B, ...)."""
-    (coefficient, array), *rest = terms
-    total = expand(coefficient, array) * array
-    for coefficient, array in rest:
-        total = torch.addcmul(total, expand(coefficient, array), array)
-    return total
-
-
-def _transition(schedule: Schedule, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
-    """(a, v) of the forward process from s to t; v = alpha_t^2 (r_t^2 - r_s^2), here as a product."""
-    r_t, r_s = schedule.ratio(t), schedule.ratio(s)
-    a = (schedule.log_alpha(t) - schedule.log_alpha(s)).exp()
-    return a, schedule.alpha(t) ** 2 * (r_t - r_s) * (r_t + r_s)
+from latentprint.schedule import expand
 
 
 @dataclass(frozen=True)
@@ -53,7 +39,7 @@ class EulerMaruyama:
         # with score = (alpha D - x) / sigma^2 inserted, so that x and D each get one coefficient
         pull = g2 * dt / sch.sigma(t) ** 2
         denoised = checked(denoiser, x, t)
-        x = _sum((1 - f * dt - pull, x), (pull * sch.alpha(t), denoised), ((g2 * dt).sqrt(), noise(0)))
+        x = weighted((1 - f * dt - pull, x), (pull * sch.alpha(t), denoised), ((g2 * dt).sqrt(), noise(0)))
         return State(x, s, state.evaluations + 1)
 
     def config(self) -> dict[str, object]:
@@ -74,10 +60,10 @@ class ReverseDiffusion:
 
     def __call__(self, denoiser: Denoiser, state: State, s: Tensor, noise: Noise, /) -> State:
         s, t, x, sch = target(state, s), state.t, state.x, denoiser.schedule
-        a, v = _transition(sch, t, s)
+        a, v = transition(sch, t, s)
         pull = v / sch.sigma(t) ** 2
         denoised = checked(denoiser, x, t)
-        x = _sum((2 - a - pull, x), (pull * sch.alpha(t), denoised), (v.sqrt(), noise(0)))
+        x = weighted((2 - a - pull, x), (pull * sch.alpha(t), denoised), (v.sqrt(), noise(0)))
         return State(x, s, state.evaluations + 1)
 
     def config(self) -> dict[str, object]:
@@ -131,7 +117,7 @@ class PredictorCorrector:
         gradient = score(denoiser, x, s)
         ratio = (z.flatten(1).norm(dim=1) / gradient.flatten(1).norm(dim=1)).to("cpu", torch.float64)
         size = 2 * shrink * (self.snr * ratio) ** 2
-        return _sum((torch.ones_like(size), x), (size, gradient), ((2 * size).sqrt(), z))
+        return weighted((torch.ones_like(size), x), (size, gradient), ((2 * size).sqrt(), z))
 
     def config(self) -> dict[str, object]:
         return asdict(self)
@@ -156,12 +142,12 @@ class Ancestral:
 
     def __call__(self, denoiser: Denoiser, state: State, s: Tensor, noise: Noise, /) -> State:
         s, t, x, sch = target(state, s), state.t, state.x, denoiser.schedule
-        a, v = _transition(sch, t, s)
+        a, v = transition(sch, t, s)
         shrink = (sch.sigma(s) / sch.sigma(t)) ** 2
         gain = v / sch.sigma(t) ** 2
         denoised = checked(denoiser, x, t)
         spread = (v.sqrt() if self.large else gain.sqrt() * sch.sigma(s), noise(0))
-        x = _sum((a * shrink, x), (sch.alpha(s) * gain, denoised), spread)
+        x = weighted((a * shrink, x), (sch.alpha(s) * gain, denoised), spread)
         if self.clip is not None:
             x = x + expand(sch.alpha(s), x) * (denoised.clamp(-self.clip, self.clip) - denoised)
         return State(x, s, state.evaluations + 1)
@@ -189,20 +175,14 @@ class LearnedAncestral:
         if ranged is None:
             raise ValueError(f"step {self.name!r} needs a network that gives a variance; this one gives none")
         denoised, between = ranged(x, t)
-        a, v = _transition(sch, t, s)
+        a, v = transition(sch, t, s)
         shrink = (sch.sigma(s) / sch.sigma(t)) ** 2
         log_std = (expand(v.log(), x) * between + expand((v * shrink).log(), x) * (1 - between)) / 2
-        x = _sum((a * shrink, x), (sch.alpha(s) * v / sch.sigma(t) ** 2, denoised))
+        x = weighted((a * shrink, x), (sch.alpha(s) * v / sch.sigma(t) ** 2, denoised))
         return State(torch.addcmul(x, log_std.exp(), noise(0)), s, state.evaluations + 1)
 
     def config(self) -> dict[str, object]:
         return {}
-
-
-def _ddim(schedule: Schedule, x: Tensor, denoised: Tensor, t: Tensor, s: Tensor) -> Tensor:
-    """alpha_s D + sigma_s epsilon, i.e. u_s = D + (r_s / r_t) (u_t - D): exact if D does not change."""
-    keep = schedule.sigma(s) / schedule.sigma(t)
-    return _sum((keep, x), (schedule.alpha(s) - keep * schedule.alpha(t), denoised))
 
 
 @dataclass(frozen=True)
@@ -224,7 +204,7 @@ class DDIM:
     def __call__(self, denoiser: Denoiser, state: State, s: Tensor, noise: Noise, /) -> State:
         s = target(state, s)
         denoised, schedule = checked(denoiser, state.x, state.t), denoiser.schedule
-        x = _ddim(schedule, state.x, denoised, state.t, s)
+        x = straight(schedule, state.x, denoised, state.t, s)
         if self.clip is not None:
             x = x + expand(schedule.alpha(s), x) * (denoised.clamp(-self.clip, self.clip) - denoised)
         return State(x, s, state.evaluations + 1)
@@ -251,7 +231,7 @@ class Heun:
     def __call__(self, denoiser: Denoiser, state: State, s: Tensor, noise: Noise, /) -> State:
         s, t, sch = target(state, s), state.t, denoiser.schedule
         denoised = checked(denoiser, state.x, t)
-        trial = _ddim(sch, state.x, denoised, t, s)
+        trial = straight(sch, state.x, denoised, t, s)
         second = checked(denoiser, trial, s)
         half = sch.alpha(s) * (sch.ratio(t) / sch.ratio(s) - 1) / 2
         x = torch.addcmul(trial, expand(half, trial), second - denoised)
@@ -259,109 +239,6 @@ class Heun:
 
     def config(self) -> dict[str, object]:
         return {}
-
-
-def _middle(denoised: Tensor, h: Tensor, memory: tuple[Tensor, ...]) -> Tensor:
-    """D + h / (2 h') (D - D'), D on its way through the middle of the step; h, (B,), is log(r_t / r_s)."""
-    if not memory:
-        return denoised
-    before, inverse = memory
-    return torch.addcmul(denoised, expand(h * inverse / 2, before), denoised - before)
-
-
-@dataclass(frozen=True)
-class DPMSolverPP2M:
-    """DDIM with D extrapolated to the middle of the step from this and the last evaluation; order 2.
-
-    With h = log(r_t / r_s) and h' that of the step before, D + h / (2 h') (D - D') replaces D. Memory per
-    row: (D', 1/h'), so that a row without a past takes DDIM's step.
-
-    Source: Lu et al. 2022, "DPM-Solver++", algorithm 2.
-    """
-
-    name = "dpm-solver++2m"
-    evaluations = 1
-    draws = 0
-
-    def __call__(self, denoiser: Denoiser, state: State, s: Tensor, noise: Noise, /) -> State:
-        s, t, sch = target(state, s), state.t, denoiser.schedule
-        h = (sch.ratio(t) / sch.ratio(s)).log()
-        denoised = checked(denoiser, state.x, t)
-        x = _ddim(sch, state.x, _middle(denoised, h, state.memory), t, s)
-        return State(x, s, state.evaluations + 1, (denoised, 1 / h))
-
-    def config(self) -> dict[str, object]:
-        return {}
-
-
-@dataclass(frozen=True)
-class SDEDPMSolverPP2M:
-    """``Ancestral`` with D extrapolated to the middle of the step, as in ``DPMSolverPP2M``; weak order 2.
-
-    x_s = (sigma_s / sigma_t) e^-h x + alpha_s (1 - e^-2h) D~ + sigma_s sqrt(1 - e^-2h) z
-
-    This is the reverse SDE (paper Eq. 3), solved exactly for a D that does not change within the step. In
-    the half step that D~ is ahead of D, a change of x by the last step's noise is followed, too.
-
-    Source: Lu et al. 2022, "DPM-Solver++", SDE-DPM-Solver++(2M).
-    """
-
-    name = "sde-dpm-solver++2m"
-    evaluations = 1
-    draws = 1
-
-    def __call__(self, denoiser: Denoiser, state: State, s: Tensor, noise: Noise, /) -> State:
-        s, t, x, sch = target(state, s), state.t, state.x, denoiser.schedule
-        h = (sch.ratio(t) / sch.ratio(s)).log()
-        gain, shrink = -torch.expm1(-2 * h), sch.sigma(s) / sch.sigma(t) * (-h).exp()
-        denoised = checked(denoiser, x, t)
-        middle = _middle(denoised, h, state.memory)
-        x = _sum((shrink, x), (sch.alpha(s) * gain, middle), (gain.sqrt() * sch.sigma(s), noise(0)))
-        return State(x, s, state.evaluations + 1, (denoised, 1 / h))
-
-    def config(self) -> dict[str, object]:
-        return {}
-
-
-_ADAMS_BASHFORTH = ((24, 0, 0, 0), (36, -12, 0, 0), (46, -32, 10, 0), (55, -59, 37, -9))
-"""24 times the weights of this epsilon and those before, by how many there are before."""
-
-
-@dataclass(frozen=True)
-class PLMS:
-    """DDIM with epsilon from this and up to three evaluations before, by Adams and Bashforth; no noise.
-
-    Steps are taken as equal. With ``noise_first`` a row at the schedule's start has one evaluation behind it,
-    whose epsilon was x_T / sigma: what any network must say of nothing but noise.
-    Memory per row: the epsilons before, latest first, and their number.
-
-    Source: Liu et al. 2022, "Pseudo numerical methods" (PNDM), Eq. 12 and 13; with ``noise_first`` as
-    diffusers' IPNDMScheduler begins.
-    """
-
-    noise_first: bool = False
-
-    name = "plms"
-    evaluations = 1
-    draws = 0
-
-    def __call__(self, denoiser: Denoiser, state: State, s: Tensor, noise: Noise, /) -> State:
-        s, t, x, sch = target(state, s), state.t, state.x, denoiser.schedule
-        alpha, sigma = sch.alpha(t), sch.sigma(t)
-        epsilon = _sum((1 / sigma, x), (-alpha / sigma, checked(denoiser, x, t)))
-        *past, count = state.memory or (*(torch.zeros_like(x) for _ in range(3)), torch.zeros_like(t))
-        if self.noise_first:
-            begins = (count == 0) & (t >= sch.start)
-            past[0] = past[0] + expand(begins / sigma, x) * x
-            count = count + begins
-        weights = torch.tensor(_ADAMS_BASHFORTH, dtype=torch.float64)[count.long().clamp(max=3)] / 24
-        mixed = _sum(*zip(weights.unbind(1), (epsilon, *past), strict=True))
-        keep = sch.alpha(s) / alpha
-        x = _sum((keep, x), (sch.sigma(s) - keep * sigma, mixed))
-        return State(x, s, state.evaluations + 1, (epsilon, past[0], past[1], count + 1))
-
-    def config(self) -> dict[str, object]:
-        return {"noise_first": True} if self.noise_first else {}
 
 
 @dataclass(frozen=True)
@@ -383,7 +260,7 @@ class Consistency:
         s, schedule = target(state, s), denoiser.schedule
         denoised = checked(denoiser, state.x, state.t)
         left = (schedule.sigma(s) ** 2 - self.least**2).clamp(min=0).sqrt()
-        return State(_sum((schedule.alpha(s), denoised), (left, noise(0))), s, state.evaluations + 1)
+        return State(weighted((schedule.alpha(s), denoised), (left, noise(0))), s, state.evaluations + 1)
 
     def config(self) -> dict[str, object]:
         return {"least": self.least} if self.least else {}
@@ -416,9 +293,9 @@ class TrajectoryConsistency:
         steps = 1 / schedule.end  # N, the number of timesteps of a discrete schedule
         u = (((1 - self.gamma) * (s * steps - 1) + 1e-9).floor() + 1) / steps
         denoised = checked(denoiser, state.x, state.t)
-        below = _ddim(schedule, state.x, denoised, state.t, u)
-        a, v = _transition(schedule, s, u)
-        return State(_sum((a, below), (v.clamp(min=0).sqrt(), noise(0))), s, state.evaluations + 1)
+        below = straight(schedule, state.x, denoised, state.t, u)
+        a, v = transition(schedule, s, u)
+        return State(weighted((a, below), (v.clamp(min=0).sqrt(), noise(0))), s, state.evaluations + 1)
 
     def config(self) -> dict[str, object]:
         return {"gamma": self.gamma}
