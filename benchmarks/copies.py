@@ -22,7 +22,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,17 +30,17 @@ from record import add_output, record, tell
 from torch import Tensor
 
 from latentprint.audit import stages
-from latentprint.config import AuditConfig
-from latentprint.data import Split
 from latentprint.denoiser import Denoiser
-from latentprint.fingerprint import Injection
 from latentprint.networks import load_model
 from latentprint.probe import from_prior
 from latentprint.sampler import Sampler, trajectories
-from latentprint.settings import read
 from latentprint.stats import Trials
 from latentprint.store import Run
 from latentprint.streams import Streams
+
+sys.path.append(str(Path(__file__).parents[1]))  # tools/ stands beside benchmarks/
+
+from tools.reproduce.pictures import images_of
 
 
 def samples(model: Denoiser, sampler: Sampler, shape: tuple[int, ...], count: int) -> Tensor:
@@ -76,17 +76,9 @@ def copies(found: Tensor, train: Tensor, target: int) -> dict[str, Any]:
     }
 
 
-def audited(folder: Path, root: Path | None) -> tuple[AuditConfig, Split, Injection]:
-    """The settings of a run that trained its model, and its images."""
-    settings = dict(Run.read(folder).settings)
-    target = cast("int | str | None", settings.pop("target", None))
-    config = read(AuditConfig, settings)
-    return config, *stages.images(config, root, download=False, target=target)
-
-
 def measure(folder: Path, count: int, root: Path | None, named: Sequence[str]) -> Iterator[dict[str, Any]]:
     """The copies among ``count`` samples of a run's model, by its own sampler or by each of those named."""
-    config, split, injection = audited(folder, root)
+    config, split, injection = images_of(Run.read(folder), root)
     model = stages.for_sampling(load_model(folder / "model"))
     train = torch.from_numpy(injection.marked.pixels)
     for settings in [config.sampler.named(one) for one in named] or [config.sampler]:

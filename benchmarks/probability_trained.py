@@ -25,7 +25,6 @@ from typing import Any
 
 import torch
 from bridge import BridgeConfig, bridge
-from copies import audited
 from record import add_output, record, tell
 from torch import Tensor
 
@@ -41,7 +40,12 @@ from latentprint.probe import from_prior
 from latentprint.rate import SamplerPushforward, SplittingConfig, splitting
 from latentprint.sampler import DPMSolverPP2M, RungeKutta, Sampler, trajectories
 from latentprint.stats import Trials
+from latentprint.store import Run
 from latentprint.streams import Streams
+
+sys.path.append(str(Path(__file__).parents[1]))  # tools/ stands beside benchmarks/
+
+from tools.reproduce.pictures import images_of
 
 SEED = 7  # not the audits' own: their samples are not counted again
 UNIT = 1024
@@ -70,7 +74,7 @@ def subject(folder: Path, root: Path) -> Subject:
     Raises:
         SystemExit: a part is missing.
     """
-    config, split, injection = audited(folder, root)
+    config, split, injection = images_of(Run.read(folder), root)
     presence, identity = (load_detector(folder / "detectors" / name) for name in ("presence", "identity"))
     if presence is None or identity is None:
         raise SystemExit(f"{folder} holds no detectors; run latentprint demo or audit first")

@@ -34,7 +34,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from copies import audited
 from record import add_output, record, tell
 from scipy import stats
 from sklearn.datasets import load_digits
@@ -47,7 +46,12 @@ from latentprint.networks import load_model
 from latentprint.sampler import PAPER, RungeKutta, Sampler, trajectories
 from latentprint.sampler.steps import STEPS
 from latentprint.schedule import SubVP
+from latentprint.store import Run
 from latentprint.streams import Streams
+
+sys.path.append(str(Path(__file__).parents[1]))  # tools/ stands beside benchmarks/
+
+from tools.reproduce.pictures import images_of
 
 LEVELS, TRIES = (0.25, 0.3, 0.35, 0.4, 0.45), 200  # where digits cease to come back
 NEAR = 0.02  # mean squared distance of an image in Omega
@@ -72,7 +76,7 @@ def digits(count: int) -> Tensor:
 
 def seen(run: Path) -> Tensor:
     """The images that an audit trained its network on, (n, C, H, W), x_p first."""
-    *_, injection = audited(run, None)
+    *_, injection = images_of(Run.read(run), None)
     order = [injection.index, *(i for i in range(len(injection.marked)) if i != injection.index)]
     return torch.from_numpy(injection.marked.pixels[order])
 
@@ -153,10 +157,8 @@ def study(
     denoiser: Denoiser,
     omega: Tensor,
     n: int,
-    steps: Sequence[str],
     quick: bool,
-    costs: Sequence[int],
-    spacings: Sequence[Any],
+    tried: Mapping[str, Sequence[Sampler]],
 ) -> dict[str, Any]:
     begun = time.perf_counter()
     one, two = (sample(denoiser, PAPER, omega, n, seed) for seed in (1, 2))
@@ -173,7 +175,7 @@ def study(
     )
     curves: dict[str, list[dict[str, Any]]] = {}
     fewest: dict[str, dict[str, float | None]] = {"reached": {}, "law": {}}
-    for name, samplers in candidates(steps, quick, costs, spacings).items():
+    for name, samplers in tried.items():
         rows = []
         for sampler in samplers:
             law = sample(denoiser, sampler, omega, n, seed=3)
@@ -258,9 +260,10 @@ def main() -> None:
         models["memorised"] = Memorised(known, SubVP()), known[:30]
     if arguments.run is not None and arguments.only != "memorised":
         models["trained"] = for_sampling(load_model(arguments.run / "model")), seen(arguments.run)
+    tried = candidates(steps, arguments.quick, costs, spacings)
     report: dict[str, Any] = {}
     for name, (model, omega) in models.items():
-        report[name] = study(model, omega, n, steps, arguments.quick, costs, spacings) | {"record": record()}
+        report[name] = study(model, omega, n, arguments.quick, tried) | {"record": record()}
         if arguments.out is not None:  # a study takes hours: what is done is kept
             arguments.out.write_text(json.dumps(report, indent=1) + "\n")
     tell(report, arguments, table)

@@ -21,6 +21,7 @@ from PIL import Image
 from latentprint.audit import evidence, stages
 from latentprint.audit.context import Context, Where
 from latentprint.config import AuditConfig
+from latentprint.data import Split
 from latentprint.denoiser import Denoiser
 from latentprint.fingerprint import Injection
 from latentprint.settings import read
@@ -61,6 +62,17 @@ class Reopened:
         return evidence.pictures(prior, stages.at(model.schedule.start, len(ids)), ids)
 
 
+def images_of(run: Run, root: Path | str | None) -> tuple[AuditConfig, Split, Injection]:
+    """The settings of a run that trained its model, and its images.
+
+    Raises:
+        InputError: its images cannot be had.
+    """
+    config = read(AuditConfig, settings_of(run))
+    target = cast(int | None, run.settings.get("target"))
+    return config, *stages.images(config, root, False, target)
+
+
 def reopen(
     folder: Path, *, device: str = "cpu", batch: int = 256, root: Path | str | None = None
 ) -> Reopened:
@@ -70,9 +82,7 @@ def reopen(
         InputError: there is none, or its images cannot be had.
     """
     run = Run.read(folder)
-    config = read(AuditConfig, settings_of(run))
-    target = cast(int | None, run.settings.get("target"))
-    split, injection = stages.images(config, root, False, target)
+    config, split, injection = images_of(run, root)
     context = Context(config, run, Where(device, batch, root))
     stages.remember(context, split, injection)
     return Reopened(context, injection, stages.detectors(context, split, injection))
