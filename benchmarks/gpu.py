@@ -103,16 +103,23 @@ VARIANTS: dict[str, Evaluation] = {
     "autotune": Evaluation(autotune=True),
     "bfloat16": Evaluation(precision="bfloat16"),
     "bfloat16, channels-last, autotune": BOTH,
+    "bfloat16, channels-last, captured": replace(BOTH, graphs=True),
     "compiled": Evaluation(compile=True),
     "tf32, channels-last, compiled": Evaluation(tf32=True, channels_last=True, compile=True),
     "bfloat16, compiled": replace(BOTH, channels_last=False, compile=True),
     "bfloat16, channels-last, compiled": replace(BOTH, compile=True),
-    "bfloat16, channels-last, graphs": replace(BOTH, compile=True, graphs=True),
+    "bfloat16, channels-last, compiled, graphs": replace(BOTH, compile=True, graphs=True),
 }
 FEW = ("float32", "bfloat16, channels-last, autotune", "bfloat16, channels-last, compiled")
 """For detectors: each of them that is compiled takes minutes, and half an hour of a GPU is what there is."""
 
-REHEARSED = ("float32", "bfloat16, channels-last, autotune", "compiled", "bfloat16, channels-last, graphs")
+REHEARSED = (
+    "float32",
+    "bfloat16, channels-last, autotune",
+    "bfloat16, channels-last, captured",
+    "compiled",
+    "bfloat16, channels-last, compiled, graphs",
+)
 
 
 def settle(device: torch.device) -> None:

@@ -161,9 +161,9 @@ def test_rows_that_do_not_fit_are_refused_before_anything_is_fitted(
 @pytest.mark.parametrize(
     ("old", "new", "sentence"),
     [
-        ('recognisers = "few"', 'continues = "many"', "a row that takes nothing from another one"),
+        ('recognisers = "few"', 'continues = "many"', "circle: sets/digits, numbers/many, numbers/many"),
         ('recognisers = "few"', 'recognisers = "fwe"', "there is no row 'fwe', only few, many"),
-        ('recognisers = "few"', 'recognisers = "many"', "a row that takes nothing from another one"),
+        ('recognisers = "few"', 'recognisers = "many"', "circle: sets/digits, numbers/many, numbers/many"),
         ('recognisers = "few"', 'recognisers = "few"\nprivate = "0"', "leave out `private`"),
         ('run = "numbers/many"', 'run = "many"', 'shows a run "EXPERIMENT/ROW"'),
         ('run = "numbers/many"', 'run = "numbers/many"\nprivate = "0"', "without more settings"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 import shutil
 from dataclasses import replace
@@ -19,7 +20,15 @@ from latentprint.detector import DetectorConfig, fit_embedding, fit_presence
 from latentprint.detector.embedding import EmbeddingConfig
 from latentprint.fingerprint import CircleConfig
 from latentprint.networks import UNetConfig, build_unet
-from latentprint.networks.speed import Evaluated, Evaluation, Speed, arithmetic, for_evaluation, rounding
+from latentprint.networks.speed import (
+    Evaluated,
+    Evaluation,
+    Speed,
+    arithmetic,
+    for_evaluation,
+    launched,
+    rounding,
+)
 from latentprint.probe import from_image
 from latentprint.sampler import Ancestral, Sampler, trajectories
 from latentprint.schedule import SubVP
@@ -118,7 +127,69 @@ def test_compiled_training_has_the_losses_of_plain_training(monkeypatch: pytest.
 
     plain = losses(Speed())
     assert losses(Speed(compile=True, graphs=True, channels_last=True)) == pytest.approx(plain, rel=1e-3)
-    assert losses(Speed(tf32=True, autotune=True)) == plain  # nothing of a CPU
+    assert losses(Speed(tf32=True, autotune=True, graphs=True)) == plain  # nothing of a CPU
+
+
+cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
+
+
+@cuda
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("labels", [False, True], ids=["", "labels"])
+def test_a_captured_network_trains_as_the_network_itself(precision: str, labels: bool) -> None:
+    """Its weights change under the graph, which must read them anew at every step."""
+    images = np.tanh(Streams(5).noise("images", range(10), 0, (1, 8, 8)).numpy())
+    shape = replace(TINY, channels=(16, 32), norm_groups=8, augment_labels=labels)
+
+    def weights(speed: Speed) -> tuple[list[float], dict[str, Tensor]]:
+        config = TrainConfig(
+            steps=40,
+            batch=4,
+            warmup=2,
+            parametrisation="edm",
+            precision=precision,  # pyright: ignore[reportArgumentType]
+            speed=speed,
+        )
+        states = [
+            *train(images, build_unet(shape, 1, (8, 8), Streams(3)), SubVP(), config, Streams(3), "cuda")
+        ]
+        return [s.loss for s in states if s.loss is not None], states[-1].denoiser.network.state_dict()
+
+    plain, as_is = weights(Speed())
+    fast, captured = weights(Speed(graphs=True))
+    assert fast == pytest.approx(plain, rel=1e-4) and fast[-1] < fast[0]
+    assert as_is.keys() == captured.keys()
+    for name, value in as_is.items():
+        assert near(captured[name], value, 1e-3), name
+
+
+@cuda
+def test_a_captured_network_answers_as_the_network_itself_and_keeps_its_answers() -> None:
+    raw = NetworkDenoiser(stirred().cuda(), SubVP(), "edm")
+    x, t = (
+        Streams(2).noise("x", range(19), 0, (1, 8, 8)).cuda(),
+        torch.linspace(0.05, 1, 19, dtype=torch.float64),
+    )
+    with torch.no_grad():
+        for how in (Evaluation(graphs=True), Evaluation(graphs=True, precision="bfloat16")):
+            fast, plain = (for_sampling(raw, one, 8) for one in (how, replace(how, graphs=False)))
+            first, alone = fast(x, t), torch.cat([fast(x[i : i + 1], t[i : i + 1]) for i in range(19)])
+            assert near(first, plain(x, t), 1e-5 if how.precision == "float32" else 1e-2)
+            assert torch.equal(first, alone) and not torch.equal(fast(-x, t), first)
+
+
+@cuda
+def test_capturing_leaves_no_trace_in_a_batch_norm() -> None:
+    body = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.BatchNorm2d(4)).cuda().train()
+    other = copy.deepcopy(body)
+    graph, x = launched(body, Speed(graphs=True)), Streams(2).noise("x", range(8), 0, (1, 8, 8)).cuda()
+    for sign in (1, -1):
+        graph(sign * x).square().mean().backward()
+        other(sign * x).square().mean().backward()
+    for name, value in other.state_dict().items():
+        assert torch.allclose(body.state_dict()[name], value, rtol=1e-5, atol=1e-7), name
+    for one, two in zip(body.parameters(), other.parameters(), strict=True):
+        assert one.grad is not None and two.grad is not None and near(one.grad, two.grad, 1e-4)
 
 
 @pytest.fixture(scope="module")
@@ -238,8 +309,6 @@ def test_a_gpu_rounds_as_asked_and_afterwards_as_before(speed: Speed) -> None:
 
 
 def test_what_cannot_be_had_is_refused() -> None:
-    with pytest.raises(SettingsError, match="set compile = true"):
-        read(Speed, {"graphs": True})
     with pytest.raises(SettingsError, match="float16"):
         read(Evaluation, {"precision": "float16"})
     with pytest.raises(InputError, match="single network"):

@@ -192,9 +192,9 @@ def _check(one: Experiment) -> None:
 
 def _check_row(one: Experiment, scale: Scale, row: Row) -> None:
     named = [name for name in (row.recognisers, row.continues) if name is not None]
-    others = [scale.row(name) for name in named if "/" not in name]
-    if any(other is row or other.recognisers or other.continues for other in others):
-        raise SettingsError(f"{one.name}: {row.name} needs a row that takes nothing from another one")
+    for name in named:
+        if "/" not in name:
+            scale.row(name)
     if row.recognisers is not None and row.private is not None:
         raise SettingsError(f"{one.name}: {row.name} takes x_p with the recognisers; leave out `private`")
     if row.run is not None and (row.settings or named or row.private or "/" not in row.run):

@@ -23,7 +23,7 @@ import torch
 from latentprint.config import AuditConfig
 from latentprint.denoiser import NetworkDenoiser
 from latentprint.networks import build_unet
-from latentprint.networks.speed import compiled, for_evaluation, laid_out, layout
+from latentprint.networks.speed import for_evaluation, laid_out, launched, layout
 from latentprint.streams import Streams
 from latentprint.training import draw_times, loss_of
 
@@ -139,7 +139,7 @@ def step_of(
     denoiser, streams, training = _denoiser(config, shape), Streams(config.seed), config.model.training
     network = denoiser.network.train()
     network.to(memory_format=layout(network, training.speed))  # pyright: ignore[reportCallIssue, reportArgumentType]
-    fast = replace(denoiser, network=compiled(network, training.speed))
+    fast = replace(denoiser, network=launched(network, training.speed))
     t = draw_times(training, denoiser.schedule, streams, 0, rows)
     images = laid_out(streams.noise("tuning.images", range(rows), 0, shape).clamp(-1, 1), training.speed)
     noise = streams.noise("train.noise", range(rows), 0, shape)

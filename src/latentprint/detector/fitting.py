@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from latentprint.detector.backbone import Headed
 from latentprint.detector.draws import Seen
 from latentprint.detector.model import DetectorConfig, DetectorError, Fitted, at_once, three_channels
-from latentprint.networks.speed import Evaluation, arithmetic, compiled, laid_out, layout, new_step, rounding
+from latentprint.networks.speed import Evaluation, arithmetic, laid_out, launched, layout, new_step, rounding
 
 Step = tuple[Tensor, Callable[[Tensor], Tensor]]
 """Images of one step, and the loss of the network's answers to them."""
@@ -82,7 +82,7 @@ def fitted(
 
     Args:
         epoch: the steps of an epoch, by its number from 1.
-        whole: images of a full step, the only batch size of a compiled network.
+        whole: images of a full step, the only batch size of a compiled network or a graph.
         validation: the loss of the validation split, given the function that answers images, without
             gradients.
         done: the recogniser, from the network with its best weights and their epoch.
@@ -164,10 +164,10 @@ def answer(network: Headed, images: Seen, place: torch.device, how: Evaluation) 
 
 
 def learning(network: Headed, how: Evaluation) -> Callable[[Tensor], Tensor]:
-    """The backbone of ``network`` (laid out so from now on) as it learns: compiled where ``how`` says so."""
+    """The backbone of ``network`` (laid out so from now on) as it learns, launched as ``how`` says."""
     if how.channels_last:
         network.to(memory_format=layout(network, how))  # pyright: ignore[reportCallIssue]
-    return compiled(network.backbone, how)
+    return launched(network.backbone, how)
 
 
 def seen_by(body: Callable[[Tensor], Tensor], images: Tensor, how: Evaluation) -> Tensor:

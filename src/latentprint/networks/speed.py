@@ -7,8 +7,13 @@ by default. There is no fallback: an impossible setting is an error of torch.
     tf32       products of 10-bit mantissas, summed in float32         (convolutions and matrix products)
     bfloat16   products of 7-bit mantissas, summed in float32          (autocast; normalisation stays float32)
 
-Compiled networks see one batch shape. Smaller batches are padded with copies of the first row, whose answers
-are dropped, and larger ones are split. So a row's answer does not depend on how many rows came with it.
+Compiled networks, and those launched as graphs, see one batch shape. Smaller batches are padded with copies
+of the first row, whose answers are dropped, and larger ones are split. So a row's answer does not depend on
+how many rows came with it.
+
+A step of a small network is a thousand launches that the processor makes one by one while the GPU waits. A
+CUDA graph is one launch of them all. ``compile`` fuses them too, and takes minutes to do so; a graph of the
+network as it is takes seconds.
 """
 
 from __future__ import annotations
@@ -36,10 +41,7 @@ class Speed:
         channels_last: weights and images are stored with their channels together.
         compile: ``torch.compile``; half a minute and more before the first step.
         autotune: cuDNN tries its algorithms and takes the fastest, which may differ between runs.
-        graphs: a compiled network is launched as one CUDA graph; no effect on a CPU.
-
-    Raises:
-        ValueError: graphs without compilation.
+        graphs: the network is launched as one CUDA graph, compiled or as it is; no effect on a CPU.
     """
 
     tf32: bool = False
@@ -47,10 +49,6 @@ class Speed:
     compile: bool = False
     autotune: bool = False
     graphs: bool = False
-
-    def __post_init__(self) -> None:
-        if self.graphs and not self.compile:
-            raise ValueError("graphs launch what was compiled: set compile = true too, or graphs = false")
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -89,18 +87,79 @@ def arithmetic(how: Evaluation, device: torch.device) -> Generator[None]:
                 yield
 
 
-def compiled(network: nn.Module, speed: Speed) -> nn.Module:
-    """``network`` with its weights, compiled if ``speed`` says so, for batches of one shape."""
-    if not speed.compile:
-        return network
-    mode = "reduce-overhead" if speed.graphs else None
-    return cast(nn.Module, torch.compile(network, mode=mode, dynamic=False))
+def launched(network: nn.Module, speed: Speed) -> nn.Module:
+    """``network`` with its weights, compiled or captured if ``speed`` says so, for batches of one shape."""
+    if speed.compile:
+        mode = "reduce-overhead" if speed.graphs else None
+        return cast(nn.Module, torch.compile(network, mode=mode, dynamic=False))
+    return Captured(network) if speed.graphs else network
 
 
 def new_step(speed: Speed) -> None:
-    """Tell CUDA graphs that earlier answers are no longer used; no other effect."""
-    if speed.graphs:
+    """Tell the compiler's CUDA graphs that earlier answers are no longer used; no other effect."""
+    if speed.graphs and speed.compile:
         torch.compiler.cudagraph_mark_step_begin()
+
+
+class Captured(nn.Module):
+    """``network`` as CUDA graphs, its gradients too; a CPU calls it as it is.
+
+    The first call with a batch of some shape captures one, under the autocast and the flags of that call.
+    An answer is overwritten by the next one, and so is what the gradient needs: after each forward pass
+    that is differentiated comes its backward pass.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self._graphs: dict[object, Callable[..., Tensor]] = {}
+
+    def forward(self, x: Tensor, *rest: Tensor, **named: Tensor) -> Tensor:
+        """What ``network`` answers to the same arguments, tensors all."""
+        if x.device.type != "cuda":
+            return _tensor(self.network(x, *rest, **named))
+        given = (x, *rest, *named.values())
+        kind = (
+            tuple(named),
+            self.network.training,
+            torch.is_grad_enabled(),
+            torch.is_autocast_enabled("cuda"),
+            *((tuple(one.shape), one.dtype, one.requires_grad) for one in given),
+        )
+        if kind not in self._graphs:
+            self._graphs[kind] = self._capture(tuple(named), given)
+        return self._graphs[kind](*given)
+
+    def _capture(self, names: tuple[str, ...], given: tuple[Tensor, ...]) -> Callable[..., Tensor]:
+        own = tuple(one.detach().clone().requires_grad_(one.requires_grad) for one in given)
+        # Capturing calls the network a few times, which must leave no trace in a batch norm's means.
+        before = [(each, each.clone()) for each in self.network.buffers()]
+        # The cache of autocast would keep weights of the step in which they were captured.
+        half = torch.is_autocast_enabled("cuda")
+        with torch.autocast("cuda", torch.get_autocast_dtype("cuda"), enabled=half, cache_enabled=False):
+            graph = torch.cuda.make_graphed_callables(
+                _Flat(self.network, names), own, allow_unused_input=True
+            )
+        for each, value in before:
+            each.copy_(value)
+        return cast(Callable[..., Tensor], graph)
+
+
+class _Flat(nn.Module):
+    """A network with tensors alone as its arguments, the last of which have names, and as its answer."""
+
+    def __init__(self, network: nn.Module, names: tuple[str, ...]) -> None:
+        super().__init__()
+        self.network, self.names = network, names
+        self.training = network.training
+
+    def forward(self, *given: Tensor) -> Tensor:
+        first = len(given) - len(self.names)
+        return _tensor(self.network(*given[:first], **dict(zip(self.names, given[first:], strict=True))))
+
+
+def _tensor(answer: Any) -> Tensor:
+    return answer if isinstance(answer, Tensor) else answer.sample
 
 
 _LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
@@ -118,7 +177,7 @@ def layout(network: nn.Module, speed: Speed) -> torch.memory_format:
 
 
 class Evaluated(nn.Module):
-    """A network for evaluation, as ``how`` says; ``batch`` is the only batch shape of a compiled one.
+    """A network for evaluation, as ``how`` says; what is compiled or captured sees batches of ``batch`` rows.
 
     It compiles at its first call, and again in each process that it is sent to. Answers are float32.
     """
@@ -136,7 +195,8 @@ class Evaluated(nn.Module):
 
     def forward(self, x: Tensor, time: Tensor | None = None, class_labels: Tensor | None = None) -> Tensor:
         """Rows x (B, C, H, W) and, if the network takes them, their times (B,) and labels (B,)."""
-        if not self.how.compile or not len(x):
+        whole = self.how.compile or (self.how.graphs and x.device.type == "cuda")
+        if not whole or not len(x):
             return self._answer(self.network, x, time, class_labels)
         parts = range(0, len(x), self.batch)
         answers = [
@@ -152,7 +212,7 @@ class Evaluated(nn.Module):
     def _padded(self, x: Tensor, time: Tensor | None, labels: Tensor | None) -> Tensor:
         if self._call is None:
             # Without __setattr__, which would make it a submodule and rename the weights.
-            self.__dict__["_call"] = compiled(self.network, self.how)
+            self.__dict__["_call"] = launched(self.network, self.how)
         call = cast(Callable[..., Any], self._call)
         full = _filled(x, self.batch)
         times = None if time is None else _filled(time, self.batch)
@@ -168,7 +228,7 @@ class Evaluated(nn.Module):
         with arithmetic(self.how, x.device):
             new_step(self.how)
             out = call(laid_out(x, self.how), *rest, **named)
-        out = out if isinstance(out, Tensor) else out.sample
+        out = _tensor(out)
         return out.float() if out.dtype == torch.bfloat16 else out
 
 

@@ -24,7 +24,7 @@ from latentprint.contracts import quoted
 from latentprint.data.images import Pixels, Selection, in_turn
 from latentprint.denoiser import NetworkDenoiser
 from latentprint.networks import FileError, commit, committed, is_coarse, label_of, multiple_of
-from latentprint.networks.speed import compiled, laid_out, layout, new_step, rounding
+from latentprint.networks.speed import laid_out, launched, layout, new_step, rounding
 from latentprint.schedule import Schedule
 from latentprint.settings import plain
 from latentprint.streams import Streams
@@ -223,8 +223,8 @@ class _Run:
             identity["heldout"] = _hash(heldout)
             guide = Guide.begin(config, schedule, streams, data, torch.from_numpy(heldout[:]).to(device))
         average = replace(denoiser, network=mean)
-        # The compiled network shares its weights with the one that is saved.
-        fast = replace(denoiser, network=compiled(network, config.speed))
+        # What is launched shares its weights with the one that is saved.
+        fast = replace(denoiser, network=launched(network, config.speed))
         return cls(identity, data, device, config, streams, denoiser, average, optimiser, team, fast, guide)
 
     def advance(self) -> Tensor:
