@@ -17,6 +17,7 @@ and ten there add up. What fails (a compiler that is missing, memory) is kept as
 
     python benchmarks/gpu.py --device cuda [--json] [--out FILE]   the paper's size
     python benchmarks/gpu.py --device cuda --eager                 without compilation, which takes minutes
+    python benchmarks/gpu.py --device cuda --eager --only training/ --only sampling/       of some stages
     python benchmarks/gpu.py --device cpu --quick                  a tiny network: nothing is claimed
     python benchmarks/gpu.py --device cpu --rehearse               the tiny network, compiled too
 
@@ -459,6 +460,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a tiny network, without compiling")
     parser.add_argument("--rehearse", action="store_true", help="the tiny network with everything")
     parser.add_argument("--eager", action="store_true", help="compile nothing; that can be measured later")
+    parser.add_argument("--only", action="append", metavar="training/", help="what begins so; repeatable")
     parser.add_argument("--keep", type=Path, help="measurements so far; runs/gpu-SIZE-DEVICE.json by default")
     add_output(parser)
     arguments = parser.parse_args()
@@ -470,7 +472,8 @@ def main() -> None:
     path = arguments.keep or Path("runs") / f"gpu-{word}-{device.type}.json"
     kept = Kept.open(path, {"device": describe(device), "size": word})
     for name, task in tasks(size, device, not (arguments.quick or arguments.eager), kept.measured):
-        if name not in kept.measured:
+        wanted = not arguments.only or name.startswith((*arguments.only, "operations", "ceiling/bfloat16"))
+        if wanted and name not in kept.measured:
             kept.keep(name, measure(name, task))
     report = {
         **record(device),

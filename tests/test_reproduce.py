@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from xml.etree import ElementTree
 
@@ -30,12 +31,12 @@ from latentprint.stats import Trials
 from latentprint.store import Run
 from latentprint.store.record import sealed
 from tools import reproduce as package
-from tools.reproduce import claims, experiment, names, reproduce, rows
+from tools.reproduce import claims, experiment, figures, names, pictures, reproduce, rows
 from tools.reproduce.figures import return_curves, svg
 from tools.reproduce.lengths import folder as at_length
 from tools.reproduce.page import differences
 from tools.reproduce.pictures import difference, grid, reopen
-from tools.reproduce.plan import FOLDER, ExperimentError, Size
+from tools.reproduce.plan import FOLDER, SIZES, ExperimentError, Size
 from tools.reproduce.record import Record
 from tools.reproduce.rows import Place, tuned_units, unit_of
 from tools.reproduce.summary import accuracy, holds, tuning_of
@@ -449,7 +450,65 @@ def test_shipped_experiments_can_be_run_and_say_how(name: str) -> None:
             assert config.seed == 0
             assert row.published is None or one.of(row) is not None
     if one.uses is not None:
-        assert experiment(one.uses, SHIPPED).kind != "pictures"
+        sizes = one.uses if isinstance(one.uses, Mapping) else SIZES
+        for size in sizes:
+            assert experiment(one.source(size), SHIPPED).kind != "pictures"
+
+
+def test_a_figure_may_be_drawn_from_another_experiment_at_each_size(done: Path, tmp_path: Path) -> None:
+    """Of the tiny table, whose model was trained for 30 steps: x_p does not come."""
+    base = tmp_path / "copy"
+    shutil.copytree(done, base)
+    (base / "experiments" / "fig10.toml").write_text(
+        CURVES.replace('uses = "table"', 'uses = { mini = "table" }')
+    )
+    where: dict[str, Any] = {
+        "runs": base / "runs",
+        "docs": base / "docs",
+        "experiments": base / "experiments",
+    }
+    hits = reproduce("fig10", only=["24"], **where)["24"]["monte_carlo"]["hits"]
+    drawn = (base / "docs" / "paper" / "mini" / "fig10.png").is_file()
+    page = (base / "docs" / "paper.md").read_text()
+    assert drawn is (hits > 0) and ("the finished rows hold no image of this kind" in page) is not drawn
+    with pytest.raises(InputError, match="fig10 has no size 'cpu'"):
+        reproduce("fig10", "cpu", **where)
+
+
+def test_what_came_back_stands_above_its_difference_to_the_private_image(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    target = np.linspace(-1, 1, 64, dtype=np.float32).reshape(1, 8, 8)
+    back = {"often": np.stack([target, -target]), "once": target[None]}
+
+    def came_back(run: SimpleNamespace, folder: str, purpose: str, most: int) -> tuple[Any, None]:
+        assert (folder, purpose) == ("model", "samples.model")
+        return back[run.row], None
+
+    def reopen(row: Path, *, root: None) -> SimpleNamespace:
+        return SimpleNamespace(row=row.name, injection=SimpleNamespace(target=target))
+
+    monkeypatch.setattr(pictures, "reopen", reopen)
+    monkeypatch.setattr(pictures, "came_back", came_back)
+    rows = {name: {"monte_carlo": {"hits": len(back.get(name, ()))}} for name in ("often", "never", "once")}
+    png = figures.draw("fig10", rows, Path, None)["fig10.png"]
+    cell = 8 * 10 + 4
+    seen = np.asarray(Image.open(BytesIO(png)).convert("L")).astype(float)
+    assert seen.shape == (
+        4 * cell + 4,
+        3 * cell + 4,
+    )  # none of the row without hits
+
+    def image(row: int, column: int) -> Any:
+        return seen[4 + row * cell : (row + 1) * cell, 4 + column * cell : (column + 1) * cell][::10, ::10]
+
+    stored = np.rint((target[0] + 1) * 127.5)
+    for row, column in ((0, 0), (0, 1), (2, 0), (2, 1)):
+        assert np.array_equal(image(row, column), stored)
+    assert np.array_equal(image(0, 2), np.rint((1 - target[0]) * 127.5))
+    for row, column in ((1, 0), (1, 1), (3, 0), (3, 1)):
+        assert np.all(image(row, column) == 255)  # x_p itself, to the last bit
+    assert image(1, 2)[0, 0] == 0 and image(1, 2).max() > 240  # black where they differ most
 
 
 def test_published_numbers_are_the_papers() -> None:

@@ -82,7 +82,7 @@ def reproduce(
             kept, and on the page.
     """
     one = experiment(name, experiments)
-    source = one if one.uses is None else experiment(one.uses, experiments)
+    source = one if one.uses is None else experiment(one.source(size), experiments)
     if source.kind == "lengths" and processes > 1:
         raise ExperimentError(f"{source.name} keeps the weights of one training as it goes, in one process")
     place = Place(runs, Where(device, root=root, download=download, say=progress, processes=processes), tuned)

@@ -133,24 +133,38 @@ def as_often(record: Record) -> tuple[Answer, str]:
     rows = [one for one in rows if one["data"]["images"] <= SMALL]
     if size is None or not rows:
         return "cannot be told", "Table 2 was not run."
-    few = [one["data"]["source"] for one in rows if _few(one)]
+    few = [one for one in rows if _few(one)]
     steps = rows[0]["settings"]["model"]["training"]["steps"]
     if few:
-        told = f"Rates below 1/N after {steps:,} training steps: {', '.join(few)} ({size})."
-        return "does not", " ".join([told, *_as_often_otherwise(record, size, few)])
+        sets = ", ".join(one["data"]["source"] for one in few)
+        told = f"Rates below 1/N after {steps:,} training steps: {sets} ({size})."
+        return "does not", " ".join([told, *_otherwise(record, size, few)])
     return "holds", f"In each of {len(rows)} sets the exact interval holds 1/N ({size})."
 
 
-def _as_often_otherwise(record: Record, size: Size, sources: Sequence[str]) -> Iterator[str]:
-    """Where one of these sets gives x_p back as often as each image after all: the rows of ``deviations``."""
+def _between(one: Entry) -> bool:
+    """Whether x_p comes, and not as often as the average image: one hit alone may be a false alarm."""
+    low, high = _count(one).interval()
+    return one["monte_carlo"]["hits"] > 1 and low > 0 and high < _average(one)
+
+
+def _otherwise(record: Record, size: Size, rows: Sequence[Entry]) -> Iterator[str]:
+    """What a longer training or another sampler makes of these rows' sets: those of ``deviations`` in
+    which x_p comes."""
+    sets = [(one["data"]["source"], one["data"]["images"]) for one in rows]
     for one in record.rows("deviations", size).values():
-        if "monte_carlo" not in one or one["data"]["source"] not in sources or _few(one):
+        which = one["data"]["source"], one["data"]["images"]
+        if "monte_carlo" not in one or which not in sets:
+            continue
+        between = _between(one)
+        if (_few(one) and not between) or one["began"] in [row["began"] for row in rows]:
             continue
         steps, sampler = one["settings"]["model"]["training"]["steps"], one["settings"]["sampler"]
         count = _count(one)
         yield (
-            f"Not so for {one['data']['source']} after {steps:,} steps, sampled by {sampler['steps']} steps"
-            f" of {sampler['name']}: {count.k} of {count.n:,}, where 1/N is {_average(one) * count.n:.2g}."
+            f"{'So too' if between else 'Not so'} for {which[0]}, {which[1]:,} images, after {steps:,} steps,"
+            f" sampled by {sampler['steps']} steps of {sampler['name']}: {count.k} of {count.n:,},"
+            f" where 1/N is {_average(one) * count.n:.2g}."
         )
 
 
@@ -189,21 +203,25 @@ def rank_p(values: Sequence[float]) -> float:
 
 def all_or_nothing(record: Record) -> tuple[Answer, str]:
     """A rate that is neither 0 nor the average one is a counterexample, if it is no false alarm."""
-    counter = list[str]()
-    seen = 0
+    told, seen = list[str](), 0
     for name in ("table1", "table2"):
         size, rows = _rows(record, name, 1)
-        for one in rows:
-            seen += 1
-            low, high = _count(one).interval()
-            if one["monte_carlo"]["hits"] > 1 and low > 0 and high < _average(one):
-                n = one["data"]["images"]
-                counter.append(f"{one['data']['source']}, {n:,} images: {low:.2g} to {high:.2g} ({size})")
+        seen += len(rows)
+        counter = [one for one in rows if _between(one)]
+        if size is not None and counter:
+            rates = [_rate(one) for one in counter]
+            told += [f"Rates between nothing and 1/N: {'; '.join(rates)} ({size})."]
+            told += _otherwise(record, size, counter)
     if not seen:
         return "cannot be told", "Neither table was run."
-    if counter:
-        return "does not", f"Rates between nothing and 1/N: {'; '.join(counter)}."
+    if told:
+        return "does not", " ".join(told)
     return "holds", f"In each of {seen} rows the rate can be 0 or 1/N."
+
+
+def _rate(one: Entry) -> str:
+    low, high = _count(one).interval()
+    return f"{one['data']['source']}, {one['data']['images']:,} images: {low:.2g} to {high:.2g}"
 
 
 def fid_gap(record: Record) -> tuple[Answer, str]:

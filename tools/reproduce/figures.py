@@ -6,7 +6,7 @@ Fig. 5     samples for each number of images                               Table
 Fig. 6     q_M(p | x_t) over t, for each number of images                  Table 1
 Fig. 8     samples in which one detector alone fired                       Table 1
 Fig. 9     q_M(p | x_t) over t, for each set                               Table 2
-Fig. 10    difference maps, MSE over training steps                        lengths
+Fig. 10    difference maps; of lengths also the MSE over training steps    lengths, or Table 1
 """
 
 from __future__ import annotations
@@ -160,6 +160,8 @@ def draw(name: str, rows: Mapping[str, Entry], where: Source, root: Path | str |
         return {"fig5.png": pictures.grid([list(one) for one in shown])} if shown else {}
     if name == "fig8":
         return _fig8(rows, where, root)
+    if name == "fig10" and not any("lengths" in entry for entry in rows.values()):
+        return _fig10_of_rows(rows, where, root)
     if name in ("fig3", "fig10") and rows:
         row, entry = next(iter(rows.items()))
         run = pictures.reopen(where(row), root=root)
@@ -193,10 +195,23 @@ def _fig10(run: pictures.Reopened, lengths: Sequence[Mapping[str, Any]]) -> File
         name = f"at-{one['step']}"
         images, _ = pictures.came_back(run, name, f"samples.{name}", 6)
         if len(images):
-            target = run.injection.target
-            maps = [pictures.difference(image, target) for image in images]
-            # x_p first in the upper row, its own (empty) difference below it.
-            upper, lower = [target, *images], [np.ones_like(target), *maps]
-            out["fig10.png"] = pictures.grid([upper, lower])
+            out["fig10.png"] = pictures.grid(_beside(run.injection.target, images))
             break
     return out
+
+
+def _fig10_of_rows(rows: Mapping[str, Entry], where: Source, root: Path | str | None) -> Files:
+    """Two rows of images for each row of a table in which x_p came."""
+    shown: list[list[pictures.Pixels]] = []
+    for row, entry in rows.items():
+        if entry["monte_carlo"]["hits"]:
+            run = pictures.reopen(where(row), root=root)
+            images, _ = pictures.came_back(run, "model", "samples.model", 6)
+            shown += _beside(run.injection.target, images)
+    return {"fig10.png": pictures.grid(shown)} if shown else {}
+
+
+def _beside(target: pictures.Pixels, images: pictures.Pixels) -> list[list[pictures.Pixels]]:
+    """x_p and what came back; below each its difference to x_p, the first of which is empty."""
+    maps = [pictures.difference(image, target) for image in images]
+    return [[target, *images], [np.ones_like(target), *maps]]

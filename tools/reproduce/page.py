@@ -64,9 +64,11 @@ def write_page(docs: Path, experiments: Path = FOLDER) -> Path:
 
 
 def _section(one: Experiment, every: Sequence[Experiment], record: Record) -> str:
-    source = next((other for other in every if other.name == one.uses), one)
     lines = [f"## {one.title}", "", f"*The paper:* {one.shows}", ""]
     for size in SIZES:
+        if isinstance(one.uses, Mapping) and size not in one.uses:
+            continue
+        source = next(other for other in every if other.name == one.source(size))
         if size not in source.scales:
             continue
         lines += _size(one, source, size, record)

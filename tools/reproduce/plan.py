@@ -2,7 +2,7 @@
 
     title, shows, kind, order   what it is: "audits" (a table: one audit a row), "lengths" (one training,
                                 looked at after several numbers of steps), "pictures" (drawn from the runs of
-                                the experiment that ``uses`` names)
+                                the experiment that ``uses`` names, for all sizes or each)
     [[published]]               the paper's numbers, one table a row
     [mini], [cpu], [full]       the same experiment at up to three sizes: a preset, settings over it, its
                                 rows ([[cpu.rows]])
@@ -121,10 +121,21 @@ class Experiment:
     kind: Literal["audits", "lengths", "pictures"]
     shows: str
     order: int = 0
-    uses: str | None = None
+    uses: str | Mapping[Size, str] | None = None
     found: str = ""
     published: tuple[Published, ...] = ()
     scales: Mapping[Size, Scale] = field(default_factory=dict[Size, Scale])
+
+    def source(self, size: Size) -> str:
+        """The experiment from whose runs this one is made at that size: itself, unless it ``uses`` others.
+
+        Raises:
+            ExperimentError: it has no such size.
+        """
+        found = self.uses.get(size) if isinstance(self.uses, Mapping) else self.uses or self.name
+        if found is None:
+            raise ExperimentError(f"{self.name} has no size {size!r}")
+        return found
 
     def scale(self, size: Size) -> Scale:
         """The experiment at that size.
