@@ -613,6 +613,10 @@ def test_claims_are_judged_by_what_was_run(tmp_path: Path) -> None:
     assert answers["as_often"] == "does not"
     finer = record.rows("deviations", "cpu")["finer-sampler"]
     assert "sde-dpm-solver++2m: 11 of 5,000, where 1/N is 9.2." in claims.as_often(record)[1]
+    # A rate between nothing and 1/N is one by the finer sampler too, of 500 images and not of 546.
+    why = claims.all_or_nothing(record)[1]
+    assert "So too for medmnist:pneumoniamnist, 500 images" in why and "5 of 10,000, where 1/N is 20." in why
+    assert "Not so for medmnist:breastmnist, 546 images, after 20,000" in why and "4 of 50,000" not in why
     finer["monte_carlo"]["hits"] = 1
     assert "sde-dpm-solver++2m" not in claims.as_often(record)[1]
     # x_p's turn is below the paper's, that of all training images within it: both are told.
