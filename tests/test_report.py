@@ -22,6 +22,7 @@ from latentprint.report.sections import SECTIONS, sections
 from latentprint.results import Results
 from latentprint.results.model import Rule
 from latentprint.results.read import read_results
+from latentprint.results.searched import Sampler
 from latentprint.stats import Trials
 from latentprint.verdict import judge
 
@@ -219,6 +220,23 @@ def test_the_first_screen_of_a_clean_model_says_what_could_have_been_missed() ->
     upper = (1 - 0.05 ** (1 / count.samples)) / (sum(tpr) - 1)
     assert words.one_in(upper) in dict(first.answers)["What could have been missed?"]
     assert "no promise of anonymity" in dict(first.answers)["What to do next"]
+
+
+def test_what_few_steps_of_a_sampler_hide_could_have_been_missed() -> None:
+    """Said where it was measured: of few ancestral steps, and not of a leak, which was seen all the same."""
+
+    def missed(results: Results, **sampler: object) -> str:
+        count = results.q.monte_carlo
+        changed = count.model_copy(update={"sampler": Sampler.model_validate(sampler)})
+        q = results.q.model_copy(update={"monte_carlo": changed})
+        screen = first_screen(results.model_copy(update={"q": q}))
+        return dict(screen.answers)["What could have been missed?"]
+
+    clean, leak = small_runs.clean().results, small_runs.leak().results
+    assert "in 24 steps, and few steps leave noise" in missed(clean, step="ancestral", steps=24)
+    for fine in ({"steps": 96}, {"step": "sde-dpm-solver++2m"}, {"steps": None}):
+        assert "few steps" not in missed(clean, **({"step": "ancestral", "steps": 24} | fine))
+    assert "few steps" not in missed(leak, step="ancestral", steps=24)
 
 
 def test_an_undecided_run_says_how_many_images_would_decide() -> None:

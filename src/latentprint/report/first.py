@@ -215,6 +215,22 @@ def _how_sure(case: _Case) -> str:
 
 
 def _missed(case: _Case) -> str:
+    return f"{_missed_by(case)}{_coarse(case)}"
+
+
+def _coarse(case: _Case) -> str:
+    """What few steps of the sampler hide, where that is known of it."""
+    sampler = case.results.q.monte_carlo.sampler
+    if case.given or not sampler.coarse or case.results.verdict.state == "reproduces":
+        return ""
+    return (
+        f" The images were made in {sampler.steps} steps, and few steps leave noise that hides copies: where"
+        " this was measured, finer ones showed up to 1.6 times as many. An audit in another folder with"
+        " --sampler sde-dpm-solver++2m:24 takes those, in the same time."
+    )
+
+
+def _missed_by(case: _Case) -> str:
     upper = case.upper
     rest = "" if case.whole.big else " What holds for this one image need not hold for the others."
     if case.results.verdict.state == "reproduces":

@@ -34,6 +34,11 @@ class Sampler(Value, extra="allow"):
     stochastic: bool | None = None
 
     @property
+    def coarse(self) -> bool:
+        """Whether it is known to leave noise in its images that hides copies (docs/method.md)."""
+        return self.step == "ancestral" and self.steps is not None and self.steps < 96
+
+    @property
     def words(self) -> str:
         """The sampler in words: "ancestral, 24 steps, karras"."""
         scale = (self.model_extra or {}).get("guidance")
