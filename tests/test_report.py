@@ -470,7 +470,7 @@ def test_results_that_cannot_be_reported_are_refused_in_one_sentence(
 def test_a_record_that_is_none_is_refused_in_one_sentence(tmp_path: Path) -> None:
     folder = small_runs.written(small_runs.clean(), tmp_path)
     (folder / "run.json").write_text('{"stages": 3}')
-    with pytest.raises(InputError, match=r"run\.json is not the record of a run: stages"):
+    with pytest.raises(InputError, match=r"run\.json is not the record of a run: stages.* put a copy of it"):
         write_report(folder)
 
 

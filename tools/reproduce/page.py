@@ -68,7 +68,7 @@ def _section(one: Experiment, every: Sequence[Experiment], record: Record) -> st
     for size in SIZES:
         if isinstance(one.uses, Mapping) and size not in one.uses:
             continue
-        source = next(other for other in every if other.name == one.source(size))
+        source = next((other for other in every if other.name == one.source(size)), one)
         if size not in source.scales:
             continue
         lines += _size(one, source, size, record)

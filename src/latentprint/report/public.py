@@ -116,4 +116,7 @@ class RunFacts(_Fact):
         try:
             return cls.model_validate_json(json.dumps(read_json(folder / "run.json")), strict=True)
         except ValidationError as error:
-            raise InputError(f"run.json is not the record of a run: {first(error)}") from error
+            raise InputError(
+                f"run.json is not the record of a run: {first(error)}; put a copy of it back, or audit again"
+                " in another folder"
+            ) from error
