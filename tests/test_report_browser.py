@@ -124,7 +124,9 @@ def widths(browse: Browse, html: str) -> str:
     )
     script = "const page = document.querySelector('iframe').contentDocument.documentElement;"
     script += "document.title = page.clientWidth + ' of ' + page.scrollWidth"
-    dom = browse(f"{frame}<script>onload = () => {{ {script} }}</script>", "--dump-dom").stdout
+    # Not at once: on a busy machine the frame was once measured before its layout was done.
+    later = f"<script>onload = () => setTimeout(() => {{ {script} }}, 500)</script>"
+    dom = browse(f"{frame}{later}", "--dump-dom", "--virtual-time-budget=2000").stdout
     return re.findall(r"<title>(.*?)</title>", dom)[0]
 
 
