@@ -90,7 +90,7 @@ def first_screen(results: Results) -> First:
         ("Does it give back any training image?", case.whole.answer),
         ("Would we have noticed?", f"{_noticed(case)} {_looked_for(results)} {_found(case)}"),
         ("How sure is this?", _how_sure(case)),
-        ("What could have been missed?", _missed(case)),
+        ("What could have been missed?", f"{_missed(case)}{_coarse(case)}"),
         ("What to do next", _next(case)),
     ]
     trained = "Trained" if results.model is None else "Said to be trained"
@@ -214,10 +214,6 @@ def _how_sure(case: _Case) -> str:
     return " ".join(parts)
 
 
-def _missed(case: _Case) -> str:
-    return f"{_missed_by(case)}{_coarse(case)}"
-
-
 def _coarse(case: _Case) -> str:
     """What few steps of the sampler hide, where that is known of it."""
     sampler = case.results.q.monte_carlo.sampler
@@ -230,7 +226,7 @@ def _coarse(case: _Case) -> str:
     )
 
 
-def _missed_by(case: _Case) -> str:
+def _missed(case: _Case) -> str:
     upper = case.upper
     rest = "" if case.whole.big else " What holds for this one image need not hold for the others."
     if case.results.verdict.state == "reproduces":
