@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import deque
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -17,6 +18,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 
 LOG_EVERY_SECONDS = 15.0
+LINES_OF_PACE = 5
+"""The rate in a line of a log is that since so many lines ago: a minute, or as much as there is."""
 
 
 class Report(Protocol):
@@ -71,7 +74,7 @@ class Bars:
         )
         self._tasks: dict[str, TaskID] = {}
         self._started: dict[str, tuple[float, int]] = {}
-        self._spoken: dict[str, float] = {}
+        self._spoken: dict[str, deque[tuple[float, int]]] = {}
 
     def __enter__(self) -> Self:
         if self._live is not None:
@@ -98,10 +101,13 @@ class Bars:
         first = stage not in self._started
         if first:
             self._started[stage] = (now, done)
-        if not first and done < total and now - self._spoken[stage] < LOG_EVERY_SECONDS:
+        lately = self._spoken.setdefault(stage, deque(maxlen=LINES_OF_PACE))
+        if not first and done < total and now - lately[-1][0] < LOG_EVERY_SECONDS:
             return
-        self._spoken[stage] = now
-        began, at = self._started[stage]
+        # Work changes its pace (an estimator first learns, then draws): the last minute foretells the rest,
+        # and a finished stage tells its whole pace.
+        began, at = lately[0] if lately and done < total else self._started[stage]
+        lately.append((now, done))
         elapsed = now - began
         pace = ""
         if done > at and elapsed > 0:

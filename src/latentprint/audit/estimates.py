@@ -17,7 +17,7 @@ from latentprint.audit.stages import Audited, Detectors
 from latentprint.data.images import Pixels
 from latentprint.metrics.error import mse
 from latentprint.rate import Inside, Rate, SamplerPushforward
-from latentprint.rate.estimator import Effort, Estimator, Part, Subject
+from latentprint.rate.estimator import Effort, Estimator, Part, Progress, Subject
 from latentprint.results.counted import Estimate, estimate_of
 from latentprint.results.searched import Sampler
 
@@ -72,9 +72,12 @@ def _stage(context: Context, one: Estimator, subject: Subject) -> None:
     if context.run.stage(one.name).done:
         return
 
+    progress = AtWork(context.progress(f"estimating q by {one.name}", "samples"))
+
     def kept(part: str, make: Callable[[], dict[str, object]]) -> Part:
         stage = f"{one.name}.{part}"
         if not context.run.stage(stage).done:
+            progress.begin()
             context.run.finish(stage, {"part": make()})
         return cast(Part, context.run.stage(stage).payload["part"])
 
@@ -82,12 +85,34 @@ def _stage(context: Context, one: Estimator, subject: Subject) -> None:
         relative=context.config.rare.relative,
         most=context.config.rare.most,
         seed=context.config.seed,
-        progress=context.progress(f"estimating q by {one.name}", "samples"),
+        progress=progress,
         kept=kept,
     )
     with context.stage(one.name):
         found = one.estimate(subject, effort)
         context.finish(estimate_of(one.name), value(found), network_evaluations=found.network_evaluations)
+
+
+class AtWork:
+    """A Progress that is silent while the parts of an interrupted estimate are read, so that the rate and the
+    remaining time which people see are those of samples drawn now.
+    """
+
+    def __init__(self, report: Progress) -> None:
+        self._report = report
+        self._begun = False
+        self._reached: tuple[int, int] | None = None
+
+    def __call__(self, done: int, total: int, /) -> None:
+        self._reached = done, total
+        if self._begun:
+            self._report(done, total)
+
+    def begin(self) -> None:
+        """A part is made anew: from here on samples are drawn."""
+        if not self._begun and self._reached is not None:
+            self._report(*self._reached)
+        self._begun = True
 
 
 def value(rate: Rate) -> Estimate:
