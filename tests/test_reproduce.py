@@ -35,6 +35,7 @@ from tools.reproduce import claims, experiment, figures, names, pictures, reprod
 from tools.reproduce.figures import return_curves, svg
 from tools.reproduce.lengths import folder as at_length
 from tools.reproduce.page import differences
+from tools.reproduce.passes import over_each, points
 from tools.reproduce.pictures import difference, grid, reopen
 from tools.reproduce.plan import FOLDER, SIZES, ExperimentError, Size
 from tools.reproduce.record import Record
@@ -412,6 +413,33 @@ def test_curves_show_the_counts_with_their_exact_intervals() -> None:
     np.testing.assert_allclose(np.concatenate(bars.get_segments()), bounds, rtol=1e-6)
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["N = 7 (t' 0.5)"]
     assert svg(figure) == svg(return_curves({"N = 7": {"t_prime": found}}))
+
+
+def test_passes_are_told_beside_each_t_prime_and_drawn_from_like_rows(done: Path) -> None:
+    record = Record.read(done / "docs" / "paper")
+    only, row = record.rows("fig3", "mini")["only"], record.rows("table", "mini")["24"]
+    assert over_each(row) == 30 * 8 / 24 and over_each(only, 10) == 10 * 8 / 24
+    page = (done / "docs" / "paper.md").read_text()
+    assert "| **24, ours** | 24 | 10 |" in page and re.search(r"^\| 10 \| 3 \| 24 \|", page, re.MULTILINE)
+    # The row of 30 steps and the last of the lengths are one training: a single point.
+    found = points(record, row, "mini")
+    assert [(one.source, one.images, one.steps) for one in found] == [("digits", 24, 10), ("digits", 24, 30)]
+    other = json.loads(json.dumps(row))
+    for part, name, value in (
+        (other["settings"]["sampler"], "steps", 4),
+        (other["settings"]["model"]["network"], "channels", [8, 8]),
+        (other["settings"]["model"]["training"], "learning_rate", 1e-5),
+        (other["settings"]["search"], "tries", 3),
+    ):
+        before, part[name] = part[name], value
+        assert points(record, other, "mini") == []
+        part[name] = before
+    (axes,) = figures.passes_curves(found).axes
+    value, certain = axes.lines
+    assert value.get_xdata().tolist() == [10 * 8 / 24, 10.0]
+    assert value.get_ydata().tolist() == [one.value or 0.0 for one in found]
+    assert certain.get_ydata().tolist() == [one.certain or 0.0 for one in found]
+    assert certain.get_markerfacecolor() == "none" != value.get_markerfacecolor()
 
 
 def test_a_grid_of_images_keeps_every_pixel() -> None:

@@ -7,6 +7,7 @@ Fig. 6     q_M(p | x_t) over t, for each number of images                  Table
 Fig. 8     samples in which one detector alone fired                       Table 1
 Fig. 9     q_M(p | x_t) over t, for each set                               Table 2
 Fig. 10    difference maps; of lengths also the MSE over training steps    lengths, or Table 1
+passes     t' over the passes over each image, for each set                all rows of a size
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import numpy as np
 from latentprint.contracts import InputError
 from tools.reproduce import pictures
 from tools.reproduce.lengths import folder as length_folder
+from tools.reproduce.passes import Point
 from tools.reproduce.summary import Entry
 
 if TYPE_CHECKING:
@@ -29,6 +31,8 @@ from latentprint.stats import Trials
 
 LEVEL = 0.95
 SHOWN = 12
+
+_MARKS = "oDs^vPX*"
 
 OF_NUMBERS = ("fig6", "fig9")
 """Figures drawn from the numbers of rows; all others are drawn again by the models of their runs."""
@@ -95,6 +99,26 @@ def error_curves(lengths: Sequence[Mapping[str, Any]]) -> Figure | None:
     return figure
 
 
+def passes_curves(points: Sequence[Point]) -> Figure:
+    """t' over passes, one line for each set: filled the largest t with a hit, hollow the sure one."""
+    figure, axes = _axes("passes over each image", "t'")
+    for number, source in enumerate(dict.fromkeys(one.source for one in points)):
+        kept = [one for one in points if one.source == source]
+        drawn: dict[str, Any] = {"marker": _MARKS[number], "color": f"C{number}", "markersize": 5}
+        seen = [one.passes for one in kept]
+        axes.plot(seen, [one.value or 0.0 for one in kept], linestyle="", label=source, **drawn)
+        hollow = {"markerfacecolor": "none", "linestyle": ""}
+        axes.plot(seen, [one.certain or 0.0 for one in kept], label=f"{source}, sure", **drawn, **hollow)
+        for one in kept:
+            at = one.passes, one.value or 0.0
+            axes.annotate(
+                f"{one.images:,}", at, fontsize="x-small", xytext=(4, 3), textcoords="offset points"
+            )
+    axes.set(xscale="log", ylim=(0, 1.05))
+    axes.legend(loc="upper left", fontsize="small")
+    return figure
+
+
 def _axes(x: str, y: str) -> tuple[Figure, Any]:
     figure, (axes,) = _panels(1, x, y)
     return figure, axes
@@ -121,7 +145,7 @@ def _points(
     axes: Any, name: str, x: Sequence[float], y: Sequence[float], low: Sequence[float], high: Sequence[float]
 ) -> None:
     """Points with their intervals; series differ by their mark as well as by their colour."""
-    mark = "oDs^vPX*"[len(axes.containers) % 8]
+    mark = _MARKS[len(axes.containers) % len(_MARKS)]
     # An exact interval may end a rounding below the share that it holds.
     below, above = (
         [max(0.0, d) for d in ds]

@@ -41,6 +41,9 @@ a few hours a row on two CPU cores; **full**, the paper's own, for a GPU. What w
 A row that was interrupted, by `kill -9` too, continues where it was when its command is given again.
 At size cpu it is measured first which arithmetic and how many threads are fastest on the processor at hand;
 what was chosen stands in the row's settings. `--no-tune` takes those of the experiment's file.
+
+In all tables *passes* is how often the training saw each image: steps times images a step, over the images of
+the set. The paper does not print its images a step.
 """
 
 

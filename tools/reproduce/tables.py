@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from latentprint.stats import Trials, binomial_test_less
 from latentprint.words import of, often, percent
+from tools.reproduce.passes import over_each
 from tools.reproduce.plan import Experiment, Published, Row
 from tools.reproduce.summary import Entry
 
@@ -14,6 +15,7 @@ _NONE = "–"
 COLUMNS = (
     "row",
     "images",
+    "passes",
     "c_p %",
     "c_id %",
     "FID train",
@@ -98,7 +100,8 @@ def estimates(made: Sequence[tuple[Row, Entry]]) -> Iterator[str]:
     yield ""
     for row, entry in asked:
         seen = entry["monte_carlo"]
-        counted = f"counted {of(seen['hits'], seen['samples'])}, at most {seen['high']:.2g}"
+        bounds = f"{seen['low']:.2g} … {seen['high']:.2g}" if seen["hits"] else f"at most {seen['high']:.2g}"
+        counted = f"counted {of(seen['hits'], seen['samples'])} ({bounds})"
         for name, one in entry["estimates"].items():
             told = one["diagnostic"]
             if one["reliable"]:
@@ -153,6 +156,7 @@ def _paper(one: Published) -> list[str]:
     return [
         f"{one.name}, paper",
         _count(one.images),
+        _NONE,
         _plain(one.presence_accuracy),
         _plain(one.identity_accuracy),
         _plain(one.fid_train),
@@ -176,6 +180,7 @@ def _ours(row: Row, entry: Entry) -> list[str]:
     return [
         f"**{row.name}, ours**",
         _count(entry["data"]["images"]),
+        _count(round(over_each(entry))),
         _share(entry["presence"]),
         _share(entry["identity"]),
         _plain(fid["train"]) if fid else _NONE,
@@ -189,15 +194,16 @@ def _ours(row: Row, entry: Entry) -> list[str]:
 def lengths(entry: Entry) -> Iterator[str]:
     """One line for each length; all training images where they were compared."""
     every = any(one.get("whole_set") for one in entry["lengths"])
-    names = ("steps", "samples", "E", "c_p⁺", "c_id⁺", "both", "q, 95 %", "median MSE of hits", "t'")
-    yield _line((*names, *(_ANY if every else ())))
-    yield _line(["---:"] * (len(names) + (len(_ANY) if every else 0)))
+    names = (*_EACH, *(_ANY if every else ()))
+    yield _line(names)
+    yield _line(["---:"] * len(names))
     for one in entry["lengths"]:
         seen, error = one["monte_carlo"], one["memorised"]["mse"]
         value = one["t_prime"]["value"]
         yield _line(
             [
                 _count(one["step"]),
+                _count(round(over_each(entry, one["step"]))),
                 *_seen(seen),
                 _NONE if error is None else f"{error['median']:.2g}",
                 "never" if value is None else f"{value:.3g}",
@@ -213,6 +219,7 @@ def lengths(entry: Entry) -> Iterator[str]:
         yield ""
 
 
+_EACH = ("steps", "passes", "samples", "E", "c_p⁺", "c_id⁺", "both", "q, 95 %", "median MSE of hits", "t'")
 _ANY = ("copies of any training image", "false alarms", "training images that came back")
 
 
