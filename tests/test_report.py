@@ -270,6 +270,30 @@ def test_hits_that_false_alarms_explain_are_not_called_the_private_image() -> No
     )
 
 
+def test_the_first_screen_tells_the_rate_that_counting_could_not_see() -> None:
+    """The estimator that the run asked for answers where counting saw nothing, and only where they agree."""
+    missed, row = "What could have been missed?", "This model, estimated beyond what was counted"
+
+    def shown(small: small_runs.SmallRun) -> tuple[str, list[str]]:
+        screen = first_screen(small.results)
+        return dict(screen.answers)[missed], [line[-1] for line in screen.tally.rows if line[0] == row]
+
+    silent = small_runs.leak().counts(0, 30)
+    q = silent.results.q
+    rate = q.estimates["splitting"].rate
+    assert q.combined is not None and q.combined.answer == "splitting" and rate is not None
+    told, rates = shown(silent)
+    assert f"finds the private image in {words.one_in(rate)} images" in told
+    assert f"({words.between(q.combined.low, q.combined.high)})" in told and rates == [words.one_in(rate)]
+    for other in (
+        silent.without("splitting"),
+        small_runs.leak(),  # counting saw it
+        small_runs.leak().counts(0, 4000),  # and here the two contradict each other
+    ):
+        told, rates = shown(other)
+        assert "finds the private image" not in told and not rates
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_every_stated_count_stands_in_the_page(name: str) -> None:
     results, text = CASES[name]().results, Parsed(page_of(name)).text

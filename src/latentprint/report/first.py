@@ -58,6 +58,15 @@ class _Case:
         return min(1.0, self.hits.upper(count.level) / sensitivity) if sensitivity > 0 else None
 
     @property
+    def rare(self) -> tuple[float, str] | None:
+        """Where counting saw nothing: the rate by the estimator that answers, and its interval in words."""
+        q = self.results.q
+        if self.hits.k or q.combined is None or q.combined.answer is None:
+            return None
+        one = q.of_the_audited().get(q.combined.answer)
+        return (one.rate, words.between(q.combined.low, q.combined.high)) if one and one.rate else None
+
+    @property
     def explained(self) -> bool:
         """Whether the hits decide nothing and false alarms, by their upper bound, can be as many."""
         if not self.hits.k or self.results.verdict.state == "reproduces":
@@ -90,7 +99,7 @@ def first_screen(results: Results) -> First:
         ("Does it give back any training image?", case.whole.answer),
         ("Would we have noticed?", f"{_noticed(case)} {_looked_for(results)} {_found(case)}"),
         ("How sure is this?", _how_sure(case)),
-        ("What could have been missed?", f"{_missed(case)}{_coarse(case)}"),
+        ("What could have been missed?", f"{_missed(case)}{_rare(case)}{_coarse(case)}"),
         ("What to do next", _next(case)),
     ]
     trained = "Trained" if results.model is None else "Said to be trained"
@@ -226,6 +235,17 @@ def _coarse(case: _Case) -> str:
     )
 
 
+def _rare(case: _Case) -> str:
+    """The rate that an estimator found below what counting could see."""
+    if case.rare is None:
+        return ""
+    rate, span = case.rare
+    return (
+        " An estimator that sees rarer events than counting does finds the private image in"
+        f" {words.one_in(rate)} images ({span})."
+    )
+
+
 def _missed(case: _Case) -> str:
     upper = case.upper
     rest = "" if case.whole.big else " What holds for this one image need not hold for the others."
@@ -310,5 +330,7 @@ def _tally(case: _Case) -> Table:
         each = words.one_in(min(1.0, expected / hits.n))
         told = "If every training image came back equally often"
         rows.append((told, words.number(expected), f"{hits.n:,}", each))
+    if case.rare is not None:
+        rows.append(("This model, estimated beyond what was counted", "–", "–", words.one_in(case.rare[0])))
     head = ("", "Times seen", "Images made", "Rate")
     return Table("How often the private image was seen", head, rows, (False, True, True, True))
