@@ -280,11 +280,11 @@ def test_the_first_screen_tells_the_rate_that_counting_could_not_see() -> None:
 
     silent = small_runs.leak().counts(0, 30)
     q = silent.results.q
-    rate = q.estimates["splitting"].rate
-    assert q.combined is not None and q.combined.answer == "splitting" and rate is not None
+    one = q.estimates["splitting"]
+    assert q.combined is not None and q.combined.answer == "splitting"
     told, rates = shown(silent)
-    assert f"finds the private image in {words.one_in(rate)} images" in told
-    assert f"({words.between(q.combined.low, q.combined.high)})" in told and rates == [words.one_in(rate)]
+    assert f"finds the private image in {words.one_in(one.rate)} images" in told
+    assert f"({words.between(one.low, one.high)})" in told and rates == [words.one_in(one.rate)]
     for other in (
         silent.without("splitting"),
         small_runs.leak(),  # counting saw it

@@ -64,7 +64,9 @@ class _Case:
         if self.hits.k or q.combined is None or q.combined.answer is None:
             return None
         one = q.of_the_audited().get(q.combined.answer)
-        return (one.rate, words.between(q.combined.low, q.combined.high)) if one and one.rate else None
+        if one is None or not one.rate or one.low is None or one.high is None:
+            return None
+        return one.rate, words.between(one.low, one.high)
 
     @property
     def explained(self) -> bool:
