@@ -16,7 +16,12 @@ from tools.reproduce.plan import Size
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
-Name = Annotated[str, typer.Argument(help="table1, table2, fig3 ... fig10; or page: write the page again.")]
+Name = Annotated[
+    str,
+    typer.Argument(
+        help="table1, table2, fig3 ... fig10, deviations, passes; or page: write the page again, nothing run."
+    ),
+]
 Scale = Annotated[
     Size,
     typer.Option(
