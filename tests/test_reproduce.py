@@ -645,6 +645,12 @@ def test_claims_are_judged_by_what_was_run(tmp_path: Path) -> None:
     why = claims.all_or_nothing(record)[1]
     assert "So too for medmnist:pneumoniamnist, 500 images" in why and "5 of 10,000, where 1/N is 20." in why
     assert "Not so for medmnist:breastmnist, 546 images, after 20,000" in why and "4 of 50,000" not in why
+    # "No more" is what counting says; an estimator of rarer events is told beside it.
+    rarer = record.rows("deviations", "cpu")["finer-1000"]
+    assert "Not never: path finds it at 9.1e-06 (6.2e-06 to 1.3e-05) by" in claims.turning_point(record)[1]
+    assert "sde-dpm-solver++2m, 0.0091 of 1/N." in claims.turning_point(record)[1]
+    rarer["estimates"]["path"]["reliable"] = False
+    assert "Not never" not in claims.turning_point(record)[1]
     finer["monte_carlo"]["hits"] = 1
     assert "sde-dpm-solver++2m" not in claims.as_often(record)[1]
     # x_p's turn is below the paper's, that of all training images within it: both are told.

@@ -82,7 +82,9 @@ def turning_point(record: Record) -> tuple[Answer, str]:
     for comes, said in ((_private, "The private image comes back"), (_any, "Training images come back")):
         if (turn := _turn(rows, comes)) is None:
             continue
-        turns.insert(0, f"{said} with {turn[0]:,} training images and no more with {turn[1]:,} ({size}).")
+        told = f"{said} with {turn[0]:,} training images and no more with {turn[1]:,} ({size})."
+        beyond = _beyond(record, size, [one for one in rows if one["data"]["images"] == turn[1]])
+        turns.insert(0, " ".join([told, *(beyond if comes is _private else ())]))
         if turn[0] < 5000 and turn[1] > 1000:
             return "holds", " ".join(turns)
     ns = [one["data"]["images"] for one in rows]
@@ -96,6 +98,21 @@ def turning_point(record: Record) -> tuple[Answer, str]:
             f" of {turn[1]:,} does not ({size})."
         )
     return "cannot be told", told
+
+
+def _beyond(record: Record, size: Size, rows: Sequence[Entry]) -> Iterator[str]:
+    """What estimators of rarer events see of these rows' sets, where counting saw nothing."""
+    sets = [(one["data"]["source"], one["data"]["images"]) for one in rows]
+    for one in record.rows("deviations", size).values():
+        if "monte_carlo" not in one or (one["data"]["source"], one["data"]["images"]) not in sets:
+            continue
+        for name, found in one.get("estimates", {}).items():
+            if found["reliable"] and not _count(one).k:
+                rate, sampler = found["rate"], one["settings"]["sampler"]
+                yield (
+                    f"Not never: {name} finds it at {rate:.2g} ({found['low']:.2g} to {found['high']:.2g})"
+                    f" by {sampler['steps']} steps of {sampler['name']}, {rate / _average(one):.2g} of 1/N."
+                )
 
 
 def _private(one: Entry) -> bool | None:
