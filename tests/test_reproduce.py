@@ -152,11 +152,11 @@ def test_the_page_says_what_the_run_says(done: Path) -> None:
         if one.startswith("| **24, ours**")
     ]
     cells = [cell.strip() for cell in line.strip("|").split("|")]
-    assert cells[1] == "24" and cells[6] == "24"
-    assert cells[7] == f"{24 * results['target']['copies'] / 24:.4g}"
+    assert cells[1:3] == ["24", "10"] and cells[7] == "24"  # 30 steps of 8 images, over 24
+    assert cells[8] == f"{24 * results['target']['copies'] / 24:.4g}"
     counts = [seen["presence_hits"], seen["identity_hits"], seen["hits"]]
-    assert [int(cell) for cell in cells[8:11]] == counts
-    assert cells[11] == f"{seen['low']:.2g} … {seen['high']:.2g}"
+    assert [int(cell) for cell in cells[9:12]] == counts
+    assert cells[12] == f"{seen['low']:.2g} … {seen['high']:.2g}"
 
 
 def test_what_is_finished_is_not_run_again(done: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -109,7 +109,7 @@ class AtWork:
             self._report(done, total)
 
     def begin(self) -> None:
-        """A part is made anew: from here on samples are drawn."""
+        """A part is made that was not there: from here on samples are drawn."""
         if not self._begun and self._reached is not None:
             self._report(*self._reached)
         self._begun = True
