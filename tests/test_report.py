@@ -283,15 +283,18 @@ def test_the_first_screen_tells_the_rate_that_counting_could_not_see() -> None:
     one = q.estimates["splitting"]
     assert q.combined is not None and q.combined.answer == "splitting"
     told, rates = shown(silent)
-    assert f"finds the private image in {words.one_in(one.rate)} images" in told
-    assert f"({words.between(one.low, one.high)})" in told and rates == [words.one_in(one.rate)]
+    span = words.between(one.low, one.high)
+    assert f"take for the private image in {words.one_in(one.rate)} images ({span})." in told
+    assert rates == [words.one_in(one.rate)]
+    assert one.corrected is not None
+    assert ("false alarms alone could be as many" in told) == (one.corrected.low == 0)
     for other in (
         silent.without("splitting"),
         small_runs.leak(),  # counting saw it
         small_runs.leak().counts(0, 4000),  # and here the two contradict each other
     ):
         told, rates = shown(other)
-        assert "finds the private image" not in told and not rates
+        assert "An estimator" not in told and not rates
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -100,11 +100,15 @@ def error_curves(lengths: Sequence[Mapping[str, Any]]) -> Figure | None:
 
 
 def passes_curves(points: Sequence[Point]) -> Figure:
-    """t' over passes, one line for each set: filled the largest t with a hit, hollow the sure one."""
+    """t' over passes, a mark for each set: filled the largest t with a hit, hollow the sure one."""
     figure, axes = _axes("passes over each image", "t'")
     for number, source in enumerate(dict.fromkeys(one.source for one in points)):
         kept = [one for one in points if one.source == source]
-        drawn: dict[str, Any] = {"marker": _MARKS[number], "color": f"C{number}", "markersize": 5}
+        drawn: dict[str, Any] = {
+            "marker": _MARKS[number % len(_MARKS)],
+            "color": f"C{number}",
+            "markersize": 5,
+        }
         seen = [one.passes for one in kept]
         axes.plot(seen, [one.value or 0.0 for one in kept], linestyle="", label=source, **drawn)
         hollow = {"markerfacecolor": "none", "linestyle": ""}

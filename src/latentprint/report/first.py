@@ -14,6 +14,7 @@ from latentprint.report.blocks import First, Table
 from latentprint.report.copies import WholeSet, whole_set
 from latentprint.report.public import public_source, said
 from latentprint.results import Results
+from latentprint.results.counted import Estimate
 from latentprint.stats import Trials, samples_to_exclude
 from latentprint.verdict import evidence
 
@@ -58,15 +59,13 @@ class _Case:
         return min(1.0, self.hits.upper(count.level) / sensitivity) if sensitivity > 0 else None
 
     @property
-    def rare(self) -> tuple[float, str] | None:
-        """Where counting saw nothing: the rate by the estimator that answers, and its interval in words."""
+    def rare(self) -> Estimate | None:
+        """Where counting saw nothing: the estimate that answers, if it saw something."""
         q = self.results.q
         if self.hits.k or q.combined is None or q.combined.answer is None:
             return None
         one = q.of_the_audited().get(q.combined.answer)
-        if one is None or not one.rate or one.low is None or one.high is None:
-            return None
-        return one.rate, words.between(one.low, one.high)
+        return one if one is not None and one.rate else None
 
     @property
     def explained(self) -> bool:
@@ -239,12 +238,15 @@ def _coarse(case: _Case) -> str:
 
 def _rare(case: _Case) -> str:
     """The rate that an estimator found below what counting could see."""
-    if case.rare is None:
+    one = case.rare
+    if one is None or one.rate is None or one.low is None or one.high is None:
         return ""
-    rate, span = case.rare
+    taken = f"{case.them} take{'' if case.pair else 's'} for the private image"
+    alarms = one.corrected is not None and not one.corrected.low
     return (
-        " An estimator that sees rarer events than counting does finds the private image in"
-        f" {words.one_in(rate)} images ({span})."
+        f" An estimator that sees rarer events than counting does finds what {taken} in"
+        f" {words.one_in(one.rate)} images ({words.between(one.low, one.high)})."
+        f"{' As far as was measured, false alarms alone could be as many.' if alarms else ''}"
     )
 
 
@@ -332,7 +334,7 @@ def _tally(case: _Case) -> Table:
         each = words.one_in(min(1.0, expected / hits.n))
         told = "If every training image came back equally often"
         rows.append((told, words.number(expected), f"{hits.n:,}", each))
-    if case.rare is not None:
-        rows.append(("This model, estimated beyond what was counted", "–", "–", words.one_in(case.rare[0])))
+    if (one := case.rare) is not None and one.rate is not None:
+        rows.append(("This model, estimated beyond what was counted", "–", "–", words.one_in(one.rate)))
     head = ("", "Times seen", "Images made", "Rate")
     return Table("How often the private image was seen", head, rows, (False, True, True, True))
