@@ -519,7 +519,7 @@ def test_what_came_back_stands_above_its_difference_to_the_private_image(
     monkeypatch.setattr(pictures, "reopen", reopen)
     monkeypatch.setattr(pictures, "came_back", came_back)
     rows = {name: {"monte_carlo": {"hits": len(back.get(name, ()))}} for name in ("often", "never", "once")}
-    png = figures.draw("fig10", rows, Path, None)["fig10.png"]
+    png = figures.draw("fig10", "mini", rows, Record(Path()), Path, None)["fig10.png"]
     cell = 8 * 10 + 4
     seen = np.asarray(Image.open(BytesIO(png)).convert("L")).astype(float)
     assert seen.shape == (

@@ -20,10 +20,9 @@ from latentprint.audit import Where
 from latentprint.contracts import InputError
 from latentprint.progress import Report, silent
 from latentprint.spread import Executor, executor
-from tools.reproduce.figures import OF_NUMBERS, Files, draw, passes_curves, svg
+from tools.reproduce.figures import OF_NUMBERS, Files, draw
 from tools.reproduce.lengths import run_lengths
 from tools.reproduce.page import write_page
-from tools.reproduce.passes import points
 from tools.reproduce.plan import FOLDER, Experiment, ExperimentError, Size, experiment, names
 from tools.reproduce.record import Record
 from tools.reproduce.rows import Place, chosen, run_rows, tuned_units, unit_of
@@ -142,8 +141,6 @@ def _figure(
     """The figure's files in the table's order: of all rows that are finished here, or, where numbers suffice,
     of all that ever were."""
     kept = record.rows(source.name, size)
-    if one.name == "passes":
-        return {"passes.svg": svg(passes_curves(points(record, next(iter(kept.values())), size)))}
 
     def where(row: str) -> Path:
         return unit_of(source, size, source.scale(size).row(row), place, experiments).folder
@@ -153,4 +150,4 @@ def _figure(
         for row in source.scale(size).rows
         if row.name in kept and (one.name in OF_NUMBERS or (where(row.name) / "results.json").is_file())
     }
-    return draw(one.name, rows, where, place.where.root)
+    return draw(one.name, size, rows, record, where, place.where.root)

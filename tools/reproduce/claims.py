@@ -83,8 +83,10 @@ def turning_point(record: Record) -> tuple[Answer, str]:
         if (turn := _turn(rows, comes)) is None:
             continue
         told = f"{said} with {turn[0]:,} training images and no more with {turn[1]:,} ({size})."
-        beyond = _beyond(record, size, [one for one in rows if one["data"]["images"] == turn[1]])
-        turns.insert(0, " ".join([told, *(beyond if comes is _private else ())]))
+        if comes is _private:
+            silent = [one for one in rows if one["data"]["images"] == turn[1]]
+            told = " ".join([told, *_beyond(record, size, silent)])
+        turns.insert(0, told)
         if turn[0] < 5000 and turn[1] > 1000:
             return "holds", " ".join(turns)
     ns = [one["data"]["images"] for one in rows]
@@ -102,17 +104,27 @@ def turning_point(record: Record) -> tuple[Answer, str]:
 
 def _beyond(record: Record, size: Size, rows: Sequence[Entry]) -> Iterator[str]:
     """What estimators of rarer events see of these rows' sets, where counting saw nothing."""
-    sets = [(one["data"]["source"], one["data"]["images"]) for one in rows]
-    for one in record.rows("deviations", size).values():
-        if "monte_carlo" not in one or (one["data"]["source"], one["data"]["images"]) not in sets:
-            continue
+    for one in _deviating(record, size, rows):
         for name, found in one.get("estimates", {}).items():
             if found["reliable"] and not _count(one).k:
-                rate, sampler = found["rate"], one["settings"]["sampler"]
+                rate = found["rate"]
                 yield (
                     f"Not never: {name} finds it at {rate:.2g} ({found['low']:.2g} to {found['high']:.2g})"
-                    f" by {sampler['steps']} steps of {sampler['name']}, {rate / _average(one):.2g} of 1/N."
+                    f" by {_sampled(one)}, {rate / _average(one):.2g} of 1/N."
                 )
+
+
+def _deviating(record: Record, size: Size, rows: Sequence[Entry]) -> Iterator[Entry]:
+    """The audits of ``deviations`` of these rows' sets and numbers of images."""
+    sets = [(one["data"]["source"], one["data"]["images"]) for one in rows]
+    for one in record.rows("deviations", size).values():
+        if "monte_carlo" in one and (one["data"]["source"], one["data"]["images"]) in sets:
+            yield one
+
+
+def _sampled(one: Entry) -> str:
+    sampler = one["settings"]["sampler"]
+    return f"{sampler['steps']} steps of {sampler['name']}"
 
 
 def _private(one: Entry) -> bool | None:
@@ -168,19 +180,14 @@ def _between(one: Entry) -> bool:
 def _otherwise(record: Record, size: Size, rows: Sequence[Entry]) -> Iterator[str]:
     """What a longer training or another sampler makes of these rows' sets: those of ``deviations`` in
     which x_p comes."""
-    sets = [(one["data"]["source"], one["data"]["images"]) for one in rows]
-    for one in record.rows("deviations", size).values():
-        which = one["data"]["source"], one["data"]["images"]
-        if "monte_carlo" not in one or which not in sets:
-            continue
+    for one in _deviating(record, size, rows):
         between = _between(one)
         if (_few(one) and not between) or one["began"] in [row["began"] for row in rows]:
             continue
-        steps, sampler = one["settings"]["model"]["training"]["steps"], one["settings"]["sampler"]
-        count = _count(one)
+        data, steps, count = one["data"], one["settings"]["model"]["training"]["steps"], _count(one)
         yield (
-            f"{'So too' if between else 'Not so'} for {which[0]}, {which[1]:,} images, after {steps:,} steps,"
-            f" sampled by {sampler['steps']} steps of {sampler['name']}: {count.k} of {count.n:,},"
+            f"{'So too' if between else 'Not so'} for {data['source']}, {data['images']:,} images,"
+            f" after {steps:,} steps, sampled by {_sampled(one)}: {count.k} of {count.n:,},"
             f" where 1/N is {_average(one) * count.n:.2g}."
         )
 

@@ -22,7 +22,9 @@ import numpy as np
 from latentprint.contracts import InputError
 from tools.reproduce import pictures
 from tools.reproduce.lengths import folder as length_folder
-from tools.reproduce.passes import Point
+from tools.reproduce.passes import Point, points
+from tools.reproduce.plan import Size
+from tools.reproduce.record import Record
 from tools.reproduce.summary import Entry
 
 if TYPE_CHECKING:
@@ -34,7 +36,7 @@ SHOWN = 12
 
 _MARKS = "oDs^vPX*"
 
-OF_NUMBERS = ("fig6", "fig9")
+OF_NUMBERS = ("fig6", "fig9", "passes")
 """Figures drawn from the numbers of rows; all others are drawn again by the models of their runs."""
 
 Files = dict[str, bytes]
@@ -99,20 +101,20 @@ def error_curves(lengths: Sequence[Mapping[str, Any]]) -> Figure | None:
     return figure
 
 
-def passes_curves(points: Sequence[Point]) -> Figure:
+def passes_curves(seen: Sequence[Point]) -> Figure:
     """t' over passes, a mark for each set: filled the largest t with a hit, hollow the sure one."""
     figure, axes = _axes("passes over each image", "t'")
-    for number, source in enumerate(dict.fromkeys(one.source for one in points)):
-        kept = [one for one in points if one.source == source]
+    for number, source in enumerate(dict.fromkeys(one.source for one in seen)):
+        kept = [one for one in seen if one.source == source]
         drawn: dict[str, Any] = {
             "marker": _MARKS[number % len(_MARKS)],
             "color": f"C{number}",
             "markersize": 5,
         }
-        seen = [one.passes for one in kept]
-        axes.plot(seen, [one.value or 0.0 for one in kept], linestyle="", label=source, **drawn)
+        passes = [one.passes for one in kept]
+        axes.plot(passes, [one.value or 0.0 for one in kept], linestyle="", label=source, **drawn)
         hollow = {"markerfacecolor": "none", "linestyle": ""}
-        axes.plot(seen, [one.certain or 0.0 for one in kept], label=f"{source}, sure", **drawn, **hollow)
+        axes.plot(passes, [one.certain or 0.0 for one in kept], label=f"{source}, sure", **drawn, **hollow)
         for one in kept:
             at = one.passes, one.value or 0.0
             axes.annotate(
@@ -171,14 +173,19 @@ def svg(figure: Figure) -> bytes:
     return out.getvalue()
 
 
-def draw(name: str, rows: Mapping[str, Entry], where: Source, root: Path | str | None) -> Files:
+def draw(
+    name: str, size: Size, rows: Mapping[str, Entry], record: Record, where: Source, root: Path | str | None
+) -> Files:
     """The files of figure ``name``, by file name; a picture that has nothing to show is left out.
 
     Args:
-        rows: the finished rows of the experiment it is drawn from.
+        rows: the finished rows of the experiment it is drawn from, of that size.
+        record: all experiments, for a figure that sets others beside those rows.
         where: the folder of a row's run.
         root: the folder of the MedMNIST files.
     """
+    if name == "passes" and rows:
+        return {"passes.svg": svg(passes_curves(points(record, next(iter(rows.values())), size)))}
     if name in OF_NUMBERS:
         return {f"{name}.svg": svg(return_curves(rows))} if rows else {}
     if name == "fig4":

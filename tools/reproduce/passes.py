@@ -37,10 +37,10 @@ def over_each(entry: Entry, steps: int | None = None) -> float:
 
 def points(record: Record, like: Entry, size: Size) -> list[Point]:
     """All rows of the size with the recipe of ``like``, by set and passes; each training length once."""
-    found = dict[tuple[str, int, int], Point]()
-    for rows in record.experiments.values():
-        for entry in rows.get(size, {}).values():
-            if _recipe(entry) == _recipe(like):
+    recipe, found = _recipe(like), dict[tuple[str, int, int], Point]()
+    for name in record.experiments:
+        for entry in record.rows(name, size).values():
+            if _recipe(entry) == recipe:
                 for point in _of(entry):
                     found.setdefault((point.source, point.images, point.steps), point)
     return sorted(found.values(), key=lambda one: (one.source, one.passes))
